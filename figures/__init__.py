@@ -1,0 +1,1 @@
+"""The catalogue of exhibits, their drawings, and their committed results (`figures/data/`)."""

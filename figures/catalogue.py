@@ -1,0 +1,80 @@
+"""Every exhibit of the command line. Names only: an experiment is imported when run, a drawing when drawn.
+
+An experiment module has
+    grid(preset, **options) -> list[Config]   frozen dataclasses of JSON types: all that decides the outcome
+    measure(config) -> dict                   pure, one unit of work, of JSON types
+    summarise(configs, records) -> Result     records in the order of the grid; the command line fills in the
+                                              names of exhibit and preset, and the provenance
+where `grid` names as keywords the options of the command line that it understands (model, text, device,
+seeds) and is given those that the user gave. A drawing module has
+    draw(result) -> matplotlib Figure
+    table(result) -> list[dict]               optional: the rows of the CSV (else the findings)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from theory.errors import InputError
+from theory.evidence import Result
+
+PRESETS = ("quick", "default", "full")
+DATA: Traversable = files("figures") / "data"
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """name: "figure-3" for `--figure 3`; experiment, drawing: modules; times: how long each preset takes."""
+
+    name: str
+    title: str
+    experiment: str
+    drawing: str
+    times: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if self.name.partition("-")[0] not in ("figure", "table") or not self.name.partition("-")[2]:
+            raise InputError(f"exhibit.name is {self.name!r}: give figure-NAME or table-NAME")
+        if set(self.times) != set(PRESETS):
+            raise InputError(f"exhibit.times of {self.name}: give a time for each of {', '.join(PRESETS)}")
+
+    @property
+    def option(self) -> str:
+        """How the command line asks for it."""
+        return "--{} {}".format(*self.name.split("-", 1))
+
+
+EXHIBITS = (
+    Exhibit(
+        name="figure-3",
+        title="Dense modules against experts on analog hardware: which hurts more, in all and per parameter",
+        experiment="realmodels.experiments.figure_3",
+        drawing="figures.figure_3",
+        times={"quick": "20 s", "default": "5 min on 2 cores", "full": "10 min on an H200"},
+    ),
+)
+
+
+def find(name: str, exhibits: Sequence[Exhibit]) -> Exhibit:
+    """The exhibit called `name`; InputError naming the known ones if there is none."""
+    for exhibit in exhibits:
+        if exhibit.name == name:
+            return exhibit
+    asked = "--{} {}".format(*name.split("-", 1))
+    raise InputError(
+        f"{asked}: no such exhibit; give one of: {', '.join(known.option for known in exhibits)}"
+    )
+
+
+def committed(exhibit: Exhibit, data: Traversable) -> Result | None:
+    """The result of the exhibit that is kept in `data`, None if there is none yet."""
+    file = data / f"{exhibit.name}.json"
+    if not file.is_file():
+        return None
+    result = Result.from_json(file.read_text(encoding="utf-8"), source=file.name)
+    if result.exhibit != exhibit.name:
+        raise InputError(f"{file.name}: result.exhibit is {result.exhibit!r}: {exhibit.name!r} is needed")
+    if result.preset not in PRESETS:
+        raise InputError(f"{file.name}: result.preset is {result.preset!r}: give one of {', '.join(PRESETS)}")
+    return result

@@ -1,0 +1,513 @@
+"""The command line: `python paper_repro.py --figure 3` runs an exhibit, caches, draws and judges it.
+
+Every unit of work is written to the cache as soon as it is finished, so a run that was stopped, however
+roughly, continues where it was when the same command is given again. The cache lies in the output folder, and
+is keyed on the exhibit, the unit's config and the source code that computes it.
+"""
+
+import argparse
+import csv
+import errno
+import hashlib
+import importlib.util
+import inspect
+import io
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import joblib
+from joblib.memory import CacheWarning
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from figures.catalogue import DATA, EXHIBITS, PRESETS, Exhibit, committed, find
+from theory.errors import InputError
+from theory.evidence import Finding, Result, plain
+
+Item = TypeVar("Item")
+
+PROGRAM = "paper_repro.py"
+FORMATS = ("png", "pdf", "svg")
+EXPERIMENT_OPTIONS = ("model", "text", "device", "seeds")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "matplotlib", "joblib")
+# EFBIG: a limit on the size of files is, for the user, the same as a full disk.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LOOKS = 0.1
+
+
+def main(
+    argv: Sequence[str] | None = None, exhibits: Sequence[Exhibit] = EXHIBITS, data: Traversable = DATA
+) -> int:
+    """Run the command line `argv` (default: the process's own) and return its exit status.
+
+    0: done, whatever the verdicts. 2: bad usage, input or disk, with one line on stderr. 130: interrupted.
+    `exhibits` is the catalogue, `data` the folder of committed results.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    console = Console(markup=False, highlight=False)
+    try:
+        options = _parser().parse_args(argv)
+        if options.list:
+            console.print(_catalogue(exhibits, data))
+            return 0
+        exhibit = find(
+            f"table-{options.table}" if options.figure is None else f"figure-{options.figure}", exhibits
+        )
+        out = _output_folder(options.out)
+        if options.from_data:
+            result = _committed_result(exhibit, data, options)
+        else:
+            result = _run(exhibit, options, out, argv, console)
+        written = _write(result, exhibit, out, options.format)
+        console.print(_findings(result, exhibit))
+        for path in written:
+            console.print(str(path), soft_wrap=True)
+        return 0
+    except InputError as error:
+        return _fail(str(error), 2)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        return _fail(_disk_full(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted: finished units are kept, the same command continues from there", 130)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _disk_full(error: OSError) -> str:
+    return f"{error.strerror}: finished units are kept; free space (or choose another --out) and run it again"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise InputError(f"{message}; see --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM, description="Reproduce an exhibit: numbers, picture, verdicts.", allow_abbrev=False
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--figure", metavar="NAME", help="a figure: a number of the paper, or a name of our own"
+    )
+    what.add_argument("--table", metavar="NAME", help="a table")
+    what.add_argument(
+        "--list", action="store_true", help="every exhibit, how long it takes, its last verdicts"
+    )
+    parser.add_argument("--model", help="tiny-olmoe, a folder or a hub id")
+    parser.add_argument("--preset", choices=PRESETS, help="how much to compute (default: default)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="where to compute (default: cpu)")
+    parser.add_argument("--seeds", type=_count, metavar="N", help="independent noise draws or trainings")
+    parser.add_argument("--text", metavar="FILE", help="evaluate on this UTF-8 text")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("results"), help="default: results/")
+    parser.add_argument(
+        "--workers", type=_count, metavar="N", help="processes (default: one per core; 1 on cuda)"
+    )
+    parser.add_argument(
+        "--cluster",
+        type=_address,
+        metavar="ADDRESS",
+        help="a Dask scheduler whose workers see the same --out",
+    )
+    parser.add_argument("--from-data", action="store_true", help="draw the committed result, run nothing")
+    parser.add_argument(
+        "--format", type=_formats, metavar="LIST", default=("png", "pdf"), help="of png,pdf,svg"
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed: give a whole number of at least 1")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    if not re.search(r":\d+$", text):  # without a port, Dask's client hangs for a minute
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give HOST:PORT")
+    return text
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    formats = tuple(dict.fromkeys(text.split(",")))
+    for name in formats:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is not allowed: give one or more of {','.join(FORMATS)}"
+            )
+    return formats
+
+
+def _output_folder(out: Path) -> Path:
+    """The folder, made if needed and known to be writable; absolute, as a worker may run elsewhere."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return out.resolve()
+    except OSError as error:
+        raise InputError(
+            f"--out {out}: cannot be written ({error.strerror}); give a folder that can"
+        ) from None
+
+
+# Running
+
+
+def _run(
+    exhibit: Exhibit, options: argparse.Namespace, out: Path, argv: Sequence[str], console: Console
+) -> Result:
+    started = time.monotonic()
+    if options.device == "cuda":
+        import torch  # only here: it takes seconds
+
+        if not torch.cuda.is_available():
+            raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    experiment = import_module(exhibit.experiment)
+    given = {name: value for name in EXPERIMENT_OPTIONS if (value := getattr(options, name)) is not None}
+    for name in given:
+        if name not in inspect.signature(experiment.grid).parameters:
+            raise InputError(f"--{name}: {exhibit.option} does not use it; leave it out")
+    preset = options.preset or "default"
+    configs = experiment.grid(preset, **given)
+    with _backend(options.cluster):
+        records, computed, cached = _compute(exhibit, experiment, configs, out, options, console)
+    result: Result = experiment.summarise(configs, records)
+    fields = [asdict(config) for config in configs]
+    return replace(
+        result,
+        exhibit=exhibit.name,
+        preset=preset,
+        provenance=result.provenance
+        | {
+            "command": shlex.join([PROGRAM, *argv]),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "git": _git(),
+            "versions": _versions(),
+            "device": _device_name(options.device),
+            "seeds": sorted({entry["seed"] for entry in fields if "seed" in entry}),
+            # What all units have in common: the model, its weights' hash, the text's hash, ...
+            "shared": {
+                name: value
+                for name, value in fields[0].items()
+                if all(name in entry and entry[name] == value for entry in fields)
+            },
+            "wall_seconds": round(time.monotonic() - started, 1),
+            "units": {"computed": computed, "from_cache": cached},
+        },
+    )
+
+
+def _default_workers(options: argparse.Namespace) -> int:
+    if options.cluster:
+        return -1  # all that the cluster has
+    return 1 if options.device == "cuda" else joblib.cpu_count()
+
+
+def _backend(cluster: str | None) -> joblib.parallel_config:
+    if cluster is None:
+        return joblib.parallel_config(backend="loky", inner_max_num_threads=1)
+    if importlib.util.find_spec("distributed") is None:
+        raise InputError(
+            "--cluster: the package distributed is missing; install the extra: pip install '.[cluster]'"
+        )
+    try:
+        return joblib.parallel_config(backend="dask", scheduler_host=cluster)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--cluster {cluster}: no Dask scheduler there ({error}); give its address"
+        ) from None
+
+
+def _compute(
+    exhibit: Exhibit,
+    experiment: ModuleType,
+    configs: Sequence[Any],
+    out: Path,
+    options: argparse.Namespace,
+    console: Console,
+) -> tuple[list[dict[str, Any]], int, int]:
+    """The records in the order of the configs, and how many units were computed and found in the cache."""
+    unit = joblib.Memory(out / ".cache", verbose=0).cache(_unit, ignore=["measure", "config"])
+    code = _code_hash(exhibit.experiment)
+    keys = [_key(config) for config in configs]
+    calls = {
+        key: (exhibit.name, key, code, experiment.measure, config)
+        for key, config in zip(keys, configs, strict=True)
+    }
+    # Read here what is there, so that a finished exhibit starts no worker.
+    found = {key: unit(*call) for key, call in calls.items() if unit.check_call_in_cache(*call)}
+    missing = [call for key, call in calls.items() if key not in found]
+    parent = None if options.cluster else os.getpid()
+    workers = options.workers or _default_workers(options)
+    fresh = joblib.Parallel(n_jobs=workers, batch_size=1, max_nbytes=None, return_as="generator_unordered")(
+        joblib.delayed(_compute_unit)(unit, call, parent) for call in missing
+    )
+    found.update(_with_progress(fresh, exhibit.name, len(calls), len(found), console))
+    return [json.loads(found[key]) for key in keys], len(missing), len(calls) - len(missing)
+
+
+def _unit(exhibit: str, key: str, code: str, measure: Callable[[Any], Any], config: Any) -> str:
+    """One unit of work, as JSON; joblib.Memory keys its cache on the three strings."""
+    return json.dumps(plain(measure(config), f"{exhibit}: record"))
+
+
+def _compute_unit(unit: Callable[..., str], call: tuple[Any, ...], parent: int | None) -> tuple[str, str]:
+    """In a worker: the unit's key and record, once the record is on disk."""
+    if parent not in (None, os.getpid()):
+        _end_with(parent)
+    if "torch" in sys.modules:  # imported together with the experiment, if it uses it at all
+        sys.modules["torch"].set_num_threads(1)
+    with warnings.catch_warnings():
+        # joblib.Memory only warns when it cannot write; a run that goes on then would lose its work.
+        warnings.simplefilter("error", CacheWarning)
+        try:
+            return call[1], unit(*call)
+        except CacheWarning as warning:
+            cause = warning.__context__
+            if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+                raise InputError(_disk_full(cause)) from None
+            raise InputError(
+                f"the cache cannot be written ({cause}); make it writable, run it again"
+            ) from None
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this worker when its parent is killed: it would go on computing, beside the run that continues."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _key(config: Any) -> str:
+    fields = plain(asdict(config), type(config).__name__)
+    return json.dumps([type(config).__name__, fields], sort_keys=True)
+
+
+def _code_hash(module: str) -> str:
+    """Hash of the source that computes a unit: theory/ and the experiment's own package."""
+    digest = hashlib.sha256()
+    for package in ("theory", module.partition(".")[0]):
+        spec = importlib.util.find_spec(package)
+        assert spec is not None and spec.origin is not None  # it was imported
+        origin = Path(spec.origin)
+        sources = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
+        for source in sources:
+            digest.update(str(source.relative_to(origin.parent)).encode() + b"\0")
+            digest.update(hashlib.sha256(source.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _with_progress(
+    items: Iterable[Item], name: str, total: int, done: int, console: Console
+) -> Iterator[Item]:
+    if console.is_terminal:
+        columns = (
+            TextColumn(name),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(name, total=total, completed=done)
+            for item in items:
+                progress.advance(task)
+                yield item
+        return
+    console.print(f"{name}: {total} units, {done} of them from the cache")
+    started = printed = time.monotonic()
+    for item in items:
+        done += 1
+        now = time.monotonic()
+        if done == total or now - printed > SECONDS_BETWEEN_LINES:
+            console.print(f"{name}: {done} of {total} units, {now - started:.0f} s")
+            printed = now
+        yield item
+
+
+# Provenance
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit, and whether the tree differs from it; None if this is an installed copy and not a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    here = Path(__file__).resolve()
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # else an environment inside someone's own repository
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _device_name(device: str | None) -> str:
+    if device == "cuda":
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path(
+        "/proc/cpuinfo"
+    )  # where Linux says the model; `platform` knows only the architecture there
+    if cpuinfo.is_file():
+        names = [
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if "model name" in line
+        ]
+        processor = names[0] if names else processor
+    return f"{processor}, {joblib.cpu_count()} cores"
+
+
+# Output
+
+
+def _committed_result(exhibit: Exhibit, data: Traversable, options: argparse.Namespace) -> Result:
+    for name in (*EXPERIMENT_OPTIONS, "preset", "workers", "cluster"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--from-data runs nothing: leave out --{name}, or leave out --from-data")
+    result = committed(exhibit, data)
+    if result is None:
+        raise InputError(
+            f"--from-data: no result of {exhibit.option} is committed yet; run it without --from-data"
+        )
+    return result
+
+
+def _write(result: Result, exhibit: Exhibit, out: Path, formats: Sequence[str]) -> list[Path]:
+    import matplotlib  # here, so that --list and --help start at once
+
+    matplotlib.use("Agg")
+    drawing = import_module(exhibit.drawing)
+    rows = (
+        drawing.table(result) if hasattr(drawing, "table") else [_row(finding) for finding in result.findings]
+    )
+    contents = {"json": result.to_json().encode(), "csv": _csv(rows)}
+    # The same result gives the same bytes: neither dates nor random ids. Text in a PDF stays text (type 42).
+    style: Any = {
+        "svg.hashsalt": exhibit.name,
+        "pdf.fonttype": 42,
+        "savefig.dpi": 200,
+        "savefig.bbox": "tight",
+    }
+    undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    with matplotlib.rc_context(style):
+        figure = drawing.draw(result)
+        for name in formats:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=name, metadata=undated[name])
+            contents[name] = buffer.getvalue()
+    paths = {out / f"{exhibit.name}.{suffix}": content for suffix, content in contents.items()}
+    for path, content in paths.items():
+        _replace(path, content)
+    return list(paths)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write the file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    low, high = finding.interval or (None, None)
+    row = asdict(finding)
+    del row["interval"]
+    return row | {"low": low, "high": high}
+
+
+def _findings(result: Result, exhibit: Exhibit) -> Table:
+    table = Table(
+        "claim", "estimate [interval]", "n", "rule", "verdict", title=exhibit.title, show_lines=True
+    )
+    for finding in result.findings:
+        interval = "unbounded"
+        if finding.interval is not None:
+            interval = "{:.4g}, {:.4g}".format(*finding.interval)
+        value = f"{finding.statistic}: {finding.estimate:.4g} [{interval}]"
+        table.add_row(finding.claim, value, str(finding.n), finding.rule, finding.verdict)
+    return table
+
+
+def _catalogue(exhibits: Sequence[Exhibit], data: Traversable) -> Table:
+    table = Table("exhibit", "shows", "time", "last verdicts", show_lines=True)
+    for exhibit in exhibits:
+        result = committed(exhibit, data)
+        verdicts = [finding.verdict for finding in result.findings] if result else []
+        counts = "\n".join(f"{verdicts.count(name)} {name}" for name in sorted(set(verdicts)))
+        times = "\n".join(f"{preset}: {exhibit.times[preset]}" for preset in PRESETS)
+        table.add_row(exhibit.option, exhibit.title, times, counts or "no result yet")
+    return table
+
+
+if __name__ == "__main__":
+    # By its name: functions of `__main__` would have another cache than those of the console script.
+    sys.exit(import_module("paper_repro").main())

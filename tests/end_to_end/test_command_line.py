@@ -1,0 +1,345 @@
+"""The command line on a small real exhibit: kills, full disks, workers, redrawing, bad input."""
+
+import csv
+import importlib.util
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pytest
+import torch
+
+import paper_repro
+from figures.catalogue import DATA, EXHIBITS
+from theory.evidence import Result
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import toy_exhibit  # noqa: E402  (found through the path above, as in the worker processes)
+
+START = "import sys, paper_repro, toy_exhibit; sys.exit(paper_repro.main(exhibits=toy_exhibit.EXHIBITS))"
+PI = ("--figure", "pi")
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the units of this test note that they are executed."""
+    monkeypatch.setenv("COLUMNS", "200")  # so that no table is wrapped
+    monkeypatch.setenv("TOY_LOG", str(tmp_path / "log"))
+    return tmp_path / "log"
+
+
+def start(
+    out: Path, *options: str, limit: Callable[[], None] | None = None, **environment: str
+) -> subprocess.Popen[str]:
+    """The toy exhibit in a process (and process group) of its own, started from the root folder."""
+    paths = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", START, *PI, "--preset", "quick", "--out", str(out), *options],
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+        cwd="/",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> str:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == status, errors
+    return errors
+
+
+def stored(out: Path) -> list[int]:
+    """The seeds of the finished units."""
+    return sorted(json.loads(joblib.load(file))["seed"] for file in (out / ".cache").rglob("output.pkl"))
+
+
+def executed(log: Path) -> list[int]:
+    return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+
+def result(out: Path) -> Result:
+    return Result.from_json((out / "figure-pi.json").read_text())
+
+
+def expect_one_line(errors: str, *parts: str) -> None:
+    assert errors.startswith("paper_repro.py: error: "), errors
+    assert errors.count("\n") == 1 and errors.endswith("\n"), errors
+    for part in parts:
+        assert part in errors
+
+
+def run(out: Path, *options: str, exhibits: Sequence[Any] = toy_exhibit.EXHIBITS, **settings: Any) -> int:
+    return paper_repro.main([*PI, "--preset", "quick", "--out", str(out), *options], exhibits, **settings)
+
+
+def test_a_run_writes_everything_and_a_second_one_computes_nothing(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--workers", "1", "--format", "png,pdf,svg") == 0
+    shown = capsys.readouterr().out
+    assert "holds" in shown and "pi is below 4" in shown and "[our claim]" in shown
+    first = result(tmp_path)
+    assert executed(log) == stored(tmp_path) == list(range(6))  # units that two arms share are computed once
+    assert (first.exhibit, first.preset) == ("figure-pi", "quick")
+    assert first.provenance["units"] == {"computed": 6, "from_cache": 0}
+    assert first.provenance["seeds"] == list(range(6))
+    assert first.provenance["shared"] == {"throws": 1000, "text": "none"}
+    assert first.provenance["command"].startswith("paper_repro.py --figure pi --preset quick")
+    assert first.provenance["versions"]["torch"] == torch.__version__
+    with (tmp_path / "figure-pi.csv").open() as rows:
+        assert [float(row["pi"]) for row in csv.DictReader(rows)] == first.data["values"]
+    assert (tmp_path / "figure-pi.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figure-pi.pdf").read_bytes().startswith(b"%PDF")
+    assert b"<svg" in (tmp_path / "figure-pi.svg").read_bytes()
+
+    (tmp_path / "link").hardlink_to(tmp_path / "figure-pi.json")
+    assert run(tmp_path, "--workers", "1") == 0
+    assert executed(log) == list(range(6))
+    # The old file was replaced as a whole, never written into.
+    assert Result.from_json((tmp_path / "link").read_text()) == first
+    again = result(tmp_path)
+    assert again.provenance["units"] == {"computed": 0, "from_cache": 6}
+    assert (again.data, again.findings) == (first.data, first.findings)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") and path.name != ".cache"]
+
+
+def test_another_config_or_other_source_is_computed_anew(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tmp_path) == 0
+    assert run(tmp_path, "--text", "other") == 0
+    assert len(executed(log)) == 12
+    monkeypatch.setattr(paper_repro, "_code_hash", lambda module: "edited")
+    assert run(tmp_path) == 0
+    assert len(executed(log)) == 18
+
+
+def test_the_code_hash_follows_the_sources_that_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "some_experiments" / "inner"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").write_text("")
+    (package / "one.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    hashes = [paper_repro._code_hash("some_experiments.inner.one"), paper_repro._code_hash("toy_exhibit")]
+    (package / "one.py").write_text("x = 2\n")
+    hashes.append(paper_repro._code_hash("some_experiments.inner.one"))
+    (package / "one.py").rename(package / "two.py")
+    hashes.append(paper_repro._code_hash("some_experiments.inner.one"))
+    assert len(set(hashes)) == 4
+    assert hashes[3] == paper_repro._code_hash("some_experiments.inner.one")
+
+
+def test_workers_do_not_change_the_numbers(tmp_path: Path, log: Path) -> None:
+    for workers in ("1", "2"):
+        finish(start(tmp_path / workers, "--workers", workers))
+    assert result(tmp_path / "1").data == result(tmp_path / "2").data
+    assert sorted(executed(log)) == sorted([*range(6), *range(6)])
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_killed_run_continues_and_repeats_nothing(tmp_path: Path, log: Path, workers: str) -> None:
+    kills = random.Random(int(workers))
+    options = ("--workers", workers, "--seeds", "30")  # more units than are finished before the last kill
+    for _ in range(4):
+        before, noted = stored(tmp_path), len(executed(log))
+        process = start(tmp_path, *options, TOY_PAUSE="0.3")
+        deadline = time.monotonic() + 60
+        while len(executed(log)) == noted and time.monotonic() < deadline:  # until it computes
+            time.sleep(0.01)
+        time.sleep(kills.uniform(0, 0.6))
+        process.kill()
+        process.communicate(timeout=30)  # until its workers, which hold its output open, are gone as well
+        assert process.returncode == -signal.SIGKILL
+        assert not set(executed(log)[noted:]) & set(before)
+        assert set(before) <= set(stored(tmp_path))
+    before, noted = stored(tmp_path), len(executed(log))
+    finish(start(tmp_path, *options))
+    assert sorted([*executed(log)[noted:], *before]) == list(range(30))
+    assert result(tmp_path).provenance["units"] == {"computed": 30 - len(before), "from_cache": len(before)}
+
+    assert run(tmp_path / "undisturbed", *options) == 0
+    assert result(tmp_path).data == result(tmp_path / "undisturbed").data
+    assert result(tmp_path).findings == result(tmp_path / "undisturbed").findings
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_keeps_finished_units(tmp_path: Path, log: Path, workers: str) -> None:
+    process = start(tmp_path, "--workers", workers, "--seeds", "40", TOY_PAUSE="0.2")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".cache").is_dir() or not stored(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to the workers as well
+    expect_one_line(finish(process, 130), "interrupted", "kept")
+    assert 0 < len(stored(tmp_path)) < 40
+
+
+def limit_files(size: int) -> Callable[[], None]:
+    """Files of at most `size` bytes: the kernel refuses to write on, as it does when a disk is full."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_full_disk_stops_the_run_and_keeps_finished_units(tmp_path: Path, log: Path, workers: str) -> None:
+    process = start(tmp_path, "--workers", workers, limit=limit_files(100_000), TOY_LARGE="4")
+    expect_one_line(finish(process, 2), "free space", "kept")
+    kept = stored(tmp_path)
+    assert kept == list(range(4)) or (workers == "2" and kept and 4 not in kept)
+    noted = len(executed(log))
+    finish(start(tmp_path, "--workers", workers))
+    assert sorted([*executed(log)[noted:], *kept]) == list(range(6))
+
+
+def test_a_disk_that_is_full_when_the_outputs_are_written(tmp_path: Path, log: Path) -> None:
+    out = tmp_path / "out"
+    finish(start(out, "--seeds", "9"))
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    expect_one_line(finish(start(out, limit=limit_files(5_000)), 2), "free space")
+    after = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert before.keys() == after.keys()  # no partial file is left
+    assert before["figure-pi.png"] == after["figure-pi.png"]
+
+
+def test_bad_input_found_by_a_worker(tmp_path: Path, log: Path) -> None:
+    process = start(tmp_path, "--workers", "2", TOY_BAD="3")
+    expect_one_line(finish(process, 2), "seed 3: bad input; give a good one")
+    assert 3 not in stored(tmp_path) and stored(tmp_path)
+
+
+def test_an_unexpected_exception_keeps_its_traceback(tmp_path: Path, log: Path) -> None:
+    errors = finish(start(tmp_path, TOY_PAUSE="not a number"), 1)
+    assert "Traceback" in errors and "could not convert string to float" in errors
+
+
+def test_redrawing_from_committed_data(tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path / "run") == 0
+    data = tmp_path / "data"
+    data.mkdir()
+    options = [*PI, "--from-data", "--out", str(tmp_path / "redrawn")]
+    assert paper_repro.main(options, toy_exhibit.EXHIBITS, data) == 2
+    expect_one_line(capsys.readouterr().err, "--figure pi", "--from-data")
+    (data / "figure-pi.json").write_bytes((tmp_path / "run" / "figure-pi.json").read_bytes())
+    noted = len(executed(log))
+    assert paper_repro.main(options, toy_exhibit.EXHIBITS, data) == 0
+    assert len(executed(log)) == noted
+    for suffix in ("json", "csv", "png", "pdf"):
+        name = f"figure-pi.{suffix}"
+        assert (tmp_path / "redrawn" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+
+    assert paper_repro.main(["--list"], toy_exhibit.EXHIBITS, data) == 0
+    shown = capsys.readouterr().out
+    assert "1 holds" in shown and "no result yet" in shown and "--table lost" in shown
+
+    tampered = json.loads((data / "figure-pi.json").read_text())
+    tampered["findings"][0]["verdict"] = "proved"
+    (data / "figure-pi.json").write_text(json.dumps(tampered))
+    assert paper_repro.main(options, toy_exhibit.EXHIBITS, data) == 2
+    expect_one_line(capsys.readouterr().err, "figure-pi.json", "verdict", "proved")
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--figure", "99"], ["--figure 99", "--figure pi", "--table lost"]),
+        (["--table", "pi"], ["--table pi"]),
+        (["--figure", ""], ["--figure"]),
+        ([], ["--figure", "--table", "--list"]),
+        (["--figure", "pi", "--table", "lost"], ["not allowed with"]),
+        ([*PI, "--workers", "0"], ["--workers", "0", "at least 1"]),
+        ([*PI, "--workers", "two"], ["--workers", "two", "at least 1"]),
+        ([*PI, "--seeds", "0"], ["--seeds", "0", "at least 1"]),
+        ([*PI, "--seeds", "-1"], ["--seeds", "-1", "at least 1"]),
+        ([*PI, "--preset", "huge"], ["--preset", "huge", "quick"]),
+        ([*PI, "--format", "png,gif"], ["--format", "gif", "png,pdf,svg"]),
+        ([*PI, "--format", ""], ["--format", "png,pdf,svg"]),
+        ([*PI, "--model", "x"], ["--model", "--figure pi does not use it"]),
+        ([*PI, "--text", ""], ["--text", "give a text"]),
+        ([*PI, "--from-data", "--seeds", "3"], ["--from-data", "--seeds"]),
+        ([*PI, "--cluster", "nonsense"], ["--cluster", "nonsense", "HOST:PORT"]),
+        ([*PI, "--nonsense"], ["--nonsense"]),
+    ],
+)
+def test_bad_usage(
+    options: list[str],
+    parts: list[str],
+    tmp_path: Path,
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the default output folder goes
+    assert paper_repro.main(options, toy_exhibit.EXHIBITS) == 2
+    expect_one_line(capsys.readouterr().err, *parts)
+    assert not executed(log)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda(tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--device", "cuda") == 2
+    expect_one_line(capsys.readouterr().err, "--device cuda", "--device cpu")
+
+
+def test_an_output_folder_that_cannot_be_written_is_found_before_computing(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    folders = [tmp_path / "file", tmp_path / "file" / "out"]
+    if os.geteuid() != 0:  # root may write anywhere
+        (tmp_path / "locked").mkdir(mode=0o500)
+        folders.append(tmp_path / "locked")
+    for folder in folders:
+        assert run(folder) == 2
+        expect_one_line(capsys.readouterr().err, "--out", str(folder), "cannot be written")
+    assert not executed(log)
+
+
+def test_a_cluster_without_its_package(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "distributed" else find(name)
+    )
+    assert run(tmp_path, "--cluster", "tcp://127.0.0.1:1") == 2
+    expect_one_line(capsys.readouterr().err, "--cluster", "distributed", "pip install")
+
+
+def test_the_list_starts_at_once_and_loads_no_model_library(tmp_path: Path) -> None:
+    program = Path(paper_repro.__file__)
+    code = (
+        "import sys, paper_repro; status = paper_repro.main(['--list']);"
+        "sys.exit(status or any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib')))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(program.parent)},
+        check=True,
+    )
+    shown = subprocess.run(
+        [sys.executable, str(program), "--list"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    for exhibit in EXHIBITS:
+        assert exhibit.option in shown.stdout
+    assert not shown.stderr
+
+
+def test_the_data_folder_belongs_to_the_package() -> None:
+    assert DATA.is_dir()

@@ -1,0 +1,77 @@
+"""A small real exhibit for the tests of the command line: pi by Monte Carlo, one unit per seed.
+
+Environment: TOY_LOG is a file to which every execution of a unit appends its seed, TOY_PAUSE the seconds that
+a unit takes, TOY_LARGE the seed whose record is larger than 200 kB, TOY_BAD the seed that finds its input to
+be bad. None of them changes the numbers.
+"""
+
+import os
+import random
+import time
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from figures.catalogue import Exhibit
+from theory.errors import InputError
+from theory.evidence import Finding, Result, mean_interval, verdict
+
+UNITS = {"quick": 6, "default": 12, "full": 24}
+EXHIBITS = (
+    Exhibit(
+        "figure-pi", "pi by throwing darts", "toy_exhibit", "toy_exhibit", dict.fromkeys(UNITS, "seconds")
+    ),
+    Exhibit("table-lost", "modules not written yet", "no.such", "no.such", dict.fromkeys(UNITS, "never")),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int
+    throws: int
+    text: str
+
+
+def grid(preset: str, seeds: int | None = None, text: str = "none") -> list[Config]:
+    if text == "":
+        raise InputError("--text '': empty; give a text")
+    configs = [Config(seed, 1000, text) for seed in range(seeds or UNITS[preset])]
+    return configs + configs[:2]  # two arms that share units
+
+
+def measure(config: Config) -> dict[str, float | str]:
+    with open(os.environ["TOY_LOG"], "a") as log:
+        log.write(f"{config.seed}\n")
+    time.sleep(float(os.environ.get("TOY_PAUSE", "0")))
+    if os.environ.get("TOY_BAD") == str(config.seed):
+        raise InputError(f"seed {config.seed}: bad input; give a good one")
+    generator = random.Random(config.seed)
+    hits = sum(generator.random() ** 2 + generator.random() ** 2 < 1 for _ in range(config.throws))
+    ballast = "x" * (200_000 if os.environ.get("TOY_LARGE") == str(config.seed) else 0)
+    return {"seed": config.seed, "pi": 4 * hits / config.throws, "ballast": ballast}
+
+
+def summarise(configs: list[Config], records: list[dict[str, float]]) -> Result:
+    assert [config.seed for config in configs] == [record["seed"] for record in records]
+    values = [record["pi"] for record in records]
+    interval = mean_interval(values)
+    finding = Finding(
+        claim="pi is below 4 [our claim]",
+        statistic="mean",
+        estimate=sum(values) / len(values),
+        interval=interval,
+        n=len(values),
+        rule="the whole interval is below 4",
+        verdict=verdict(interval, 4.0, "below"),
+    )
+    return Result(data={"values": values}, findings=(finding,))
+
+
+def draw(result: Result) -> Figure:
+    figure = Figure()
+    figure.subplots().plot(result.data["values"])
+    return figure
+
+
+def table(result: Result) -> list[dict[str, float]]:
+    return [{"unit": unit, "pi": value} for unit, value in enumerate(result.data["values"])]

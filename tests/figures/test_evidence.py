@@ -1,0 +1,288 @@
+"""Intervals cover as often as they say, verdicts follow them, and results survive only honest round trips."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+
+from theory.errors import InputError
+from theory.evidence import (
+    Finding,
+    Result,
+    mean_interval,
+    plain,
+    ratio_interval,
+    two_way_interval,
+    verdict,
+)
+
+FAILURE = 1e-9  # of a correct implementation, per assertion
+SIMULATIONS = 2000
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | finite | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+words = st.text(min_size=1).filter(str.strip)
+
+
+@st.composite
+def findings(draw: st.DrawFn) -> Finding:
+    low, high = sorted((draw(finite), draw(finite)))
+    interval = draw(st.sampled_from([(low, high), None]))
+    verdicts = ["inconclusive"] if interval is None else ["holds", "fails", "inconclusive"]
+    return Finding(
+        draw(words),
+        draw(words),
+        draw(finite),
+        interval,
+        draw(st.integers(1, 99)),
+        draw(words),
+        draw(st.sampled_from(verdicts)),
+    )
+
+
+FINDING = {
+    "claim": "a",
+    "statistic": "b",
+    "estimate": 1.5,
+    "interval": [1, 2],
+    "n": 8,
+    "rule": "c",
+    "verdict": "holds",
+}
+RESULT: dict[str, Any] = {
+    "exhibit": "figure-0",
+    "preset": "full",
+    "data": {"x": [1.0]},
+    "findings": [FINDING],
+    "provenance": {},
+}
+
+
+def crossed(
+    generator: np.random.Generator, shape: tuple[int, int], draw: float, block: float, rest: float
+) -> NDArray[np.float64]:
+    """A table of mean 0 with normal effects of the given standard deviations."""
+    effects = draw * generator.standard_normal((shape[0], 1)) + block * generator.standard_normal(
+        (1, shape[1])
+    )
+    return np.asarray(effects + rest * generator.standard_normal(shape))
+
+
+# Intervals
+
+
+def test_mean_interval_is_students() -> None:
+    samples = np.random.default_rng(0).normal(size=7)
+    test = stats.ttest_1samp(samples, 0).confidence_interval(0.9)
+    assert mean_interval(samples, 0.9) == pytest.approx((test.low, test.high), rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(8, 30), (3, 50), (2, 2)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1), (0.3, 1, 1), (0.1, 0.1, 1)], ids=str
+)
+def test_two_way_interval_covers(shape: tuple[int, int], sizes: tuple[float, float, float]) -> None:
+    generator = np.random.default_rng(1)
+    hits = 0
+    for _ in range(SIMULATIONS):
+        low, high = two_way_interval(crossed(generator, shape, *sizes))
+        hits += low <= 0 <= high
+    assert hits >= stats.binom.ppf(FAILURE, SIMULATIONS, 0.95)
+    if sizes in ((1, 0, 0), (0, 1, 0)):  # and no wider than needed: exact where one effect is alone
+        assert hits <= stats.binom.isf(FAILURE, SIMULATIONS, 0.95)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_two_way_interval_of_one_effect_is_students(axis: int) -> None:
+    means = np.random.default_rng(2).normal(size=6)
+    table = np.repeat(means[:, None], 9, axis=1)
+    assert two_way_interval(table if axis == 0 else table.T) == pytest.approx(mean_interval(means), rel=1e-12)
+
+
+def test_two_way_interval_treats_draws_and_blocks_alike_and_follows_shift_and_scale() -> None:
+    table = crossed(np.random.default_rng(3), (5, 7), 1, 2, 3)
+    low, high = two_way_interval(table)
+    assert two_way_interval(table.T) == pytest.approx((low, high), rel=1e-12)
+    assert two_way_interval(10 - 3 * table) == pytest.approx((10 - 3 * high, 10 - 3 * low), rel=1e-12)
+    assert two_way_interval(table, 0.99)[0] < low < high < two_way_interval(table, 0.99)[1]
+
+
+@pytest.mark.parametrize("sizes", [(1, 0, 0), (0, 1, 0), (1, 1, 1)], ids=str)
+def test_ratio_interval_covers(sizes: tuple[float, float, float]) -> None:
+    generator, hits, truth = np.random.default_rng(4), 0, 2.5
+    for _ in range(SIMULATIONS):
+        shared = crossed(generator, (6, 20), *sizes)  # the pairing: both react to the same draws and blocks
+        below = 3 + shared
+        above = truth * 3 + 2 * shared + crossed(generator, (6, 20), *sizes)
+        interval = ratio_interval(above, below)
+        hits += interval is None or interval[0] <= truth <= interval[1]
+    assert hits >= stats.binom.ppf(FAILURE, SIMULATIONS, 0.95)
+    if sizes != (1, 1, 1):
+        assert hits <= stats.binom.isf(FAILURE, SIMULATIONS, 0.95)
+
+
+def test_ratio_interval_is_fiellers() -> None:
+    generator = np.random.default_rng(5)
+    above, below = 5 + crossed(generator, (6, 9), 1, 1, 1), 4 - crossed(generator, (6, 9), 0.5, 0.5, 1)
+    interval = ratio_interval(above, below)
+    assert interval is not None and interval[0] < above.mean() / below.mean() < interval[1]
+    for bound, end in zip(interval, (0, 1), strict=True):  # at either root, 0 is an end of the difference's
+        ends = two_way_interval(above - bound * below)
+        assert abs(ends[end]) < 1e-12 * abs(ends[1 - end])
+    assert ratio_interval(-2 * above, below) == pytest.approx((-2 * interval[1], -2 * interval[0]), rel=1e-12)
+    assert ratio_interval(above, -below) == pytest.approx((-interval[1], -interval[0]), rel=1e-12)
+
+
+def test_a_ratio_to_itself_is_exact() -> None:
+    table = 5 + crossed(np.random.default_rng(6), (6, 9), 1, 1, 1)
+    # The root of a rounding error: half the digits are what is left.
+    assert ratio_interval(3 * table, table) == pytest.approx((3, 3), abs=10 * math.sqrt(np.finfo(float).eps))
+
+
+def test_a_ratio_to_what_may_be_zero_is_unbounded() -> None:
+    noise = crossed(np.random.default_rng(7), (6, 9), 1, 1, 1)
+    assert ratio_interval(5 + noise, noise - noise.mean()) is None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mean_interval([1.0]), "samples: 1 given"),
+        (lambda: mean_interval([[1.0, 2.0]]), r"give \(samples\)"),
+        (lambda: mean_interval([1.0, math.nan]), "1 values are not finite"),
+        (lambda: mean_interval([1.0, 2.0], 1.0), "confidence is 1.0"),
+        (lambda: two_way_interval([[1.0, 2.0]]), "draws: 1 given"),
+        (lambda: two_way_interval([[1.0], [2.0]]), "blocks: 1 given"),
+        (lambda: ratio_interval(np.ones((2, 3)), np.ones((3, 2))), "pair the same"),
+        (lambda: verdict((0, 1), 0.5, "over"), "direction is 'over'"),  # type: ignore[arg-type]
+    ],
+)
+def test_unusable_samples(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+# Verdicts
+
+
+@given(low=finite, high=finite, threshold=finite)
+def test_verdict_is_undecided_unless_the_whole_interval_is_on_one_side(
+    low: float, high: float, threshold: float
+) -> None:
+    low, high = min(low, high), max(low, high)
+    above, below = (verdict((low, high), threshold, side) for side in ("above", "below"))
+    assert (above == "holds") == (below == "fails") == (low > threshold)
+    assert (above == "fails") == (below == "holds") == (high < threshold)
+    assert (above == "inconclusive") == (below == "inconclusive") == (low <= threshold <= high)
+    assert verdict(None, threshold, "above") == "inconclusive"
+
+
+# Results
+
+
+@given(st.dictionaries(st.text(), json_values), st.lists(findings(), max_size=3))
+def test_a_result_survives_the_round_trip(data: dict[str, Any], found: list[Finding]) -> None:
+    result = Result(exhibit="figure-0", preset="quick", data=data, findings=tuple(found), provenance=data)
+    assert Result.from_json(result.to_json()) == result
+    assert Result.from_json(result.to_json()).to_json() == result.to_json()
+
+
+def test_tuples_become_lists() -> None:
+    assert plain({"a": ((1, 2.5), None)}, "x") == {"a": [[1, 2.5], None]}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"a": [1.0, math.nan]}, r"x\.a\[1\] is nan"),
+        ({"a": {"b": math.inf}}, r"x\.a\.b is inf"),
+        ({1: 2}, "x has the key 1"),
+        ({"a": np.ones(2)}, r"x\.a is a ndarray"),
+    ],
+)
+def test_what_json_cannot_hold_is_named(value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        plain(value, "x")
+    if all(isinstance(key, str) for key in value):
+        with pytest.raises(InputError, match=r"result\.data"):
+            Result(data=value, findings=())
+
+
+@pytest.mark.parametrize("key", RESULT)
+def test_a_missing_key_of_a_result_is_named(key: str) -> None:
+    content = {name: value for name, value in RESULT.items() if name != key}
+    with pytest.raises(InputError, match=f"^some file: result lacks the key '{key}'"):
+        Result.from_json(json.dumps(content), "some file")
+
+
+@pytest.mark.parametrize("key", FINDING)
+def test_a_missing_key_of_a_finding_is_named(key: str) -> None:
+    content = {name: value for name, value in FINDING.items() if name != key}
+    with pytest.raises(InputError, match=rf"result\.findings\[0\] lacks the key '{key}'"):
+        Result.from_json(json.dumps(RESULT | {"findings": [content]}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, "unknown key 'extra'"),
+        ({"exhibit": 3}, r"result\.exhibit is 3"),
+        ({"preset": None}, r"result\.preset is None"),
+        ({"data": [1]}, r"result\.data is \[1\]"),
+        ({"data": {"x": math.nan}}, r"result\.data\.x is nan"),
+        ({"findings": {}}, r"result\.findings"),
+        ({"findings": [1]}, r"result\.findings\[0\] is 1"),
+        ({"provenance": "mine"}, r"result\.provenance is 'mine'"),
+    ],
+)
+def test_a_malformed_result_is_rejected_by_field(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Result.from_json(json.dumps(RESULT | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, "unknown key 'extra'"),
+        ({"claim": ""}, r"finding\.claim"),
+        ({"statistic": 1}, r"finding\.statistic"),
+        ({"rule": " "}, r"finding\.rule"),
+        ({"estimate": "1"}, r"finding\.estimate"),
+        ({"estimate": math.nan}, r"finding\.estimate"),
+        ({"estimate": True}, r"finding\.estimate"),
+        ({"interval": [2, 1]}, r"finding\.interval"),
+        ({"interval": [1]}, r"finding\.interval"),
+        ({"interval": [1, None]}, r"finding\.interval"),
+        ({"interval": 3}, r"finding\.interval"),
+        ({"interval": None}, "without an interval"),
+        ({"n": 0}, r"finding\.n"),
+        ({"n": 1.5}, r"finding\.n"),
+        ({"n": True}, r"finding\.n"),
+        ({"verdict": "proved"}, r"finding\.verdict is 'proved'"),
+    ],
+)
+def test_a_malformed_finding_is_rejected_by_field(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Result.from_json(json.dumps(RESULT | {"findings": [FINDING | change]}))
+
+
+def test_what_is_not_json_is_rejected() -> None:
+    with pytest.raises(InputError, match=r"^results\.json: not JSON"):
+        Result.from_json('{"exhibit": ', "results.json")
+    with pytest.raises(InputError, match="'preset' occurs twice"):
+        Result.from_json(json.dumps(RESULT)[:-1] + ', "preset": "quick"}')
+
+
+def test_findings_are_findings() -> None:
+    with pytest.raises(InputError, match=r"result\.findings\[0\] is a dict"):
+        Result(data={}, findings=(FINDING,))  # type: ignore[arg-type]

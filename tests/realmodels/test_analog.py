@@ -1,0 +1,451 @@
+"""Analog layers: equal to theory.hardware on every code, and good citizens of a transformers model."""
+
+import copy
+import math
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from adc_parity import reference, settled
+from hypothesis import given, settings
+from torch import Tensor, nn
+from transformers.models.olmoe.modeling_olmoe import OlmoeConfig, OlmoeExperts
+
+from realmodels import analog
+from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration
+from theory.errors import InputError
+from theory.hardware import Hardware, analog_matmul, program
+
+PLAIN = LayerCalibration(input_std=1.0, kappa=2.5, lam=0.2)
+NO_CONVERTERS = Hardware(c=0.0, dac_bits=None, adc_bits=None)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def fused_experts(
+    experts: int, hidden: int, inner: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> OlmoeExperts:
+    config = OlmoeConfig(hidden_size=hidden, intermediate_size=inner, num_experts=experts)
+    config._experts_implementation = "eager"
+    module = OlmoeExperts(config)
+    for parameter in module.parameters():
+        parameter.data.normal_(generator=generator)
+    return module.to(dtype)
+
+
+def deployed(
+    experts: nn.Module,
+    digital: list[int],
+    hardware: Hardware,
+    seed: int = 0,
+    calibration: LayerCalibration = PLAIN,
+) -> AnalogExperts:
+    layer = AnalogExperts(experts, digital, hardware, {"gate_up_proj": calibration, "down_proj": calibration})
+    layer.program(seeded(seed))
+    return layer
+
+
+@st.composite
+def hardwares(draw: st.DrawFn, bits: st.SearchStrategy[int | None]) -> Hardware:
+    return Hardware(
+        c=draw(st.sampled_from([0.0, 1.5])),
+        w_max=draw(st.sampled_from(["tile", "column", "layer"])),
+        tile_size=draw(st.sampled_from([4, 5, 16, 64, 512])),
+        dac_bits=draw(bits),
+        adc_bits=draw(bits),
+        kappa=draw(st.none() | st.floats(0.5, 4)),
+        lam=draw(st.none() | st.floats(0.01, 0.5)),
+    )
+
+
+def has_converters(hardware: Hardware) -> bool:
+    return hardware.dac_bits is not None or hardware.adc_bits is not None
+
+
+def matrix_sizes(tile_size: int) -> st.SearchStrategy[int]:
+    """Below, at and above whole numbers of tiles."""
+    return st.integers(1, min(3 * tile_size, tile_size + 40))
+
+
+# ------------------------------------------------------------------------------ equal to the reference
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    hardware=hardwares(st.none() | st.integers(2, 10)).filter(has_converters),
+    data=st.data(),
+    bias=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_linear_equals_reference(hardware: Hardware, data: st.DataObject, bias: bool, seed: int) -> None:
+    inputs, outputs = (data.draw(matrix_sizes(hardware.tile_size), label=name) for name in ("in", "out"))
+    linear = nn.Linear(inputs, outputs, bias=bias)
+    linear.weight.data.normal_(generator=seeded(seed))
+    layer = AnalogLinear(linear, hardware, PLAIN)
+    layer.program(seeded(seed))
+    x = settled(
+        torch.randn(data.draw(st.integers(0, 9)), inputs, generator=seeded(seed + 1)), hardware, PLAIN
+    )
+    output = layer(x.unsqueeze(1)).squeeze(1)
+    if bias:
+        output = output.double() - linear.bias.detach().double()
+    programmed = program(linear.weight.detach(), hardware, seeded(seed))
+    expected = reference(x, linear.weight.detach(), programmed, hardware, PLAIN)
+    if bias:  # rounding of the sum with the bias
+        expected.floats.add_(
+            2.0**-24 * (expected.output.abs() + expected.flips + 2 * linear.bias.detach().abs())
+        )
+    expected.assert_agrees(output)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    hardware=hardwares(st.none() | st.integers(2, 10)).filter(has_converters),
+    data=st.data(),
+    seed=st.integers(0, 2**31),
+)
+def test_expert_matrices_equal_reference(hardware: Hardware, data: st.DataObject, seed: int) -> None:
+    """Each expert, gate, up and down separately, on rows grouped by expert, some experts without rows."""
+    hidden, inner = (data.draw(matrix_sizes(min(hardware.tile_size, 64)), label=name) for name in ("H", "I"))
+    counts = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=5), label="rows of each expert")
+    experts = fused_experts(len(counts), hidden, inner, seeded(seed))
+    layer = deployed(experts, [], hardware, seed)
+    generator = seeded(seed)
+    gate_up, down = experts.gate_up_proj.detach().unflatten(1, (2, inner)), experts.down_proj.detach()
+    noisy_gate_up, noisy_down = program(gate_up, hardware, generator), program(down, hardware, generator)
+    rows = sum(counts)
+    expert = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    ends = torch.tensor(counts).cumsum(0).int()
+    matrices = {
+        "gate_up_proj": (gate_up, noisy_gate_up),
+        "down_proj": (down.unsqueeze(1), noisy_down.unsqueeze(1)),
+    }
+    for name, (target, programmed) in matrices.items():
+        crossbars = layer.crossbars[name]
+        x = settled(torch.randn(rows, target.shape[-1], generator=seeded(seed + 1)), hardware, PLAIN)
+        output = analog._expert_products(crossbars, crossbars.quantise(x), expert, ends)
+        output = output.unflatten(1, (target.shape[1], -1))
+        for number in range(len(counts)):
+            for matrix in range(target.shape[1]):
+                mine = expert == number
+                weights = target[number, matrix], programmed[number, matrix]
+                reference(x[mine], *weights, hardware, PLAIN).assert_agrees(output[mine, matrix])
+
+
+# Numbers for which all of fp32's arithmetic is exact, so that the whole layer, both products, has to be equal
+# bit for bit: weights are quarters and every column of a tile holds a 1 (w_max = 1), W' = 4 W and the codes
+# are integers, gate and up multiples of 1/2, their product (identity for SiLU) a multiple of the DAC step 1/4
+# of down.
+EXACT = {"gate_up_proj": LayerCalibration(127.0, 2.0, 0.25), "down_proj": LayerCalibration(127.0, 0.25, 0.25)}
+EXPERTS, HIDDEN, INNER = 5, 16, 8
+
+
+def exact_experts(generator: torch.Generator) -> OlmoeExperts:
+    experts = fused_experts(EXPERTS, HIDDEN, INNER, generator)
+    experts.act_fn = nn.Identity()
+    for parameter in experts.parameters():
+        parameter.data = torch.randint(-3, 4, parameter.shape, generator=generator) / 4.0
+        parameter.data[..., ::4] = 1.0
+    return experts
+
+
+def exact_inputs(tokens: int, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of small codes, and rows of one saturating input; all products fit in fp32's 24 bits."""
+    hidden = torch.randint(-4, 5, (tokens, HIDDEN), generator=generator) * 2.0
+    large = torch.randint(0, HIDDEN, (tokens,), generator=generator)
+    hidden[::2] = 256.0 * nn.functional.one_hot(large, HIDDEN)[::2]
+    index = torch.randint(0, EXPERTS, (tokens, k), generator=generator)  # an expert may come twice
+    return hidden, index, torch.randint(0, 3, (tokens, k), generator=generator) / 2.0
+
+
+def expected_layer(
+    experts: OlmoeExperts, digital: list[int], hardware: Hardware, inputs: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    """Token by token, expert by expert, matrix by matrix through the reference."""
+
+    def product(x: Tensor, weight: Tensor, name: str, expert: int) -> Tensor:
+        if expert in digital:
+            return x @ weight.T
+        each = EXACT[name]
+        given = {"input_std": each.input_std, "kappa": each.kappa, "lam": each.lam}
+        return analog_matmul(x[None], weight, hardware, **given).output[0]
+
+    result = torch.zeros(inputs[0].shape)
+    for token, (x, index, weights) in enumerate(zip(*inputs, strict=True)):
+        for expert, weight in zip(index.tolist(), weights, strict=True):
+            gate, up = experts.gate_up_proj.detach()[expert].chunk(2)
+            inner = product(x, gate, "gate_up_proj", expert) * product(x, up, "gate_up_proj", expert)
+            result[token] += weight * product(inner, experts.down_proj.detach()[expert], "down_proj", expert)
+    return result
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    digital=st.lists(st.integers(0, EXPERTS - 1), unique=True),
+    tokens=st.integers(0, 12),
+    k=st.integers(1, 3),
+    tile_size=st.sampled_from([4, 8, 512]),
+    w_max=st.sampled_from(["tile", "column", "layer"]),
+    pass_bytes=st.sampled_from([1, 2**24]),
+    seed=st.integers(0, 2**31),
+)
+def test_whole_layer_equals_reference_bit_for_bit(
+    digital: list[int], tokens: int, k: int, tile_size: int, w_max: str, pass_bytes: int, seed: int
+) -> None:
+    """Any placement, pass length and routing: one token, none, idle experts, an expert twice for a token."""
+    generator = seeded(seed)
+    experts, hardware = exact_experts(generator), Hardware(c=0.0, tile_size=tile_size, w_max=w_max)
+    inputs = exact_inputs(tokens, k, generator)
+    layer = AnalogExperts(experts, digital, hardware, EXACT)
+    layer.program(generator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(analog.PASS_BYTES, "cpu", pass_bytes)
+        patch.setattr(analog, "MIN_PASS_ROWS", 7)
+        output = layer(*inputs)
+    assert torch.equal(output, expected_layer(experts, digital, hardware, inputs))
+
+
+def test_exact_numbers_reach_both_sides_of_every_bound() -> None:
+    """Or else the test above would miss a wrong clamp."""
+    layer = AnalogExperts(exact_experts(seeded(0)), [], Hardware(c=0.0, tile_size=8), EXACT)
+    layer.program(seeded(0))
+    layer.count_saturation = True
+    layer(*exact_inputs(40, 2, seeded(1)))
+    for fractions in layer.saturation().values():
+        assert 0 < fractions.input < 1 and 0 < fractions.output < 1
+
+
+@pytest.mark.parametrize("digital", [[], [1, 3], list(range(EXPERTS))])
+def test_bfloat16_model_computes_codes_in_fp32(digital: list[int]) -> None:
+    experts = exact_experts(seeded(0))
+    inputs = exact_inputs(9, 2, seeded(1))
+    expected = expected_layer(experts, digital, Hardware(c=0.0), inputs)
+    layer = AnalogExperts(experts.to(torch.bfloat16), digital, Hardware(c=0.0), EXACT)
+    layer.program(seeded(0))
+    hidden, index, weights = inputs
+    assert torch.equal(hidden, hidden.to(torch.bfloat16).float())
+    output = layer(hidden.to(torch.bfloat16), index, weights.to(torch.bfloat16))
+    assert output.dtype == torch.bfloat16
+    if not digital:
+        assert torch.equal(output, expected.to(torch.bfloat16))
+    # A digital expert rounds to bf16 (u = 2^-9) gate, up, their product, that row's product with down, its
+    # weighting and the sums of k = 2 terms: 7 roundings, and every path of the triple product adds up to the
+    # same in |.|.
+    magnitude = expected_layer(_absolute(experts), digital, NO_CONVERTERS, (hidden.abs(), index, weights))
+    assert ((output.double() - expected).abs() <= 7 * 2.0**-9 / (1 - 7 * 2.0**-9) * magnitude).all()
+
+
+def _absolute(experts: OlmoeExperts) -> OlmoeExperts:
+    result = copy.deepcopy(experts).float()
+    for parameter in result.parameters():
+        parameter.data.abs_()
+    return result
+
+
+def test_experts_of_another_library_need_only_an_activation() -> None:
+    experts = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0))
+    plain = nn.Module()
+    plain.gate_up_proj, plain.down_proj, plain.act_fn = experts.gate_up_proj, experts.down_proj, nn.SiLU()
+    inputs = exact_inputs(5, 2, seeded(1))
+    assert torch.equal(deployed(plain, [2], Hardware())(*inputs), deployed(experts, [2], Hardware())(*inputs))
+
+
+def test_tiles_of_zeros_give_zeros() -> None:
+    linear = nn.Linear(16, 6, bias=False)
+    linear.weight.data.normal_(generator=seeded(0))[:3, :8] = 0
+    x = torch.randn(4, 16, generator=seeded(1))
+    x[:, 8:] = 0
+    layer = AnalogLinear(linear, Hardware(c=2.0, tile_size=8, w_max="column"), PLAIN)
+    layer.program(seeded(0))
+    output = layer(x)
+    assert (output[:, :3] == 0).all() and output[:, 3:].any(1).all()
+
+
+# ----------------------------------------------------------------------------------- no converters
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("digital", [[], [0, 4], list(range(EXPERTS))])
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+def test_ideal_hardware_equals_digital_bit_for_bit(
+    dtype: torch.dtype, digital: list[int], implementation: str
+) -> None:
+    experts = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0), dtype)
+    experts.config._experts_implementation = implementation
+    hidden = torch.randn(11, HIDDEN, generator=seeded(1)).to(dtype)
+    weights, index = torch.rand(11, EXPERTS, generator=seeded(2)).to(dtype).topk(2)
+    layer = deployed(experts, digital, NO_CONVERTERS)
+    assert torch.equal(layer(hidden, index, weights), experts(hidden, index, weights))
+    for bias in (True, False):
+        linear = nn.Linear(HIDDEN, INNER, bias=bias, dtype=dtype)
+        analog_linear = AnalogLinear(linear, NO_CONVERTERS, PLAIN)
+        analog_linear.program(seeded(0))
+        assert torch.equal(analog_linear(hidden[None]), linear(hidden[None]))
+
+
+def test_linear_takes_any_batch_shape() -> None:
+    layer = AnalogLinear(nn.Linear(HIDDEN, INNER), Hardware(), PLAIN)
+    layer.program(seeded(0))
+    x = torch.randn(2, 3, HIDDEN, generator=seeded(1))
+    assert torch.equal(layer(x), layer(x.flatten(0, 1)).view(2, 3, INNER))
+    assert torch.equal(layer(x[0, 0]), layer(x[0, :1])[0])
+    assert layer(x[:0]).shape == (0, 3, INNER)
+
+
+def test_without_converters_only_analog_experts_get_noise() -> None:
+    hardware = Hardware(c=1.0, dac_bits=None, adc_bits=None)
+    experts = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0))
+    noisy, generator = copy.deepcopy(experts), seeded(3)
+    analog_experts, digital = [0, 2, 3], [4, 1]
+    gate_up = program(experts.gate_up_proj.detach().unflatten(1, (2, INNER)), hardware, generator).flatten(
+        1, 2
+    )
+    down = program(experts.down_proj.detach(), hardware, generator)
+    noisy.gate_up_proj.data[analog_experts] = gate_up[analog_experts]
+    noisy.down_proj.data[analog_experts] = down[analog_experts]
+    hidden = torch.randn(11, HIDDEN, generator=seeded(1))
+    weights, index = torch.rand(11, EXPERTS, generator=seeded(2)).topk(2)
+    layer = deployed(experts, digital, hardware, seed=3)
+    assert torch.equal(layer(hidden, index, weights), noisy(hidden, index, weights))
+    assert not torch.equal(layer(hidden, index, weights), experts(hidden, index, weights))
+
+
+# ----------------------------------------------------------------------------------------------- programming
+
+
+def test_noise_of_an_expert_does_not_depend_on_the_placement() -> None:
+    experts = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0))
+    everything, some = (
+        deployed(experts, [], Hardware(), seed=7),
+        deployed(experts, [0, 3], Hardware(), seed=7),
+    )
+    other = deployed(experts, [], Hardware(), seed=8)
+    for name, crossbars in everything.crossbars.items():
+        assert torch.equal(crossbars.weight[:, [1, 2, 4]], some.crossbars[name].weight)
+        assert not torch.equal(crossbars.weight, other.crossbars[name].weight)
+
+
+def test_forward_before_programming_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match="program"):
+        AnalogLinear(nn.Linear(4, 4), Hardware(), PLAIN)(torch.zeros(1, 4))
+
+
+# ----------------------------------------------------------------------------------------------- saturation
+
+
+@settings(max_examples=50, deadline=None)
+@given(hardware=hardwares(st.integers(2, 8)), seed=st.integers(0, 2**31))
+def test_saturation_of_a_linear_layer_is_the_references(hardware: Hardware, seed: int) -> None:
+    linear = nn.Linear(23, 7, bias=False, dtype=torch.float64)
+    x = torch.randn(6, 23, generator=seeded(seed), dtype=torch.float64)
+    layer = AnalogLinear(linear, hardware, PLAIN)
+    layer.program(seeded(seed))
+    layer(x)
+    assert math.isnan(layer.saturation()["weight"].input)
+    layer.count_saturation = True
+    layer(x[:2]), layer(x[2:])
+    product = analog_matmul(
+        x,
+        linear.weight.detach(),
+        hardware,
+        input_std=PLAIN.input_std,
+        programmed=program(linear.weight.detach(), hardware, seeded(seed)),
+        kappa=PLAIN.kappa,
+        lam=PLAIN.lam,
+    )
+    counted = layer.saturation()["weight"]
+    assert math.isclose(counted.input, product.input_saturation, rel_tol=1e-6, abs_tol=1e-12)
+    assert math.isclose(counted.output, product.output_saturation, rel_tol=1e-6, abs_tol=1e-12)
+    layer.reset_saturation()
+    assert math.isnan(layer.saturation()["weight"].output)
+
+
+def test_saturation_counts_only_what_analog_experts_convert() -> None:
+    """The first token has a digital and an analog expert, the second two analog ones: converted twice."""
+    layer = AnalogExperts(exact_experts(seeded(0)), [0], Hardware(c=0.0), EXACT)
+    layer.program(seeded(0))
+    layer.count_saturation = True
+    hidden = torch.zeros(2, HIDDEN)
+    hidden[0, :3] = 1000
+    hidden[1, :5] = -1000
+    layer(hidden, torch.tensor([[0, 1], [2, 3]]), torch.ones(2, 2))
+    assert layer.saturation()["gate_up_proj"].input == (3 + 2 * 5) / (3 * HIDDEN)
+
+
+# ----------------------------------------------------------------------------------- life in a model
+
+
+def layers() -> list[tuple[nn.Module, analog._Analog]]:
+    experts, linear = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0)), nn.Linear(HIDDEN, INNER)
+    analog_linear = AnalogLinear(linear, Hardware(), PLAIN)
+    analog_linear.program(seeded(0))
+    return [(experts, deployed(experts, [1], Hardware())), (linear, analog_linear)]
+
+
+def test_parameters_stay_the_same_objects_under_the_same_names() -> None:
+    for original, layer in layers():
+        assert layer.state_dict().keys() == original.state_dict().keys()
+        assert dict(layer.named_parameters()).keys() == dict(original.named_parameters()).keys()
+        for name, parameter in original.named_parameters():
+            assert layer.get_parameter(name) is parameter
+        layer.load_state_dict(original.state_dict())
+        assert layer.original is original
+
+
+def test_precision_of_the_model_does_not_touch_programmed_weights() -> None:
+    for original, layer in layers():
+        before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
+        values = {name: parameter.detach().clone() for name, parameter in original.named_parameters()}
+        layer.to(torch.bfloat16)
+        for name, buffer in layer.named_buffers():
+            assert torch.equal(buffer, before[name]) and buffer.dtype == before[name].dtype
+        for name, parameter in layer.original.named_parameters():
+            assert torch.equal(parameter, values[name].to(torch.bfloat16))
+        layer.half()
+        assert all(buffer.dtype == before[name].dtype for name, buffer in layer.named_buffers())
+
+
+def test_programmed_weights_follow_the_model_to_its_device() -> None:
+    for _, layer in layers():
+        layer.to("meta")
+        assert {tensor.device.type for tensor in (*layer.buffers(), *layer.parameters())} == {"meta"}
+        assert {parameter.device.type for parameter in layer.original.parameters()} == {"meta"}
+
+
+def test_a_copy_computes_the_same() -> None:
+    x = torch.randn(3, HIDDEN, generator=seeded(1))
+    routing = torch.tensor([[0, 1], [1, 2], [3, 4]]), torch.full((3, 2), 0.5)
+    for (original, layer), inputs in zip(layers(), [(x, *routing), (x,)], strict=True):
+        other = copy.deepcopy(layer)
+        assert torch.equal(other(*inputs), layer(*inputs))
+        assert other.original is not original and not layer(*inputs).requires_grad
+
+
+# ----------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("field", ["input_std", "kappa", "lam"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_calibration_rejects(field: str, value: float) -> None:
+    with pytest.raises(InputError, match=field):
+        LayerCalibration(**({"input_std": 1.0, "kappa": 1.0, "lam": 1.0} | {field: value}))
+
+
+@pytest.mark.parametrize("digital", [[0, 0], [EXPERTS], [-1]])
+def test_digital_experts_are_checked(digital: list[int]) -> None:
+    with pytest.raises(InputError, match="digital experts"):
+        deployed(fused_experts(EXPERTS, HIDDEN, INNER, seeded(0)), digital, Hardware())
+
+
+@pytest.mark.parametrize("attribute", ["is_transposed", "has_bias", "has_post_expert_norm"])
+def test_other_layouts_are_refused(attribute: str) -> None:
+    experts = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0))
+    setattr(experts, attribute, True)
+    with pytest.raises(InputError, match=attribute):
+        deployed(experts, [], Hardware())
+    swapped = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0))
+    swapped.down_proj = nn.Parameter(swapped.down_proj.mT.contiguous())
+    with pytest.raises(InputError, match="down_proj"):
+        deployed(swapped, [], Hardware())

@@ -1,0 +1,1 @@
+"""What is claimed: definitions (score, placement, hardware), statements and derivations."""

@@ -1,0 +1,243 @@
+"""What an experiment concludes: findings with intervals, the result that carries them, and how to judge them.
+
+Every interval here is for a mean and rests on Student's t. A table of (draws, blocks) is a sample in two
+crossed directions, noise draws and text blocks: a conclusion has to survive other draws *and* other text, so
+its interval counts both sources of variation.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+from theory.errors import InputError
+
+Interval = tuple[float, float]
+Verdict = Literal["holds", "fails", "inconclusive"]
+Direction = Literal["above", "below"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim, judged by a rule that was written before the experiment was run.
+
+    claim: what is claimed, a sentence, saying whose claim it is.
+    statistic: what was measured to test it, with its unit.
+    estimate, interval: its value and confidence interval; the interval is None where the data bound nothing
+        (a ratio whose denominator may be zero), and the verdict is then inconclusive.
+    n: how many independent units (noise draws, seeds) the interval rests on.
+    rule: when it holds and when it fails, in words.
+    """
+
+    claim: str
+    statistic: str
+    estimate: float
+    interval: Interval | None
+    n: int
+    rule: str
+    verdict: Verdict
+
+    def __post_init__(self) -> None:
+        for name in ("claim", "statistic", "rule"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise InputError(f"finding.{name} is {value!r}: write a sentence")
+        object.__setattr__(self, "estimate", _number(self.estimate, "finding.estimate"))
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
+            raise InputError(f"finding.n is {self.n!r}: give a whole number of at least 1")
+        if self.verdict not in get_args(Verdict):
+            raise InputError(
+                f"finding.verdict is {self.verdict!r}: give one of {', '.join(get_args(Verdict))}"
+            )
+        if self.interval is None:
+            if self.verdict != "inconclusive":
+                raise InputError(
+                    f"finding.verdict is {self.verdict!r} without an interval: give inconclusive"
+                )
+            return
+        if not isinstance(self.interval, Sequence) or len(self.interval) != 2:
+            raise InputError(f"finding.interval is {self.interval!r}: give (low, high) or None")
+        low, high = (_number(bound, "finding.interval") for bound in self.interval)
+        if low > high:
+            raise InputError(f"finding.interval is ({low}, {high}): the low end comes first")
+        object.__setattr__(self, "interval", (low, high))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """All that a picture is drawn from: numbers, findings, and where they come from.
+
+    exhibit, preset: names as the command line has them ("figure-3", "full"), which fills them in.
+    data: whatever the drawing needs, of JSON types (tuples become lists); every number finite.
+    provenance: the environment that produced it, which the command line adds to what is here.
+    """
+
+    exhibit: str = ""
+    preset: str = ""
+    data: dict[str, Any]
+    findings: tuple[Finding, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("exhibit", "preset"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"result.{name} is {getattr(self, name)!r}: give a name")
+        for name in ("data", "provenance"):
+            if not isinstance(getattr(self, name), dict):
+                raise InputError(f"result.{name} is {getattr(self, name)!r}: give a dict")
+            object.__setattr__(self, name, plain(getattr(self, name), f"result.{name}"))
+        object.__setattr__(self, "findings", tuple(self.findings))
+        for index, finding in enumerate(self.findings):
+            if not isinstance(finding, Finding):
+                raise InputError(f"result.findings[{index}] is a {type(finding).__name__}: give a Finding")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "result") -> "Result":
+        """The result written by `to_json`; InputError naming `source` and the field for anything else."""
+        try:
+            content = _exactly(cls, json.loads(text, object_pairs_hook=_unique), "result")
+            if not isinstance(content["findings"], list):
+                raise InputError("result.findings has to be a list")
+            content["findings"] = [
+                Finding(**_exactly(Finding, finding, f"result.findings[{index}]"))
+                for index, finding in enumerate(content["findings"])
+            ]
+            return cls(**content)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{source}: not JSON: {error}") from None
+        except InputError as error:
+            raise InputError(f"{source}: {error}; restore the file or run the exhibit again") from None
+
+
+def plain(value: Any, where: str) -> Any:
+    """`value` as JSON holds it (tuples become lists); InputError naming the first entry that it cannot."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return _number(value, where)
+    if isinstance(value, list | tuple):
+        return [plain(entry, f"{where}[{index}]") for index, entry in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise InputError(f"{where} has the key {key!r}: give a string")
+        return {key: plain(entry, f"{where}.{key}") for key, entry in value.items()}
+    raise InputError(f"{where} is a {type(value).__name__}: give numbers, strings, lists, dicts or None")
+
+
+def mean_interval(samples: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Student's interval for the mean of independent samples of shape (n,), n >= 2."""
+    values = _table(samples, ("samples",))
+    centre, half = values.mean(), math.sqrt(values.var(ddof=1) / values.size)
+    half *= _student(values.size - 1, confidence)
+    return float(centre - half), float(centre + half)
+
+
+def two_way_interval(table: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Interval for the mean of a (draws, blocks) table, over new draws and new blocks together.
+
+    Under y = mean + draw + block + rest, the variance of the grand mean is at most V_draws + V_blocks, the
+    variances of the mean of the draws' means and of the blocks' means, and the half width is
+    sqrt(t_draws^2 s_draws^2 + t_blocks^2 s_blocks^2), s^2 being their estimates and t their own t quantiles.
+    For normal effects of whatever sizes it covers with probability at least `confidence`: P(z^2 <= x) is
+    concave in x, and each term alone covers exactly [Banerjee, Sankhya 22 (1960), 357-358]. It is exact when
+    draws or blocks alone matter; Satterthwaite's degrees of freedom would fall short for few draws.
+    """
+    values = _table(table, ("draws", "blocks"))
+    centre, half = values.mean(), math.sqrt(_squared_half_width(values, values, confidence))
+    return float(centre - half), float(centre + half)
+
+
+def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, confidence: float = 0.95) -> Interval | None:
+    """Interval for mean(numerator) / mean(denominator), (draws, blocks) tables of the same draws and blocks.
+
+    Fieller's: the ratios r for which the two-way interval of numerator - r * denominator contains 0, which
+    are those between the roots of a quadratic. None if the denominator's own interval contains 0: the ratio
+    is then unbounded.
+    """
+    above, below = _table(numerator, ("draws", "blocks")), _table(denominator, ("draws", "blocks"))
+    if above.shape != below.shape:
+        raise InputError(
+            f"numerator {above.shape} and denominator {below.shape}: pair the same draws and blocks"
+        )
+    quadratic = below.mean() ** 2 - _squared_half_width(below, below, confidence)
+    linear = above.mean() * below.mean() - _squared_half_width(above, below, confidence)
+    constant = above.mean() ** 2 - _squared_half_width(above, above, confidence)
+    if quadratic <= 0:
+        return None
+    # Never negative but for rounding: the estimate itself satisfies the inequality.
+    root = math.sqrt(max(linear**2 - quadratic * constant, 0.0))
+    return float((linear - root) / quadratic), float((linear + root) / quadratic)
+
+
+def verdict(interval: Interval | None, threshold: float, direction: Direction) -> Verdict:
+    """Is the quantity above (below) the threshold? Undecided unless its whole interval is on one side."""
+    if direction not in get_args(Direction):
+        raise InputError(f"direction is {direction!r}: give one of {', '.join(get_args(Direction))}")
+    if interval is None or interval[0] <= threshold <= interval[1]:
+        return "inconclusive"
+    return "holds" if (interval[0] > threshold) == (direction == "above") else "fails"
+
+
+def _squared_half_width(first: NDArray[np.float64], second: NDArray[np.float64], confidence: float) -> float:
+    """The bilinear form whose diagonal is the squared half width of the two-way interval."""
+    total = 0.0
+    for axis, units in enumerate(first.shape):
+        mine, yours = first.mean(axis=1 - axis), second.mean(axis=1 - axis)
+        covariance = ((mine - mine.mean()) * (yours - yours.mean())).sum() / (units - 1)
+        total += _student(units - 1, confidence) ** 2 * covariance / units
+    return total
+
+
+def _student(degrees: int, confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence is {confidence}: give a number between 0 and 1")
+    return float(stdtrit(degrees, (1 + confidence) / 2))
+
+
+def _table(values: ArrayLike, axes: tuple[str, ...]) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != len(axes):
+        raise InputError(f"values of shape {array.shape}: give ({', '.join(axes)})")
+    for name, size in zip(axes, array.shape, strict=True):
+        if size < 2:
+            raise InputError(f"{name}: {size} given, but a confidence interval needs at least 2")
+    if not np.isfinite(array).all():
+        raise InputError(f"{' x '.join(axes)}: {int((~np.isfinite(array)).sum())} values are not finite")
+    return array
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{where} is {value!r}: give a finite number")
+    return float(value)
+
+
+def _exactly(cls: type, value: Any, where: str) -> dict[str, Any]:
+    """`value` if it is an object with exactly the fields of the dataclass."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is {value!r}: an object is needed")
+    names = [entry.name for entry in fields(cls)]
+    for key in value:
+        if key not in names:
+            raise InputError(f"{where} has the unknown key {key!r}; allowed: {', '.join(names)}")
+    for name in names:
+        if name not in value:
+            raise InputError(f"{where} lacks the key {name!r}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InputError(f"the key {key!r} occurs twice")
+    return dict(pairs)
