@@ -49,7 +49,8 @@ from rich.table import Table
 
 from figures.catalogue import DATA, EXHIBITS, PRESETS, Exhibit, committed, find
 from theory.errors import InputError
-from theory.evidence import Finding, Result, plain
+from theory.evidence import Finding, Result
+from theory.strict_json import plain
 
 Item = TypeVar("Item")
 
@@ -463,7 +464,7 @@ def _replace(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

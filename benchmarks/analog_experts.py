@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
-from transformers.models.olmoe.modeling_olmoe import OlmoeConfig, OlmoeExperts
+from transformers.models.olmoe.configuration_olmoe import OlmoeConfig
+from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
 
 sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])

@@ -1,0 +1,9 @@
+"""The bridge: mixture-of-experts models of transformers on simulated analog hardware."""
+
+from realmodels.calibrate import calibrate
+from realmodels.deploy import deploy, reprogram, withdraw
+from realmodels.evaluate import evaluate
+from realmodels.load import load
+from realmodels.statistics import scores
+
+__all__ = ["calibrate", "deploy", "evaluate", "load", "reprogram", "scores", "withdraw"]

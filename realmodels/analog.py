@@ -350,7 +350,7 @@ class AnalogExperts(_Analog):
             expert = groups[part]
             part_ends = (analog_ends - part.start).clamp_(0, len(expert))
             part_codes = codes.index_select(1, token[part])
-            inner = self._gate(_expert_products(gate_up, part_codes, expert, part_ends))
+            inner = apply_gate(self._original[0], _expert_products(gate_up, part_codes, expert, part_ends))
             result = _expert_products(down, down.quantise(inner), expert, part_ends)
             results.index_copy_(0, order[part], result.mul_(weight[order[part]]))
         if analog_pairs < tokens * k:
@@ -359,8 +359,8 @@ class AnalogExperts(_Analog):
             all_ends[self.digital] = digital_ends - analog_pairs
             all_ends = all_ends.cummax(0).values
             rest = order[analog_pairs:]
-            inner = self._gate(_grouped_matmul(hidden_states[rest // k], self.gate_up_proj, all_ends))
-            result = _grouped_matmul(inner, self.down_proj, all_ends) * weight[rest]
+            inner = apply_gate(self._original[0], grouped_matmul(hidden_states[rest // k], self.gate_up_proj, all_ends))
+            result = grouped_matmul(inner, self.down_proj, all_ends) * weight[rest]
             results.index_copy_(0, rest, result.to(results.dtype))
         return results.view(tokens, k, hidden_states.shape[1]).sum(1).to(hidden_states.dtype)
 
@@ -372,15 +372,18 @@ class AnalogExperts(_Analog):
             return programmed
         return digital.index_copy(0, self.sequence[: len(self.analog)], programmed)
 
-    def _gate(self, gate_up: Float[Tensor, "rows twice_inner"]) -> Float[Tensor, "rows inner"]:
-        experts: Any = self._original[0]
-        if hasattr(experts, "_apply_gate"):
-            return experts._apply_gate(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return experts.act_fn(gate) * up
-
     def extra_repr(self) -> str:
         return f"experts={self.num_experts}, digital={self.digital}"
+
+
+def apply_gate(
+    experts: Any, gate_up: Float[Tensor, "rows twice_inner"]
+) -> Float[Tensor, "rows inner"]:
+    """What `experts` does between its two products."""
+    if hasattr(experts, "_apply_gate"):
+        return experts._apply_gate(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return experts.act_fn(gate) * up
 
 
 def _expert_products(
@@ -392,13 +395,13 @@ def _expert_products(
     """Analog products of rows, sorted by expert, with their experts; all slices in one grouped product."""
     slices, rows, _ = codes.shape
     shift = rows * torch.arange(slices, dtype=torch.int32, device=codes.device)
-    products = _grouped_matmul(
+    products = grouped_matmul(
         codes.flatten(0, 1), crossbars.programmed().flatten(0, 1), (shift[:, None] + ends).flatten()
     )
     return crossbars.read(products.unflatten(0, (slices, rows)), crossbars.scale[:, expert])
 
 
-def _grouped_matmul(
+def grouped_matmul(
     rows: Float[Tensor, "rows in"], weight: Float[Tensor, "groups out in"], ends: Int[Tensor, " groups"]
 ) -> Float[Tensor, "rows out"]:
     """Each group's rows, which end before row ends[group], times the transpose of its matrix."""

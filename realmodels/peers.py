@@ -4,12 +4,10 @@ Both are brought to the hardware of `theory.hardware.Hardware`: per input slice 
 product, an ADC whose bound is lam * DAC bound * w_max, a digital sum. What does not carry over:
 
 - Programming noise: neither applies it in evaluation without being asked, so the weights given are computed
-with as
-  they are. Pass programmed weights to compare these.
-- Cuts: both divide inputs evenly where the last of our tiles would be shorter. Such shapes are refused. -
-lightning's default w_max is the largest weight of an input slice over all outputs: ours per tile only while
-the
-  outputs fit in one tile. Per column both agree.
+  with as they are. Pass programmed weights to compare these.
+- Cuts: both divide inputs evenly where the last of our tiles would be shorter. Such shapes are refused.
+- w_max: lightning's default is the largest weight of an input slice over all outputs, which is ours per tile
+  only while the outputs fit in one tile. Per column both agree.
 - Input ranges are not calibrated in evaluation mode (lightning's stay at 3.0): they are set here.
 """
 
@@ -17,13 +15,8 @@ from typing import Any
 
 import torch
 from aihwkit.nn import AnalogLinear as AihwkitLinear
-from aihwkit.simulator.configs import (
-    BoundManagementType,
-    NoiseManagementType,
-)
-from aihwkit.simulator.configs import (
-    TorchInferenceRPUConfig as AihwkitConfig,
-)
+from aihwkit.simulator.configs import BoundManagementType, NoiseManagementType
+from aihwkit.simulator.configs import TorchInferenceRPUConfig as AihwkitConfig
 from aihwkit_lightning.nn import AnalogLinear as LightningLinear
 from aihwkit_lightning.simulator.configs import TorchInferenceRPUConfig as LightningConfig
 from aihwkit_lightning.simulator.configs import WeightClipType

@@ -5,10 +5,9 @@ crossed directions, noise draws and text blocks: a conclusion has to survive oth
 its interval counts both sources of variation.
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from theory.errors import InputError
+from theory.strict_json import dumps, fields_of, loads, number, plain
 
 Interval = tuple[float, float]
 Verdict = Literal["holds", "fails", "inconclusive"]
@@ -47,7 +47,7 @@ class Finding:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise InputError(f"finding.{name} is {value!r}: write a sentence")
-        object.__setattr__(self, "estimate", _number(self.estimate, "finding.estimate"))
+        object.__setattr__(self, "estimate", number(self.estimate, "finding.estimate"))
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
             raise InputError(f"finding.n is {self.n!r}: give a whole number of at least 1")
         if self.verdict not in get_args(Verdict):
@@ -62,7 +62,7 @@ class Finding:
             return
         if not isinstance(self.interval, Sequence) or len(self.interval) != 2:
             raise InputError(f"finding.interval is {self.interval!r}: give (low, high) or None")
-        low, high = (_number(bound, "finding.interval") for bound in self.interval)
+        low, high = (number(bound, "finding.interval") for bound in self.interval)
         if low > high:
             raise InputError(f"finding.interval is ({low}, {high}): the low end comes first")
         object.__setattr__(self, "interval", (low, high))
@@ -97,40 +97,22 @@ class Result:
                 raise InputError(f"result.findings[{index}] is a {type(finding).__name__}: give a Finding")
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str, source: str = "result") -> "Result":
         """The result written by `to_json`; InputError naming `source` and the field for anything else."""
         try:
-            content = _exactly(cls, json.loads(text, object_pairs_hook=_unique), "result")
+            content = fields_of(cls, loads(text), "result")
             if not isinstance(content["findings"], list):
                 raise InputError("result.findings has to be a list")
             content["findings"] = [
-                Finding(**_exactly(Finding, finding, f"result.findings[{index}]"))
+                Finding(**fields_of(Finding, finding, f"result.findings[{index}]"))
                 for index, finding in enumerate(content["findings"])
             ]
             return cls(**content)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{source}: not JSON: {error}") from None
         except InputError as error:
             raise InputError(f"{source}: {error}; restore the file or run the exhibit again") from None
-
-
-def plain(value: Any, where: str) -> Any:
-    """`value` as JSON holds it (tuples become lists); InputError naming the first entry that it cannot."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return _number(value, where)
-    if isinstance(value, list | tuple):
-        return [plain(entry, f"{where}[{index}]") for index, entry in enumerate(value)]
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise InputError(f"{where} has the key {key!r}: give a string")
-        return {key: plain(entry, f"{where}.{key}") for key, entry in value.items()}
-    raise InputError(f"{where} is a {type(value).__name__}: give numbers, strings, lists, dicts or None")
 
 
 def mean_interval(samples: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -213,31 +195,3 @@ def _table(values: ArrayLike, axes: tuple[str, ...]) -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise InputError(f"{' x '.join(axes)}: {int((~np.isfinite(array)).sum())} values are not finite")
     return array
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where} is {value!r}: give a finite number")
-    return float(value)
-
-
-def _exactly(cls: type, value: Any, where: str) -> dict[str, Any]:
-    """`value` if it is an object with exactly the fields of the dataclass."""
-    if not isinstance(value, dict):
-        raise InputError(f"{where} is {value!r}: an object is needed")
-    names = [entry.name for entry in fields(cls)]
-    for key in value:
-        if key not in names:
-            raise InputError(f"{where} has the unknown key {key!r}; allowed: {', '.join(names)}")
-    for name in names:
-        if name not in value:
-            raise InputError(f"{where} lacks the key {name!r}")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise InputError(f"the key {key!r} occurs twice")
-    return dict(pairs)

@@ -51,7 +51,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=limit,
+        preexec_fn=limit,  # noqa: PLW1509 (this process has no other threads)
         start_new_session=True,
     )
 

@@ -9,6 +9,7 @@ import os
 import random
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -40,7 +41,7 @@ def grid(preset: str, seeds: int | None = None, text: str = "none") -> list[Conf
 
 
 def measure(config: Config) -> dict[str, float | str]:
-    with open(os.environ["TOY_LOG"], "a") as log:
+    with Path(os.environ["TOY_LOG"]).open("a") as log:
         log.write(f"{config.seed}\n")
     time.sleep(float(os.environ.get("TOY_PAUSE", "0")))
     if os.environ.get("TOY_BAD") == str(config.seed):

@@ -16,11 +16,11 @@ from theory.evidence import (
     Finding,
     Result,
     mean_interval,
-    plain,
     ratio_interval,
     two_way_interval,
     verdict,
 )
+from theory.strict_json import plain
 
 FAILURE = 1e-9  # of a correct implementation, per assertion
 SIMULATIONS = 2000

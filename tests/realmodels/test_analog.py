@@ -9,12 +9,13 @@ import torch
 from adc_parity import reference, settled
 from hypothesis import given, settings
 from torch import Tensor, nn
-from transformers.models.olmoe.modeling_olmoe import OlmoeConfig, OlmoeExperts
+from transformers.models.olmoe.configuration_olmoe import OlmoeConfig
+from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
 
 from realmodels import analog
 from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration
 from theory.errors import InputError
-from theory.hardware import Hardware, analog_matmul, program
+from theory.hardware import Granularity, Hardware, analog_matmul, program
 
 PLAIN = LayerCalibration(input_std=1.0, kappa=2.5, lam=0.2)
 NO_CONVERTERS = Hardware(c=0.0, dac_bits=None, adc_bits=None)
@@ -25,10 +26,15 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def fused_experts(
-    experts: int, hidden: int, inner: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    experts: int,
+    hidden: int,
+    inner: int,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+    implementation: str = "eager",
 ) -> OlmoeExperts:
     config = OlmoeConfig(hidden_size=hidden, intermediate_size=inner, num_experts=experts)
-    config._experts_implementation = "eager"
+    config._experts_implementation = implementation
     module = OlmoeExperts(config)
     for parameter in module.parameters():
         parameter.data.normal_(generator=generator)
@@ -169,8 +175,10 @@ def expected_layer(
         if expert in digital:
             return x @ weight.T
         each = EXACT[name]
-        given = {"input_std": each.input_std, "kappa": each.kappa, "lam": each.lam}
-        return analog_matmul(x[None], weight, hardware, **given).output[0]
+        exact = analog_matmul(
+            x[None], weight, hardware, input_std=each.input_std, kappa=each.kappa, lam=each.lam
+        )
+        return exact.output[0]
 
     result = torch.zeros(inputs[0].shape)
     for token, (x, index, weights) in enumerate(zip(*inputs, strict=True)):
@@ -192,7 +200,7 @@ def expected_layer(
     seed=st.integers(0, 2**31),
 )
 def test_whole_layer_equals_reference_bit_for_bit(
-    digital: list[int], tokens: int, k: int, tile_size: int, w_max: str, pass_bytes: int, seed: int
+    digital: list[int], tokens: int, k: int, tile_size: int, w_max: Granularity, pass_bytes: int, seed: int
 ) -> None:
     """Any placement, pass length and routing: one token, none, idle experts, an expert twice for a token."""
     generator = seeded(seed)
@@ -272,8 +280,7 @@ def test_tiles_of_zeros_give_zeros() -> None:
 def test_ideal_hardware_equals_digital_bit_for_bit(
     dtype: torch.dtype, digital: list[int], implementation: str
 ) -> None:
-    experts = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0), dtype)
-    experts.config._experts_implementation = implementation
+    experts = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0), dtype, implementation)
     hidden = torch.randn(11, HIDDEN, generator=seeded(1)).to(dtype)
     weights, index = torch.rand(11, EXPERTS, generator=seeded(2)).to(dtype).topk(2)
     layer = deployed(experts, digital, NO_CONVERTERS)
@@ -323,8 +330,8 @@ def test_noise_of_an_expert_does_not_depend_on_the_placement() -> None:
     )
     other = deployed(experts, [], Hardware(), seed=8)
     for name, crossbars in everything.crossbars.items():
-        assert torch.equal(crossbars.weight[:, [1, 2, 4]], some.crossbars[name].weight)
-        assert not torch.equal(crossbars.weight, other.crossbars[name].weight)
+        assert torch.equal(crossbars.programmed()[:, [1, 2, 4]], some.crossbars[name].programmed())
+        assert not torch.equal(crossbars.programmed(), other.crossbars[name].programmed())
 
 
 def test_forward_before_programming_says_what_to_do() -> None:

@@ -6,12 +6,13 @@ import torch
 from adc_parity import reference, settled
 from hypothesis import given, settings
 from torch import nn
-from transformers.models.olmoe.modeling_olmoe import OlmoeConfig, OlmoeExperts
+from transformers.models.olmoe.configuration_olmoe import OlmoeConfig
+from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
 
 from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration
 from realmodels.peers import LightningExperts, aihwkit_linear, lightning_linear
 from theory.errors import InputError
-from theory.hardware import Hardware
+from theory.hardware import Granularity, Hardware
 
 ROWS = 64
 
@@ -29,7 +30,7 @@ ROWS = 64
 )
 def test_linear_layer_has_the_same_codes(
     peer,
-    w_max: str,
+    w_max: Granularity,
     shape: tuple[int, int],
     dac_bits: int,
     adc_bits: int,

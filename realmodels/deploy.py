@@ -1,0 +1,173 @@
+"""Puts a model on simulated analog hardware, in place, and accounts for every parameter.
+
+Noise comes from one generator per module, seeded with the deployment's seed and the module's name: what a module
+gets does not depend on the placement, so that placements are compared under the same noise.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from realmodels.analog import AnalogExperts, AnalogLinear
+from realmodels.calibrate import Calibration, calibrate
+from realmodels.families import DENSE_KINDS, NEVER_ANALOG_KINDS
+from realmodels.load import Model
+from theory.errors import InputError
+from theory.hardware import Hardware
+from theory.placement import Placement
+
+STATUSES = ("analog", "digital by placement", "never analog")
+
+
+@dataclass(frozen=True)
+class DeploymentReport:
+    """How many parameters of each kind are `analog`, `digital by placement` and `never analog`; in all, `total`."""
+
+    parameters: Mapping[str, Mapping[str, int]]
+    total: int
+
+    def count(self, status: str) -> int:
+        return sum(counts[status] for counts in self.parameters.values())
+
+    def __str__(self) -> str:
+        rows = [(kind, *(counts[status] for status in STATUSES)) for kind, counts in self.parameters.items()]
+        rows.append(("all", *(self.count(status) for status in STATUSES)))
+        lines = [f"{'parameters':<18}" + "".join(f"{status:>22}" for status in STATUSES)]
+        for kind, *counts in rows:
+            lines.append(f"{kind:<18}" + "".join(f"{n:>13,} {n / self.total:>7.2%}" for n in counts))
+        return "\n".join(lines)
+
+
+def deploy(
+    model: Model,
+    placement: Placement,
+    hardware: Hardware,
+    calibration: Sequence[str] | Calibration,
+    seed: int = 0,
+) -> DeploymentReport:
+    """Replaces what `placement` does not keep digital by analog modules with freshly programmed weights.
+
+    calibration: texts, or what `calibrate` made of them for hardware with the same converters and tiles.
+    InputError, before anything is changed, if the model is deployed already or the placement does not fit it.
+    """
+    _check_seed(seed)
+    if _deployed(model):
+        raise InputError(f"model {model.name} is deployed already: call withdraw(model) first")
+    if placement.num_experts != model.map.num_experts:
+        raise InputError(
+            f"placement.num_experts is {placement.num_experts}, but {model.name} has {model.map.num_experts}: make"
+            " the placement from scores of this model"
+        )
+    linears = model.map.resolve(placement.analog_modules)
+    report = _account(model, placement, linears)
+    if not isinstance(calibration, Calibration):
+        calibration = calibrate(model, calibration, hardware)
+    elif _ranges(calibration.hardware) != _ranges(hardware):
+        raise InputError(
+            f"calibration is for {calibration.hardware}, deployment for {hardware}: calibrate for the latter"
+        )
+    analog: dict[str, nn.Module] = {}
+    for name in linears:
+        linear = model.network.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        analog[name] = AnalogLinear(linear, hardware, calibration[f"{name}.weight"])
+    for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
+        if len(digital) == layer.num_experts:
+            continue
+        ranges = {each: calibration[f"{layer.experts}.{each}"] for each in ("gate_up_proj", "down_proj")}
+        experts = model.network.get_submodule(layer.experts)
+        analog[layer.experts] = AnalogExperts(experts, digital, hardware, ranges)
+    for name, module in analog.items():
+        _program(name, module, seed)
+    for name, module in analog.items():
+        _replace(model.network, name, module)
+    return report
+
+
+def reprogram(model: Model, seed: int) -> None:
+    """Programs a deployed model's analog weights anew, as `deploy` with this seed would."""
+    _check_seed(seed)
+    for name, module in _require_deployed(model).items():
+        _program(name, module, seed)
+
+
+def withdraw(model: Model) -> None:
+    """Makes the model digital again, bit for bit."""
+    for name, module in _require_deployed(model).items():
+        _replace(model.network, name, module.original)
+
+
+def _deployed(model: Model) -> dict[str, AnalogLinear | AnalogExperts]:
+    return {
+        name: module
+        for name, module in model.network.named_modules()
+        if isinstance(module, AnalogLinear | AnalogExperts)
+    }
+
+
+def _require_deployed(model: Model) -> dict[str, AnalogLinear | AnalogExperts]:
+    deployed = _deployed(model)
+    if not deployed:
+        raise InputError(f"model {model.name} is not deployed: call deploy first")
+    return deployed
+
+
+def _program(name: str, module: nn.Module, seed: int) -> None:
+    assert isinstance(module, AnalogLinear | AnalogExperts)
+    device = next(module.parameters()).device
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    module.program(torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big", signed=True)))
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
+
+
+def _ranges(hardware: Hardware) -> tuple[object, ...]:
+    """What of the hardware a calibration depends on."""
+    return hardware.tile_size, hardware.w_max, hardware.dac_bits, hardware.adc_bits, hardware.kappa
+
+
+def _check_seed(seed: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"seed is {seed!r}: give a whole number")
+
+
+def _account(model: Model, placement: Placement, linears: tuple[str, ...]) -> DeploymentReport:
+    """Every parameter once; one with two uses (a tied LM head) is analog if one of them is."""
+    kinds = ("experts", *DENSE_KINDS, *NEVER_ANALOG_KINDS)
+    counts = {kind: dict.fromkeys(STATUSES, 0) for kind in kinds}
+    seen: set[int] = set()
+
+    def add(kind: str, status: str, parameter: nn.Parameter, count: int | None = None) -> None:
+        if count is not None or id(parameter) not in seen:
+            counts[kind][status] += parameter.numel() if count is None else count
+        seen.add(id(parameter))
+
+    for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
+        for name in ("gate_up_proj", "down_proj"):
+            parameter = model.network.get_parameter(f"{layer.experts}.{name}")
+            each = parameter.numel() // layer.num_experts
+            add("experts", "analog", parameter, each * (layer.num_experts - len(digital)))
+            add("experts", "digital by placement", parameter, each * len(digital))
+    for analog in (True, False):  # analog uses first
+        for kind, names in model.map.dense.items():
+            for name in names:
+                if (name in linears) == analog:
+                    parameter = model.network.get_parameter(f"{name}.weight")
+                    add(kind, "analog" if analog else "digital by placement", parameter)
+    for kind, names in model.map.never_analog.items():
+        for name in names:
+            add(kind, "never analog", model.network.get_parameter(name))
+    total = sum(parameter.numel() for parameter in model.network.parameters())
+    report = DeploymentReport({kind: each for kind, each in counts.items() if any(each.values())}, total)
+    counted = sum(report.count(status) for status in STATUSES)
+    if counted != total:
+        raise InputError(
+            f"{counted} of {total} parameters of {model.name} are accounted for: this model is not supported"
+        )
+    return report

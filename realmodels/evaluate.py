@@ -1,0 +1,118 @@
+"""Next-token loss, top-1 accuracy and bits per byte on text, with confidence intervals over blocks of text.
+
+The text is one stream: for each document the end-of-text token, then the document's tokens. The stream is cut
+into blocks of equal length that overlap by one token, so that every token but the first is predicted once; the
+first predictions of a block have little context, for every model alike.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from realmodels.load import Model
+from theory.errors import InputError
+from theory.evidence import Interval, mean_interval
+
+BLOCK_TOKENS = 512
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
+LOGITS_PER_CHUNK = 2**27  # of fp32, on any device: 512 MiB
+
+
+@dataclass(frozen=True)
+class TokenBlocks:
+    """tokens (blocks, block_tokens + 1); bytes_per_token: UTF-8 bytes of the text over tokens of the stream."""
+
+    tokens: Int[Tensor, "blocks tokens_plus_1"]
+    bytes_per_token: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """loss: nats per token; accuracy: of the most likely next token; bits_per_byte: of UTF-8 text.
+
+    Intervals are at 95 % over blocks of text.
+    """
+
+    loss: float
+    loss_interval: Interval
+    accuracy: float
+    accuracy_interval: Interval
+    bits_per_byte: float
+    tokens: int
+
+    def __str__(self) -> str:
+        low, high = self.loss_interval
+        return (
+            f"loss {self.loss:.4f} nats per token [{low:.4f}, {high:.4f}], top-1 accuracy {self.accuracy:.2%},"
+            f" {self.bits_per_byte:.3f} bits per byte, on {self.tokens} tokens"
+        )
+
+
+def token_blocks(
+    model: Model, texts: Sequence[str], block_tokens: int | None = None, blocks: int | None = None
+) -> TokenBlocks:
+    """The text in blocks of `block_tokens` predictions each; with `blocks`, so many, evenly spread over the text.
+
+    An incomplete last block is left out. Default length: BLOCK_TOKENS, or the model's context if that is shorter.
+    """
+    length = block_tokens or min(BLOCK_TOKENS, model.context)
+    eos = model.tokenizer.eos_token_id
+    if eos is None:
+        raise InputError(
+            f"the tokenizer of {model.name} has no end-of-text token: give a model whose has one"
+        )
+    encoded = model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    stream = torch.tensor([token for document in encoded for token in (eos, *document)])
+    available = (len(stream) - 1) // length
+    if available < 2:
+        raise InputError(
+            f"the text has {len(stream)} tokens: two blocks of {length} are needed, so give at least {2 * length + 1}"
+        )
+    count = min(blocks or available, available)
+    starts = torch.arange(count) * available // count * length
+    tokens = stream[starts[:, None] + torch.arange(length + 1)]
+    return TokenBlocks(tokens, sum(len(text.encode()) for text in texts) / len(stream))
+
+
+@torch.no_grad()
+def block_results(
+    network: nn.Module, tokens: Int[Tensor, "blocks tokens_plus_1"]
+) -> tuple[Float[Tensor, " blocks"], Float[Tensor, " blocks"]]:
+    """Mean loss (nats per token) and share of correct top-1 predictions of each block, fp64 on the CPU."""
+    device = next(network.parameters()).device
+    per_batch = max(1, TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"]) // tokens.shape[1])
+    losses, hits = [], []
+    for batch in tokens.to(device).split(per_batch):
+        logits = network(input_ids=batch[:, :-1], use_cache=False).logits
+        rows_per_chunk = max(1, LOGITS_PER_CHUNK // (logits.shape[1] * logits.shape[2]))
+        for scores, target in zip(
+            logits.split(rows_per_chunk), batch[:, 1:].split(rows_per_chunk), strict=True
+        ):
+            loss = F.cross_entropy(scores.float().flatten(0, 1), target.flatten(), reduction="none")
+            losses.append(loss.view_as(target).double().mean(1).cpu())
+            hits.append((scores.argmax(-1) == target).double().mean(1).cpu())
+    return torch.cat(losses), torch.cat(hits)
+
+
+def evaluate(
+    model: Model, texts: Sequence[str], block_tokens: int | None = None, blocks: int | None = None
+) -> Evaluation:
+    """Evaluates the model as it is now, deployed or not, on `texts` (all of them, or `blocks` blocks)."""
+    chosen = token_blocks(model, texts, block_tokens, blocks)
+    losses, hits = block_results(model.network, chosen.tokens)
+    loss = float(losses.mean())
+    if not math.isfinite(loss):
+        raise InputError(f"the loss of {model.name} is {loss}: check its weights and the hardware's settings")
+    return Evaluation(
+        loss,
+        mean_interval(losses),
+        float(hits.mean()),
+        mean_interval(hits),
+        loss / math.log(2) / chosen.bytes_per_token,
+        chosen.tokens[:, 1:].numel(),
+    )

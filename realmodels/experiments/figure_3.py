@@ -1,0 +1,291 @@
+"""Figure 3: which part of the model suffers most from analog hardware, the dense modules or the experts?
+
+Programming noise of magnitude c and 8-bit converters on one part of the model at a time; everything else is
+digital. Experts go to analog hardware lowest MaxNNScore first, as in the paper. All parts, magnitudes and
+granularities of w_max share their noise draws and their text, so that differences are paired.
+
+Rules, fixed before the first run, each applied for w_max per tile (ours by default) and per column of a tile:
+1. The paper's claim, "putting the dense modules on analog hardware hurts more than putting 80-90 % of the experts
+   there", holds if the 95 % interval of (loss increase of all dense modules) - (loss increase of 87.5 % of the
+   experts) is above 0 at c, fails if it is below 0, for c = 1.5 and c = 2.5 each.
+2. A dense parameter costs more than an expert's: the same for the ratio of loss increases per analog parameter
+   and 1.
+3. 8-bit converters alone cost little: with everything analog and c = 0, the 95 % interval of the loss increase is
+   below 0.01 nats per token.
+Intervals of 1 and 2 are over noise draws and blocks of text together, of 3 over blocks.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from realmodels.calibrate import Calibration, calibrate
+from realmodels.deploy import deploy, withdraw
+from realmodels.evaluate import block_results, token_blocks
+from realmodels.load import DEFAULT_MODEL, Model, load
+from realmodels.statistics import scores
+from realmodels.text import held_out, read_text
+from theory.errors import InputError
+from theory.evidence import Finding, Result, mean_interval, ratio_interval, two_way_interval, verdict
+from theory.hardware import Granularity, Hardware
+from theory.placement import place
+
+GRANULARITIES: tuple[Granularity, ...] = ("tile", "column")
+OUR_TEXT = "evaluation"  # the split of our own corpus, for `Config.text`
+DENSE, EVERYTHING = "all dense modules", "everything"  # labels of parts
+RULE_1_EXPERTS, RULE_1_C, RULE_3_NATS = "87.5 % of experts", (1.5, 2.5), 0.01
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the model that is put on analog hardware; `analog_experts` is the fraction of each layer's."""
+
+    label: str
+    analog_modules: tuple[str, ...]
+    analog_experts: float
+
+
+@dataclass(frozen=True)
+class Config:
+    """One noise draw of one part at one magnitude; c = 0 needs but one draw, seed 0."""
+
+    model: str
+    weights: str  # hash
+    text: str
+    text_hash: str
+    device: str
+    blocks: int
+    block_tokens: int
+    w_max: Granularity
+    part: Part | None  # None: all digital, the reference
+    c: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    magnitudes: tuple[float, ...]
+    draws: int
+    blocks: int
+    block_tokens: int
+
+
+PRESETS = {
+    "quick": Preset((2.5,), 2, 4, 128),
+    "default": Preset((0.75, 1.5, 2.5), 8, 16, 256),
+    "full": Preset((0.5, 1.0, 1.5, 2.0, 2.5), 16, 320, 512),
+}
+
+
+def parts(model: Model) -> list[Part]:
+    """Dense modules by kind and together, experts by fraction, and everything."""
+    kinds = tuple(kind for kind, names in model.map.dense.items() if names)
+    labels = {"lm_head": "LM head", "shared_experts": "shared experts", "dense_ffn": "dense FFN"}
+    return [
+        *(Part(labels.get(kind, kind), (kind,), 0.0) for kind in kinds),
+        Part(DENSE, kinds, 0.0),
+        *(Part(f"{percent:g} % of experts", (), percent / 100) for percent in (25, 50, 75, 87.5, 100)),
+        Part(EVERYTHING, kinds, 1.0),
+    ]
+
+
+def grid(
+    preset: str,
+    model: str = DEFAULT_MODEL,
+    text: str | None = None,
+    device: str = "cpu",
+    seeds: int | None = None,
+) -> list[Config]:
+    """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
+    settings = PRESETS[preset]
+    loaded = _model(model, device)
+    documents = _documents(text or OUR_TEXT)
+    length = min(settings.block_tokens, loaded.context)
+    reference = Config(
+        model=model,
+        weights=loaded.weights_hash,
+        text=text or OUR_TEXT,
+        text_hash=hashlib.sha256("\0".join(documents).encode()).hexdigest(),
+        device=device,
+        blocks=len(token_blocks(loaded, documents, length, settings.blocks).tokens),
+        block_tokens=length,
+        w_max=GRANULARITIES[0],
+        part=None,
+        c=0.0,
+        seed=0,
+    )
+    draws = seeds or settings.draws
+    if draws < 2:
+        raise InputError(f"--seeds {draws}: an interval needs at least 2 noise draws")
+    return [
+        reference,
+        *(
+            replace(reference, w_max=w_max, part=part, c=c, seed=seed)
+            for w_max in GRANULARITIES
+            for part in parts(loaded)
+            for c in (0.0, *settings.magnitudes)
+            for seed in range(draws if c > 0 else 1)
+        ),
+    ]
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Mean loss and accuracy of every block of text, and how many parameters are analog."""
+    model = _model(config.model, config.device)
+    tokens = _tokens(config.model, config.device, config.text, config.block_tokens, config.blocks)
+    if config.part is None:
+        losses, hits = block_results(model.network, tokens)
+        return {"loss": losses.tolist(), "accuracy": hits.tolist(), "analog_parameters": 0}
+    hardware = Hardware(programming="pcm", c=config.c, w_max=config.w_max)
+    placement = place(
+        scores(model, "maxnn"), 1 - config.part.analog_experts, analog_modules=config.part.analog_modules
+    )
+    calibration = _calibration(config.model, config.device, config.w_max)
+    report = deploy(model, placement, hardware, calibration, seed=config.seed)
+    try:
+        losses, hits = block_results(model.network, tokens)
+    finally:
+        withdraw(model)
+    return {"loss": losses.tolist(), "accuracy": hits.tolist(), "analog_parameters": report.count("analog")}
+
+
+def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
+    """Curves with 95 % intervals, and the findings by the rules above."""
+    reference = next(record for config, record in zip(configs, records, strict=True) if config.part is None)
+    tables: dict[tuple[str, Part, float], list[dict[str, Any]]] = {}
+    for config, record in zip(configs, records, strict=True):
+        if config.part is not None:
+            tables.setdefault((config.w_max, config.part, config.c), []).append(record)
+
+    def change(w_max: str, part: Part, c: float, quantity: str) -> NDArray[np.float64]:
+        """(draws, blocks) of the change against the digital model."""
+        draws = tables[w_max, part, c]
+        return np.array([draw[quantity] for draw in draws]) - np.array(reference[quantity])
+
+    curves = []
+    for (w_max, part, c), draws in tables.items():
+        millions = draws[0]["analog_parameters"] / 1e6
+        row: dict[str, Any] = {
+            "w_max": w_max,
+            "part": part.label,
+            "c": c,
+            "analog_millions": millions,
+            "draws": len(draws),
+        }
+        for quantity in ("loss", "accuracy"):
+            table = change(w_max, part, c, quantity)
+            row[f"{quantity}_change"] = float(table.mean())
+            row[f"{quantity}_change_interval"] = (
+                mean_interval(table[0]) if len(table) == 1 else two_way_interval(table)
+            )
+        curves.append(row)
+    analog_parameters = {part: draws[0]["analog_parameters"] for (_, part, _), draws in tables.items()}
+    magnitudes = sorted({c for _, _, c in tables})
+    findings = [
+        finding
+        for w_max in GRANULARITIES
+        for finding in _findings(w_max, analog_parameters, magnitudes, change)
+    ]
+    first = configs[0]
+    return Result(
+        data={
+            "digital": {
+                quantity: {
+                    "mean": float(np.mean(reference[quantity])),
+                    "interval": mean_interval(reference[quantity]),
+                }
+                for quantity in ("loss", "accuracy")
+            },
+            "parts": [asdict(part) for part in analog_parameters],
+            "curves": curves,
+            "model": first.model,
+            "text": first.text,
+            "blocks": first.blocks,
+            "block_tokens": first.block_tokens,
+        },
+        findings=tuple(findings),
+    )
+
+
+def _findings(
+    w_max: str,
+    analog_parameters: Mapping[Part, int],
+    magnitudes: Sequence[float],
+    change: Callable[[str, Part, float, str], NDArray[np.float64]],
+) -> list[Finding]:
+    """The rules of the module's docstring, for one granularity."""
+    by_label = {part.label: part for part in analog_parameters}
+    dense, experts, everything = (by_label[label] for label in (DENSE, RULE_1_EXPERTS, EVERYTHING))
+    where = f"w_max per {w_max}"
+    findings = []
+    for c in [c for c in RULE_1_C if c in magnitudes]:
+        above, below = change(w_max, dense, c, "loss"), change(w_max, experts, c, "loss")
+        interval = two_way_interval(above - below)
+        findings.append(
+            Finding(
+                claim=f"[paper, Fig. 3] dense modules on analog hurt more than 80-90 % of the experts; {where}, c = {c:g}",
+                statistic="loss increase of all dense modules - of 87.5 % of experts, nats per token",
+                estimate=float((above - below).mean()),
+                interval=interval,
+                n=len(above),
+                rule="95 % interval above 0: holds; below 0: fails",
+                verdict=verdict(interval, 0.0, "above"),
+            )
+        )
+        above, below = above / analog_parameters[dense], below / analog_parameters[experts]
+        ratio = ratio_interval(above, below)
+        findings.append(
+            Finding(
+                claim=f"[ours] a dense parameter on analog costs more than an expert's; {where}, c = {c:g}",
+                statistic="ratio of loss increases per analog parameter, all dense modules / 87.5 % of experts",
+                estimate=float(above.mean() / below.mean()),
+                interval=ratio,
+                n=len(above),
+                rule="95 % interval above 1: holds; below 1: fails",
+                verdict=verdict(ratio, 1.0, "above"),
+            )
+        )
+    converters = change(w_max, everything, 0.0, "loss")[0]
+    interval = mean_interval(converters)
+    findings.append(
+        Finding(
+            claim=f"[ours] calibrated 8-bit converters alone cost less than {RULE_3_NATS} nats per token; {where}",
+            statistic="loss increase with everything analog at c = 0, nats per token",
+            estimate=float(converters.mean()),
+            interval=interval,
+            n=len(converters),
+            rule=f"95 % interval below {RULE_3_NATS}: holds; above: fails",
+            verdict=verdict(interval, RULE_3_NATS, "below"),
+        )
+    )
+    return findings
+
+
+# What units of one process share: a model is loaded and calibrated once.
+
+
+@lru_cache(maxsize=1)
+def _model(name: str, device: str) -> Model:
+    return load(name, device)
+
+
+@lru_cache(maxsize=1)
+def _documents(text: str) -> tuple[str, ...]:
+    return tuple(held_out("evaluation") if text == OUR_TEXT else read_text(text))
+
+
+@lru_cache(maxsize=1)
+def _tokens(model: str, device: str, text: str, block_tokens: int, blocks: int) -> Tensor:
+    return token_blocks(_model(model, device), _documents(text), block_tokens, blocks).tokens
+
+
+@lru_cache(maxsize=len(GRANULARITIES))
+def _calibration(model: str, device: str, w_max: Granularity) -> Calibration:
+    loaded = _model(model, device)
+    return calibrate(loaded, loaded.texts("calibration"), Hardware(w_max=w_max))

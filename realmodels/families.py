@@ -1,0 +1,152 @@
+"""What a transformers MoE model is made of: its MoE layers, its dense modules, and what is never analog.
+
+Found by structure: fused experts by their 3-D parameters, dense modules by where their `nn.Linear` layers are.
+Every parameter of the model ends up in exactly one kind, or the model is refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from theory.errors import InputError
+
+DENSE_KINDS = ("attention", "lm_head", "shared_experts", "dense_ffn")
+NEVER_ANALOG_KINDS = ("embeddings", "norms and biases", "routers")
+
+
+@dataclass(frozen=True)
+class MoELayer:
+    """Names of the modules of one MoE layer, and how many experts it has."""
+
+    experts: str
+    router: str
+    num_experts: int
+
+
+@dataclass(frozen=True)
+class ModelMap:
+    """moe_layers: in the order of the model. dense: by kind the names of its `nn.Linear` modules.
+
+    never_analog: by kind the names of the parameters that no placement touches.
+    """
+
+    moe_layers: tuple[MoELayer, ...]
+    dense: Mapping[str, tuple[str, ...]]
+    never_analog: Mapping[str, tuple[str, ...]]
+
+    @property
+    def num_experts(self) -> tuple[int, ...]:
+        return tuple(layer.num_experts for layer in self.moe_layers)
+
+    @cached_property
+    def linears(self) -> tuple[str, ...]:
+        return tuple(name for names in self.dense.values() for name in names)
+
+    def resolve(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The `nn.Linear` modules that are meant by kinds ("attention") and by names of modules.
+
+        InputError for a name that matches none: a placement must not be ignored in silence.
+        """
+        found: set[str] = set()
+        for name in names:
+            matches = self.dense.get(name) or [
+                linear for linear in self.linears if linear == name or linear.startswith(name + ".")
+            ]
+            if not matches:
+                kinds = ", ".join(kind for kind, linears in self.dense.items() if linears)
+                raise InputError(
+                    f"placement.analog_modules has {name!r}, which matches no dense module of this model; give"
+                    f" one of {kinds}, or the name of an nn.Linear such as {self.linears[0]}"
+                )
+            found.update(matches)
+        return tuple(linear for linear in self.linears if linear in found)
+
+
+def describe(network: nn.Module) -> ModelMap:
+    """The map of an undeployed model; InputError if it has no fused experts or a part of no known kind."""
+    layers = tuple(
+        _moe_layer(network, name, module)
+        for name, module in network.named_modules()
+        if _is_fused_experts(module)
+    )
+    if not layers:
+        raise InputError(
+            f"{type(network).__name__} has no fused experts (3-D gate_up_proj and down_proj): give a"
+            " mixture-of-experts model such as OLMoE, as transformers 5 loads it"
+        )
+    blocks = {layer.experts.rpartition(".")[0]: layer for layer in layers}
+    attention = tuple(
+        name for name, module in network.named_modules() if "Attention" in type(module).__name__
+    )
+    head = _output_embeddings(network)
+    dense: dict[str, list[str]] = {kind: [] for kind in DENSE_KINDS}
+    never: dict[str, list[str]] = {kind: [] for kind in NEVER_ANALOG_KINDS}
+    known = {f"{layer.experts}.{name}" for layer in layers for name in ("gate_up_proj", "down_proj")}
+    for layer in layers:
+        never["routers"] += [
+            f"{layer.router}.{name}" for name, _ in network.get_submodule(layer.router).named_parameters()
+        ]
+    routers = {layer.router for layer in layers}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear) and name not in routers:
+            if module is head:
+                kind = "lm_head"
+            elif _below(name, attention):
+                kind = "attention"
+            else:
+                kind = "shared_experts" if _below(name, tuple(blocks)) else "dense_ffn"
+            dense[kind].append(name)
+            known.add(f"{name}.weight")
+        elif isinstance(module, nn.Embedding):
+            never["embeddings"].append(f"{name}.weight")
+    known.update(never["embeddings"], never["routers"])
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if name in known:
+            continue
+        if parameter.ndim > 1:
+            raise InputError(
+                f"parameter {name} {tuple(parameter.shape)} belongs to no known kind (experts, router, attention, FFN,"
+                " LM head, embedding, norm): this architecture is not supported"
+            )
+        never["norms and biases"].append(name)
+    return ModelMap(
+        layers,
+        {kind: tuple(names) for kind, names in dense.items()},
+        {kind: tuple(names) for kind, names in never.items()},
+    )
+
+
+def _is_fused_experts(module: nn.Module) -> bool:
+    own = dict(module.named_parameters(recurse=False))
+    return all(name in own and own[name].ndim == 3 for name in ("gate_up_proj", "down_proj"))
+
+
+def _moe_layer(network: nn.Module, name: str, experts: nn.Module) -> MoELayer:
+    """The layer of a fused experts module: its router is the sibling with one row of weights per expert."""
+    num_experts = experts.get_parameter("down_proj").shape[0]
+    block = name.rpartition(".")[0]
+    routers = [
+        f"{block}.{child}"
+        for child, module in network.get_submodule(block).named_children()
+        if isinstance(weight := getattr(module, "weight", None), torch.Tensor)
+        and weight.ndim == 2
+        and weight.shape[0] == num_experts
+    ]
+    if len(routers) != 1:
+        raise InputError(
+            f"{block} has {len(routers)} candidates for the router of its {num_experts} experts: one is needed;"
+            " this architecture is not supported"
+        )
+    return MoELayer(name, routers[0], num_experts)
+
+
+def _output_embeddings(network: nn.Module) -> nn.Module | None:
+    getter = getattr(network, "get_output_embeddings", None)
+    return getter() if getter else None
+
+
+def _below(name: str, parents: tuple[str, ...]) -> bool:
+    return any(name.startswith(parent + ".") for parent in parents)

@@ -1,0 +1,82 @@
+"""What the placement strategies rank experts by: their weights, or how calibration text is routed to them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from realmodels.evaluate import block_results, token_blocks
+from realmodels.load import Model
+from theory.errors import InputError
+from theory.placement import STRATEGIES, Strategy
+from theory.score import maxnn_score, neuron_norms
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Per MoE layer and expert: share of tokens routed to it, and its routing weight averaged over all tokens."""
+
+    frequency: Float[Tensor, "layers experts"]
+    weight: Float[Tensor, "layers experts"]
+
+
+def scores(
+    model: Model, strategy: Strategy = "maxnn", texts: Sequence[str] | None = None
+) -> Float[Tensor, "layers experts"]:
+    """Scores for `theory.placement.place`, fp64 on the CPU; highest is digital first.
+
+    `activation_frequency` and `activation_weight` are measured on `texts`; `router_norm` is the norm of an
+    expert's row of router weights; every other strategy ranks by MaxNNScore or not at all. The model must not be
+    deployed, or its routing would be that of noisy experts.
+    """
+    if strategy not in STRATEGIES:
+        raise InputError(f"strategy is {strategy!r}: give one of {', '.join(STRATEGIES)}")
+    if strategy in ("activation_frequency", "activation_weight"):
+        if texts is None:
+            raise InputError(
+                f"strategy {strategy!r} needs texts: give calibration texts, never evaluation texts"
+            )
+        measured = routing(model, texts)
+        return measured.frequency if strategy == "activation_frequency" else measured.weight
+    if strategy == "router_norm":
+        rows = [
+            neuron_norms(model.network.get_parameter(f"{layer.router}.weight"))
+            for layer in model.map.moe_layers
+        ]
+    else:
+        rows = [_maxnn(model.network.get_submodule(layer.experts)) for layer in model.map.moe_layers]
+    return torch.stack([row.double().cpu() for row in rows])
+
+
+def routing(model: Model, texts: Sequence[str]) -> Routing:
+    """How the router of every layer spreads the tokens of `texts` over its experts."""
+    tokens = token_blocks(model, texts).tokens
+    counts = torch.zeros(2, len(model.map.moe_layers), max(model.map.num_experts), dtype=torch.float64)
+
+    def hook(number: int) -> Any:
+        def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            index, weight = inputs[1].flatten().cpu(), inputs[2].flatten().double().cpu()
+            counts[0, number].index_add_(0, index, torch.ones_like(weight))
+            counts[1, number].index_add_(0, index, weight)
+
+        return count
+
+    handles = [
+        model.network.get_submodule(layer.experts).register_forward_pre_hook(hook(number))
+        for number, layer in enumerate(model.map.moe_layers)
+    ]
+    try:
+        block_results(model.network, tokens)
+    finally:
+        for handle in handles:
+            handle.remove()
+    frequency, weight = counts / tokens[:, 1:].numel()
+    return Routing(frequency, weight)
+
+
+def _maxnn(experts: nn.Module) -> Float[Tensor, " experts"]:
+    gate, up = experts.get_parameter("gate_up_proj").detach().chunk(2, dim=1)
+    return maxnn_score([gate, up, experts.get_parameter("down_proj").detach()])

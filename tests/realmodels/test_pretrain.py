@@ -1,0 +1,293 @@
+"""Training in miniature: it learns, resumes bit for bit, balances its experts, and saves what transformers loads."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeForCausalLM
+
+from realmodels import pretrain
+from realmodels.pretrain import Muon, Recipe, Routing, TokenFolder, Training
+from theory.errors import InputError
+
+CPU = torch.device("cpu")
+TINY = Recipe(
+    vocabulary=300,
+    hidden=32,
+    layers=2,
+    heads=2,
+    experts=8,
+    top_k=2,
+    expert_width=16,
+    context=32,
+    batch_tokens=512,
+    steps=120,
+)
+
+
+def sentences(count: int, seed: int) -> str:
+    """Documents in which a word determines the next one's kind, so that context helps a model a lot."""
+    generator = np.random.default_rng(seed)
+    words = (
+        ("the", "a", "every"),
+        ("small", "layer's", "noisy"),
+        ("expert", "neuron", "router"),
+        ("learns", "chooses", "sees"),
+    )
+    return "\0".join(
+        "\n".join(" ".join(generator.choice(kind) for kind in words) + "." for _ in range(8))
+        for _ in range(count)
+    )
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenFolder:
+    texts = tmp_path_factory.mktemp("texts")
+    for seed, (split, count) in enumerate({"training": 150, "calibration": 12, "evaluation": 12}.items()):
+        (texts / f"{split}.txt").write_text(sentences(count, seed))
+    pretrain.tokenize(texts, texts / "tokens", TINY.vocabulary)
+    return TokenFolder.open(texts / "tokens")
+
+
+@pytest.fixture(scope="module")
+def trained(tokens: TokenFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "out"
+    pretrain.train(tokens, out, TINY, CPU)
+    return out
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_any_text_survives_the_tokenizer(tokens: TokenFolder) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokens.folder)
+    for text in ("  two  spaces\n\n\ttab", "ünïcode → 数学 🙂", "a lone \x00 byte", ""):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_the_stream_has_an_end_of_text_token_before_every_document(tokens: TokenFolder) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokens.folder)
+    documents = sentences(12, 1).split("\0")
+    stream = tokens.stream("calibration")
+    assert len(stream) == tokens.sizes["calibration"]["tokens"]
+    assert tokenizer.decode(stream) == "".join(pretrain.END_OF_TEXT + document for document in documents)
+    assert tokens.sizes["calibration"]["bytes"] == sum(len(document) for document in documents)
+
+
+def test_the_loss_falls_far_below_the_unigram_entropy(tokens: TokenFolder, trained: Path) -> None:
+    counts = np.array(list(Counter(tokens.stream("calibration").tolist()).values()))
+    shares = counts / counts.sum()
+    last = log(trained)[-1]
+    assert last["calibration_loss"] < 0.6 * -(shares * np.log(shares)).sum()
+    assert last["calibration_bits_per_byte"] == pytest.approx(
+        last["calibration_loss"]
+        * (tokens.sizes["calibration"]["tokens"] - 1)
+        / math.log(2)
+        / tokens.sizes["calibration"]["bytes"]
+    )
+    assert last["step"] == TINY.steps and last["tokens"] == TINY.steps * TINY.batch_tokens
+
+
+def test_no_expert_is_starved(trained: Path) -> None:
+    assert min(log(trained)[-1]["balance"]) > 0.25
+
+
+@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
+def test_a_stopped_run_ends_with_the_same_bits(
+    tokens: TokenFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser: Any
+) -> None:
+    recipe = replace(TINY, steps=12, optimiser=optimiser)
+    monkeypatch.setattr(pretrain, "ENTRIES_PER_RUN", 4)
+    pretrain.train(tokens, tmp_path / "whole", recipe, CPU)
+
+    advance = Training.advance
+
+    def killed(training: Training) -> torch.Tensor:
+        if training.step == 8:
+            raise KeyboardInterrupt
+        return advance(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "advance", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.train(tokens, tmp_path / "stopped", recipe, CPU)
+    with pytest.raises(InputError, match="another recipe"):
+        pretrain.train(tokens, tmp_path / "stopped", replace(recipe, seed=1), CPU)
+    pretrain.train(tokens, tmp_path / "stopped", recipe, CPU)
+
+    whole, stopped = (load_file(tmp_path / out / "model.safetensors") for out in ("whole", "stopped"))
+    assert whole.keys() == stopped.keys()
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    for before, after in zip(log(tmp_path / "whole"), log(tmp_path / "stopped"), strict=True):
+        for entry in (before, after):
+            del entry["seconds"], entry["tokens_per_second"]
+        assert before == after
+    assert not (tmp_path / "stopped" / "checkpoint.pt").exists()
+
+
+def test_transformers_loads_the_result_and_finds_the_same_loss(tokens: TokenFolder, trained: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(trained, local_files_only=True, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(trained, local_files_only=True)
+    assert isinstance(model, OlmoeForCausalLM) and not model.config.tie_word_embeddings
+    assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(trained / "model.safetensors").values())
+    stream = torch.from_numpy(pretrain.encode(tokenizer, sentences(12, 1).split("\0")).astype(np.int64))
+    found = pretrain.held_out(model, stream, TINY.context)
+    assert found.tokens == len(stream) - 1
+    # bf16 weights where training had fp32
+    assert found.nats / found.tokens == pytest.approx(log(trained)[-1]["calibration_loss"], rel=5e-3)
+
+    nats = 0.0  # by transformers' own forward pass, block by block
+    for start in range(0, len(stream) - 1, TINY.context):
+        block = stream[start : start + TINY.context + 1]
+        logits = model(block[None, :-1]).logits[0].float()
+        nats += torch.nn.functional.cross_entropy(logits, block[1:], reduction="sum").item()
+    assert found.nats == pytest.approx(nats, rel=1e-5)
+
+
+@pytest.mark.parametrize("normalise_top_k", [True, False])
+def test_forward_is_that_of_transformers(normalise_top_k: bool) -> None:
+    torch.manual_seed(0)
+    model = OlmoeForCausalLM(replace(TINY, normalise_top_k=normalise_top_k).model_config()).eval()
+    batch = torch.randint(TINY.vocabulary, (3, TINY.context))
+    logits, routings = pretrain.forward(model, batch)
+    expected = model(batch, output_router_logits=True)
+    torch.testing.assert_close(logits, expected.logits)
+    for routing, router_logits in zip(routings, expected.router_logits, strict=True):
+        torch.testing.assert_close(routing.probabilities, router_logits.softmax(-1))
+        assert torch.equal(routing.chosen, router_logits.topk(TINY.top_k).indices)
+
+
+def test_balance_is_counted_per_layer() -> None:
+    chosen = torch.tensor([[0, 1], [0, 2], [0, 1], [1, 2]])
+    probabilities = torch.full((4, 4), 0.25)
+    routing = Routing(probabilities, chosen)
+    assert routing.load().tolist() == [3 / 8, 3 / 8, 2 / 8, 0]
+    assert routing.balance_loss().item() == pytest.approx(1)  # uniform probabilities: whatever the load
+    peaked = Routing(torch.tensor([[1.0, 0, 0, 0]]).expand(4, 4), chosen)
+    assert peaked.balance_loss().item() == pytest.approx(4 * 3 / 8)
+    load = torch.stack([routing.load(), torch.tensor([0.1, 0.2, 0.3, 0.4])])
+    assert pretrain.HeldOut(1.0, 4, load).balance() == pytest.approx([0, 0.4])
+
+
+def test_the_dense_model_has_as_many_active_parameters() -> None:
+    def parameters(recipe: Recipe) -> dict[str, int]:
+        model = OlmoeForCausalLM(recipe.model_config())
+        return {name: parameter.numel() for name, parameter in model.named_parameters()}
+
+    moe, dense = parameters(TINY), parameters(TINY.dense())
+    assert moe.keys() == dense.keys()
+    for name, count in dense.items():
+        if ".experts." in name:
+            assert count == moe[name] // TINY.experts * TINY.top_k
+        elif ".gate." in name:
+            assert count == TINY.hidden  # a router of one expert
+        else:
+            assert count == moe[name]
+
+
+def test_every_epoch_visits_every_piece_once() -> None:
+    length, recipe = 32 * 50 + 7, replace(TINY, batch_tokens=32 * 8)
+    steps = 48 // 8
+    epochs = [
+        np.concatenate([pretrain.crop_starts(length, recipe, epoch * steps + step) for step in range(steps)])
+        for epoch in range(3)
+    ]
+    for starts in epochs:
+        assert len(set(starts.tolist())) == 48 and len(set((starts % recipe.context).tolist())) == 1
+        assert starts.min() >= 0 and starts.max() + recipe.context + 1 <= length
+    assert not np.array_equal(epochs[0], epochs[1])
+    with pytest.raises(InputError, match="batch_tokens is 512: the training text has only 500 tokens"):
+        pretrain.crop_starts(500, TINY, 0)
+
+
+def test_muon_turns_a_first_gradient_into_its_orthogonal_factor() -> None:
+    generator = torch.Generator().manual_seed(0)
+    stack = torch.nn.Parameter(torch.zeros(3, 2, 8, 24))
+    tall = torch.nn.Parameter(torch.zeros(24, 8))
+    optimiser = Muon([stack, tall], lr=1.0, weight_decay=0.0)
+    for parameter in (stack, tall):
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimiser.step()
+    for parameter in (stack, tall):
+        assert parameter.grad is not None
+        left, _, right = torch.linalg.svd(parameter.grad, full_matrices=False)
+        update = -parameter.detach() / (pretrain.ADAM_UPDATE_SIZE * math.sqrt(24))
+        singular_values = torch.linalg.svdvals(update)
+        assert singular_values.min() > 0.6 and singular_values.max() < 1.3
+        assert torch.nn.functional.cosine_similarity(update.flatten(), (left @ right).flatten(), 0) > 0.97
+
+
+def test_rates_rise_stay_and_fall_to_zero() -> None:
+    recipe = replace(TINY, steps=100, warmup=0.1, decay=0.4)
+    rates = [recipe.rate(step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:61] == [pytest.approx(1)] * 52
+    assert rates[80] == pytest.approx(0.5) and rates[100] == 0
+
+
+def test_recipes_are_read_from_files_and_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(asdict(TINY)))
+    assert Recipe.read(file, []) == TINY
+    assert Recipe.read(file, ["optimiser=adamw", "decay=0.25"]) == replace(
+        TINY, optimiser="adamw", decay=0.25
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("steps=0", "steps is 0; give a positive integer"),
+        ("layers=1.5", "layers is 1.5; give a positive integer"),
+        ("balance=-1", "balance is -1; give a number that is not negative"),
+        ("learning_rate=NaN", "learning_rate is nan"),
+        ("normalise_top_k=1", "normalise_top_k is 1; give true or false"),
+        ("optimiser=sgd", "optimiser is 'sgd'; allowed: adamw, muon"),
+        ("top_k=33", "top_k is 33; give at most experts = 32"),
+        ("expert_width=50", "expert_width is 50; give a multiple of 8"),
+        ("batch_tokens=1000", "batch_tokens is 1000; give a multiple of 512"),
+        ("warmup=0.8", "warmup"),
+        ("width=3", "unknown entry 'width'; allowed: vocabulary"),
+        ("steps", "'steps' is no recipe entry; give key=value"),
+    ],
+)
+def test_bad_recipes_are_refused(entry: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Recipe.read(None, [entry])
+
+
+def test_bad_folders_are_refused(tokens: TokenFolder, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds a finished model"):
+        pretrain.train(tokens, trained, TINY, CPU)
+    with pytest.raises(InputError, match="set vocabulary=300"):
+        pretrain.train(tokens, tmp_path, replace(TINY, vocabulary=2048), CPU)
+    with pytest.raises(InputError, match=r"training\.txt cannot be read"):
+        pretrain.tokenize(tmp_path, tmp_path, 300)
+    with pytest.raises(InputError, match="the vocabulary is 100; give 257 to 65536"):
+        pretrain.tokenize(tmp_path, tmp_path, 100)
+    with pytest.raises(InputError, match=r"tokens\.json cannot be read"):
+        TokenFolder.open(tmp_path)
+
+
+def test_the_command_trains_for_a_given_time(
+    tokens: TokenFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "WARM_UP_STEPS", 1)
+    monkeypatch.setattr(pretrain, "TIMED_STEPS", 1)
+    entries = [
+        f"{key}={value}" for key, value in asdict(TINY).items() if key not in ("steps", "normalise_top_k")
+    ]
+    out = tmp_path / "out"
+    pretrain.main(
+        ["train", str(tokens.folder), str(out), *entries, "--dense", "--seconds", "0.5", "--device", "cpu"]
+    )
+    recipe = Recipe.read(out / "recipe.json", [])
+    assert recipe == replace(TINY, steps=recipe.steps).dense()
+    assert log(out)[-1]["step"] == recipe.steps

@@ -1,0 +1,454 @@
+"""Placements survive only honest round trips; rankings are nested, of exact size, and ordered as documented."""
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from fractions import Fraction
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from monte_carlo import assert_plausible
+from scipy import stats
+from torch import Tensor
+
+from theory.errors import InputError
+from theory.placement import STRATEGIES, Placement, Strategy, num_digital, place, rank
+from theory.score import maxnn_score
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+BY_SCORE: list[Strategy] = ["maxnn", "activation_frequency", "activation_weight", "router_norm"]
+ORDERED: list[Strategy] = [*BY_SCORE, "minnn", "balanced_maxnn", "random"]
+
+devices = pytest.mark.parametrize("device", DEVICES)
+seeds = st.integers(0, 2**31)
+fractions = st.floats(0, 1) | st.integers(0, 10**4).map(lambda n: n / 10**4) | st.sampled_from([0, 1])
+# Few different values: many ties.
+levels = st.integers(-2, 2).map(float) | st.floats(-1e30, 1e30)
+
+
+def seeded(seed: int, device: str = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed)
+
+
+@st.composite
+def score_tables(draw: st.DrawFn, layers: int | None = None, unique: bool = False) -> Tensor:
+    experts = draw(st.integers(1, 9))
+    row = st.lists(levels, min_size=experts, max_size=experts, unique=unique)
+    bounds = (0, 3) if layers is None else (layers, layers)
+    rows = draw(st.lists(row, min_size=bounds[0], max_size=bounds[1]))
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, experts)
+
+
+def signs_of(scores: Tensor, seed: int) -> list[list[int]]:
+    return (2 * torch.randint(2, scores.shape, generator=seeded(seed)) - 1).tolist()  # type: ignore[no-any-return]
+
+
+def chosen(scores: Tensor, fraction: float, strategy: Strategy, seed: int = 0) -> tuple[tuple[int, ...], ...]:
+    return rank(scores, fraction, strategy, signs=signs_of(scores, seed), generator=seeded(seed))
+
+
+def order_of(scores: Tensor, strategy: Strategy, seed: int = 0) -> list[int]:
+    """The ranking of one layer, from the sets for 0, 1, ... experts, which have to be nested."""
+    (experts,) = scores.shape[1:]
+    order: list[int] = []
+    for count in range(experts + 1):
+        (digital,) = chosen(scores, count / experts, strategy, seed)
+        new = set(digital) - set(order)
+        assert len(digital) == count and len(new) == min(count, 1)
+        order += new
+    return order
+
+
+# How many
+
+
+def round_half_up(fraction: float, experts: int) -> int:
+    """Of the decimal number that the fraction is written as."""
+    return math.floor(Fraction(repr(fraction)) * experts + Fraction(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "experts", "count"),
+    [
+        (0, 7, 0),
+        (1, 7, 7),
+        (0.0, 1, 0),
+        (1.0, 1, 1),
+        (0.125, 64, 8),
+        (0.25, 64, 16),
+        (0.25, 6, 2),  # 1.5
+        (0.5, 1, 1),
+        (0.5, 3, 2),
+        (0.5, 5, 3),  # 2.5: to even would be 2
+        (0.5, 63, 32),
+        (0.29, 50, 15),  # 14.5 in decimal, 14.499999999999998 in binary
+        (0.145, 100, 15),
+        (0.29, 49, 14),
+        (0.49999999999999994, 1, 0),
+        (5e-324, 64, 0),
+    ],
+)
+def test_number_of_digital_experts(fraction: float, experts: int, count: int) -> None:
+    assert num_digital(fraction, experts) == count == round_half_up(fraction, experts)
+    assert rank(torch.zeros(2, experts), fraction) == (tuple(range(count)),) * 2
+
+
+@given(fraction=fractions, other=fractions, experts=st.integers(1, 10**6))
+def test_number_is_rounded_half_up_and_grows_with_the_fraction(
+    fraction: float, other: float, experts: int
+) -> None:
+    assert num_digital(fraction, experts) == round_half_up(fraction, experts)
+    low, high = sorted((fraction, other))
+    assert 0 <= num_digital(low, experts) <= num_digital(high, experts) <= experts
+
+
+@pytest.mark.parametrize("fraction", [-0.01, 1.01, math.nan, math.inf, True, False, None, "0.5", 0.5j])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_unusable_fractions(fraction: Any, strategy: Strategy) -> None:
+    with pytest.raises(InputError, match="^digital_fraction is "):
+        chosen(torch.zeros(1, 4), fraction, strategy)
+
+
+# Which
+
+
+@given(
+    scores=score_tables(), first=fractions, second=fractions, strategy=st.sampled_from(ORDERED), seed=seeds
+)
+def test_digital_experts_are_nested_ascending_and_of_exact_number(
+    scores: Tensor, first: float, second: float, strategy: Strategy, seed: int
+) -> None:
+    layers, experts = scores.shape
+    low, high = sorted((first, second))
+    small, large = (chosen(scores, fraction, strategy, seed) for fraction in (low, high))
+    assert len(small) == len(large) == layers
+    for few, many in zip(small, large, strict=True):
+        assert len(few) == round_half_up(low, experts) and len(many) == round_half_up(high, experts)
+        assert set(few) <= set(many) <= set(range(experts))
+        assert list(few) == sorted(set(few)) and list(many) == sorted(set(many))
+        assert all(type(expert) is int for expert in many)
+
+
+@devices
+@given(scores=score_tables(layers=1), strategy=st.sampled_from(BY_SCORE))
+def test_highest_score_first_then_lower_index(device: str, scores: Tensor, strategy: Strategy) -> None:
+    by_hand = sorted(range(scores.shape[1]), key=lambda expert: (-scores[0, expert].item(), expert))
+    assert order_of(scores.to(device), strategy) == by_hand
+
+
+@devices
+@given(scores=score_tables(layers=1))
+def test_minnn_is_lowest_score_first_then_lower_index(device: str, scores: Tensor) -> None:
+    by_hand = sorted(range(scores.shape[1]), key=lambda expert: (scores[0, expert].item(), expert))
+    assert order_of(scores.to(device), "minnn") == by_hand
+
+
+@given(scores=score_tables(layers=1, unique=True))
+def test_minnn_is_the_reverse_of_maxnn_without_ties(scores: Tensor) -> None:
+    assert order_of(scores, "minnn") == order_of(scores, "maxnn")[::-1]
+
+
+@devices
+@pytest.mark.parametrize("strategy", [*BY_SCORE, "minnn"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64], ids=str)
+def test_ties_among_many_experts(device: str, strategy: Strategy, dtype: torch.dtype) -> None:
+    """Sorting is stable for short rows by luck: these are as long as a real layer, and longer."""
+    for experts in (64, 5000):
+        scores = torch.randint(3, (1, experts), generator=seeded(experts)).to(device, dtype)
+        direction = 1 if strategy == "minnn" else -1
+        by_hand = sorted(range(experts), key=lambda expert: (direction * scores[0, expert].item(), expert))
+        for count in (1, experts // 4, experts // 2, experts - 1):
+            assert chosen(scores, count / experts, strategy) == (tuple(sorted(by_hand[:count])),)
+
+
+@given(scores=score_tables(layers=1), seed=seeds)
+def test_balanced_maxnn_takes_the_best_of_either_sign_in_turn(scores: Tensor, seed: int) -> None:
+    order, (signs,) = order_of(scores, "balanced_maxnn", seed), signs_of(scores, seed)
+    best = order_of(scores, "maxnn")
+    assert order[0] == best[0]
+    for sign in (1, -1):  # among themselves they keep their order
+        assert [each for each in order if signs[each] == sign] == [
+            each for each in best if signs[each] == sign
+        ]
+    remaining = Counter(signs)
+    taken: Counter[int] = Counter()
+    for expert in order:
+        if remaining[1] and remaining[-1]:
+            # Even counts before this pick: the first sign's turn; else the other's.
+            first = signs[best[0]]
+            assert signs[expert] == (first if taken[first] == taken[-first] else -first)
+        taken[signs[expert]] += 1
+        remaining[signs[expert]] -= 1
+        if remaining[1] and remaining[-1]:
+            assert abs(taken[1] - taken[-1]) <= 1
+
+
+def test_balanced_maxnn_by_hand() -> None:
+    scores = torch.tensor([[9.0, 8, 7, 6, 5, 4], [4.0, 5, 6, 7, 8, 9]])
+    signs = [[1, 1, 1, 1, -1, -1], [1, -1, 1, 1, 1, 1]]
+    by_count = {
+        1: ((0,), (5,)),
+        2: ((0, 4), (1, 5)),
+        3: ((0, 1, 4), (1, 4, 5)),
+        5: ((0, 1, 2, 4, 5), (1, 2, 3, 4, 5)),
+    }
+    for count, digital in by_count.items():
+        assert rank(scores, count / 6, "balanced_maxnn", signs=signs) == digital
+
+
+@given(scores=score_tables(), fraction=fractions)
+def test_none_and_all(scores: Tensor, fraction: float) -> None:
+    layers, experts = scores.shape
+    assert rank(scores, fraction, "none") == ((),) * layers
+    assert rank(scores, fraction, "all") == (tuple(range(experts)),) * layers
+
+
+@given(
+    scores=score_tables(),
+    fraction=fractions,
+    strategy=st.sampled_from([s for s in STRATEGIES if s != "random"]),
+    seed=seeds,
+)
+def test_every_layer_is_ranked_for_itself(
+    scores: Tensor, fraction: float, strategy: Strategy, seed: int
+) -> None:
+    signs = signs_of(scores, seed)
+    alone = [
+        rank(row[None], fraction, strategy, signs=[sign])[0] for row, sign in zip(scores, signs, strict=True)
+    ]
+    assert rank(scores, fraction, strategy, signs=signs) == tuple(alone)
+
+
+@devices
+@given(
+    seed=seeds,
+    exponent=st.integers(-20, 20),
+    layer=st.integers(0, 2),
+    fraction=fractions,
+    strategy=st.sampled_from(["maxnn", "minnn", "balanced_maxnn"]),
+)
+def test_scaling_all_experts_of_a_layer_changes_no_choice(
+    device: str, seed: int, exponent: int, layer: int, fraction: float, strategy: Strategy
+) -> None:
+    """By a power of two, which rounds nothing: ties stay ties."""
+    shapes = [(3, 6, 4, 5), (3, 6, 4, 5), (3, 6, 5, 4)]
+    generator = seeded(seed)
+    weights = [torch.randint(-2, 3, shape, generator=generator).to(device, torch.float32) for shape in shapes]
+    scores = maxnn_score(weights)
+    scaled = [weight.clone() for weight in weights]
+    for weight in scaled:
+        weight[layer] *= 2.0**exponent
+    rescaled = maxnn_score(scaled)
+    assert rescaled[layer].tolist() == (8.0**exponent * scores[layer]).tolist()
+    assert chosen(rescaled, fraction, strategy) == chosen(scores, fraction, strategy)
+
+
+# At random
+
+
+@devices
+def test_random_choice_is_uniform_over_all_subsets(device: str) -> None:
+    """Every layer is a draw of its own, and how often a subset comes is binomial."""
+    layers, experts, count = 20_000, 5, 2
+    digital = rank(torch.zeros(layers, experts), count / experts, "random", generator=seeded(0, device))
+    frequency = Counter(digital)
+    subsets = list(combinations(range(experts), count))
+    assert set(frequency) <= set(subsets)
+    p = 1 / len(subsets)
+    assert_plausible([stats.binomtest(frequency[subset], layers, p).pvalue for subset in subsets])
+    # And so is how often two layers in a row agree: no layer follows from the one before.
+    agreeing = sum(one == two for one, two in zip(digital[::2], digital[1::2], strict=True))
+    assert_plausible([stats.binomtest(agreeing, layers // 2, p).pvalue])
+
+
+@devices
+@given(scores=score_tables(), fraction=fractions, seed=seeds)
+def test_random_choice_follows_from_its_generator_alone(
+    device: str, scores: Tensor, fraction: float, seed: int
+) -> None:
+    first = rank(scores, fraction, "random", generator=seeded(seed, device))
+    torch.manual_seed(0)
+    assert rank(-scores, fraction, "random", generator=seeded(seed, device)) == first
+
+
+def test_random_choices_of_one_generator_differ() -> None:
+    generator, scores = seeded(0), torch.zeros(1, 64)
+    choices = {rank(scores, 0.5, "random", generator=generator) for _ in range(10)}
+    assert len(choices) == 10  # of 1.8e18 subsets
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (torch.zeros(4), r"scores of shape \(4,\)"),
+        (torch.zeros(1, 2, 3), r"scores of shape \(1, 2, 3\)"),
+        (torch.zeros(2, 0), r"scores of shape \(2, 0\)"),
+        ([[1.0, 2.0]], "scores of shape list"),
+        (torch.tensor([[1.0, math.nan]]), "scores: some are not finite"),
+        (torch.tensor([[1.0, math.inf]]), "scores: some are not finite"),
+        (torch.tensor([[1.0, -math.inf]]), "scores: some are not finite"),
+    ],
+)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_unusable_scores(scores: Any, message: str, strategy: Strategy) -> None:
+    with pytest.raises(InputError, match=message):
+        rank(scores, 0.5, strategy, signs=[[1, -1]], generator=seeded(0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "best"}, "strategy is 'best': give one of maxnn, "),
+        ({"strategy": None}, "strategy is None"),
+        ({"strategy": "random"}, "'random' needs a generator"),
+        ({"strategy": "balanced_maxnn"}, r"needs signs of shape \(2, 3\)"),
+        ({"strategy": "balanced_maxnn", "signs": [[1, 1, 1]]}, r"needs signs of shape \(2, 3\)"),
+        ({"strategy": "balanced_maxnn", "signs": [[1, 1, 1], [1, 1]]}, r"needs signs of shape \(2, 3\)"),
+        ({"strategy": "balanced_maxnn", "signs": [[1, 1, 1], [1, 0, 1]]}, "give [+]1 or -1"),
+        ({"strategy": "balanced_maxnn", "signs": [[1, 1, 2], [1, 1, 1]]}, "give [+]1 or -1"),
+    ],
+)
+def test_unusable_strategies(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        rank(torch.zeros(2, 3), 0.5, **arguments)
+
+
+# Placements
+
+
+@st.composite
+def placements(draw: st.DrawFn) -> Placement:
+    sizes = draw(st.lists(st.integers(1, 70), max_size=5))
+    experts = [draw(st.permutations(range(size)))[: draw(st.integers(0, size))] for size in sizes]
+    modules = draw(st.lists(st.text(min_size=1), unique=True, max_size=4))
+    return Placement(tuple(sizes), tuple(tuple(each) for each in experts), tuple(modules))
+
+
+@given(placements())
+def test_a_placement_survives_the_round_trip(placement: Placement) -> None:
+    again = Placement.from_json(placement.to_json())
+    assert again == placement and hash(again) == hash(placement)
+    assert again.to_json() == placement.to_json()
+    assert again.to_json().encode().decode() == placement.to_json()  # as it is in a file
+
+
+@given(scores=score_tables(), fraction=fractions, strategy=st.sampled_from(STRATEGIES), seed=seeds)
+def test_place_holds_what_rank_chooses(
+    scores: Tensor, fraction: float, strategy: Strategy, seed: int
+) -> None:
+    placement = place(
+        scores,
+        fraction,
+        strategy,
+        analog_modules=["lm_head", "attention"],
+        signs=signs_of(scores, seed),
+        generator=seeded(seed),
+    )
+    layers, experts = scores.shape
+    assert placement.num_experts == (experts,) * layers
+    assert placement.digital_experts == chosen(scores, fraction, strategy, seed)
+    assert placement.analog_modules == ("attention", "lm_head")
+
+
+def test_place_is_the_papers_method_by_default() -> None:
+    scores = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
+    assert place(scores, 0.5) == Placement((4,), ((1, 2),), ())
+
+
+def test_a_placement_is_a_set() -> None:
+    """Equal whatever the order it is given in, and whether in lists or tuples."""
+    one = Placement((3, 2), ((2, 0), ()), ("b", "a"))
+    assert one == Placement([3, 2], [[0, 2], []], ["a", "b"])  # type: ignore[arg-type]
+    assert one.digital_experts == ((0, 2), ()) and one.analog_modules == ("a", "b")
+    assert one != Placement((3, 2), ((2, 0), (1,)), ("b", "a"))
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Placement)])
+def test_a_placement_is_frozen(field: str) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(Placement((2,), ((0,),)), field, ())
+
+
+CONTENT: dict[str, Any] = {
+    "num_experts": [4, 2],
+    "digital_experts": [[0, 3], []],
+    "analog_modules": ["attention"],
+}
+
+
+@pytest.mark.parametrize("key", CONTENT)
+def test_a_missing_key_is_named(key: str) -> None:
+    content = {name: value for name, value in CONTENT.items() if name != key}
+    with pytest.raises(InputError, match=f"placement lacks the key '{key}'.*placement file"):
+        Placement.from_json(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"digital": []}, "unknown key 'digital'"),
+        *[
+            ({name: value}, f"placement.{name} is ")
+            for name in CONTENT
+            for value in (None, 4, 0.5, "ab", {}, True)
+        ],
+        *[
+            ({"num_experts": [4, value]}, r"placement.num_experts\[1\] has .* at least 1$")
+            for value in (0, -1, 2.0, True, None, "2", [2])
+        ],
+        ({"digital_experts": []}, "placement.digital_experts has 0 layers.* the 2 layers"),
+        ({"digital_experts": [[0]]}, "placement.digital_experts has 1 layers"),
+        ({"digital_experts": [[0], [1], []]}, "placement.digital_experts has 3 layers"),
+        ({"num_experts": [4]}, "placement.digital_experts has 2 layers.* the 1 layers"),
+        *[
+            ({"digital_experts": [[], value]}, r"placement.digital_experts\[1\] is ")
+            for value in (None, 1, 0.5, "01", {}, True)
+        ],
+        *[
+            ({"digital_experts": [[], [0, value]]}, r"placement.digital_experts\[1\] has .* from 0 to 1$")
+            for value in (2, -1, 1.0, True, False, None, "1", [1])
+        ],
+        ({"digital_experts": [[4], []]}, r"placement.digital_experts\[0\] has 4: .* from 0 to 3$"),
+        ({"digital_experts": [[0, 3, 0], []]}, r"placement.digital_experts\[0\] has 0 twice"),
+        *[
+            ({"analog_modules": ["a", value]}, "placement.analog_modules has .* names of modules$")
+            for value in ("", None, 1, ["b"], True)
+        ],
+        ({"analog_modules": ["a", "b", "a"]}, "placement.analog_modules has 'a' twice"),
+    ],
+)
+def test_a_malformed_placement_is_rejected_by_field(change: dict[str, Any], message: str) -> None:
+    content = CONTENT | change
+    hint = "; restore the placement file or make it again$"
+    with pytest.raises(InputError, match=message.removesuffix("$") + ".*" + hint):
+        Placement.from_json(json.dumps(content))
+    if content.keys() == CONTENT.keys():
+        with pytest.raises(InputError, match=message):
+            Placement(**content)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        (json.dumps(CONTENT)[:-1], "not JSON"),
+        ("{'num_experts': []}", "not JSON"),
+        ("[]", r"placement is \[\]: an object is needed"),
+        ("null", "placement is None"),
+        ('"num_experts"', "placement is 'num_experts'"),
+        (json.dumps(CONTENT)[:-1] + ', "num_experts": [4, 2]}', "'num_experts' occurs twice"),
+        (json.dumps(CONTENT | {"num_experts": [4, math.nan]}), r"placement.num_experts\[1\] has nan"),
+    ],
+)
+def test_what_is_no_placement_at_all(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message + ".*; restore the placement file"):
+        Placement.from_json(text)

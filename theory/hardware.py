@@ -1,0 +1,240 @@
+"""Simulated analog hardware: tiles, converters and weight-programming noise [PAPER.md, hardware model].
+
+This is the reference: one matrix at a time, every step as it is defined. `realmodels.analog` computes the same
+thing fast and is held to this module by property tests.
+
+A weight (..., out, in) is cut along both of its last axes into tiles of at most tile_size x tile_size. Each
+input slice has its own DAC, each output column of a tile its own ADC, and the partial sums of the input slices
+are added digitally. Leading axes are separate matrices with tiles of their own.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeGuard, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from theory.errors import InputError
+
+Granularity = Literal["tile", "column", "layer"]
+
+
+@dataclass(frozen=True)
+class ProgrammingNoise:
+    """Standard deviation of a programmed weight, in units of w_max, as a function of r = |w|/w_max in 0..1.
+
+    dead_zone: weights with r below it are written as 0, without noise.
+    """
+
+    sigma: Callable[[Tensor], Tensor]
+    dead_zone: float = 0.0
+
+
+PCM_G_MAX = 25.0  # microsiemens
+HERMES_G_MAX = 180.0  # microsiemens
+HERMES_TWO_DEVICES = 52.5  # microsiemens; above, a weight is written to two devices
+HERMES_DEAD_ZONE = 0.6  # microsiemens
+
+
+def _pcm(r: Tensor) -> Tensor:
+    """Polynomial of aihwkit's PCMLikeNoiseModel, in microsiemens at g_max = 25 [Nandakumar et al., ICECS 2019]."""
+    return (0.26348 + 1.9650 * r - 1.1731 * r**2) / PCM_G_MAX
+
+
+def _hermes(r: Tensor) -> Tensor:
+    """Polynomials that IBM's Analog Foundation Models fitted to the HERMES chip; published for w_max per column."""
+    h = HERMES_G_MAX * r
+    one_device = 2.939751e-5 * h**3 - 3.715812e-3 * h**2 + 0.2241969 * h + 2.579741
+    two_devices = 1.232976e-5 * h**3 - 3.054993e-3 * h**2 + 0.2453487 * h + 2.110296
+    return torch.where(h <= HERMES_TWO_DEVICES, one_device, two_devices) / HERMES_G_MAX
+
+
+PROGRAMMING_NOISE = {
+    "pcm": ProgrammingNoise(_pcm),
+    "hermes": ProgrammingNoise(_hermes, dead_zone=HERMES_DEAD_ZONE / HERMES_G_MAX),
+    "proportional": ProgrammingNoise(lambda r: r),
+    "constant": ProgrammingNoise(torch.ones_like),
+}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A kind of analog hardware.
+
+    programming: name of a model in PROGRAMMING_NOISE; c: its dimensionless magnitude, 0 for none.
+    w_max: over which weights the largest one is taken, to which noise and ADC bound are relative: a `tile`, a
+        `column` of a tile (one output, one input slice), or the `layer`'s whole matrix.
+    tile_size: most rows and columns of a tile. dac_bits, adc_bits: 2 to 16, None for no converter.
+    kappa: DAC bound in units of std(x); lam: ADC bound in units of DAC bound times w_max; None: calibrated.
+    """
+
+    programming: str = "pcm"
+    c: float = 1.0
+    w_max: Granularity = "tile"
+    tile_size: int = 512
+    dac_bits: int | None = 8
+    adc_bits: int | None = 8
+    kappa: float | None = None
+    lam: float | None = None
+
+    def __post_init__(self) -> None:
+        models, granularities = tuple(PROGRAMMING_NOISE), get_args(Granularity)
+        bits, positive = "2 to 16, or None for no converter", "a finite number above 0, or None"
+        checks = {
+            "programming": (self.programming in models, f"one of {', '.join(models)}"),
+            "c": (_is_number(self.c) and self.c >= 0, "a finite number of at least 0"),
+            "w_max": (self.w_max in granularities, f"one of {', '.join(granularities)}"),
+            "tile_size": (_is_whole(self.tile_size) and self.tile_size >= 1, "a whole number of at least 1"),
+            "dac_bits": (self.dac_bits is None or _is_bits(self.dac_bits), bits),
+            "adc_bits": (self.adc_bits is None or _is_bits(self.adc_bits), bits),
+            "kappa": (self.kappa is None or _is_positive(self.kappa), positive),
+            "lam": (self.lam is None or _is_positive(self.lam), positive),
+        }
+        for name, (valid, allowed) in checks.items():
+            if not valid:
+                raise InputError(f"hardware.{name} is {getattr(self, name)!r}: give {allowed}")
+
+
+def largest_weights(
+    weight: Float[Tensor, "*batch out in"], hardware: Hardware
+) -> Float[Tensor, "*batch out slices"]:
+    """w_max of every output and input slice: the largest |w| of the weights that `hardware.w_max` names."""
+    columns = torch.stack([part.amax(-1) for part in weight.abs().split(hardware.tile_size, -1)], -1)
+    if hardware.w_max == "column":
+        return columns
+    if hardware.w_max == "layer":
+        return columns.amax((-2, -1), keepdim=True).expand_as(columns)
+    bands = columns.split(hardware.tile_size, -2)
+    return torch.cat([band.amax(-2, keepdim=True).expand_as(band) for band in bands], -2)
+
+
+def programming_sigma(
+    weight: Float[Tensor, "*batch out in"], hardware: Hardware
+) -> Float[Tensor, "*batch out in"]:
+    """Standard deviation of every programmed weight, in units of the weight, in fp32 at least."""
+    w_max, r = _w_max_and_r(_precise(weight), hardware)
+    noise = PROGRAMMING_NOISE[hardware.programming]
+    return torch.where(r < noise.dead_zone, 0, hardware.c * w_max * noise.sigma(r))
+
+
+def program(
+    weight: Float[Tensor, "*batch out in"], hardware: Hardware, generator: torch.Generator
+) -> Float[Tensor, "*batch out in"]:
+    """The weights as they are on the tiles after one programming event: W + N(0, sigma(|W|)^2).
+
+    In fp32 at least (a bf16 weight is exact in fp32). c = 0 is no programming noise at all: the exact weights,
+    those in a dead zone included. Noise is drawn on the generator's device.
+    """
+    weight = _precise(weight)
+    if hardware.c == 0:
+        return weight.clone()
+    noise = torch.randn(weight.shape, dtype=weight.dtype, device=generator.device, generator=generator)
+    _, r = _w_max_and_r(weight, hardware)
+    target = torch.where(r < PROGRAMMING_NOISE[hardware.programming].dead_zone, 0, weight)
+    return target + programming_sigma(weight, hardware) * noise.to(weight.device)
+
+
+def quantise_input(x: Tensor, bound: float, bits: int | None) -> Tensor:
+    """DAC: x rounded to the nearest of the 2^bits - 1 evenly spaced levels in -bound..bound, in fp32 at least."""
+    return x if bits is None else _quantise(_precise(x), bound, bits)
+
+
+def quantise_output(y: Tensor, bound: float | Tensor, bits: int | None) -> Tensor:
+    """ADC: as the DAC; bounds of 0 (of columns without any weight) give 0."""
+    if bits is None:
+        return y
+    y = _precise(y)
+    bound = torch.as_tensor(bound, dtype=y.dtype, device=y.device)
+    return torch.where(bound > 0, _quantise(y, torch.where(bound > 0, bound, 1), bits), 0)
+
+
+@dataclass(frozen=True)
+class AnalogProduct:
+    """output (rows, out); fractions of DAC inputs and of ADC outputs beyond their bound (0: no converter)."""
+
+    output: Tensor
+    input_saturation: float
+    output_saturation: float
+
+
+def analog_matmul(
+    x: Float[Tensor, "rows in"],
+    weight: Float[Tensor, "out in"],
+    hardware: Hardware,
+    *,
+    input_std: float,
+    kappa: float,
+    lam: float,
+    programmed: Float[Tensor, "out in"] | None = None,
+) -> AnalogProduct:
+    """x @ weight.T on tiles that hold `programmed` (default: the exact weights).
+
+    input_std, kappa, lam: the layer's calibration; `hardware.kappa` and `hardware.lam`, where given, win.
+    w_max is of the target weights, as the bounds are set before programming. In fp32 at least.
+    """
+    programmed = weight if programmed is None else programmed
+    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1] or programmed.shape != weight.shape:
+        shapes = ", ".join(str(tuple(each.shape)) for each in (x, weight, programmed))
+        raise InputError(f"x, weight, programmed of shapes {shapes}: give (rows, in), (out, in), (out, in)")
+    x, weight, programmed = _precise(x), _precise(weight), _precise(programmed)
+    kappa = kappa if hardware.kappa is None else hardware.kappa
+    lam = lam if hardware.lam is None else hardware.lam
+    for name, value in (("input_std", input_std), ("kappa", kappa), ("lam", lam)):
+        if not _is_positive(value):
+            raise InputError(f"{name} is {value!r}: give a finite number above 0")
+    input_bound = kappa * input_std
+    output_bounds = lam * input_bound * largest_weights(weight, hardware)
+    output = x.new_zeros(x.shape[0], weight.shape[0])
+    saturated = 0
+    for number, start in enumerate(range(0, weight.shape[1], hardware.tile_size)):
+        part = slice(start, start + hardware.tile_size)
+        product = quantise_input(x[:, part], input_bound, hardware.dac_bits) @ programmed[:, part].T
+        saturated += int((product.abs() > output_bounds[:, number]).sum())
+        output += quantise_output(product, output_bounds[:, number], hardware.adc_bits)
+    conversions = output_bounds.shape[1] * output.numel()
+    return AnalogProduct(
+        output,
+        input_saturation=_fraction(int((x.abs() > input_bound).sum()), x.numel(), hardware.dac_bits),
+        output_saturation=_fraction(saturated, conversions, hardware.adc_bits),
+    )
+
+
+def _quantise(x: Tensor, bound: float | Tensor, bits: int) -> Tensor:
+    levels = 2 ** (bits - 1) - 1
+    return (x * levels / bound).round().clamp(-levels, levels) * bound / levels
+
+
+def _fraction(count: int, total: int, bits: int | None) -> float:
+    return count / total if bits is not None and total else 0.0
+
+
+def _precise(weight: Tensor) -> Tensor:
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def _w_max_and_r(weight: Tensor, hardware: Hardware) -> tuple[Tensor, Tensor]:
+    """Of every weight: w_max, and |w|/w_max, which is 0 where all weights are."""
+    inputs = weight.shape[-1]
+    # A slice is at most the whole width: a tile size beyond it costs nothing.
+    width = min(hardware.tile_size, inputs)
+    w_max = largest_weights(weight, hardware).repeat_interleave(width, -1)[..., :inputs]
+    return w_max, torch.where(w_max > 0, weight.abs() / w_max, 0)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_positive(value: object) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_bits(value: object) -> bool:
+    return _is_whole(value) and 2 <= value <= 16

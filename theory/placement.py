@@ -1,0 +1,183 @@
+"""Which experts and dense modules are digital: the placement, and the strategies that choose it.
+
+Scores are (layers, experts), one row for each MoE layer of the model in order; higher means digital first. What
+the scores are is the strategy's business (`realmodels.scores` computes them): here they are only ranked.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from itertools import zip_longest
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from theory.errors import InputError
+from theory.strict_json import dumps, fields_of, loads
+
+Strategy = Literal[
+    "maxnn",
+    "balanced_maxnn",
+    "activation_frequency",
+    "activation_weight",
+    "router_norm",
+    "random",
+    "minnn",
+    "none",
+    "all",
+]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+Scores = Float[Tensor, "layers experts"]
+Choice = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What is digital; everything else of the experts is on analog hardware.
+
+    num_experts: how many experts each MoE layer has, in the order of the layers.
+    digital_experts: for each MoE layer the indices of its digital experts, kept in ascending order.
+    analog_modules: dense modules that are on analog hardware too: kinds ("attention", "lm_head", ...) or names
+        of modules of the model. The others are digital, which is the paper's method.
+    """
+
+    num_experts: tuple[int, ...]
+    digital_experts: Choice
+    analog_modules: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = tuple(
+            _index(size, f"placement.num_experts[{layer}]", 1)
+            for layer, size in enumerate(_sequence(self.num_experts, "placement.num_experts"))
+        )
+        layers = _sequence(self.digital_experts, "placement.digital_experts")
+        if len(layers) != len(sizes):
+            raise InputError(
+                f"placement.digital_experts has {len(layers)} layers: give one list for each of the"
+                f" {len(sizes)} layers of placement.num_experts"
+            )
+        chosen = []
+        for layer, (experts, size) in enumerate(zip(layers, sizes, strict=True)):
+            where = f"placement.digital_experts[{layer}]"
+            indices = [_index(expert, where, 0, size - 1) for expert in _sequence(experts, where)]
+            chosen.append(tuple(sorted(_distinct(indices, where))))
+        modules = _sequence(self.analog_modules, "placement.analog_modules")
+        for module in modules:
+            if not isinstance(module, str) or not module:
+                raise InputError(f"placement.analog_modules has {module!r}: give names of modules")
+        object.__setattr__(self, "num_experts", sizes)
+        object.__setattr__(self, "digital_experts", tuple(chosen))
+        object.__setattr__(
+            self, "analog_modules", tuple(sorted(_distinct(modules, "placement.analog_modules")))
+        )
+
+    def to_json(self) -> str:
+        return dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Placement":
+        """The placement written by `to_json`; InputError naming the field for anything else."""
+        try:
+            return cls(**fields_of(cls, loads(text), "placement"))
+        except InputError as error:
+            raise InputError(f"{error}; restore the placement file or make it again") from None
+
+
+def num_digital(digital_fraction: float, experts: int) -> int:
+    """round-half-up(digital_fraction * experts), in decimal: .29 of 50 is 14.5 and gives 15."""
+    if (
+        isinstance(digital_fraction, bool)
+        or not isinstance(digital_fraction, int | float)
+        or not 0 <= digital_fraction <= 1
+    ):
+        raise InputError(f"digital_fraction is {digital_fraction!r}: give a number from 0 to 1")
+    return int((Decimal(str(digital_fraction)) * experts).to_integral_value(ROUND_HALF_UP))
+
+
+def rank(
+    scores: Scores,
+    digital_fraction: float,
+    strategy: Strategy = "maxnn",
+    *,
+    signs: Sequence[Sequence[int]] | None = None,
+    generator: torch.Generator | None = None,
+) -> Choice:
+    """The digital experts of every layer: the first num_digital(digital_fraction, experts) of its ranking.
+
+    Highest score first, the lower index first among equal scores, for every strategy but these: `minnn` lowest
+    score first; `random` in an order drawn from `generator`; `balanced_maxnn` takes experts of the two output
+    signs (`signs`, +1 or -1 for each expert) in turn, beginning with the sign of the highest score, until one
+    sign is used up; `none` and `all` do as they say. A larger fraction only adds experts.
+    """
+    if strategy not in STRATEGIES:
+        raise InputError(f"strategy is {strategy!r}: give one of {', '.join(STRATEGIES)}")
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or not scores.shape[1]:
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise InputError(f"scores of shape {shape}: give a tensor (layers, experts) with at least one expert")
+    if not torch.isfinite(scores).all():
+        raise InputError("scores: some are not finite; check the model's weights")
+    layers, experts = scores.shape
+    if strategy == "random":
+        if generator is None:
+            raise InputError("strategy 'random' needs a generator: give a seeded torch.Generator")
+        device = generator.device
+        orders = [torch.randperm(experts, generator=generator, device=device).tolist() for _ in range(layers)]
+    else:
+        orders = scores.sort(dim=1, descending=strategy != "minnn", stable=True).indices.tolist()
+    if strategy == "balanced_maxnn":
+        orders = [_in_turn(order, sign) for order, sign in zip(orders, _signs(signs, scores), strict=True)]
+    count = {"none": 0, "all": experts}.get(strategy, num_digital(digital_fraction, experts))
+    return tuple(tuple(sorted(order[:count])) for order in orders)
+
+
+def place(
+    scores: Scores,
+    digital_fraction: float,
+    strategy: Strategy = "maxnn",
+    *,
+    analog_modules: Sequence[str] = (),
+    signs: Sequence[Sequence[int]] | None = None,
+    generator: torch.Generator | None = None,
+) -> Placement:
+    """The placement that `rank` chooses, dense modules digital but for `analog_modules`."""
+    chosen = rank(scores, digital_fraction, strategy, signs=signs, generator=generator)
+    return Placement((scores.shape[1],) * scores.shape[0], chosen, tuple(analog_modules))
+
+
+def _in_turn(order: list[int], sign: Sequence[int]) -> list[int]:
+    same = [expert for expert in order if sign[expert] == sign[order[0]]]
+    other = [expert for expert in order if sign[expert] != sign[order[0]]]
+    return [expert for pair in zip_longest(same, other) for expert in pair if expert is not None]
+
+
+def _signs(signs: Sequence[Sequence[int]] | None, scores: Scores) -> Sequence[Sequence[int]]:
+    if signs is None or [len(each) for each in signs] != [scores.shape[1]] * scores.shape[0]:
+        raise InputError(
+            f"strategy 'balanced_maxnn' needs signs of shape {tuple(scores.shape)}: give each expert's"
+        )
+    if any(sign not in (1, -1) for each in signs for sign in each):
+        raise InputError(f"signs are {signs}: give +1 or -1 for each expert")
+    return signs
+
+
+def _sequence(value: object, where: str) -> Sequence[object]:
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{where} is {value!r}: give a list")
+    return value
+
+
+def _index(value: object, where: str, low: int, high: float = math.inf) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        allowed = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise InputError(f"{where} has {value!r}: give whole numbers {allowed}")
+    return value
+
+
+def _distinct(values: Sequence[Any], where: str) -> Sequence[Any]:
+    for value in values:
+        if values.count(value) > 1:
+            raise InputError(f"{where} has {value!r} twice: give it once")
+    return values

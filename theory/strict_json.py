@@ -1,0 +1,65 @@
+"""JSON that is read back only if it is exactly what was written: no unknown, missing or repeated keys."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from theory.errors import InputError
+
+
+def loads(text: str) -> Any:
+    """The content of a JSON text; InputError if it is none or repeats a key."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON: {error}") from None
+
+
+def dumps(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def fields_of(cls: type, value: Any, where: str) -> dict[str, Any]:
+    """`value` if it is an object with exactly the fields of the dataclass `cls`."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is {value!r}: an object is needed")
+    names = [entry.name for entry in fields(cls)]
+    for key in value:
+        if key not in names:
+            raise InputError(f"{where} has the unknown key {key!r}; allowed: {', '.join(names)}")
+    for name in names:
+        if name not in value:
+            raise InputError(f"{where} lacks the key {name!r}")
+    return value
+
+
+def plain(value: Any, where: str) -> Any:
+    """`value` as JSON holds it (tuples become lists); InputError naming the first entry that it cannot."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return number(value, where)
+    if isinstance(value, list | tuple):
+        return [plain(entry, f"{where}[{index}]") for index, entry in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise InputError(f"{where} has the key {key!r}: give a string")
+        return {key: plain(entry, f"{where}.{key}") for key, entry in value.items()}
+    raise InputError(f"{where} is a {type(value).__name__}: give numbers, strings, lists, dicts or None")
+
+
+def number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{where} is {value!r}: give a finite number")
+    return float(value)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InputError(f"the key {key!r} occurs twice")
+    return dict(pairs)
