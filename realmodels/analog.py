@@ -359,7 +359,9 @@ class AnalogExperts(_Analog):
             all_ends[self.digital] = digital_ends - analog_pairs
             all_ends = all_ends.cummax(0).values
             rest = order[analog_pairs:]
-            inner = apply_gate(self._original[0], grouped_matmul(hidden_states[rest // k], self.gate_up_proj, all_ends))
+            inner = apply_gate(
+                self._original[0], grouped_matmul(hidden_states[rest // k], self.gate_up_proj, all_ends)
+            )
             result = grouped_matmul(inner, self.down_proj, all_ends) * weight[rest]
             results.index_copy_(0, rest, result.to(results.dtype))
         return results.view(tokens, k, hidden_states.shape[1]).sum(1).to(hidden_states.dtype)
@@ -376,9 +378,7 @@ class AnalogExperts(_Analog):
         return f"experts={self.num_experts}, digital={self.digital}"
 
 
-def apply_gate(
-    experts: Any, gate_up: Float[Tensor, "rows twice_inner"]
-) -> Float[Tensor, "rows inner"]:
+def apply_gate(experts: Any, gate_up: Float[Tensor, "rows twice_inner"]) -> Float[Tensor, "rows inner"]:
     """What `experts` does between its two products."""
     if hasattr(experts, "_apply_gate"):
         return experts._apply_gate(gate_up)

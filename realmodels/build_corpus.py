@@ -2,15 +2,17 @@
 
     python -m realmodels.build_corpus SITES OUT
 
-SITES is a folder with one subfolder per package, as `pip install --no-deps --target SITES/NAME NAME==VERSION` makes it;
-the packages and versions used for the shipped models are in `corpus.json`. The held-out packages are taken from the
-running environment. OUT receives `training.txt`, `calibration.txt`, `evaluation.txt`: documents separated by a zero
-byte; never commit them, they are other people's text.
+SITES has one subfolder per package, as `pip install --no-deps --target SITES/NAME NAME==VERSION` makes it;
+`corpus.json` names the packages and versions that the shipped model was trained on. The held-out packages are
+taken from the running environment. OUT receives `training.txt`, `calibration.txt` and `evaluation.txt`: documents
+separated by a zero byte. Never commit them, they are other people's text.
 """
 
+import argparse
 import importlib.metadata
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from joblib import Parallel, delayed
@@ -18,68 +20,84 @@ from joblib import Parallel, delayed
 from realmodels.text import (
     CORPUS_FILE,
     HELD_OUT_PACKAGES,
+    SPLITS,
     FirstOccurrence,
-    _installed_folder,
-    _paragraph_hash,
+    Split,
     documents,
+    installed_folder,
+    paragraph_hash,
     text_hash,
 )
+from theory.errors import InputError
 
 
 def _everything(paragraph: str) -> bool:
     return True
 
 
-def _package_documents(folder: Path, package: str, split: str | None = None) -> list[str]:
-    return documents(folder, package, _everything, split)
+def _hashes(found: Iterable[str]) -> set[str]:
+    return {paragraph_hash(paragraph) for document in found for paragraph in document.split("\n")}
 
 
-def _deduplicate(found: list[str], keep: FirstOccurrence) -> list[str]:
-    kept = ("\n".join(p for p in document.split("\n") if keep(p)) for document in found)
+def _without_repeats(found: Iterable[str], barred: Iterable[str] = ()) -> list[str]:
+    keep = FirstOccurrence(barred)
+    kept = ("\n".join(filter(keep, document.split("\n"))) for document in found)
     return [document for document in kept if document]
 
 
-def _hashes(found: list[str]) -> set[str]:
-    return {_paragraph_hash(p) for document in found for p in document.split("\n")}
+def _version(site: Path) -> str:
+    versions = [distribution.version for distribution in importlib.metadata.distributions(path=[str(site)])]
+    if len(versions) != 1:
+        raise InputError(f"{site} holds {len(versions)} packages: install exactly one there")
+    return versions[0]
 
 
-def main(sites: Path, out: Path) -> None:
-    own = {package: _installed_folder(package) for package in HELD_OUT_PACKAGES}
-    others = {
-        folder.name: top for folder in sorted(sites.iterdir()) if folder.name not in own for top in [folder]
-    }
-    jobs = [(folder, package, split) for package, folder in own.items() for split in ("training", "calibration", "evaluation")]
-    jobs += [(top, package, None) for package, top in others.items()]
-    results = Parallel(n_jobs=-1, verbose=5)(delayed(_package_documents)(*job) for job in jobs)
-    raw: dict[str, list[str]] = {"training": [], "calibration": [], "evaluation": []}
-    for (_, _, split), found in zip(jobs, results, strict=True):
-        raw[split or "training"] += found
+def build(sites: Path, out: Path) -> None:
+    if not sites.is_dir():
+        raise InputError(f"{sites} is no folder: install the packages that corpus.json names below it")
+    training_sites = [site for site in sorted(sites.iterdir()) if site.name not in HELD_OUT_PACKAGES]
+    versions = {site.name: _version(site) for site in training_sites}
+    jobs: list[tuple[Split, Path, str]] = [
+        (split, installed_folder(package), package) for package in HELD_OUT_PACKAGES for split in SPLITS
+    ]
+    jobs += [("training", site, site.name) for site in training_sites]
+    results = Parallel(n_jobs=-1, verbose=5)(
+        delayed(documents)(folder, package, _everything, split) for split, folder, package in jobs
+    )
+    raw: dict[Split, list[str]] = {split: [] for split in SPLITS}
+    for (split, _, _), found in zip(jobs, results, strict=True):
+        raw[split] += found
+
     training, evaluation = _hashes(raw["training"]), _hashes(raw["evaluation"])
     removed = {
         "evaluation": training & evaluation,
         "calibration": (training | evaluation) & _hashes(raw["calibration"]),
     }
-    texts = {
-        "training": _deduplicate(raw["training"], FirstOccurrence()),
-        "calibration": _deduplicate(raw["calibration"], FirstOccurrence(removed["calibration"])),
-        "evaluation": _deduplicate(raw["evaluation"], FirstOccurrence(removed["evaluation"])),
-    }
+    texts = {split: _without_repeats(raw[split], removed.get(split, ())) for split in SPLITS}
+    sizes = {split: sum(len(document.encode()) for document in texts[split]) for split in SPLITS}
     out.mkdir(parents=True, exist_ok=True)
-    for split, found in texts.items():
-        (out / f"{split}.txt").write_text("\0".join(found), encoding="utf-8")
-        print(f"{split}: {len(found)} documents, {sum(len(d.encode()) for d in found) / 1e6:.2f} MB")
-    versions = {
-        package: sorted(p.name.split("-")[1] for p in (sites / package).glob("*.dist-info"))[0] for package in others
-    }
+    for split in SPLITS:
+        (out / f"{split}.txt").write_text("\0".join(texts[split]), encoding="utf-8")
+        print(f"{split}: {len(texts[split])} documents, {sizes[split] / 1e6:.2f} MB")
     record = {
         "held_out_packages": {package: importlib.metadata.version(package) for package in HELD_OUT_PACKAGES},
         "training_packages": versions,
-        "sha256": {split: text_hash(found) for split, found in texts.items()},
-        "bytes": {split: sum(len(d.encode()) for d in found) for split, found in texts.items()},
+        "sha256": {split: text_hash(texts[split]) for split in SPLITS},
+        "bytes": sizes,
         "removed": {split: sorted(hashes) for split, hashes in removed.items()},
     }
     CORPUS_FILE.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(
+        prog="python -m realmodels.build_corpus", description="Builds the corpus from installed packages."
+    )
+    parser.add_argument("sites", type=Path, help="folder with one subfolder per training package")
+    parser.add_argument("out", type=Path, help="folder for the texts")
+    options = parser.parse_args()
+    try:
+        build(options.sites, options.out)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

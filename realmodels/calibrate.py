@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from realmodels.analog import LayerCalibration, apply_gate, grouped_matmul
-from realmodels.evaluate import token_blocks
+from realmodels.evaluate import BLOCK_TOKENS, token_blocks
 from realmodels.load import Model
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights, quantise_input, quantise_output
@@ -33,6 +33,11 @@ class Calibration:
     hardware: Hardware
 
     def __getitem__(self, parameter: str) -> LayerCalibration:
+        if parameter not in self.layers:
+            raise InputError(
+                f"calibration has no {parameter}: it is of another model, or this one never calls that module;"
+                " calibrate this very model, or keep the module digital"
+            )
         return self.layers[parameter]
 
 
@@ -40,13 +45,11 @@ class Calibration:
 def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibration:
     """Ranges for every layer that can be analog, from CALIBRATION_TOKENS tokens spread over `texts`.
 
-    The model must not be deployed. Programming noise plays no part, so that one calibration serves every c.
+    InputError if the model is deployed. Programming noise plays no part, so that one calibration serves every c.
     """
-    blocks = token_blocks(model, texts)
-    wanted = max(2, CALIBRATION_TOKENS // (blocks.tokens.shape[1] - 1))
-    chosen = (
-        torch.arange(min(wanted, len(blocks.tokens))) * len(blocks.tokens) // min(wanted, len(blocks.tokens))
-    )
+    model.require_digital()
+    length = min(BLOCK_TOKENS, model.context)
+    tokens = token_blocks(model, texts, length, max(2, CALIBRATION_TOKENS // length)).tokens
     layers: dict[str, LayerCalibration] = {}
     handles = []
     try:
@@ -57,7 +60,7 @@ def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibra
             hook = _experts_hook(layer.experts, hardware, layers)
             handles.append(model.network.get_submodule(layer.experts).register_forward_pre_hook(hook))
         device = next(model.network.parameters()).device
-        model.network(input_ids=blocks.tokens[chosen, :-1].to(device), use_cache=False)
+        model.network(input_ids=tokens[:, :-1].to(device), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

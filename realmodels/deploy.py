@@ -33,11 +33,11 @@ class DeploymentReport:
         return sum(counts[status] for counts in self.parameters.values())
 
     def __str__(self) -> str:
-        rows = [(kind, *(counts[status] for status in STATUSES)) for kind, counts in self.parameters.items()]
-        rows.append(("all", *(self.count(status) for status in STATUSES)))
+        totals = {status: self.count(status) for status in STATUSES}
         lines = [f"{'parameters':<18}" + "".join(f"{status:>22}" for status in STATUSES)]
-        for kind, *counts in rows:
-            lines.append(f"{kind:<18}" + "".join(f"{n:>13,} {n / self.total:>7.2%}" for n in counts))
+        for kind, counts in {**self.parameters, "all": totals}.items():
+            cells = (f"{counts[status]:>13,} {counts[status] / self.total:>7.2%}" for status in STATUSES)
+            lines.append(f"{kind:<18}" + "".join(cells))
         return "\n".join(lines)
 
 
@@ -54,8 +54,7 @@ def deploy(
     InputError, before anything is changed, if the model is deployed already or the placement does not fit it.
     """
     _check_seed(seed)
-    if _deployed(model):
-        raise InputError(f"model {model.name} is deployed already: call withdraw(model) first")
+    model.require_digital()
     if placement.num_experts != model.map.num_experts:
         raise InputError(
             f"placement.num_experts is {placement.num_experts}, but {model.name} has {model.map.num_experts}: make"
@@ -69,14 +68,13 @@ def deploy(
         raise InputError(
             f"calibration is for {calibration.hardware}, deployment for {hardware}: calibrate for the latter"
         )
-    analog: dict[str, nn.Module] = {}
+    analog: dict[str, AnalogLinear | AnalogExperts] = {}
     for name in linears:
         linear = model.network.get_submodule(name)
         assert isinstance(linear, nn.Linear)
         analog[name] = AnalogLinear(linear, hardware, calibration[f"{name}.weight"])
     for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
-        if len(digital) == layer.num_experts:
-            continue
+        # If all experts are digital too: a model with nothing on analog hardware is deployed as any other.
         ranges = {each: calibration[f"{layer.experts}.{each}"] for each in ("gate_up_proj", "down_proj")}
         experts = model.network.get_submodule(layer.experts)
         analog[layer.experts] = AnalogExperts(experts, digital, hardware, ranges)
@@ -100,23 +98,16 @@ def withdraw(model: Model) -> None:
         _replace(model.network, name, module.original)
 
 
-def _deployed(model: Model) -> dict[str, AnalogLinear | AnalogExperts]:
-    return {
-        name: module
-        for name, module in model.network.named_modules()
-        if isinstance(module, AnalogLinear | AnalogExperts)
-    }
-
-
 def _require_deployed(model: Model) -> dict[str, AnalogLinear | AnalogExperts]:
-    deployed = _deployed(model)
+    deployed = model.analog_modules
     if not deployed:
         raise InputError(f"model {model.name} is not deployed: call deploy first")
     return deployed
 
 
-def _program(name: str, module: nn.Module, seed: int) -> None:
-    assert isinstance(module, AnalogLinear | AnalogExperts)
+def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int) -> None:
+    if isinstance(module, AnalogExperts) and not module.analog:
+        return  # nothing to program
     device = next(module.parameters()).device
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     module.program(torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big", signed=True)))

@@ -8,6 +8,7 @@ first predictions of a block have little context, for every model alike.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float, Int
@@ -60,13 +61,24 @@ def token_blocks(
 
     An incomplete last block is left out. Default length: BLOCK_TOKENS, or the model's context if that is shorter.
     """
-    length = block_tokens or min(BLOCK_TOKENS, model.context)
+    length = min(BLOCK_TOKENS, model.context) if block_tokens is None else block_tokens
+    if not _is_whole(length) or not 1 <= length <= model.context:
+        raise InputError(
+            f"block_tokens is {length!r}: give a whole number from 1 to {model.context}, the context of {model.name}"
+        )
+    if blocks is not None and (not _is_whole(blocks) or blocks < 2):
+        raise InputError(
+            f"blocks is {blocks!r}: give a whole number of at least 2, or None for the whole text"
+        )
+    if isinstance(texts, str) or not texts:
+        raise InputError(f"texts is {'one string' if texts else 'empty'}: give a list of documents")
     eos = model.tokenizer.eos_token_id
     if eos is None:
         raise InputError(
             f"the tokenizer of {model.name} has no end-of-text token: give a model whose has one"
         )
-    encoded = model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    # verbose: that a document is longer than the context does not matter here
+    encoded = model.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     stream = torch.tensor([token for document in encoded for token in (eos, *document)])
     available = (len(stream) - 1) // length
     if available < 2:
@@ -116,3 +128,7 @@ def evaluate(
         loss / math.log(2) / chosen.bytes_per_token,
         chosen.tokens[:, 1:].numel(),
     )
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from textwrap import shorten
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,15 +19,19 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from realmodels import text
+from realmodels.analog import AnalogExperts, AnalogLinear
 from realmodels.families import ModelMap, describe
 from theory.errors import InputError
 
 DEFAULT_MODEL = "tiny-olmoe"
 CHECKPOINTS = Path(__file__).with_name("checkpoints")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+HASHED_FILES = ("config.json", "tokenizer*", "*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,20 @@ class Model:
         """Longest input, in tokens."""
         return int(self.network.config.max_position_embeddings)
 
+    @property
+    def analog_modules(self) -> dict[str, AnalogLinear | AnalogExperts]:
+        """What of the network is deployed now, by name."""
+        return {
+            name: module
+            for name, module in self.network.named_modules()
+            if isinstance(module, AnalogLinear | AnalogExperts)
+        }
+
+    def require_digital(self) -> None:
+        """InputError if the model is deployed."""
+        if self.analog_modules:
+            raise InputError(f"model {self.name} is deployed already: call withdraw(model) first")
+
     def texts(self, split: Literal["calibration", "evaluation"]) -> Sequence[str]:
         """Documents of the offline corpus [realmodels.text] that no shipped model was trained on."""
         return text.held_out(split)
@@ -59,39 +79,55 @@ def load(
     a hub id, which needs a network or hub cache. dtype: of all parameters; converters compute in fp32 anyway.
     """
     name = str(name_or_path)
+    _check_device(device)
     folder = checkpoint_folder(name)
-    _check_weight_files(folder)
+    _check_files(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        network, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"model {name}: transformers cannot load it ({_first_line(error)}); give a folder that it can"
-        ) from error
-    problems = {
-        key: sorted(map(str, report[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
-    }
-    for key, names in problems.items():
-        if names:
-            raise InputError(
-                f"model {name}: {len(names)} {key.replace('_', ' ')} in its weights, first {names[0]}: get the complete"
-                " checkpoint of this architecture"
+        with _quiet_transformers():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, too
             )
+            network, report = loaded
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a broken config.json makes transformers raise about anything
+        raise InputError(
+            f"model {name}: transformers cannot load it ({_in_short(error)}); give a folder that it can"
+        ) from error
+    problems = [
+        *(f"{key} is missing" for key in sorted(report["missing_keys"])),
+        *(f"{key} is superfluous" for key in sorted(report["unexpected_keys"])),
+        *(
+            f"{key} is {tuple(found)}, not {tuple(wanted)}"
+            for key, found, wanted in report["mismatched_keys"]
+        ),
+    ]
+    if problems:
+        raise InputError(
+            f"model {name}: {len(problems)} of its tensors do not fit its config.json, first {problems[0]}: get"
+            " the complete checkpoint of this architecture"
+        )
     for parameter_name, parameter in network.named_parameters():
         if not torch.isfinite(parameter).all():
             raise InputError(
                 f"model {name}: parameter {parameter_name} has values that are not finite: get an intact copy"
             )
-    model_map = describe(network)
+    if len(tokenizer) > (vocabulary := network.get_input_embeddings().num_embeddings):
+        raise InputError(
+            f"model {name}: its tokenizer has {len(tokenizer)} tokens, its embedding {vocabulary}: get the"
+            " tokenizer that belongs to it"
+        )
+    try:
+        model_map = describe(network)
+    except InputError as error:
+        raise InputError(f"model {name}: {error}") from None
     return Model(
         name, network.to(device).eval().requires_grad_(False), tokenizer, model_map, weights_hash(folder)
     )
@@ -99,41 +135,73 @@ def load(
 
 def checkpoint_folder(name: str) -> Path:
     """The folder that a model's name, path or hub id stands for, fetched from the hub if it is such an id."""
-    embedded = CHECKPOINTS / name
-    if re.fullmatch(r"[\w.-]+", name) and embedded.is_dir():
-        return embedded
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(
-                f"model {name}: the folder has no config.json: give a folder that save_pretrained wrote"
-            )
-        return path
-    if path.exists() or not HUB_ID.fullmatch(name):
-        known = ", ".join(sorted(folder.name for folder in CHECKPOINTS.glob("*/")))
-        raise InputError(f"model {name}: neither a folder, nor a hub id (owner/name), nor one of: {known}")
+    embedded = {folder.name: folder for folder in sorted(CHECKPOINTS.glob("*/"))}
+    if name in embedded:
+        return embedded[name]
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+    except (OSError, RuntimeError):  # too long for a path, or the home of a user that does not exist
+        pass
+    if not HUB_ID.fullmatch(name):
+        raise InputError(
+            f"model {name}: neither a folder, nor a hub id (owner/name), nor one of: {', '.join(embedded)}"
+        )
     from huggingface_hub import snapshot_download  # here: the embedded model needs no hub
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the hub has no such ids
         raise InputError(
-            f"model {name}: cannot be fetched from the hub ({_first_line(error)}); where there is a network, run"
-            f" `hf download {name} --local-dir FOLDER` and pass that folder with --model FOLDER"
+            f"model {name}: no such folder here, and it cannot be fetched from the hub ({_in_short(error)});"
+            f" where there is a network, run `hf download {name} --local-dir FOLDER` and pass that folder with"
+            " --model FOLDER"
         ) from error
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 over the checkpoint's config and weight files."""
+    """SHA-256 over the checkpoint's config, tokenizer and weights: with the text, they decide every result."""
     digest = hashlib.sha256()
-    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+    for path in sorted(path for pattern in HASHED_FILES for path in folder.glob(pattern)):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
-def _check_weight_files(folder: Path) -> None:
-    """The weight files are complete safetensors, before anything else looks at them."""
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {device}: torch cannot use it ({_in_short(error)}); give cpu or cuda"
+        ) from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without progress bars and tables on stderr: what matters of them becomes an InputError."""
+    verbosity, progress_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress_bars:
+            logging.enable_progress_bar()
+
+
+def _check_files(folder: Path) -> None:
+    """All kinds of files are there, weights as complete safetensors, before anything else looks at them."""
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"model {folder}: the folder has no config.json: give a folder that save_pretrained wrote"
+        )
+    if not any((folder / name).is_file() for name in TOKENIZERS):  # transformers would make up an empty one
+        raise InputError(
+            f"model {folder}: the folder has no {TOKENIZERS[0]}: save the model's tokenizer into it, too"
+        )
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = sorted(
@@ -145,7 +213,7 @@ def _check_weight_files(folder: Path) -> None:
     if index.is_file():
         try:
             needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(
                 f"model {folder}: {index.name} is not a weight index: get an intact copy"
             ) from None
@@ -161,5 +229,6 @@ def _check_weight_files(folder: Path) -> None:
             ) from None
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _in_short(error: Exception) -> str:
+    """One line; what follows in transformers' message is about a table that is not shown."""
+    return shorten(f"{type(error).__name__}: {error}".partition(" For details")[0], 200, placeholder=" ...")

@@ -31,10 +31,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
+from realmodels.text import SPLITS
 from theory.errors import InputError
 
 END_OF_TEXT: Final = "<|endoftext|>"  # the only special token: id 0, before every document
-SPLITS: Final = ("training", "calibration", "evaluation")
 
 BETAS: Final = (0.9, 0.95)
 LARGEST_GRADIENT_NORM: Final = 1.0
@@ -252,7 +252,7 @@ def forward(model: OlmoeForCausalLM, tokens: Tensor) -> tuple[Tensor, list[Routi
 
 
 def losses(model: OlmoeForCausalLM, crops: Tensor) -> tuple[Tensor, Tensor]:
-    """Next-token loss in nats per token, and the layers' balance losses added up; crops (batch, length + 1)."""
+    """Next-token loss in nats per token, and the sum of the balance losses; crops (batch, length + 1)."""
     logits, routings = forward(model, crops[:, :-1])
     loss = F.cross_entropy(logits.flatten(0, 1).float(), crops[:, 1:].flatten())
     return loss, torch.stack([routing.balance_loss() for routing in routings]).sum()
@@ -272,7 +272,7 @@ class HeldOut(NamedTuple):
 
 @torch.no_grad()
 def held_out(model: OlmoeForCausalLM, stream: Tensor, context: int) -> HeldOut:
-    """Loss on a stream cut into blocks of T = `context` predicted tokens (the last one shorter), each on its own.
+    """Loss on a stream cut into blocks of T = `context` predicted tokens (the last shorter), each on its own.
 
     Blocks overlap by one token: block i reads stream[i T : i T + T], predicts stream[i T + 1 : i T + T + 1].
     """
@@ -296,8 +296,7 @@ def held_out(model: OlmoeForCausalLM, stream: Tensor, context: int) -> HeldOut:
 def orthogonalise(matrices: Tensor) -> Tensor:
     """About U V^T of each U S V^T: (batch, rows, columns), rows <= columns; bf16, as the result is coarse."""
     a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16()
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()  # singular values <= 1
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

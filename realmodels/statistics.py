@@ -29,9 +29,10 @@ def scores(
     """Scores for `theory.placement.place`, fp64 on the CPU; highest is digital first.
 
     `activation_frequency` and `activation_weight` are measured on `texts`; `router_norm` is the norm of an
-    expert's row of router weights; every other strategy ranks by MaxNNScore or not at all. The model must not be
-    deployed, or its routing would be that of noisy experts.
+    expert's row of router weights; every other strategy ranks by MaxNNScore or not at all. InputError if the model
+    is deployed: its routing would be that of noisy experts.
     """
+    model.require_digital()
     if strategy not in STRATEGIES:
         raise InputError(f"strategy is {strategy!r}: give one of {', '.join(STRATEGIES)}")
     if strategy in ("activation_frequency", "activation_weight"):

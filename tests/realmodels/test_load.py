@@ -1,0 +1,384 @@
+"""Loading: what comes out is the checkpoint, and whatever is wrong with one is said in one line."""
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from safetensors.torch import load_file, save_file
+from small_models import (
+    CONTEXT,
+    EXPERTS,
+    LAYERS,
+    OTHER_CONFIGS,
+    REFUSED_CONFIGS,
+    TEXTS,
+    VOCABULARY,
+    network_of,
+    save,
+    small_network,
+    small_tokenizer,
+)
+from torch import Tensor
+
+import realmodels
+from realmodels import load
+from realmodels.load import CHECKPOINTS, DEFAULT_MODEL, weights_hash
+from realmodels.pretrain import train_tokenizer
+from theory.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+EMBEDDED = CHECKPOINTS / DEFAULT_MODEL
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In bf16, as the shipped one is."""
+    return save(small_network().to(torch.bfloat16), tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    """A folder to be damaged."""
+    return shutil.copytree(checkpoint, tmp_path / "copy")
+
+
+def refusal(name: str | Path) -> str:
+    """What `load` says, which has to be one line that names the value."""
+    with pytest.raises(InputError) as caught:
+        load(name)
+    message = str(caught.value)
+    assert "\n" not in message and str(name) in message
+    return message
+
+
+# ------------------------------------------------------------------------------------------- good input
+
+
+def test_public_names() -> None:
+    assert realmodels.__all__ == [
+        "calibrate",
+        "deploy",
+        "evaluate",
+        "load",
+        "reprogram",
+        "scores",
+        "withdraw",
+    ]
+    assert all(callable(getattr(realmodels, name)) for name in realmodels.__all__)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_parameter_is_the_checkpoints(checkpoint: Path, dtype: torch.dtype) -> None:
+    model = load(checkpoint, dtype=dtype)
+    expected = small_network().to(torch.bfloat16).to(dtype).state_dict()
+    assert model.network.state_dict().keys() == expected.keys()
+    for name, parameter in model.network.state_dict().items():
+        assert parameter.dtype == dtype and torch.equal(parameter, expected[name]), name
+    assert not model.network.training
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
+
+
+def test_a_finer_checkpoint_is_rounded(tmp_path: Path) -> None:
+    loaded = load(save(small_network(), tmp_path), dtype=torch.bfloat16).network.state_dict()
+    for name, parameter in small_network().state_dict().items():
+        assert torch.equal(loaded[name], parameter.to(torch.bfloat16)), name
+
+
+def test_all_of_a_model(checkpoint: Path) -> None:
+    """From a `Path` as from a `str`, with a `~` as without."""
+    model = load(checkpoint)
+    assert model.name == str(checkpoint) and model.context == CONTEXT
+    assert model.map.num_experts == (EXPERTS,) * LAYERS
+    assert model.tokenizer(TEXTS[0])["input_ids"] == small_tokenizer()(TEXTS[0])["input_ids"]
+    assert model.tokenizer.eos_token_id == small_tokenizer().eos_token_id
+    assert model.analog_modules == {}
+    again = load(str(checkpoint))
+    assert (again.name, again.map, again.weights_hash) == (model.name, model.map, model.weights_hash)
+
+
+def test_home_and_working_directory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(checkpoint.parent))
+    assert load(f"~/{checkpoint.name}").weights_hash == weights_hash(checkpoint)
+    monkeypatch.chdir(checkpoint)
+    monkeypatch.setattr(importlib.import_module("realmodels.load"), "CHECKPOINTS", checkpoint.parent / "none")
+    assert load(".").weights_hash == weights_hash(checkpoint)
+
+
+def test_embedded_models_go_by_their_name(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("realmodels.load"), "CHECKPOINTS", checkpoint.parent)
+    assert load(checkpoint.name).weights_hash == weights_hash(checkpoint)
+    assert checkpoint.name in refusal("no-such-name")  # the names to choose from
+    for name in (".", ".."):  # mean what they mean everywhere, not a folder among the embedded ones
+        assert "no config.json" in refusal(name)
+
+
+def test_sharded_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    folder = save(small_network().to(torch.bfloat16), tmp_path, max_shard_size="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    sharded, whole = load(folder).network.state_dict(), load(checkpoint).network.state_dict()
+    assert all(torch.equal(sharded[name], parameter) for name, parameter in whole.items())
+
+
+def test_tied_checkpoint(tmp_path: Path) -> None:
+    network = load(save(small_network(tie_word_embeddings=True), tmp_path)).network
+    assert network.get_output_embeddings().weight is network.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("name", OTHER_CONFIGS)
+def test_other_architectures(name: str, tmp_path: Path) -> None:
+    network = network_of(OTHER_CONFIGS[name])
+    loaded = load(save(network, tmp_path)).network.state_dict()
+    assert all(torch.equal(loaded[key], parameter) for key, parameter in network.state_dict().items())
+
+
+def test_hub_id_loads_what_the_hub_hands_out(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in allow_patterns)
+        asked.append(name)
+        return str(checkpoint)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert load("owner/name").weights_hash == weights_hash(checkpoint)
+    assert asked == ["owner/name"]
+
+
+@pytest.mark.skipif(not EMBEDDED.is_dir(), reason="tiny-olmoe is not there yet")
+def test_tiny_olmoe() -> None:
+    model = load()
+    assert model.name == DEFAULT_MODEL and model.weights_hash == load(EMBEDDED).weights_hash
+    assert len(model.map.num_experts) >= 4 and min(model.map.num_experts) >= 32
+    assert model.network.config.num_experts_per_tok == 4 and not model.network.config.tie_word_embeddings
+    stored = [tensor for file in EMBEDDED.glob("*.safetensors") for tensor in load_file(file).values()]
+    assert {tensor.dtype for tensor in stored} == {torch.bfloat16}
+    assert sum(file.stat().st_size for file in EMBEDDED.glob("*.safetensors")) <= 16 * 2**20
+
+
+# ------------------------------------------------------------------------------------------- the hash
+
+
+@settings(max_examples=50)
+@given(
+    contents=st.tuples(*[st.binary(min_size=1, max_size=20)] * 4),
+    file=st.integers(0, 3),
+    place=st.integers(0, 19),
+    change=st.integers(1, 255),
+)
+def test_hash_knows_every_byte(
+    contents: tuple[bytes, bytes, bytes, bytes], file: int, place: int, change: int
+) -> None:
+    names = ("config.json", "tokenizer.json", "model-1.safetensors", "model-2.safetensors")
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        for folder in (Path(one), Path(two)):
+            for name, content in zip(names, contents, strict=True):
+                (folder / name).write_bytes(content)
+        assert weights_hash(Path(one)) == weights_hash(Path(two))
+        (Path(one) / "README.md").write_text("what a model card says changes no result")
+        assert weights_hash(Path(one)) == weights_hash(Path(two))
+        changed = bytearray(contents[file])
+        changed[place % len(changed)] ^= change
+        (Path(one) / names[file]).write_bytes(changed)
+        assert weights_hash(Path(one)) != weights_hash(Path(two))
+        (Path(one) / names[file]).write_bytes(contents[file] + b"\0")
+        assert weights_hash(Path(one)) != weights_hash(Path(two))
+
+
+# ------------------------------------------------------------------------------------------- bad checkpoints
+
+Damage = Callable[[Path], object]
+
+
+def truncate(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) - 100])
+
+
+def pickle_instead(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def change_config(**changes: object) -> Damage:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text()) | changes
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+def change_tensors(change: Callable[[dict[str, Tensor]], object]) -> Damage:
+    def rewrite(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS)
+        change(tensors)
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return rewrite
+
+
+def write(name: str, content: bytes) -> Damage:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def spoil(value: float) -> Damage:
+    name = "model.layers.1.mlp.experts.3.up_proj.weight"
+    return change_tensors(lambda tensors: tensors[name][0, 0].fill_(value))
+
+
+def other_tokenizer(folder: Path) -> None:
+    """With more tokens than the model has rows for."""
+    words = " ".join(f"{number:x}" for number in range(2000))
+    train_tokenizer([words], VOCABULARY + 100).save_pretrained(folder)
+
+
+DAMAGE: dict[str, tuple[Damage, str]] = {
+    "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json.*give a folder"),
+    "config of garbage": (write("config.json", b"{\xff"), "config.json"),
+    "config of no object": (write("config.json", b"[1]"), "model_type"),
+    "config with a text for a number": (change_config(hidden_size="wide"), "hidden_size.*int.*wide"),
+    "config that makes transformers divide by zero": (change_config(num_attention_heads=0), "ZeroDivision"),
+    "unknown model type": (change_config(model_type="mystery"), "mystery.*give a folder that it can"),
+    "pickle": (pickle_instead, "pytorch_model.bin, a pickle.*convert.*safetensors"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "no weights.*safetensors"),
+    "truncated": (truncate, f"{WEIGHTS} is no intact safetensors file.*get an intact copy"),
+    "empty weights": (write(WEIGHTS, b""), "no intact safetensors file"),
+    "garbage weights": (write(WEIGHTS, b"garbage" * 100), "no intact safetensors file"),
+    "weights that are a folder": (lambda folder: (folder / "x.safetensors").mkdir(), "x.safetensors is no"),
+    "index of garbage": (write(INDEX, b"\xff"), f"{INDEX} is not a weight index"),
+    "index without a map": (write(INDEX, b"{}"), f"{INDEX} is not a weight index"),
+    "index of no object": (write(INDEX, b"[1]"), f"{INDEX} is not a weight index"),
+    "index of other things than names": (write(INDEX, b'{"weight_map": {"a": []}}'), f"{INDEX} is not a"),
+    "missing tensor": (
+        change_tensors(lambda tensors: tensors.pop("model.layers.1.self_attn.q_norm.weight")),
+        "1 of its tensors.*model.layers.1.self_attn.q_norm.weight is missing.*get the complete checkpoint",
+    ),
+    "missing expert": (
+        change_tensors(lambda tensors: tensors.pop("model.layers.1.mlp.experts.3.up_proj.weight")),
+        "conversion of the weights",
+    ),
+    "superfluous tensor": (
+        change_tensors(lambda tensors: tensors.update(extra=torch.zeros(1))),
+        "extra is superfluous",
+    ),
+    "another width": (change_config(intermediate_size=32), r"down_proj is \(6, 32, 24\), not \(6, 32, 32\)"),
+    "another depth": (change_config(num_hidden_layers=LAYERS + 1), "model.layers.2.* is missing"),
+    "nan": (spoil(float("nan")), r"layers.1.mlp.experts.gate_up_proj.*not finite.*get an intact copy"),
+    "infinity": (spoil(float("inf")), r"layers.1.mlp.experts.gate_up_proj.*not finite"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json.*save the"),
+    "tokenizer of garbage": (write("tokenizer.json", b"{}"), "cannot load it"),
+    "another tokenizer": (other_tokenizer, f"tokenizer has 4.. tokens, its embedding {VOCABULARY}.*get the"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_checkpoint(name: str, copy: Path) -> None:
+    damage, message = DAMAGE[name]
+    damage(copy)
+    with pytest.raises(InputError, match=message):
+        load(copy)
+    refusal(copy)
+
+
+def test_missing_shard(tmp_path: Path) -> None:
+    folder = save(small_network(), tmp_path, max_shard_size="20KB")
+    shard = sorted(folder.glob("*.safetensors"))[1]
+    shard.unlink()
+    assert f"{shard.name} is missing: get the complete checkpoint" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", REFUSED_CONFIGS)
+def test_models_that_are_not_supported(name: str, tmp_path: Path) -> None:
+    message = refusal(save(network_of(REFUSED_CONFIGS[name]), tmp_path))
+    assert {"llama": "has no fused experts", "gpt_oss": "gate_up_proj_bias"}[name] in message
+
+
+@pytest.mark.parametrize("model_type", ["mystery", "olmoe"])
+def test_code_in_a_checkpoint_never_runs(model_type: str, copy: Path) -> None:
+    """A known architecture loads as transformers has it; an unknown one is refused."""
+    mark = copy / "executed"
+    classes = "".join(f"class {name}: ...\n" for name in ("Config", "Model", "Tokenizer"))
+    (copy / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\n{classes}")
+    automatic = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    change_config(model_type=model_type, auto_map=automatic)(copy)
+    tokenizer = json.loads((copy / "tokenizer_config.json").read_text())
+    tokenizer["auto_map"] = {"AutoTokenizer": ["evil.Tokenizer", None]}
+    (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    if model_type == "olmoe":
+        assert type(load(copy).network).__module__.startswith("transformers.")
+    else:
+        assert "custom code" in refusal(copy)
+    assert not mark.exists()
+
+
+# ------------------------------------------------------------------------------------------- bad names
+
+
+@pytest.mark.parametrize(
+    "name", ["no-such-model", "/no/such/folder", "./folder", "a/b/c", "~nobody-at-all/x"]
+)
+def test_names_of_nothing(name: str) -> None:
+    assert "neither a folder, nor a hub id" in refusal(name)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" + "b" * 300])
+def test_names_too_long_for_a_file(name: str) -> None:
+    refusal(name)
+
+
+def test_a_file_is_no_folder(checkpoint: Path) -> None:
+    assert "neither a folder" in refusal(checkpoint / WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["owner/no--such", "owner/name"])
+def test_hub_id_out_of_reach(name: str) -> None:
+    """`tests/conftest.py` forbids the network; the first is an id that the hub's client itself refuses."""
+    assert f"hf download {name} --local-dir FOLDER" in refusal(name)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_device_that_is_not_there(device: str, checkpoint: Path) -> None:
+    with pytest.raises(InputError, match=f"device {device}.*give cpu or cuda") as caught:
+        load(checkpoint, device=device)
+    assert "\n" not in str(caught.value)
+
+
+SCRIPT = """
+import sys, time
+from realmodels import load
+from theory.errors import InputError
+
+good, bad = sys.argv[1:]
+load(good)
+begin = time.monotonic()
+for name in (bad, "owner/name"):
+    try:
+        load(name)
+    except InputError as error:
+        print(error)
+assert time.monotonic() - begin < 20, "no network is no reason to wait"
+from transformers.utils import logging
+assert logging.get_verbosity() == logging.WARNING and logging.is_progress_bar_enabled()
+"""
+
+
+def test_silence(checkpoint: Path, copy: Path) -> None:
+    """Not a character on stderr, of progress bars or tables, and no long wait where nothing answers."""
+    change_config(intermediate_size=32)(copy)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(copy), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", SCRIPT, str(checkpoint), str(copy)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    shapes, download = done.stdout.splitlines()
+    assert "do not fit" in shapes and "hf download owner/name" in download
