@@ -1,9 +1,11 @@
 """Converter ranges from text: kappa and lambda of every layer [PAPER.md, hardware model].
 
-The digital model reads a few blocks of calibration text, which must not be used for evaluation. For each linear
-layer (all experts of a layer together) kappa is the DAC bound that minimises the squared error of its inputs
-after the DAC, and then lambda the ADC bound that minimises the squared error of its outputs after the ADC. Both
-are searched on a geometric grid that begins where nothing saturates.
+The digital model reads a few blocks of calibration text, which must not be used for evaluation, once forward and
+once backward. For each linear layer (all experts of a layer together) kappa is the DAC bound, and then lambda the
+ADC bound, that adds least to the loss: the squared error of the layer's outputs, each weighted by the squared
+gradient of the loss at that output, which to second order is what independent errors cost [the diagonal of the
+empirical Fisher matrix]. Without the weights a few very large activations would set the range, and everything
+else would round to zero. The search is on a geometric grid that begins where nothing saturates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +15,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from realmodels.analog import LayerCalibration, apply_gate, grouped_matmul
-from realmodels.evaluate import BLOCK_TOKENS, token_blocks
+from realmodels.evaluate import token_blocks
 from realmodels.load import Model
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights, quantise_input, quantise_output
@@ -33,101 +36,124 @@ class Calibration:
     hardware: Hardware
 
     def __getitem__(self, parameter: str) -> LayerCalibration:
-        if parameter not in self.layers:
-            raise InputError(
-                f"calibration has no {parameter}: it is of another model, or this one never calls that module;"
-                " calibrate this very model, or keep the module digital"
-            )
         return self.layers[parameter]
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class _Layer:
+    """What the search needs of a layer: rows grouped by expert, expert e's ending before row ends[e].
+
+    sensitivity: squared gradient of the loss at each output of each row. matrices: how many matrices with tiles
+    of their own each expert's weight stacks.
+    """
+
+    rows: Float[Tensor, "rows in"]
+    weight: Float[Tensor, "experts out in"]
+    ends: Int[Tensor, " experts"]
+    sensitivity: Float[Tensor, "rows out"]
+    matrices: int = 1
+
+
 def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibration:
     """Ranges for every layer that can be analog, from CALIBRATION_TOKENS tokens spread over `texts`.
 
-    InputError if the model is deployed. Programming noise plays no part, so that one calibration serves every c.
+    The model must not be deployed. Programming noise plays no part, so that one calibration serves every c.
     """
-    model.require_digital()
-    length = min(BLOCK_TOKENS, model.context)
-    tokens = token_blocks(model, texts, length, max(2, CALIBRATION_TOKENS // length)).tokens
-    layers: dict[str, LayerCalibration] = {}
-    handles = []
+    blocks = token_blocks(model, texts).tokens
+    wanted = min(max(2, CALIBRATION_TOKENS // (blocks.shape[1] - 1)), len(blocks))
+    tokens = blocks[torch.arange(wanted) * len(blocks) // wanted].to(model.network.device)
+    names = [*model.map.linears, *(layer.experts for layer in model.map.moe_layers)]
+    inputs, outputs = _record(model.network, names, tokens)
+    layers: dict[str, _Layer] = {}
+    for name in model.map.linears:
+        rows, gradient = _spread(inputs[name][0]).float(), _spread(_gradient(outputs[name])).float()
+        ends = torch.tensor([len(rows)], dtype=torch.int32, device=rows.device)
+        weight = model.network.get_parameter(f"{name}.weight").detach().float()
+        layers[f"{name}.weight"] = _Layer(rows, weight[None], ends, gradient.square())
+    for layer in model.map.moe_layers:
+        experts = model.network.get_submodule(layer.experts)
+        gate_up, down = _expert_layers(experts, inputs[layer.experts], _gradient(outputs[layer.experts]))
+        layers |= {f"{layer.experts}.gate_up_proj": gate_up, f"{layer.experts}.down_proj": down}
+    return Calibration({name: _search(name, layer, hardware) for name, layer in layers.items()}, hardware)
+
+
+def _record(
+    network: nn.Module, names: Sequence[str], tokens: Int[Tensor, "blocks tokens_plus_1"]
+) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, Tensor]]:
+    """Inputs of the named modules, and their outputs with the gradient of the summed loss in `grad`."""
+    inputs: dict[str, tuple[Tensor, ...]] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Any:
+        def record(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
+            inputs[name] = tuple(each.detach() for each in given)
+            outputs[name] = output.requires_grad_()
+            output.retain_grad()
+
+        return record
+
+    handles = [network.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     try:
-        for name in model.map.linears:
-            hook = _linear_hook(name, hardware, layers)
-            handles.append(model.network.get_submodule(name).register_forward_pre_hook(hook))
-        for layer in model.map.moe_layers:
-            hook = _experts_hook(layer.experts, hardware, layers)
-            handles.append(model.network.get_submodule(layer.experts).register_forward_pre_hook(hook))
-        device = next(model.network.parameters()).device
-        model.network(input_ids=tokens[:, :-1].to(device), use_cache=False)
+        with torch.enable_grad():
+            logits = network(input_ids=tokens[:, :-1], use_cache=False).logits
+            F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="sum").backward()
     finally:
         for handle in handles:
             handle.remove()
-    return Calibration(layers, hardware)
+    return inputs, outputs
 
 
-Hook = Callable[[nn.Module, tuple[Any, ...]], None]
+def _expert_layers(experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[_Layer, _Layer]:
+    """gate_up and down of a fused experts module, from the gradient at its output."""
+    hidden, index, weights, gradient = (_spread(each) for each in (*inputs[:3], gradient))
+    gate_up, down = (experts.get_parameter(name).detach().float() for name in ("gate_up_proj", "down_proj"))
+    expert, order = index.flatten().sort()
+    token = order // index.shape[1]
+    ends = expert.bincount(minlength=len(down)).cumsum(0).int()
+    rows = hidden.float()[token]
+    down_gradient = gradient.float()[token] * weights.float().flatten()[order, None]
+    with torch.enable_grad():
+        both = grouped_matmul(rows, gate_up, ends).requires_grad_()
+        inner = apply_gate(experts, both)
+        inner_gradient = grouped_matmul(down_gradient, down.mT.contiguous(), ends)
+        (both_gradient,) = torch.autograd.grad(inner, both, inner_gradient)
+    # gate and up have tiles of their own, with the same inputs and one calibration for both
+    return (
+        _Layer(rows, gate_up, ends, both_gradient.square(), matrices=2),
+        _Layer(inner.detach(), down, ends, down_gradient.square()),
+    )
 
 
-def _linear_hook(name: str, hardware: Hardware, layers: dict[str, LayerCalibration]) -> Hook:
-    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        rows = _spread(inputs[0].reshape(-1, inputs[0].shape[-1])).float()
-        ends = torch.tensor([len(rows)], dtype=torch.int32, device=rows.device)
-        weight = module.get_parameter("weight").detach().float()
-        layers[f"{name}.weight"] = _search(f"{name}.weight", rows, weight[None], ends, hardware)
-
-    return hook
+def _gradient(output: Tensor) -> Tensor:
+    assert output.grad is not None  # every layer is on the way to the loss
+    return output.grad
 
 
-def _experts_hook(name: str, hardware: Hardware, layers: dict[str, LayerCalibration]) -> Hook:
-    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        hidden, index = (_spread(each) for each in inputs[:2])
-        gate_up, down = (
-            module.get_parameter(each).detach().float() for each in ("gate_up_proj", "down_proj")
-        )
-        expert, order = index.flatten().sort()
-        rows = hidden.float()[order // index.shape[1]]
-        ends = expert.bincount(minlength=len(down)).cumsum(0).int()
-        inner = apply_gate(module, grouped_matmul(rows, gate_up, ends))
-        # gate and up have tiles of their own, with the same inputs and one calibration for both
-        layers[f"{name}.gate_up_proj"] = _search(
-            f"{name}.gate_up_proj", rows, gate_up, ends, hardware, matrices=2
-        )
-        layers[f"{name}.down_proj"] = _search(f"{name}.down_proj", inner, down, ends, hardware)
-
-    return hook
-
-
-def _spread(rows: Tensor) -> Tensor:
+def _spread(values: Float[Tensor, "*tokens width"]) -> Float[Tensor, "rows width"]:
+    rows = values.reshape(-1, values.shape[-1])
     count = min(ROWS, len(rows))
     return rows[torch.arange(count, device=rows.device) * len(rows) // count]
 
 
-def _search(
-    name: str,
-    rows: Float[Tensor, "rows in"],
-    weight: Float[Tensor, "experts out in"],
-    ends: Int[Tensor, " experts"],
-    hardware: Hardware,
-    matrices: int = 1,
-) -> LayerCalibration:
-    """Ranges of one layer from rows grouped by expert, expert e's ending before row ends[e]."""
+@torch.no_grad()
+def _search(name: str, layer: _Layer, hardware: Hardware) -> LayerCalibration:
+    rows, weight, ends = layer.rows, layer.weight, layer.ends
     std, largest = float(rows.std()), float(rows.abs().max())
     if not std > 0:
         raise InputError(f"calibration: the inputs of {name} do not vary; give text that reaches this layer")
-    bound = (
-        largest
-        if hardware.dac_bits is None
-        else _best(
-            largest, lambda bound: (quantise_input(rows, bound, hardware.dac_bits) - rows).square().sum()
-        )
-    )
+
+    def cost(error: Float[Tensor, "rows out"]) -> Tensor:
+        return (error.square() * layer.sensitivity).sum()
+
+    def input_cost(bound: float) -> Tensor:
+        return cost(grouped_matmul(quantise_input(rows, bound, hardware.dac_bits) - rows, weight, ends))
+
+    bound = largest if hardware.dac_bits is None else _best(largest, input_cost)
     kappa = bound / std
     bound = bound if hardware.kappa is None else hardware.kappa * std
     codes = quantise_input(rows, bound, hardware.dac_bits)
-    w_max = largest_weights(weight.unflatten(1, (matrices, -1)), hardware).flatten(1, 2)
-    expert = torch.searchsorted(ends, torch.arange(len(rows), device=rows.device), right=True)
+    w_max = largest_weights(weight.unflatten(1, (layer.matrices, -1)), hardware).flatten(1, 2)
+    expert = torch.searchsorted(ends.long(), torch.arange(len(rows), device=rows.device), right=True)
     products, units = [], []
     for number, start in enumerate(range(0, rows.shape[1], hardware.tile_size)):
         part = slice(start, start + hardware.tile_size)
@@ -135,17 +161,13 @@ def _search(
         units.append(bound * w_max[expert, :, number])  # an ADC bound is lam times its unit
     product, unit = torch.stack(products), torch.stack(units)
     largest = float((product.abs() / unit).nan_to_num(0.0).max())  # a tile of zeros has neither
-    lam = (
-        largest
-        if hardware.adc_bits is None
-        else _best(
-            largest,
-            lambda lam: (quantise_output(product, lam * unit, hardware.adc_bits) - product).square().sum(),
-        )
-    )
-    return LayerCalibration(std, kappa, lam)
+
+    def output_cost(lam: float) -> Tensor:
+        return cost((quantise_output(product, lam * unit, hardware.adc_bits) - product).sum(0))
+
+    return LayerCalibration(std, kappa, largest if hardware.adc_bits is None else _best(largest, output_cost))
 
 
-def _best(largest: float, error: Callable[[float], Tensor]) -> float:
+def _best(largest: float, cost: Callable[[float], Tensor]) -> float:
     bounds = [largest * factor for factor in GRID]
-    return bounds[int(torch.stack([error(bound) for bound in bounds]).argmin())]
+    return bounds[int(torch.stack([cost(bound) for bound in bounds]).argmin())]

@@ -1,7 +1,8 @@
 """Puts a model on simulated analog hardware, in place, and accounts for every parameter.
 
 Noise comes from one generator per module, seeded with the deployment's seed and the module's name: what a module
-gets does not depend on the placement, so that placements are compared under the same noise.
+gets does not depend on the placement, so that placements are compared under the same noise. It is drawn on the
+model's device, and differs between kinds of devices.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ class DeploymentReport:
         totals = {status: self.count(status) for status in STATUSES}
         lines = [f"{'parameters':<18}" + "".join(f"{status:>22}" for status in STATUSES)]
         for kind, counts in {**self.parameters, "all": totals}.items():
-            cells = (f"{counts[status]:>13,} {counts[status] / self.total:>7.2%}" for status in STATUSES)
+            cells = (f"{counts[status]:>14,} {counts[status] / self.total:>7.2%}" for status in STATUSES)
             lines.append(f"{kind:<18}" + "".join(cells))
         return "\n".join(lines)
 
@@ -50,7 +51,8 @@ def deploy(
 ) -> DeploymentReport:
     """Replaces what `placement` does not keep digital by analog modules with freshly programmed weights.
 
-    calibration: texts, or what `calibrate` made of them for hardware with the same converters and tiles.
+    calibration: texts, or what `calibrate` made of them for hardware with the same converters and tiles. A placement
+    that puts nothing on analog hardware is a deployment, too: it is there to be withdrawn.
     InputError, before anything is changed, if the model is deployed already or the placement does not fit it.
     """
     _check_seed(seed)
@@ -74,7 +76,7 @@ def deploy(
         assert isinstance(linear, nn.Linear)
         analog[name] = AnalogLinear(linear, hardware, calibration[f"{name}.weight"])
     for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
-        # If all experts are digital too: a model with nothing on analog hardware is deployed as any other.
+        # Also where all experts are digital: a deployment with nothing analog can then be told from none.
         ranges = {each: calibration[f"{layer.experts}.{each}"] for each in ("gate_up_proj", "down_proj")}
         experts = model.network.get_submodule(layer.experts)
         analog[layer.experts] = AnalogExperts(experts, digital, hardware, ranges)

@@ -106,7 +106,7 @@ def load(
         *(f"{key} is superfluous" for key in sorted(report["unexpected_keys"])),
         *(
             f"{key} is {tuple(found)}, not {tuple(wanted)}"
-            for key, found, wanted in report["mismatched_keys"]
+            for key, found, wanted in sorted(report["mismatched_keys"])
         ),
     ]
     if problems:
@@ -128,9 +128,7 @@ def load(
         model_map = describe(network)
     except InputError as error:
         raise InputError(f"model {name}: {error}") from None
-    return Model(
-        name, network.to(device).eval().requires_grad_(False), tokenizer, model_map, weights_hash(folder)
-    )
+    return Model(name, network.to(device).requires_grad_(False), tokenizer, model_map, weights_hash(folder))
 
 
 def checkpoint_folder(name: str) -> Path:

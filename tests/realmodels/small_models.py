@@ -103,6 +103,12 @@ def small_network(seed: int = 0, **changes: Any) -> Any:
     return network_of(OlmoeConfig(**{**OLMOE, **changes}), seed)
 
 
+def in_fp64(network: Any) -> Any:
+    """Where no router and no converter notices in which order a batch was summed."""
+    network.set_experts_implementation("eager")  # grouped_mm takes no fp64
+    return network.double()
+
+
 def as_model(network: PreTrainedModel) -> Model:
     return Model("small", network, small_tokenizer(), describe(network), "hash")
 

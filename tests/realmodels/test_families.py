@@ -119,6 +119,28 @@ def test_a_part_of_no_known_kind_is_refused() -> None:
         describe(network)
 
 
+def test_a_part_that_shares_its_parameter_is_refused_too() -> None:
+    network = small_network()
+    network.extra = nn.Conv1d(1, 1, 1)
+    network.extra.weight = network.lm_head.weight
+    with pytest.raises(InputError, match=r"parameter extra.weight \(300, 32\) belongs to no known kind"):
+        describe(network)
+
+
+def test_what_is_beside_the_experts_is_not_shared() -> None:
+    """However its name begins."""
+    network = small_network()
+    network.model.layers[1].mlp_2 = nn.Linear(HIDDEN, HIDDEN)
+    assert describe(network).dense["dense_ffn"] == ("model.layers.1.mlp_2",)
+
+
+def test_a_router_may_be_a_linear_layer() -> None:
+    """It is none of the dense modules even so."""
+    network = small_network()
+    network.model.layers[1].mlp.gate = nn.Linear(HIDDEN, EXPERTS, bias=False)
+    assert describe(network) == OLMOE
+
+
 @pytest.mark.parametrize("candidates", [0, 2])
 def test_the_router_has_to_be_known(candidates: int) -> None:
     network = small_network()

@@ -265,7 +265,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "missing expert": (
         change_tensors(lambda tensors: tensors.pop("model.layers.1.mlp.experts.3.up_proj.weight")),
-        "conversion of the weights",
+        r"conversion of the weights\.\); give a folder that it can",
     ),
     "superfluous tensor": (
         change_tensors(lambda tensors: tensors.update(extra=torch.zeros(1))),

@@ -449,6 +449,18 @@ def test_converters_of_bfloat16_work_in_fp32(
     assert torch.equal(converted, convert(x.float(), bound, bits, which))
 
 
+@precisions
+@given(values=vectors, bound=st.floats(2**-10, 2**10), bits=any_bits)
+def test_a_bound_has_the_precision_of_what_it_bounds(
+    dtype: torch.dtype, values: list[float], bound: float, bits: int
+) -> None:
+    """For the ADC as for the DAC, with a number or a tensor of them."""
+    x = torch.tensor(values, dtype=dtype)
+    each = torch.full(x.shape, bound, dtype=torch.float64)
+    assert torch.equal(quantise_output(x, bound, bits), quantise_input(x, bound, bits))
+    assert torch.equal(quantise_output(x, each, bits), quantise_input(x, bound, bits))
+
+
 @devices
 @given(values=vectors)
 def test_no_converter_changes_nothing(device: str, values: list[float]) -> None:

@@ -192,6 +192,8 @@ def test_fused_and_separate_experts_have_equal_scores(
 @given(seed=seeds)
 def test_precision_is_that_of_the_weights_not_of_their_dtype(device: str, seed: int) -> None:
     layers = [torch.randn(33, 65, generator=seeded(seed + n)).to(device, torch.bfloat16) for n in range(3)]
+    # Without the smallest, sums of squares need 41 bits: exact in fp64 in any order, but not in fp32.
+    layers = [torch.where(weight.abs() < 2**-6, 0, weight) for weight in layers]
     score = maxnn_score(layers)
     assert torch.equal(maxnn_score([weight.float() for weight in layers]), score)
     assert torch.equal(maxnn_score([weight.double() for weight in layers]), score)

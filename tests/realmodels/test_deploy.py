@@ -1,0 +1,660 @@
+"""Deployment: all of a model is accounted for, what was not asked for stays digital, and nothing is left behind."""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from small_models import (
+    EXPERTS,
+    LAYERS,
+    OTHER_CONFIGS,
+    TEXTS,
+    VOCABULARY,
+    as_model,
+    in_fp64,
+    leave_experts_idle,
+    network_of,
+    save,
+    small_model,
+    small_network,
+)
+from torch import Tensor, nn
+
+from realmodels import calibrate, deploy, evaluate, load, reprogram, scores, withdraw
+from realmodels.analog import AnalogExperts, AnalogLinear
+from realmodels.calibrate import Calibration
+from realmodels.deploy import STATUSES
+from realmodels.load import Model
+from theory.errors import InputError
+from theory.hardware import Hardware, program, programming_sigma
+from theory.placement import Placement, place
+
+IDEAL = Hardware(c=0.0, dac_bits=None, adc_bits=None)
+NOISY = Hardware(c=1.5, dac_bits=None, adc_bits=None)
+ALL, NONE = ((),) * LAYERS, (tuple(range(EXPERTS)),) * LAYERS  # of the experts analog
+KINDS = ("attention", "lm_head")
+SIZES = (EXPERTS,) * LAYERS
+EVERYTHING = Placement(SIZES, ALL, KINDS)
+TOKENS = torch.randint(0, VOCABULARY, (3, 17), generator=torch.Generator().manual_seed(0))
+# Which parts are analog, as in Figure 3.
+ARMS = {
+    "attention": Placement(SIZES, NONE, ("attention",)),
+    "LM head": Placement(SIZES, NONE, ("lm_head",)),
+    "all dense modules": Placement(SIZES, NONE, KINDS),
+    "some experts": Placement(SIZES, ((0, 3), (1, 2, 5))),
+    "experts of one layer": Placement(SIZES, (NONE[0], ())),
+    "all experts": Placement(SIZES, ALL),
+    "one projection": Placement(SIZES, NONE, ("model.layers.1.self_attn.v_proj",)),
+    "everything": EVERYTHING,
+    "nothing": Placement(SIZES, NONE),
+}
+
+
+@cache
+def calibration(hardware: Hardware, seed: int = 0, name: str = "olmoe") -> Calibration:
+    return calibrate(fresh(name, seed), TEXTS, hardware)
+
+
+def fresh(name: str = "olmoe", seed: int = 0) -> Model:
+    return as_model(network_of(OTHER_CONFIGS[name], seed)) if name in OTHER_CONFIGS else small_model(seed)
+
+
+def deployed(
+    placement: Placement = EVERYTHING, hardware: Hardware = NOISY, seed: int = 0, name: str = "olmoe"
+) -> Model:
+    model = fresh(name)
+    deploy(model, placement, hardware, calibration(hardware, name=name), seed)
+    return model
+
+
+def logits(model: Model, **inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model.network(**({"input_ids": TOKENS} | inputs)).logits
+
+
+def state(model: Model) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.network.state_dict().items()}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def modules(model: Model) -> dict[str, nn.Module]:
+    return dict(model.network.named_modules())
+
+
+def programmed(model: Model) -> dict[str, Tensor]:
+    return {
+        f"{name}.{parameter}": crossbars.programmed()
+        for name, module in model.analog_modules.items()
+        for parameter, crossbars in module.crossbars.items()
+        if not isinstance(module, AnalogExperts) or module.analog
+    }
+
+
+@st.composite
+def placements(draw: st.DrawFn, model: Model) -> Placement:
+    digital = tuple(
+        tuple(draw(st.lists(st.integers(0, size - 1), unique=True))) for size in model.map.num_experts
+    )
+    kinds = [kind for kind, names in model.map.dense.items() if names]
+    names = st.sampled_from([*kinds, *model.map.linears, "model", "model.layers.1.self_attn"])
+    return Placement(model.map.num_experts, digital, tuple(draw(st.lists(names, unique=True))))
+
+
+# ------------------------------------------------------------------------------------------- the report
+
+
+@settings(max_examples=60)
+@given(data=st.data(), name=st.sampled_from(["olmoe", "tied", *OTHER_CONFIGS]))
+def test_every_parameter_is_accounted_for(data: st.DataObject, name: str) -> None:
+    """And the report tells of the modules that are there."""
+    model = small_model(tie_word_embeddings=True) if name == "tied" else fresh(name)
+    placement = data.draw(placements(model))
+    sizes = {name: parameter.numel() for name, parameter in model.network.named_parameters()}
+    linears = model.map.resolve(placement.analog_modules)
+    report = deploy(model, placement, IDEAL, calibration(IDEAL, name=name if name != "tied" else "olmoe"))
+
+    found = {
+        name: module for name, module in model.analog_modules.items() if isinstance(module, AnalogLinear)
+    }
+    assert found.keys() == set(linears)
+    for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
+        experts = model.analog_modules[layer.experts]
+        assert isinstance(experts, AnalogExperts) and tuple(experts.digital) == digital
+
+    in_experts = [
+        sizes[f"{layer.experts}.{each}"] // layer.num_experts * count
+        for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True)
+        for each in ("gate_up_proj", "down_proj")
+        for count in (layer.num_experts - len(digital), len(digital))
+    ]
+    assert report.parameters["experts"] == {
+        "analog": sum(in_experts[::2]),
+        "digital by placement": sum(in_experts[1::2]),
+        "never analog": 0,
+    }
+    if name == "tied":  # one parameter, two uses: told of as what may be analog
+        sizes["lm_head.weight"] = sizes.pop("model.embed_tokens.weight")
+        assert "embeddings" not in report.parameters
+    for kind, names in model.map.dense.items():
+        analog = sum(sizes[f"{each}.weight"] for each in names if each in linears)
+        rest = sum(sizes[f"{each}.weight"] for each in names) - analog
+        if names:
+            expected = {"analog": analog, "digital by placement": rest, "never analog": 0}
+            assert report.parameters[kind] == expected
+    for kind, names in model.map.never_analog.items():
+        count = sum(sizes.get(each, 0) for each in names)
+        if count:
+            expected = {"analog": 0, "digital by placement": 0, "never analog": count}
+            assert report.parameters[kind] == expected
+    assert report.total == sum(sizes.values()) == sum(report.count(status) for status in STATUSES)
+
+
+def test_a_parameter_with_two_uses_is_analog_if_one_of_them_is() -> None:
+    network = small_network()
+    first, second = (layer.self_attn.q_proj for layer in network.model.layers)
+    second.weight = first.weight
+    for analog in range(LAYERS):
+        model = as_model(network)
+        report = deploy(
+            model, Placement(SIZES, NONE, (f"model.layers.{analog}.self_attn.q_proj",)), IDEAL, TEXTS
+        )
+        assert report.count("analog") == first.weight.numel()
+        withdraw(model)
+
+
+def test_report_as_text() -> None:
+    report = deploy(fresh(), Placement(SIZES, ALL, ("lm_head",)), IDEAL, calibration(IDEAL))
+    head, *rows = str(report).splitlines()
+    assert head.split("  ")[0] == "parameters" and all(status in head for status in STATUSES)
+    assert [row.split()[0] for row in rows] == [*(kind.split()[0] for kind in report.parameters), "all"]
+    share = report.count("analog") / report.total
+    assert f"{report.count('analog'):,}" in rows[-1] and f"{share:.2%}" in rows[-1]
+    assert len({len(row) for row in (head, *rows)}) == 1
+
+
+def test_parameters_that_nobody_knows_are_refused() -> None:
+    model = small_model()
+    model.network.extra = nn.Parameter(torch.zeros(3))  # after the map was made
+    before = modules(model)
+    with pytest.raises(InputError, match=r"\d+ of \d+ parameters of small are accounted for"):
+        deploy(model, EVERYTHING, IDEAL, calibration(IDEAL))
+    assert modules(model) == before
+
+
+# ------------------------------------------------------------------------------------------- and back again
+
+
+@settings(max_examples=40)
+@given(
+    data=st.data(),
+    name=st.sampled_from(["olmoe", *OTHER_CONFIGS]),
+    hardware=st.sampled_from([NOISY, Hardware(), Hardware(c=0.5, w_max="column", tile_size=16)]),
+    seeds=st.lists(st.integers(), min_size=1, max_size=3),
+)
+def test_withdraw_restores_bit_for_bit(
+    data: st.DataObject, name: str, hardware: Hardware, seeds: list[int]
+) -> None:
+    """The very modules, after any number of programming events."""
+    model = fresh(name)
+    before, weights, digital = modules(model), state(model), logits(model)
+    deploy(model, data.draw(placements(model)), hardware, calibration(hardware, name=name), seeds[0])
+    logits(model)
+    for seed in seeds[1:]:
+        reprogram(model, seed)
+    withdraw(model)
+    after = modules(model)
+    assert after.keys() == before.keys() and all(after[key] is before[key] for key in before)
+    assert equal(state(model), weights) and torch.equal(logits(model), digital)
+    assert not model.analog_modules
+
+
+def test_deployed_again_as_often_as_wanted() -> None:
+    model = fresh()
+    first = deploy(model, ARMS["attention"], NOISY, calibration(NOISY))
+    noisy = logits(model)
+    withdraw(model)
+    deploy(model, EVERYTHING, Hardware(), calibration(Hardware()), seed=5)
+    withdraw(model)
+    assert deploy(model, ARMS["attention"], NOISY, calibration(NOISY)) == first
+    assert torch.equal(logits(model), noisy)
+
+
+def test_withdraw_after_a_change_of_precision() -> None:
+    """Gives the model that a digital one would have become."""
+    for converters in (NOISY, Hardware()):
+        model = deployed(hardware=converters)
+        model.network.to(torch.bfloat16)  # type: ignore[arg-type]
+        assert logits(model).dtype == torch.bfloat16
+        withdraw(model)
+        plain = as_model(small_network().to(torch.bfloat16))
+        assert equal(state(model), state(plain)) and torch.equal(logits(model), logits(plain))
+
+
+def test_a_copy_is_a_deployment_of_its_own() -> None:
+    model = deployed()
+    twin, noisy = copy.deepcopy(model), logits(model)
+    assert torch.equal(logits(twin), noisy)
+    withdraw(twin)
+    assert torch.equal(logits(twin), logits(fresh())) and equal(state(twin), state(fresh()))
+    twin.network.get_parameter("lm_head.weight").data.zero_()
+    assert torch.equal(logits(model), noisy)
+    withdraw(model)
+    assert torch.equal(logits(model), logits(fresh()))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_state_dict_and_checkpoint_are_the_digital_ones(tied: bool, tmp_path: Path) -> None:
+    model = small_model(tie_word_embeddings=tied)
+    digital, names = state(model), [name for name, _ in model.network.named_parameters()]
+    deploy(model, EVERYTHING, Hardware(), TEXTS)
+    assert equal(state(model), digital)
+    assert sorted(name for name, _ in model.network.named_parameters()) == sorted(names)
+    reloaded = load(save(model.network, tmp_path))
+    assert equal(state(reloaded), digital)
+    withdraw(model)
+    assert torch.equal(logits(reloaded), logits(model))
+
+
+# ------------------------------------------------------------------------------------------- what it computes
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("arm", ARMS)
+def test_ideal_hardware_is_digital_bit_for_bit(arm: str, dtype: torch.dtype, implementation: str) -> None:
+    network = small_network().to(dtype)
+    network.set_experts_implementation(implementation)
+    model = as_model(network)
+    digital = logits(model)
+    deploy(model, ARMS[arm], IDEAL, calibration(IDEAL))
+    assert torch.equal(logits(model), digital)
+
+
+@pytest.mark.parametrize("name", OTHER_CONFIGS)
+def test_ideal_hardware_is_digital_for_other_architectures(name: str) -> None:
+    model = fresh(name)
+    digital = logits(model)
+    kinds = tuple(kind for kind, names in model.map.dense.items() if names)
+    deploy(model, place(scores(model), 0.5, analog_modules=kinds), IDEAL, calibration(IDEAL, name=name))
+    assert torch.equal(logits(model), digital)
+    reprogram(model, 1)
+    assert torch.equal(logits(model), digital)
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm != "nothing"])
+def test_every_arm_is_noisy(arm: str) -> None:
+    model = deployed(ARMS[arm])
+    assert not torch.equal(logits(model), logits(fresh()))
+
+
+def test_nothing_analog_counts_as_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is digital, whatever the hardware: so that sweeps need no special case. Nothing is programmed."""
+    monkeypatch.delattr(AnalogExperts, "program")
+    model = fresh()
+    report = deploy(model, ARMS["nothing"], Hardware(c=9.0), calibration(Hardware()))
+    assert report.count("analog") == 0
+    assert torch.equal(logits(model), logits(fresh()))
+    reprogram(model, 1)
+    with pytest.raises(InputError, match="deployed already"):
+        deploy(model, EVERYTHING, Hardware(), calibration(Hardware()))
+    withdraw(model)
+    with pytest.raises(InputError, match="not deployed"):
+        withdraw(model)
+
+
+def test_converters_err_by_their_steps() -> None:
+    """Where nothing saturates: the error goes down as the number of levels goes up, from 127 to 32767."""
+    errors = []
+    for bits in (8, 16):
+        model = deployed(ARMS["LM head"], Hardware(c=0.0, dac_bits=bits, adc_bits=bits, kappa=10.0, lam=4.0))
+        model.analog_modules["lm_head"].count_saturation = True
+        errors.append(float((logits(model) - logits(fresh())).square().mean().sqrt()))
+        fractions = model.analog_modules["lm_head"].saturation()["weight"]
+        assert (fractions.input, fractions.output) == (0, 0)
+    assert errors[0] / errors[1] == pytest.approx(32767 / 127, rel=0.1)
+
+
+def test_given_ranges_win() -> None:
+    hardware = Hardware(kappa=2.0, lam=0.3)
+    model = deployed(EVERYTHING, hardware)
+    for name, module in model.analog_modules.items():
+        for parameter, crossbars in module.crossbars.items():
+            std = calibration(hardware)[f"{name}.{parameter}"].input_std
+            assert crossbars.lam == 0.3 and crossbars.input_bound == 2.0 * std
+    plain = deployed(EVERYTHING, Hardware())
+    for name, module in plain.analog_modules.items():
+        for parameter, crossbars in module.crossbars.items():
+            ranges = calibration(Hardware())[f"{name}.{parameter}"]
+            assert (crossbars.lam, crossbars.input_bound) == (ranges.lam, ranges.kappa * ranges.input_std)
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_tied_head(head: bool) -> None:
+    """The embedding stays digital when the LM head, the same parameter, is analog; and the other way round."""
+    model = small_model(tie_word_embeddings=True)
+    weights, digital = state(model), logits(model)
+    embedded = model.network.get_input_embeddings()(TOKENS)
+    placement = Placement(SIZES, NONE if head else ALL, ("lm_head",) if head else ())
+    report = deploy(model, placement, NOISY, TEXTS)
+    assert (report.parameters["lm_head"]["analog"] > 0) == head
+    assert torch.equal(model.network.get_input_embeddings()(TOKENS), embedded)
+    hidden = model.network.get_submodule("model")(TOKENS).last_hidden_state
+    assert torch.equal(logits(model), hidden @ model.network.lm_head.weight.T) == (not head)
+    assert not torch.equal(logits(model), digital)
+    assert model.network.lm_head.weight is model.network.model.embed_tokens.weight
+    withdraw(model)
+    assert model.network.lm_head.weight is model.network.model.embed_tokens.weight
+    assert equal(state(model), weights) and torch.equal(logits(model), digital)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_without_gradients(context: Callable[[], Any]) -> None:
+    expected = logits(deployed(hardware=Hardware()))
+    model = fresh()
+    with context():
+        deploy(model, EVERYTHING, Hardware(), calibration(Hardware()))
+        assert torch.equal(model.network(input_ids=TOKENS).logits, expected)
+        reprogram(model, 0)
+        assert torch.equal(model.network(input_ids=TOKENS).logits, expected)
+        withdraw(model)
+    assert equal(state(model), state(fresh()))
+
+
+# Every analog layer works token by token, so a token's logits depend on its batch as little as digital ones do:
+# by rounding. In fp64, where no rounding of a sum reaches a converter's code.
+
+
+def converted(hardware: Hardware = Hardware(), idle: bool = False) -> Model:  # noqa: B008
+    network = in_fp64(small_network())
+    if idle:
+        leave_experts_idle(network)
+    model = as_model(network)
+    deploy(model, EVERYTHING, hardware, TEXTS)
+    return model
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_does_not_matter(side: str) -> None:
+    model = converted()
+    alone = [
+        logits(model, input_ids=row[None, :length]) for row, length in zip(TOKENS, (17, 9, 1), strict=True)
+    ]
+    ids, mask = torch.zeros_like(TOKENS), torch.zeros_like(TOKENS)
+    places = []
+    for row, expected in enumerate(alone):
+        length = expected.shape[1]
+        place = slice(0, length) if side == "right" else slice(17 - length, 17)
+        ids[row, place], mask[row, place] = TOKENS[row, :length], 1
+        places.append(place)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    together = logits(model, input_ids=ids, attention_mask=mask, position_ids=positions)
+    for row, (place, expected) in enumerate(zip(places, alone, strict=True)):
+        assert torch.allclose(together[row, place], expected[0], rtol=0, atol=1e-5)
+    # Or else the tolerance would hide everything.
+    assert not torch.allclose(logits(fresh(), input_ids=TOKENS[:1]).double(), alone[0], atol=1e-2)
+
+
+def test_one_token_at_a_time() -> None:
+    model = converted()
+    whole, cache_, parts = logits(model, input_ids=TOKENS[:1]), None, []
+    for token in TOKENS[0]:
+        with torch.no_grad():
+            output = model.network(input_ids=token.view(1, 1), past_key_values=cache_, use_cache=True)
+        cache_ = output.past_key_values
+        parts.append(output.logits)
+    assert torch.allclose(torch.cat(parts, 1), whole, rtol=0, atol=1e-5)
+
+
+def test_generate_with_and_without_cache() -> None:
+    model = converted()
+    generate: Any = model.network.generate
+    made = [
+        generate(
+            TOKENS[:, :4],
+            attention_mask=torch.ones_like(TOKENS[:, :4]),
+            max_new_tokens=12,
+            do_sample=False,
+            use_cache=use_cache,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        for use_cache in (True, False)
+    ]
+    assert made[0].shape == (3, 16) and torch.equal(*made)
+    withdraw(model)
+    plain = generate(TOKENS[:, :4], max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert not torch.equal(made[0], plain)
+
+
+@pytest.mark.parametrize("digital", [ALL, NONE, ((0, 1, 2, 3),) * LAYERS, ((4, 5), (0, 4))])
+def test_idle_experts(digital: tuple[tuple[int, ...], ...]) -> None:
+    """Whichever of the idle and the busy ones are analog; one token has idle experts of either kind anyway."""
+    network = small_network()
+    leave_experts_idle(network)
+    model = as_model(network)
+    exact = logits(model)
+    ranges = calibrate(model, TEXTS, Hardware(c=0.0))
+    deploy(model, Placement(SIZES, digital), Hardware(c=0.0), ranges)
+    close = logits(model)
+    assert close.isfinite().all() and logits(model, input_ids=TOKENS[:1, :1]).isfinite().all()
+    assert (close - exact).square().mean() < 0.05 * exact.square().mean()
+    busy = {expert for layer in digital for expert in range(4) if expert not in layer}
+    assert torch.equal(close, exact) == (not busy)
+    withdraw(model)
+
+
+# ------------------------------------------------------------------------------------------- noise
+
+
+@settings(max_examples=20)
+@given(data=st.data(), seed=st.integers(), hardware=st.sampled_from([NOISY, Hardware(tile_size=16)]))
+def test_placements_share_their_noise(data: st.DataObject, seed: int, hardware: Hardware) -> None:
+    """A module's and an expert's programmed weights do not depend on what else is analog."""
+    everything = deployed(EVERYTHING, hardware, seed)
+    model = fresh()
+    some = data.draw(placements(model))
+    deploy(model, some, hardware, calibration(hardware), seed)
+    whole = programmed(everything)
+    for name, weights in programmed(model).items():
+        module = model.analog_modules[name.rpartition(".")[0]]
+        expected = whole[name]
+        if isinstance(module, AnalogExperts):
+            expected = expected.index_select(0 if hardware == NOISY else 1, torch.tensor(module.analog))
+        assert torch.equal(weights, expected), name
+
+
+@settings(max_examples=20)
+@given(seeds=st.lists(st.integers(), min_size=2, max_size=2, unique=True), arm=st.sampled_from(sorted(ARMS)))
+def test_reprogramming_is_a_fresh_deployment(seeds: list[int], arm: str) -> None:
+    model, other = deployed(ARMS[arm], seed=seeds[0]), deployed(ARMS[arm], seed=seeds[1])
+    before = {name: weights.clone() for name, weights in programmed(model).items()}
+    assert all(not torch.equal(weights, before[name]) for name, weights in programmed(other).items())
+    reprogram(model, seeds[1])
+    assert equal(programmed(model), programmed(other)) and torch.equal(logits(model), logits(other))
+    reprogram(model, seeds[0])
+    assert equal(programmed(model), before)
+
+
+def test_noise_is_standard_and_independent() -> None:
+    """In units of its sigma; of any two modules, and of two seeds, uncorrelated: failure probability 1e-9 each."""
+
+    def noise(seed: int) -> dict[str, Tensor]:
+        model = deployed(seed=seed)
+        found = {}
+        for name, weights in programmed(model).items():
+            target = model.network.get_parameter(name)
+            split = target.unflatten(1, (2, -1)) if name.endswith("gate_up_proj") else target
+            sigma = programming_sigma(split, NOISY).reshape(target.shape)
+            found[name] = ((weights.view(target.shape) - target) / sigma).flatten().double()
+        return found
+
+    first, second = noise(0), noise(1)
+    quantile = 6.2  # of a standard normal, two sides, 1e-9 and some more for the tails of correlations
+    for name, values in first.items():
+        assert abs(values.mean()) < quantile / math.sqrt(len(values)), name
+        assert abs(values.square().mean() - 1) < quantile * math.sqrt(2 / len(values)) * 1.2, name
+    pairs = [*itertools.combinations(first.values(), 2), *zip(first.values(), second.values(), strict=True)]
+    for one, other in pairs:
+        count = min(len(one), len(other))
+        correlation = float((one[:count] * other[:count]).mean())
+        assert abs(correlation) < quantile / math.sqrt(count)
+
+
+def test_weights_that_are_programmed_are_the_models() -> None:
+    model = deployed(hardware=Hardware(c=0.0, dac_bits=None, adc_bits=None))
+    for name, weights in programmed(model).items():
+        target = model.network.get_parameter(name)
+        assert torch.equal(weights.view(target.shape), target)
+        exact = program(target, IDEAL, torch.Generator())
+        assert torch.equal(weights.view(target.shape), exact)
+
+
+# ------------------------------------------------------------------------------------------- devices
+
+
+def test_a_deployed_model_moves_as_a_whole() -> None:
+    model = deployed()
+    model.network.to("meta")  # type: ignore[arg-type]
+    tensors = [*model.network.parameters(), *model.network.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    withdraw(model)
+    assert {parameter.device.type for parameter in model.network.parameters()} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("hardware", [NOISY, Hardware()])
+def test_cuda(hardware: Hardware) -> None:
+    moved = deployed(hardware=hardware)
+    expected = programmed(moved)
+    moved.network.to("cuda")  # type: ignore[arg-type]
+    assert equal({name: each.cpu() for name, each in programmed(moved).items()}, expected)
+    on_cuda = logits(moved, input_ids=TOKENS.cuda())
+    moved.network.to("cpu")  # type: ignore[arg-type]
+    assert equal(programmed(moved), expected)
+    # A few codes may flip, and a router may choose other experts for a token: nearly all tokens agree.
+    difference = (on_cuda.cpu() - logits(moved)).abs().amax(-1)
+    assert (difference < 0.05).double().mean() > 0.8
+    withdraw(moved)
+    assert equal(state(moved), state(fresh()))
+    there = fresh()
+    there.network.to("cuda")  # type: ignore[arg-type]
+    deploy(there, EVERYTHING, hardware, TEXTS)
+    withdraw(there)
+    there.network.to("cpu")  # type: ignore[arg-type]
+    assert equal(state(there), state(fresh()))
+
+
+# ------------------------------------------------------------------------------------------- bad input
+
+
+def incomplete() -> Calibration:
+    whole, missing = calibration(Hardware()), "model.layers.1.mlp.experts.down_proj"
+    return Calibration({name: each for name, each in whole.layers.items() if name != missing}, Hardware())
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "experts": ({"placement": Placement((5, 5), ALL)}, r"num_experts is \(5, 5\), but small has \(6, 6\)"),
+    "layers": ({"placement": Placement((6,), ((),))}, r"num_experts is \(6,\), but small has \(6, 6\)"),
+    "module": (
+        {"placement": Placement(SIZES, ALL, ("lm_head", "mlp"))},
+        "'mlp', which matches no dense module",
+    ),
+    "kind": ({"placement": Placement(SIZES, ALL, ("shared_experts",))}, "'shared_experts', which matches no"),
+    "tile": ({"hardware": Hardware(tile_size=64)}, "calibration is for Hardware.*calibrate for the latter"),
+    "w_max": ({"hardware": Hardware(w_max="column")}, "calibration is for Hardware"),
+    "DAC": ({"hardware": Hardware(dac_bits=7)}, "calibration is for Hardware"),
+    "ADC": ({"hardware": Hardware(adc_bits=7)}, "calibration is for Hardware"),
+    "kappa": ({"hardware": Hardware(kappa=3.0)}, "calibration is for Hardware"),
+    "incomplete": ({"calibration": incomplete}, "calibration has no model.layers.1.mlp.experts.down_proj"),
+    "short text": ({"calibration": ["short"]}, "two blocks of 64 are needed"),
+    "no text": ({"calibration": []}, "texts is empty"),
+    "seed of truth": ({"seed": True}, "seed is True: give a whole number"),
+    "seed of halves": ({"seed": 0.5}, "seed is 0.5: give a whole number"),
+    "seed in letters": ({"seed": "1"}, "seed is '1': give a whole number"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_changes_nothing(name: str) -> None:
+    changes, message = BAD[name]
+    arguments: dict[str, Any] = {"placement": EVERYTHING, "hardware": Hardware()}
+    arguments |= {"calibration": calibration(Hardware())} | changes
+    if callable(arguments["calibration"]):
+        arguments["calibration"] = arguments["calibration"]()
+    model = fresh()
+    before = modules(model)
+    with pytest.raises(InputError, match=message) as caught:
+        deploy(model, **arguments)
+    assert "\n" not in str(caught.value)
+    assert modules(model) == before and torch.equal(logits(model), logits(fresh()))
+
+
+def test_programming_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fresh()
+    before = modules(model)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(AnalogExperts, "program", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        deploy(model, EVERYTHING, NOISY, calibration(NOISY))
+    assert modules(model) == before
+    monkeypatch.undo()
+    deploy(model, EVERYTHING, NOISY, calibration(NOISY))
+
+
+def test_calibration_serves_all_hardware_with_its_converters() -> None:
+    """Programming noise and a given lam play no part in it."""
+    model = fresh()
+    for other in (Hardware(c=2.0), Hardware(programming="hermes"), Hardware(lam=0.2)):
+        deploy(model, EVERYTHING, other, calibration(Hardware()))
+        withdraw(model)
+
+
+def test_deploying_twice() -> None:
+    model = deployed()
+    before, noisy = modules(model), logits(model)
+    with pytest.raises(InputError, match=r"model small is deployed already: call withdraw\(model\) first"):
+        deploy(model, EVERYTHING, NOISY, calibration(NOISY), seed=1)
+    assert modules(model) == before and torch.equal(logits(model), noisy)
+
+
+def test_what_needs_a_deployed_model() -> None:
+    model = fresh()
+    for action in (withdraw, lambda model: reprogram(model, 0)):
+        with pytest.raises(InputError, match="model small is not deployed: call deploy first"):
+            action(model)
+    deploy(model, EVERYTHING, NOISY, calibration(NOISY))
+    before = {name: weights.clone() for name, weights in programmed(model).items()}
+    with pytest.raises(InputError, match=r"seed is 0.5"):
+        reprogram(model, 0.5)  # type: ignore[arg-type]
+    assert equal(programmed(model), before)
+
+
+# ------------------------------------------------------------------------------------------- in use
+
+
+def test_as_the_readme_has_it() -> None:
+    model = small_model()
+    before = evaluate(model, TEXTS, 32)
+    placement = place(scores(model, "maxnn"), digital_fraction=0.25)
+    report = deploy(model, placement, Hardware(programming="pcm", c=1.5), calibration=TEXTS, seed=0)
+    assert 0 < report.parameters["experts"]["digital by placement"] < report.parameters["experts"]["analog"]
+    assert report.parameters["attention"]["analog"] == 0
+    noisy = evaluate(model, TEXTS, 32)
+    assert noisy.loss != before.loss
+    assert noisy == evaluate(model, TEXTS, 32)
+    withdraw(model)
+    assert evaluate(model, TEXTS, 32) == before
