@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from realmodels.analog import LayerCalibration, apply_gate, grouped_matmul
-from realmodels.evaluate import token_blocks
+from realmodels.evaluate import BLOCK_TOKENS, token_blocks
 from realmodels.load import Model
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights, quantise_input, quantise_output
@@ -36,6 +37,11 @@ class Calibration:
     hardware: Hardware
 
     def __getitem__(self, parameter: str) -> LayerCalibration:
+        if parameter not in self.layers:
+            raise InputError(
+                f"calibration has no {parameter}: it is of another model, or this one never calls that module;"
+                " calibrate this very model, or keep the module digital"
+            )
         return self.layers[parameter]
 
 
@@ -57,19 +63,20 @@ class _Layer:
 def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibration:
     """Ranges for every layer that can be analog, from CALIBRATION_TOKENS tokens spread over `texts`.
 
-    The model must not be deployed. Programming noise plays no part, so that one calibration serves every c.
+    InputError if the model is deployed. Programming noise plays no part, so that one calibration serves every c.
     """
-    blocks = token_blocks(model, texts).tokens
-    wanted = min(max(2, CALIBRATION_TOKENS // (blocks.shape[1] - 1)), len(blocks))
-    tokens = blocks[torch.arange(wanted) * len(blocks) // wanted].to(model.network.device)
+    model.require_digital()
+    length = min(BLOCK_TOKENS, model.context)
+    tokens = token_blocks(model, texts, length, max(2, CALIBRATION_TOKENS // length)).tokens
     names = [*model.map.linears, *(layer.experts for layer in model.map.moe_layers)]
-    inputs, outputs = _record(model.network, names, tokens)
+    inputs, outputs = _record(model.network, names, tokens.to(model.network.device))
     layers: dict[str, _Layer] = {}
     for name in model.map.linears:
-        rows, gradient = _spread(inputs[name][0]).float(), _spread(_gradient(outputs[name])).float()
-        ends = torch.tensor([len(rows)], dtype=torch.int32, device=rows.device)
-        weight = model.network.get_parameter(f"{name}.weight").detach().float()
-        layers[f"{name}.weight"] = _Layer(rows, weight[None], ends, gradient.square())
+        if name in outputs:  # a network may have parts that it does not call
+            rows, gradient = _spread(inputs[name][0]).float(), _spread(_gradient(outputs[name])).float()
+            ends = torch.tensor([len(rows)], dtype=torch.int32, device=rows.device)
+            weight = model.network.get_parameter(f"{name}.weight").detach().float()
+            layers[f"{name}.weight"] = _Layer(rows, weight[None], ends, gradient.square())
     for layer in model.map.moe_layers:
         experts = model.network.get_submodule(layer.experts)
         gate_up, down = _expert_layers(experts, inputs[layer.experts], _gradient(outputs[layer.experts]))
@@ -78,7 +85,7 @@ def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibra
 
 
 def _record(
-    network: nn.Module, names: Sequence[str], tokens: Int[Tensor, "blocks tokens_plus_1"]
+    network: PreTrainedModel, names: Sequence[str], tokens: Int[Tensor, "blocks tokens_plus_1"]
 ) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, Tensor]]:
     """Inputs of the named modules, and their outputs with the gradient of the summed loss in `grad`."""
     inputs: dict[str, tuple[Tensor, ...]] = {}
@@ -87,7 +94,7 @@ def _record(
     def hook(name: str) -> Any:
         def record(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
             inputs[name] = tuple(each.detach() for each in given)
-            outputs[name] = output.requires_grad_()
+            outputs[name] = output
             output.retain_grad()
 
         return record
@@ -95,7 +102,9 @@ def _record(
     handles = [network.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     try:
         with torch.enable_grad():
-            logits = network(input_ids=tokens[:, :-1], use_cache=False).logits
+            # Parameters need no gradient, but what is computed from these embeddings has one.
+            embedded = network.get_input_embeddings()(tokens[:, :-1]).requires_grad_()
+            logits = network(inputs_embeds=embedded, use_cache=False).logits
             F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="sum").backward()
     finally:
         for handle in handles:

@@ -8,7 +8,6 @@ input slice has its own DAC, each output column of a tile its own ADC, and the p
 are added digitally. Leading axes are separate matrices with tiles of their own.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeGuard, get_args
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from theory.errors import InputError
+from theory.strict_json import is_finite
 
 Granularity = Literal["tile", "column", "layer"]
 
@@ -85,7 +85,7 @@ class Hardware:
         bits, positive = "2 to 16, or None for no converter", "a finite number above 0, or None"
         checks = {
             "programming": (self.programming in models, f"one of {', '.join(models)}"),
-            "c": (_is_number(self.c) and self.c >= 0, "a finite number of at least 0"),
+            "c": (is_finite(self.c) and self.c >= 0, "a finite number of at least 0"),
             "w_max": (self.w_max in granularities, f"one of {', '.join(granularities)}"),
             "tile_size": (_is_whole(self.tile_size) and self.tile_size >= 1, "a whole number of at least 1"),
             "dac_bits": (self.dac_bits is None or _is_bits(self.dac_bits), bits),
@@ -224,12 +224,8 @@ def _w_max_and_r(weight: Tensor, hardware: Hardware) -> tuple[Tensor, Tensor]:
     return w_max, torch.where(w_max > 0, weight.abs() / w_max, 0)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_positive(value: object) -> bool:
-    return _is_number(value) and value > 0
+    return is_finite(value) and value > 0
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

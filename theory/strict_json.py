@@ -1,19 +1,23 @@
 """JSON that is read back only if it is exactly what was written: no unknown, missing or repeated keys."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeGuard
 
 from theory.errors import InputError
+
+LARGEST = sys.float_info.max
 
 
 def loads(text: str) -> Any:
     """The content of a JSON text; InputError if it is none or repeats a key."""
     try:
         return json.loads(text, object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # also numbers and nesting beyond Python's limits
         raise InputError(f"not JSON: {error}") from None
 
 
@@ -52,9 +56,14 @@ def plain(value: Any, where: str) -> Any:
 
 
 def number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_finite(value):
         raise InputError(f"{where} is {value!r}: give a finite number")
     return float(value)
+
+
+def is_finite(value: object) -> TypeGuard[int | float]:
+    """Whether it is a number that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

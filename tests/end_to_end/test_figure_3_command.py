@@ -30,6 +30,7 @@ TINY_OLMOE = CHECKPOINTS / "tiny-olmoe"
 def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(PROGRAM), *options],
+        check=False,
         capture_output=True,
         text=True,
         timeout=280,
@@ -202,7 +203,9 @@ def test_unusable_texts(content: bytes | None, parts: list[str], tmp_path: Path)
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_where_there_is_none(tmp_path: Path) -> None:
-    expect_one_line(run(*FIGURE_3, "--device", "cuda", "--out", str(tmp_path)), "--device cuda", "--device cpu")
+    expect_one_line(
+        run(*FIGURE_3, "--device", "cuda", "--out", str(tmp_path)), "--device cuda", "--device cpu"
+    )
 
 
 def expect_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:

@@ -36,7 +36,10 @@ def records(
     generator = np.random.default_rng(seed)
     digital = 2 + generator.random(BLOCKS)
     reference = Config("m", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 0.0, 0)
-    configs, found = [reference], [{"loss": list(digital), "accuracy": [0.5] * BLOCKS, "analog_parameters": 0}]
+    configs, found = (
+        [reference],
+        [{"loss": list(digital), "accuracy": [0.5] * BLOCKS, "analog_parameters": 0}],
+    )
     for w_max in figure_3.GRANULARITIES:
         for name, part in PARTS.items():
             for c in (0.0, 1.5, 2.5):
@@ -79,7 +82,9 @@ def test_verdicts_follow_the_data(dense: float, experts: float, verdict: str, ra
     for finding, c in zip(paper, [1.5, 2.5] * 2, strict=True):
         assert finding.n == DRAWS and f"c = {c:g}" in finding.claim
         # The noise of the estimate: each of the two parts' (draw + block) effects, over 4 draws, times c.
-        assert finding.estimate == pytest.approx(c * (dense - experts), abs=6 * c * 0.002 * math.sqrt(2 / DRAWS))
+        assert finding.estimate == pytest.approx(
+            c * (dense - experts), abs=6 * c * 0.002 * math.sqrt(2 / DRAWS)
+        )
     for finding in ratio:
         assert finding.estimate == pytest.approx(dense / 2 / (experts / 7), rel=0.1)
 
@@ -187,7 +192,9 @@ def test_units_are_reproducible_and_leave_the_model_digital(
     assert first["loss"] != reference["loss"] != other["loss"] != first["loss"]
     assert measure(everything[0]) == first
     assert measure(units[0]) == reference
-    sizes = {unit.part.label: measure(unit)["analog_parameters"] for unit in units if unit.part and not unit.c}
+    sizes = {
+        unit.part.label: measure(unit)["analog_parameters"] for unit in units if unit.part and not unit.c
+    }
     assert sizes["all dense modules"] == sizes["attention"] + sizes["LM head"]
     assert sizes["everything"] == sizes["all dense modules"] + sizes["100 % of experts"]
     assert sizes["25 % of experts"] * 4 == sizes["100 % of experts"]
@@ -213,7 +220,9 @@ def test_experts_with_the_lowest_scores_are_analog_first(
         assert row[analog].max() <= row[torch.tensor(digital)].min()
 
 
-def test_a_failing_unit_leaves_the_model_digital(units: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_unit_leaves_the_model_digital(
+    units: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("no result")
 
