@@ -50,7 +50,8 @@ class ProbedExperts(nn.Module):
 
     def __init__(self, experts: Any) -> None:
         super().__init__()
-        self.weights, self.probes = (experts.gate_up_proj, experts.down_proj), {}
+        self.weights = experts.gate_up_proj, experts.down_proj
+        self.probes: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def forward(self, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         self.inputs, result = (hidden.detach(), index), torch.zeros_like(hidden)

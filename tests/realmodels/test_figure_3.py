@@ -135,7 +135,7 @@ def test_the_picture_shows_every_curve_and_the_papers_claim() -> None:
         assert [line.get_label() for line in panel.lines] == [part.label for part in PARTS.values()]
     tile_loss, tile_per_million = panels[0].lines, panels[2].lines
     for line, per_million, name in zip(tile_loss, tile_per_million, PARTS, strict=True):
-        assert list(line.get_xdata()) == [0.0, 1.5, 2.5]
+        assert np.asarray(line.get_xdata()).tolist() == [0.0, 1.5, 2.5]
         expected = np.asarray(line.get_ydata()) / (PARAMETERS[name] / 1e6)
         assert np.asarray(per_million.get_ydata()) == pytest.approx(expected)
     assert "Published" in figure.get_suptitle()
