@@ -60,6 +60,7 @@ class _Layer:
     matrices: int = 1
 
 
+@torch.inference_mode(False)  # gradients are needed, in whatever mode the caller is
 def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibration:
     """Ranges for every layer that can be analog, from CALIBRATION_TOKENS tokens spread over `texts`.
 

@@ -3,7 +3,7 @@
 import copy
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -285,6 +285,15 @@ def test_programming_plays_no_part() -> None:
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_the_mode_of_the_caller_plays_no_part(mode: Callable[[], Any]) -> None:
+    model = small_model()
+    expected = calibrate(model, TEXTS, Hardware())
+    with mode():
+        assert calibrate(model, TEXTS, Hardware()) == expected
+        deploy(model, Placement(model.map.num_experts, ((0,), ())), Hardware(), TEXTS)
+
+
 def hooks(model: Model) -> int:
     return sum(len(child._forward_pre_hooks) + len(child._forward_hooks) for child in model.network.modules())
 
@@ -295,12 +304,13 @@ def test_the_model_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     calibrate(model, TEXTS, Hardware())
     assert hooks(model) == 0 and not model.network.training
     assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in model.network.parameters())
+    parameters = list(model.network.parameters())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in parameters)
 
-    def fail(*_: Any) -> float:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(module, "_best", fail)
+    monkeypatch.setattr(model.network.get_submodule("lm_head"), "forward", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         calibrate(model, TEXTS, Hardware())
     assert hooks(model) == 0
@@ -343,6 +353,18 @@ def test_inputs_that_do_not_vary() -> None:
     with pytest.raises(InputError, match=r"inputs of model.layers.0.self_attn.q_proj.weight do not vary"):
         calibrate(model, TEXTS, Hardware())
     assert hooks(model) == 0
+
+
+def test_modules_that_the_model_never_calls() -> None:
+    """They have no ranges, and cannot be analog: their noise would reach nothing."""
+    network = small_network()
+    network.model.unused = nn.Linear(4, 4)
+    model = as_model(network)
+    deploy(model, Placement(model.map.num_experts, ((), ()), ("attention",)), Hardware(), TEXTS)
+    withdraw(model)
+    with pytest.raises(InputError, match=r"calibration has no model.unused.weight.* never calls that module"):
+        deploy(model, Placement(model.map.num_experts, ((), ()), ("dense_ffn",)), Hardware(), TEXTS)
+    assert not model.analog_modules
 
 
 def test_layers_of_another_model() -> None:
