@@ -276,7 +276,10 @@ def _compute(
     fresh = joblib.Parallel(n_jobs=workers, batch_size=1, max_nbytes=None, return_as="generator_unordered")(
         joblib.delayed(_compute_unit)(unit, call, parent) for call in missing
     )
-    found.update(_with_progress(fresh, exhibit.name, len(calls), len(found), console))
+    with warnings.catch_warnings():
+        # A worker that has grown by 300 MB, as one with a model does, is replaced, and loses nothing.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
+        found.update(_with_progress(fresh, exhibit.name, len(calls), len(found), console))
     return [json.loads(found[key]) for key in keys], len(missing), len(calls) - len(missing)
 
 
