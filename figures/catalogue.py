@@ -51,7 +51,7 @@ EXHIBITS = (
         title="Dense modules against experts on analog hardware: which hurts more, in all and per parameter",
         experiment="realmodels.experiments.figure_3",
         drawing="figures.figure_3",
-        times={"quick": "20 s", "default": "5 min on 2 cores", "full": "10 min on an H200"},
+        times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "25 min on 2 cores"},
     ),
 )
 

@@ -106,6 +106,7 @@ def test_the_committed_result_is_redrawn_without_a_run(tmp_path: Path) -> None:
     assert (tmp_path / "figure-3.svg").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_evaluating_on_a_file(tmp_path: Path) -> None:
     text = tmp_path / "my text.txt"
     text.write_text("The experts with the largest neurons stay digital; the others are programmed. " * 200)
@@ -215,6 +216,7 @@ def expect_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None
         assert part in done.stderr
 
 
+@pytest.mark.slow
 def test_the_findings_do_not_depend_on_the_number_of_workers(finished: Path, tmp_path: Path) -> None:
     """`finished` used a worker for each core."""
     assert run(*FIGURE_3, "--out", str(tmp_path), "--workers", "1").returncode == 0
