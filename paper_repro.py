@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -310,7 +311,11 @@ def _compute_unit(unit: Callable[..., str], call: tuple[Any, ...], parent: int |
 
 @cache
 def _end_with(parent: int) -> None:
-    """End this worker when its parent is killed: it would go on computing, beside the run that continues."""
+    """This worker ends when its parent does: else it would go on computing, beside the run that continues.
+
+    Ctrl-C reaches the workers, too: the parent alone answers it, and ends them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -153,7 +153,7 @@ def with_nan(folder: Path) -> Path:
 def dense(folder: Path) -> Path:
     model = copied(folder)
     config = LlamaConfig(
-        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=4096, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
     LlamaForCausalLM(config).save_pretrained(model)
     return model
