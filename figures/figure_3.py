@@ -23,7 +23,7 @@ PAPER = (
 
 
 def draw(result: Result) -> Figure:
-    """A row of panels for each granularity of w_max; bands and bars are 95 % intervals."""
+    """A row of panels for each granularity of w_max; bands are 95 % intervals."""
     granularities = list(dict.fromkeys(curve["w_max"] for curve in result.data["curves"]))
     styles = _styles(result.data["parts"])
     with sns.axes_style("whitegrid"), sns.plotting_context("paper"):

@@ -7,7 +7,6 @@ TOKENS is a folder made by `python -m realmodels.pretrain tokenize`.
 
 import argparse
 import lzma
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,7 @@ from jaxtyping import Float, Int64, UInt16
 
 from realmodels.pretrain import TokenFolder
 from realmodels.text import held_out
-from theory.errors import InputError
+from theory.errors import InputError, run
 
 ORDER: Final = 5
 KEY_BITS: Final = 63  # of a non-negative int64
@@ -131,8 +130,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

@@ -11,7 +11,6 @@ separated by a zero byte. Never commit them, they are other people's text.
 import argparse
 import importlib.metadata
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from realmodels.text import (
     paragraph_hash,
     text_hash,
 )
-from theory.errors import InputError
+from theory.errors import InputError, run
 
 
 def _everything(paragraph: str) -> bool:
@@ -89,15 +88,15 @@ def build(sites: Path, out: Path) -> None:
     CORPUS_FILE.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m realmodels.build_corpus", description="Builds the corpus from installed packages."
     )
     parser.add_argument("sites", type=Path, help="folder with one subfolder per training package")
     parser.add_argument("out", type=Path, help="folder for the texts")
     options = parser.parse_args()
-    try:
-        build(options.sites, options.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    build(options.sites, options.out)
+
+
+if __name__ == "__main__":
+    run(main)

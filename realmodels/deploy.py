@@ -19,6 +19,7 @@ from realmodels.load import Model
 from theory.errors import InputError
 from theory.hardware import Hardware
 from theory.placement import Placement
+from theory.strict_json import is_whole
 
 STATUSES = ("analog", "digital by placement", "never analog")
 
@@ -126,7 +127,7 @@ def _ranges(hardware: Hardware) -> tuple[object, ...]:
 
 
 def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if not is_whole(seed):
         raise InputError(f"seed is {seed!r}: give a whole number")
 
 

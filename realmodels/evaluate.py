@@ -8,7 +8,6 @@ first predictions of a block have little context, for every model alike.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from realmodels.load import Model
 from theory.errors import InputError
 from theory.evidence import Interval, mean_interval
+from theory.strict_json import is_whole
 
 BLOCK_TOKENS = 512
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
@@ -62,11 +62,11 @@ def token_blocks(
     An incomplete last block is left out. Default length: BLOCK_TOKENS, or the model's context if that is shorter.
     """
     length = min(BLOCK_TOKENS, model.context) if block_tokens is None else block_tokens
-    if not _is_whole(length) or not 1 <= length <= model.context:
+    if not is_whole(length) or not 1 <= length <= model.context:
         raise InputError(
             f"block_tokens is {length!r}: give a whole number from 1 to {model.context}, the context of {model.name}"
         )
-    if blocks is not None and (not _is_whole(blocks) or blocks < 2):
+    if blocks is not None and (not is_whole(blocks) or blocks < 2):
         raise InputError(
             f"blocks is {blocks!r}: give a whole number of at least 2, or None for the whole text"
         )
@@ -128,7 +128,3 @@ def evaluate(
         loss / math.log(2) / chosen.bytes_per_token,
         chosen.tokens[:, 1:].numel(),
     )
-
-
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -77,7 +77,7 @@ def describe(network: nn.Module) -> ModelMap:
             f"{type(network).__name__} has no fused experts (3-D gate_up_proj and down_proj): give a"
             " mixture-of-experts model such as OLMoE, as transformers 5 loads it"
         )
-    blocks = {layer.experts.rpartition(".")[0]: layer for layer in layers}
+    blocks = tuple(layer.experts.rpartition(".")[0] for layer in layers)
     attention = tuple(
         name for name, module in network.named_modules() if "Attention" in type(module).__name__
     )
@@ -97,7 +97,7 @@ def describe(network: nn.Module) -> ModelMap:
             elif _below(name, attention):
                 kind = "attention"
             else:
-                kind = "shared_experts" if _below(name, tuple(blocks)) else "dense_ffn"
+                kind = "shared_experts" if _below(name, blocks) else "dense_ffn"
             dense[kind].append(name)
             known.add(f"{name}.weight")
         elif isinstance(module, nn.Embedding):

@@ -14,7 +14,6 @@ Numbers are bf16 on a GPU, with fp32 master weights for the optimiser, and fp32 
 import argparse
 import json
 import math
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from tqdm import tqdm
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
 from realmodels.text import SPLITS
-from theory.errors import InputError
+from theory.errors import InputError, run
 
 END_OF_TEXT: Final = "<|endoftext|>"  # the only special token: id 0, before every document
 
@@ -598,8 +597,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

@@ -49,7 +49,7 @@ def scores(
         ]
     else:
         rows = [_maxnn(model.network.get_submodule(layer.experts)) for layer in model.map.moe_layers]
-    return torch.stack([row.double().cpu() for row in rows])
+    return torch.stack([row.cpu() for row in rows])
 
 
 def routing(model: Model, texts: Sequence[str]) -> Routing:

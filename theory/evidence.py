@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from theory.errors import InputError
-from theory.strict_json import dumps, fields_of, loads, number, plain
+from theory.strict_json import dumps, fields_of, is_whole, loads, number, plain
 
 Interval = tuple[float, float]
 Verdict = Literal["holds", "fails", "inconclusive"]
@@ -48,7 +48,7 @@ class Finding:
             if not isinstance(value, str) or not value.strip():
                 raise InputError(f"finding.{name} is {value!r}: write a sentence")
         object.__setattr__(self, "estimate", number(self.estimate, "finding.estimate"))
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
+        if not is_whole(self.n) or self.n < 1:
             raise InputError(f"finding.n is {self.n!r}: give a whole number of at least 1")
         if self.verdict not in get_args(Verdict):
             raise InputError(

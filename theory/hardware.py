@@ -10,14 +10,14 @@ are added digitally. Leading axes are separate matrices with tiles of their own.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeGuard, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from theory.errors import InputError
-from theory.strict_json import is_finite
+from theory.strict_json import is_finite, is_whole
 
 Granularity = Literal["tile", "column", "layer"]
 
@@ -87,7 +87,7 @@ class Hardware:
             "programming": (self.programming in models, f"one of {', '.join(models)}"),
             "c": (is_finite(self.c) and self.c >= 0, "a finite number of at least 0"),
             "w_max": (self.w_max in granularities, f"one of {', '.join(granularities)}"),
-            "tile_size": (_is_whole(self.tile_size) and self.tile_size >= 1, "a whole number of at least 1"),
+            "tile_size": (is_whole(self.tile_size) and self.tile_size >= 1, "a whole number of at least 1"),
             "dac_bits": (self.dac_bits is None or _is_bits(self.dac_bits), bits),
             "adc_bits": (self.adc_bits is None or _is_bits(self.adc_bits), bits),
             "kappa": (self.kappa is None or _is_positive(self.kappa), positive),
@@ -116,8 +116,7 @@ def programming_sigma(
 ) -> Float[Tensor, "*batch out in"]:
     """Standard deviation of every programmed weight, in units of the weight, in fp32 at least."""
     w_max, r = _w_max_and_r(_precise(weight), hardware)
-    noise = PROGRAMMING_NOISE[hardware.programming]
-    return torch.where(r < noise.dead_zone, 0, hardware.c * w_max * noise.sigma(r))
+    return _sigma(w_max, r, hardware)
 
 
 def program(
@@ -132,9 +131,9 @@ def program(
     if hardware.c == 0:
         return weight.clone()
     noise = torch.randn(weight.shape, dtype=weight.dtype, device=generator.device, generator=generator)
-    _, r = _w_max_and_r(weight, hardware)
+    w_max, r = _w_max_and_r(weight, hardware)
     target = torch.where(r < PROGRAMMING_NOISE[hardware.programming].dead_zone, 0, weight)
-    return target + programming_sigma(weight, hardware) * noise.to(weight.device)
+    return target + _sigma(w_max, r, hardware) * noise.to(weight.device)
 
 
 def quantise_input(x: Tensor, bound: float, bits: int | None) -> Tensor:
@@ -224,13 +223,14 @@ def _w_max_and_r(weight: Tensor, hardware: Hardware) -> tuple[Tensor, Tensor]:
     return w_max, torch.where(w_max > 0, weight.abs() / w_max, 0)
 
 
+def _sigma(w_max: Tensor, r: Tensor, hardware: Hardware) -> Tensor:
+    noise = PROGRAMMING_NOISE[hardware.programming]
+    return torch.where(r < noise.dead_zone, 0, hardware.c * w_max * noise.sigma(r))
+
+
 def _is_positive(value: object) -> bool:
     return is_finite(value) and value > 0
 
 
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_bits(value: object) -> bool:
-    return _is_whole(value) and 2 <= value <= 16
+    return is_whole(value) and 2 <= value <= 16

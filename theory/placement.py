@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from theory.errors import InputError
-from theory.strict_json import dumps, fields_of, loads
+from theory.strict_json import dumps, fields_of, is_finite, is_whole, loads
 
 Strategy = Literal[
     "maxnn",
@@ -88,11 +88,7 @@ class Placement:
 
 def num_digital(digital_fraction: float, experts: int) -> int:
     """round-half-up(digital_fraction * experts), in decimal: .29 of 50 is 14.5 and gives 15."""
-    if (
-        isinstance(digital_fraction, bool)
-        or not isinstance(digital_fraction, int | float)
-        or not 0 <= digital_fraction <= 1
-    ):
+    if not is_finite(digital_fraction) or not 0 <= digital_fraction <= 1:
         raise InputError(f"digital_fraction is {digital_fraction!r}: give a number from 0 to 1")
     return int((Decimal(str(digital_fraction)) * experts).to_integral_value(ROUND_HALF_UP))
 
@@ -170,7 +166,7 @@ def _sequence(value: object, where: str) -> Sequence[object]:
 
 
 def _index(value: object, where: str, low: int, high: float = math.inf) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if not is_whole(value) or not low <= value <= high:
         allowed = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
         raise InputError(f"{where} has {value!r}: give whole numbers {allowed}")
     return value

@@ -15,7 +15,6 @@ Rules, fixed before the first run, each applied for w_max per tile (ours by defa
 Intervals of 1 and 2 are over noise draws and blocks of text together, of 3 over blocks.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -30,7 +29,7 @@ from realmodels.deploy import deploy, withdraw
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.load import DEFAULT_MODEL, Model, load
 from realmodels.statistics import scores
-from realmodels.text import held_out, read_text
+from realmodels.text import held_out, read_text, text_hash
 from theory.errors import InputError
 from theory.evidence import Finding, Result, mean_interval, ratio_interval, two_way_interval, verdict
 from theory.hardware import Granularity, Hardware
@@ -111,7 +110,7 @@ def grid(
         model=model,
         weights=loaded.weights_hash,
         text=text or OUR_TEXT,
-        text_hash=hashlib.sha256("\0".join(documents).encode()).hexdigest(),
+        text_hash=text_hash(documents),
         device=device,
         blocks=len(token_blocks(loaded, documents, length, settings.blocks).tokens),
         block_tokens=length,
@@ -120,7 +119,7 @@ def grid(
         c=0.0,
         seed=0,
     )
-    draws = seeds or settings.draws
+    draws = settings.draws if seeds is None else seeds
     if draws < 2:
         raise InputError(f"--seeds {draws}: an interval needs at least 2 noise draws")
     return [
@@ -144,7 +143,9 @@ def measure(config: Config) -> dict[str, Any]:
         return {"loss": losses.tolist(), "accuracy": hits.tolist(), "analog_parameters": 0}
     hardware = Hardware(programming="pcm", c=config.c, w_max=config.w_max)
     placement = place(
-        scores(model, "maxnn"), 1 - config.part.analog_experts, analog_modules=config.part.analog_modules
+        _scores(config.model, config.device),
+        1 - config.part.analog_experts,
+        analog_modules=config.part.analog_modules,
     )
     calibration = _calibration(config.model, config.device, config.w_max)
     report = deploy(model, placement, hardware, calibration, seed=config.seed)
@@ -267,7 +268,7 @@ def _findings(
     return findings
 
 
-# What units of one process share: a model is loaded and calibrated once.
+# What units of one process share: a model is loaded, scored and calibrated once.
 
 
 @lru_cache(maxsize=1)
@@ -283,6 +284,11 @@ def _documents(text: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def _tokens(model: str, device: str, text: str, block_tokens: int, blocks: int) -> Tensor:
     return token_blocks(_model(model, device), _documents(text), block_tokens, blocks).tokens
+
+
+@lru_cache(maxsize=1)
+def _scores(model: str, device: str) -> Tensor:
+    return scores(_model(model, device), "maxnn")
 
 
 @lru_cache(maxsize=len(GRANULARITIES))

@@ -13,7 +13,7 @@ from realmodels.pretrain import Recipe
 from realmodels.statistics import routing
 
 FOLDER = CHECKPOINTS / "tiny-olmoe"
-# Of the model card: `python -m realmodels.baselines` on the training text, which is not shipped.
+# Of the model card; both need the training text, which is not shipped.
 KNESER_NEY_BITS_PER_BYTE, DENSE_BITS_PER_BYTE = 1.590, 1.171
 
 
