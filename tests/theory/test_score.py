@@ -180,12 +180,15 @@ def test_fused_and_separate_experts_have_equal_scores(
     device: str, dtype: torch.dtype, seed: int, experts: int, hidden: int, inner: int
 ) -> None:
     fused = as_given(expert(seed, hidden, inner, experts), device, dtype)
-    separate = [maxnn_score([weight[number] for weight in fused]) for number in range(experts)]
-    assert torch.equal(maxnn_score(fused), torch.stack(separate))
-    by_layer = maxnn_score([weight[None].expand(2, -1, -1, -1) for weight in fused])
-    assert torch.equal(by_layer, torch.stack(separate).expand(2, -1))
-    transposed = [weight.mT.contiguous().mT for weight in fused]  # as some checkpoints store them
-    assert torch.equal(maxnn_score(transposed), torch.stack(separate))
+    separate = torch.stack([maxnn_score([weight[number] for weight in fused]) for number in range(experts)])
+
+    def expect(scores: Tensor) -> None:
+        """Norms are equal bit for bit; two products of three may be taken in another order each."""
+        torch.testing.assert_close(scores, separate.expand_as(scores), rtol=2 * gamma(2), atol=0)
+
+    expect(maxnn_score(fused))
+    expect(maxnn_score([weight[None].expand(2, -1, -1, -1) for weight in fused]))
+    expect(maxnn_score([weight.mT.contiguous().mT for weight in fused]))  # as some checkpoints store them
 
 
 @devices
