@@ -37,7 +37,7 @@ MIN_PASS_ROWS = 64  # below this every pass would be spent on reading the weight
 
 @dataclass(frozen=True)
 class LayerCalibration:
-    """Calibrated converter ranges of one linear layer; all experts of a layer share theirs.
+    """Calibrated converter ranges of one linear layer.
 
     input_std: standard deviation of the layer's inputs; kappa: DAC bound in units of it; lam: ADC bound in
     units of DAC bound times w_max [PAPER.md, hardware model]. `Hardware.kappa` and `Hardware.lam`, where
@@ -58,6 +58,18 @@ class LayerCalibration:
                 )
 
 
+# Experts that read the same inputs share one calibration; one for each expert where they do not.
+Ranges = LayerCalibration | Sequence[LayerCalibration]
+
+
+def for_experts(ranges: Ranges, num_experts: int) -> tuple[LayerCalibration, ...]:
+    """The calibration of each expert."""
+    each = (ranges,) * num_experts if isinstance(ranges, LayerCalibration) else tuple(ranges)
+    if len(each) != num_experts:
+        raise InputError(f"{len(each)} calibrations: give one for all {num_experts} experts, or one for each")
+    return each
+
+
 @dataclass(frozen=True)
 class Saturation:
     """Fraction of DAC inputs and of ADC outputs beyond their bound; nan where nothing was converted."""
@@ -69,6 +81,7 @@ class Saturation:
 class _Crossbars(nn.Module):
     """Programmed tiles and converters of equally shaped matrices: `experts` times `matrices` of (out, in).
 
+    `calibrations`: one for all experts, or one for each. `input_bound` and `lam` are fp64, of as many numbers.
     Buffers, neither saved nor converted to another dtype. With a converter: `weight` (slices, experts,
     matrices * out, width), in units of one ADC step per DAC code, and `scale` (slices, experts, blocks, 1),
     the value of one ADC code, where a block is a run of outputs that share it. Without: `weight` (experts,
@@ -77,14 +90,16 @@ class _Crossbars(nn.Module):
 
     weight: Tensor | None
     scale: Tensor
+    input_bound: Tensor
+    lam: Tensor
 
-    def __init__(self, hardware: Hardware, calibration: LayerCalibration) -> None:
+    def __init__(self, hardware: Hardware, calibrations: Sequence[LayerCalibration]) -> None:
         super().__init__()
         self.hardware = hardware
-        self.lam = calibration.lam if hardware.lam is None else hardware.lam
-        self.input_bound = calibration.input_std * (
-            calibration.kappa if hardware.kappa is None else hardware.kappa
-        )
+        bounds = [each.input_std * (hardware.kappa or each.kappa) for each in calibrations]
+        self.register_buffer("input_bound", torch.tensor(bounds, dtype=torch.float64), persistent=False)
+        lams = [hardware.lam or each.lam for each in calibrations]
+        self.register_buffer("lam", torch.tensor(lams, dtype=torch.float64), persistent=False)
         self.dac_levels = None if hardware.dac_bits is None else 2 ** (hardware.dac_bits - 1) - 1
         self.adc_levels = None if hardware.adc_bits is None else 2 ** (hardware.adc_bits - 1) - 1
         self.count_saturation = False
@@ -106,7 +121,13 @@ class _Crossbars(nn.Module):
             self.weight = programmed.flatten(1, 2).contiguous()
             return
         experts, _, outputs, inputs = target.shape
-        code_value = 1.0 if self.dac_levels is None else self.input_bound / self.dac_levels
+        self.input_bound, self.lam = self.input_bound.to(target.device), self.lam.to(target.device)
+
+        def of_experts(values: Tensor) -> Tensor:
+            return values.to(programmed.dtype).expand(experts).view(-1, 1, 1, 1)
+
+        no_dac = torch.ones_like(self.input_bound)
+        code_value = of_experts(no_dac if self.dac_levels is None else self.input_bound / self.dac_levels)
         width = min(self.hardware.tile_size, inputs)
         slices = math.ceil(inputs / width)
         tiles = _cut(programmed, slices, width)
@@ -114,10 +135,11 @@ class _Crossbars(nn.Module):
         weight = programmed.new_empty(slices, *target.shape[:3], width + gap)[..., :width]
         weight.copy_(tiles.permute(3, 0, 1, 2, 4))
         if self.adc_levels is None:
-            self.scale = weight.new_full((1, experts, 1, 1), code_value)
+            self.scale = code_value.transpose(0, 1)
         else:
             w_max = largest_weights(target, self.hardware).to(weight.dtype)
-            step = w_max * (self.lam * self.input_bound / self.adc_levels)  # (experts, matrices, out, slices)
+            # (experts, matrices, out, slices)
+            step = w_max * of_experts(self.lam * self.input_bound / self.adc_levels)
             gain = torch.where(step > 0, code_value / step, 0)  # a tile of zeros has no scale and gives zeros
             weight *= gain.permute(3, 0, 1, 2).unsqueeze(-1)
             # Runs of outputs with one step: what divides both tile and outputs crosses no border of a tile.
@@ -127,18 +149,27 @@ class _Crossbars(nn.Module):
         self.weight = weight.flatten(2, 3)
 
     def quantise(
-        self, x: Float[Tensor, "rows in"], uses: Tensor | None = None
+        self,
+        x: Float[Tensor, "rows in"],
+        *,
+        expert: Int[Tensor, " rows"] | None = None,
+        uses: Tensor | None = None,
     ) -> Float[Tensor, "slices rows width"]:
-        """DAC codes of x, cut into slices; `uses` of each row (default: one each) weight its saturation."""
+        """DAC codes of x, cut into slices.
+
+        expert: whose inputs the rows are, where each has a bound of its own. uses: of each row (default: one
+        each), by which its saturation counts.
+        """
         weight = self.programmed()
         slices, width = weight.shape[0], weight.shape[-1]
         codes = x.to(weight.dtype)
         if self.dac_levels is not None:
+            bound = self.input_bound if expert is None else self.input_bound[expert, None]
             if self.count_saturation:
-                beyond = (codes.abs() > self.input_bound).sum(-1)
+                beyond = (codes.abs() > bound).sum(-1)
                 self.saturated_inputs += int((beyond if uses is None else beyond * uses).sum())
                 self.converted_inputs += x.shape[-1] * (x.shape[0] if uses is None else int(uses.sum()))
-            codes = codes * (self.dac_levels / self.input_bound)
+            codes = codes * (self.dac_levels / bound).to(codes.dtype)
             codes.round_().clamp_(-self.dac_levels, self.dac_levels)
         return _cut(codes, slices, width).transpose(0, 1).contiguous()
 
@@ -189,7 +220,7 @@ class _Analog(nn.Module):
     crossbars: Mapping[str, _Crossbars]  # by name of the parameter
 
     def __init__(
-        self, original: nn.Module, hardware: Hardware, calibration: dict[str, LayerCalibration]
+        self, original: nn.Module, hardware: Hardware, calibration: dict[str, Sequence[LayerCalibration]]
     ) -> None:
         super().__init__()
         self._original = (original,)  # in a tuple: as a submodule its parameters would be counted twice
@@ -235,7 +266,7 @@ class AnalogLinear(_Analog):
     bias: nn.Parameter | None
 
     def __init__(self, linear: nn.Linear, hardware: Hardware, calibration: LayerCalibration) -> None:
-        super().__init__(linear, hardware, {"weight": calibration})
+        super().__init__(linear, hardware, {"weight": [calibration]})
         if linear.bias is None:
             self.register_parameter("bias", None)
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -273,8 +304,9 @@ class AnalogExperts(_Analog):
 
     `experts` has `gate_up_proj` (E, 2I, H), gate above up, and `down_proj` (E, H, I), without biases, as
     OLMoE's has; another layout raises InputError. gate, up and down are separate matrices with tiles of their
-    own. Between DAC and final result analog experts compute in fp32 (fp64 if their weights are), digital ones
-    in the model's dtype.
+    own. gate and up of all experts read the same inputs through one DAC and have one calibration; `down_proj`
+    may have one for each expert. Between DAC and final result analog experts compute in fp32 (fp64 if their
+    weights are), digital ones in the model's dtype.
     """
 
     gate_up_proj: nn.Parameter
@@ -286,19 +318,26 @@ class AnalogExperts(_Analog):
         experts: nn.Module,
         digital: Sequence[int],
         hardware: Hardware,
-        calibration: dict[str, LayerCalibration],
+        calibration: Mapping[str, Ranges],
     ) -> None:
         _check_layout(experts)
-        super().__init__(
-            experts, hardware, {name: calibration[name] for name in ("gate_up_proj", "down_proj")}
-        )
-        self.num_experts = self.gate_up_proj.shape[0]
+        self.num_experts = experts.get_parameter("gate_up_proj").shape[0]
         if len(set(digital)) < len(digital) or not set(digital) <= set(range(self.num_experts)):
             raise InputError(
                 f"digital experts {list(digital)}: give each at most once, from 0 to {self.num_experts - 1}"
             )
         self.digital = sorted(digital)
         self.analog = [expert for expert in range(self.num_experts) if expert not in set(digital)]
+        gate_up, down = calibration["gate_up_proj"], for_experts(calibration["down_proj"], self.num_experts)
+        if not isinstance(gate_up, LayerCalibration):
+            raise InputError(
+                f"gate_up_proj has {len(gate_up)} calibrations: give one, its experts share a DAC"
+            )
+        super().__init__(
+            experts,
+            hardware,
+            {"gate_up_proj": [gate_up], "down_proj": [down[expert] for expert in self.analog]},
+        )
         sequence = torch.tensor(self.analog + self.digital, device=self.gate_up_proj.device)
         self.register_buffer("sequence", sequence, persistent=False)
 
@@ -344,14 +383,14 @@ class AnalogExperts(_Analog):
         token, weight = order // k, top_k_weights.reshape(-1, 1)
 
         uses = (position[top_k_index] < len(self.analog)).sum(-1)
-        codes = gate_up.quantise(hidden_states, uses)
+        codes = gate_up.quantise(hidden_states, uses=uses)
         results = codes.new_empty(tokens * k, hidden_states.shape[1])
         for part in _passes(analog_pairs, gate_up.rows_per_pass()):
             expert = groups[part]
             part_ends = (analog_ends - part.start).clamp_(0, len(expert))
             part_codes = codes.index_select(1, token[part])
             inner = apply_gate(self._original[0], _expert_products(gate_up, part_codes, expert, part_ends))
-            result = _expert_products(down, down.quantise(inner), expert, part_ends)
+            result = _expert_products(down, down.quantise(inner, expert=expert), expert, part_ends)
             results.index_copy_(0, order[part], result.mul_(weight[order[part]]))
         if analog_pairs < tokens * k:
             # The products take the whole parameter; the analog experts are groups without rows.

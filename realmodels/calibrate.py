@@ -1,11 +1,13 @@
 """Converter ranges from text: kappa and lambda of every layer [PAPER.md, hardware model].
 
 The digital model reads a few blocks of calibration text, which must not be used for evaluation, once forward and
-once backward. For each linear layer (all experts of a layer together) kappa is the DAC bound, and then lambda the
-ADC bound, that adds least to the loss: the squared error of the layer's outputs, each weighted by the squared
-gradient of the loss at that output, which to second order is what independent errors cost [the diagonal of the
-empirical Fisher matrix]. Without the weights a few very large activations would set the range, and everything
-else would round to zero. The search is on a geometric grid that begins where nothing saturates.
+once backward. For each linear layer (all experts of a layer together) kappa is the DAC bound, in units of the
+standard deviation of its inputs, and then lambda the ADC bound, that adds least to the loss: the squared error of the
+layer's outputs, each weighted by the squared gradient of the loss at that output, which to second order is what
+independent errors cost [the diagonal of the empirical Fisher matrix]. Without the weights a few very large activations
+would set the range, and everything else would round to zero. For the same reason each expert's down projection, a
+linear layer with inputs of its own, has a standard deviation of its own. The search is on a geometric grid that
+begins where nothing saturates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from realmodels.analog import LayerCalibration, apply_gate, grouped_matmul
+from realmodels.analog import LayerCalibration, Ranges, apply_gate, grouped_matmul
 from realmodels.evaluate import BLOCK_TOKENS, token_blocks
 from realmodels.load import Model
 from theory.errors import InputError
@@ -33,10 +35,10 @@ GRID = [2.0 ** (-step / 4) for step in range(28)]  # bounds, in units of the lar
 class Calibration:
     """By parameter name ("lm_head.weight", "model.layers.0.mlp.experts.down_proj"), for one kind of hardware."""
 
-    layers: Mapping[str, LayerCalibration]
+    layers: Mapping[str, Ranges]
     hardware: Hardware
 
-    def __getitem__(self, parameter: str) -> LayerCalibration:
+    def __getitem__(self, parameter: str) -> Ranges:
         if parameter not in self.layers:
             raise InputError(
                 f"calibration has no {parameter}: it is of another model, or this one never calls that module;"
@@ -50,7 +52,7 @@ class _Layer:
     """What the search needs of a layer: rows grouped by expert, expert e's ending before row ends[e].
 
     sensitivity: squared gradient of the loss at each output of each row. matrices: how many matrices with tiles
-    of their own each expert's weight stacks.
+    of their own each expert's weight stacks. own_inputs: whether each expert has a DAC of its own.
     """
 
     rows: Float[Tensor, "rows in"]
@@ -58,6 +60,7 @@ class _Layer:
     ends: Int[Tensor, " experts"]
     sensitivity: Float[Tensor, "rows out"]
     matrices: int = 1
+    own_inputs: bool = False
 
 
 @torch.inference_mode(False)  # gradients are needed, in whatever mode the caller is
@@ -130,7 +133,7 @@ def _expert_layers(experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Ten
     # gate and up have tiles of their own, with the same inputs and one calibration for both
     return (
         _Layer(rows, gate_up, ends, both_gradient.square(), matrices=2),
-        _Layer(inner.detach(), down, ends, down_gradient.square()),
+        _Layer(inner.detach(), down, ends, down_gradient.square(), own_inputs=True),
     )
 
 
@@ -146,24 +149,24 @@ def _spread(values: Float[Tensor, "*tokens width"]) -> Float[Tensor, "rows width
 
 
 @torch.no_grad()
-def _search(name: str, layer: _Layer, hardware: Hardware) -> LayerCalibration:
+def _search(name: str, layer: _Layer, hardware: Hardware) -> Ranges:
     rows, weight, ends = layer.rows, layer.weight, layer.ends
-    std, largest = float(rows.std()), float(rows.abs().max())
-    if not std > 0:
-        raise InputError(f"calibration: the inputs of {name} do not vary; give text that reaches this layer")
+    expert = torch.searchsorted(ends.long(), torch.arange(len(rows), device=rows.device), right=True)
+    std = _input_std(name, layer, expert)
+    spread = std[expert, None]
 
     def cost(error: Float[Tensor, "rows out"]) -> Tensor:
         return (error.square() * layer.sensitivity).sum()
 
-    def input_cost(bound: float) -> Tensor:
-        return cost(grouped_matmul(quantise_input(rows, bound, hardware.dac_bits) - rows, weight, ends))
+    def input_cost(kappa: float) -> Tensor:
+        error = quantise_input(rows, kappa * spread, hardware.dac_bits) - rows
+        return cost(grouped_matmul(error, weight, ends))
 
-    bound = largest if hardware.dac_bits is None else _best(largest, input_cost)
-    kappa = bound / std
-    bound = bound if hardware.kappa is None else hardware.kappa * std
+    largest = float((rows.abs() / spread).max())
+    kappa = largest if hardware.dac_bits is None else _best(largest, input_cost)
+    bound = spread * (kappa if hardware.kappa is None else hardware.kappa)
     codes = quantise_input(rows, bound, hardware.dac_bits)
     w_max = largest_weights(weight.unflatten(1, (layer.matrices, -1)), hardware).flatten(1, 2)
-    expert = torch.searchsorted(ends.long(), torch.arange(len(rows), device=rows.device), right=True)
     products, units = [], []
     for number, start in enumerate(range(0, rows.shape[1], hardware.tile_size)):
         part = slice(start, start + hardware.tile_size)
@@ -175,7 +178,25 @@ def _search(name: str, layer: _Layer, hardware: Hardware) -> LayerCalibration:
     def output_cost(lam: float) -> Tensor:
         return cost((quantise_output(product, lam * unit, hardware.adc_bits) - product).sum(0))
 
-    return LayerCalibration(std, kappa, largest if hardware.adc_bits is None else _best(largest, output_cost))
+    lam = largest if hardware.adc_bits is None else _best(largest, output_cost)
+    each = tuple(LayerCalibration(value, kappa, lam) for value in std.tolist())
+    return each if layer.own_inputs else each[0]
+
+
+def _input_std(name: str, layer: _Layer, expert: Int[Tensor, " rows"]) -> Float[Tensor, " experts"]:
+    """Standard deviation of the inputs of each expert, or of all together: also for experts without any."""
+    together = layer.rows.std()
+    if not together > 0:
+        raise InputError(f"calibration: the inputs of {name} do not vary; give text that reaches this layer")
+    if not layer.own_inputs:
+        return together.expand(len(layer.ends))
+    rows = layer.rows.double()
+    sums = rows.new_zeros(len(layer.ends), 2)
+    sums.index_add_(0, expert, torch.stack([rows.sum(1), rows.square().sum(1)], 1))
+    numbers = rows.shape[1] * expert.bincount(minlength=len(sums))[:, None].clamp(min=1)
+    mean, square = (sums / numbers).T
+    own = (square - mean.square()).clamp(min=0).sqrt().to(together.dtype)
+    return torch.where(own > 0, own, together)
 
 
 def _best(largest: float, cost: Callable[[float], Tensor]) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from realmodels.analog import AnalogExperts, AnalogLinear
+from realmodels.analog import AnalogExperts, AnalogLinear, for_experts
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.families import DENSE_KINDS, NEVER_ANALOG_KINDS
 from realmodels.load import Model
@@ -75,12 +75,13 @@ def deploy(
     for name in linears:
         linear = model.network.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        analog[name] = AnalogLinear(linear, hardware, calibration[f"{name}.weight"])
+        (ranges,) = for_experts(calibration[f"{name}.weight"], 1)
+        analog[name] = AnalogLinear(linear, hardware, ranges)
     for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
         # Also where all experts are digital: a deployment with nothing analog can then be told from none.
-        ranges = {each: calibration[f"{layer.experts}.{each}"] for each in ("gate_up_proj", "down_proj")}
+        both = {each: calibration[f"{layer.experts}.{each}"] for each in ("gate_up_proj", "down_proj")}
         experts = model.network.get_submodule(layer.experts)
-        analog[layer.experts] = AnalogExperts(experts, digital, hardware, ranges)
+        analog[layer.experts] = AnalogExperts(experts, digital, hardware, both)
     for name, module in analog.items():
         _program(name, module, seed)
     for name, module in analog.items():

@@ -11,6 +11,7 @@ product, an ADC whose bound is lam * DAC bound * w_max, a digital sum. What does
 - Input ranges are not calibrated in evaluation mode (lightning's stay at 3.0): they are set here.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from aihwkit_lightning.simulator.configs import WeightClipType
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from realmodels.analog import LayerCalibration
+from realmodels.analog import LayerCalibration, Ranges, for_experts
 from theory.errors import InputError
 from theory.hardware import Hardware
 
@@ -69,16 +70,16 @@ class LightningExperts(nn.Module):
     copies.
     """
 
-    def __init__(
-        self, experts: nn.Module, hardware: Hardware, calibration: dict[str, LayerCalibration]
-    ) -> None:
+    def __init__(self, experts: nn.Module, hardware: Hardware, calibration: Mapping[str, Ranges]) -> None:
         super().__init__()
         self.act_fn: Any = experts.act_fn
 
         def layers(name: str) -> nn.ModuleList:
             weights = experts.get_parameter(name).detach()
+            ranges = for_experts(calibration[name], len(weights))
             return nn.ModuleList(
-                lightning_linear(_linear(each), hardware, calibration[name]) for each in weights
+                lightning_linear(_linear(weight), hardware, each)
+                for weight, each in zip(weights, ranges, strict=True)
             )
 
         self.gate_up_proj, self.down_proj = layers("gate_up_proj"), layers("down_proj")

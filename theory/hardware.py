@@ -136,7 +136,7 @@ def program(
     return target + _sigma(w_max, r, hardware) * noise.to(weight.device)
 
 
-def quantise_input(x: Tensor, bound: float, bits: int | None) -> Tensor:
+def quantise_input(x: Tensor, bound: float | Tensor, bits: int | None) -> Tensor:
     """DAC: x rounded to the nearest of the 2^bits - 1 evenly spaced levels in -bound..bound, in fp32 at least."""
     return x if bits is None else _quantise(_precise(x), bound, bits)
 

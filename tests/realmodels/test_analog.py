@@ -13,7 +13,7 @@ from transformers.models.olmoe.configuration_olmoe import OlmoeConfig
 from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
 
 from realmodels import analog
-from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration
+from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, Ranges, for_experts
 from theory.errors import InputError
 from theory.hardware import Granularity, Hardware, analog_matmul, program
 
@@ -131,7 +131,8 @@ def test_expert_matrices_equal_reference(hardware: Hardware, data: st.DataObject
     for name, (target, programmed) in matrices.items():
         crossbars = layer.crossbars[name]
         x = settled(torch.randn(rows, target.shape[-1], generator=seeded(seed + 1)), hardware, PLAIN)
-        output = analog._expert_products(crossbars, crossbars.quantise(x), expert, ends)
+        codes = crossbars.quantise(x, expert=expert if name == "down_proj" else None)
+        output = analog._expert_products(crossbars, codes, expert, ends)
         output = output.unflatten(1, (target.shape[1], -1))
         for number in range(len(counts)):
             for matrix in range(target.shape[1]):
@@ -143,8 +144,11 @@ def test_expert_matrices_equal_reference(hardware: Hardware, data: st.DataObject
 # Numbers for which all of fp32's arithmetic is exact, so that the whole layer, both products, has to be equal
 # bit for bit: weights are quarters and every column of a tile holds a 1 (w_max = 1), W' = 4 W and the codes
 # are integers, gate and up multiples of 1/2, their product (identity for SiLU) a multiple of the DAC step 1/4
-# of down.
-EXACT = {"gate_up_proj": LayerCalibration(127.0, 2.0, 0.25), "down_proj": LayerCalibration(127.0, 0.25, 0.25)}
+# of an expert's down, or half of it, or a multiple.
+EXACT: dict[str, Ranges] = {
+    "gate_up_proj": LayerCalibration(127.0, 2.0, 0.25),
+    "down_proj": [LayerCalibration(127.0 * own, 0.25, 0.25) for own in (1.0, 4.0, 0.5, 2.0, 1.0)],
+}
 EXPERTS, HIDDEN, INNER = 5, 16, 8
 
 
@@ -174,7 +178,7 @@ def expected_layer(
     def product(x: Tensor, weight: Tensor, name: str, expert: int) -> Tensor:
         if expert in digital:
             return x @ weight.T
-        each = EXACT[name]
+        each = for_experts(EXACT[name], EXPERTS)[expert]
         exact = analog_matmul(
             x[None], weight, hardware, input_std=each.input_std, kappa=each.kappa, lam=each.lam
         )
@@ -444,6 +448,19 @@ def test_calibration_rejects(field: str, value: float) -> None:
 def test_digital_experts_are_checked(digital: list[int]) -> None:
     with pytest.raises(InputError, match="digital experts"):
         deployed(fused_experts(EXPERTS, HIDDEN, INNER, seeded(0)), digital, Hardware())
+
+
+@pytest.mark.parametrize(
+    ("parameter", "count", "message"),
+    [
+        ("gate_up_proj", EXPERTS, f"gate_up_proj has {EXPERTS} calibrations"),
+        ("down_proj", EXPERTS - 1, f"{EXPERTS - 1} calibrations: give one for all {EXPERTS}"),
+    ],
+)
+def test_calibrations_are_counted(parameter: str, count: int, message: str) -> None:
+    experts = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0))
+    with pytest.raises(InputError, match=message):
+        AnalogExperts(experts, [], Hardware(), EXACT | {parameter: [PLAIN] * count})
 
 
 @pytest.mark.parametrize("attribute", ["is_transposed", "has_bias", "has_post_expert_norm"])

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realmodels import calibrate, deploy, load, withdraw
+from realmodels.analog import for_experts
 from realmodels.calibrate import CALIBRATION_TOKENS, GRID, Calibration
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.load import Model
@@ -129,9 +130,9 @@ def tiles(weight: Tensor, hardware: Hardware) -> Iterator[tuple[slice, slice, Te
             )
 
 
-def conversions(groups: list[Group], bound: float, hardware: Hardware) -> Iterator[Conversion]:
+def conversions(groups: list[Group], bounds: list[float], hardware: Hardware) -> Iterator[Conversion]:
     """Of every tile: what its rows give the ADCs, the ADCs' bounds for lam = 1, where the outputs belong."""
-    for number, (rows, matrices, _) in enumerate(groups):
+    for number, ((rows, matrices, _), bound) in enumerate(zip(groups, bounds, strict=True)):
         codes = quantise_input(rows, bound, hardware.dac_bits)
         for matrix, weight in enumerate(matrices):
             for outputs, inputs, w_max in tiles(weight, hardware):
@@ -140,11 +141,11 @@ def conversions(groups: list[Group], bound: float, hardware: Hardware) -> Iterat
                     yield codes[:, inputs] @ weight[outputs, inputs].T, bound * w_max, place
 
 
-def input_cost(groups: list[Group], bound: float, bits: int) -> float:
-    """What the DAC's errors cost, by way of the exact products."""
+def input_cost(groups: list[Group], bounds: list[float], bits: int) -> float:
+    """What the DACs' errors cost, by way of the exact products."""
     return sum(
         float((((quantise_input(rows, bound, bits) - rows) @ weight.T).square() * sensitivity).sum())
-        for rows, matrices, sensitivities in groups
+        for (rows, matrices, sensitivities), bound in zip(groups, bounds, strict=True)
         for weight, sensitivity in zip(matrices, sensitivities, strict=True)
     )
 
@@ -170,17 +171,31 @@ def assert_best_of_grid(found: float, costs: list[float], largest: float) -> Non
 def assert_calibrated(calibration: Calibration, groups: dict[str, list[Group]]) -> None:
     hardware = calibration.hardware
     for name, group in groups.items():
-        ranges, rows = calibration[name], torch.cat([rows for rows, _, _ in group])
-        largest, std = float(rows.abs().max()), float(rows.std())
-        # A token counts once, or once for each of its experts: all the same but for the n - 1 of a variance.
-        assert ranges.input_std == pytest.approx(std, rel=1 / ROWS)
-        std = ranges.input_std
-        if hardware.dac_bits is None:
-            assert ranges.kappa * std == pytest.approx(largest, rel=1e-5)
+        together = float(torch.cat([rows for rows, _, _ in group]).std())
+        if name.endswith("down_proj"):  # each expert's inputs are its own
+            found = for_experts(calibration[name], len(group))
+            stds = [float(rows.std(correction=0)) if len(rows) else together for rows, _, _ in group]
         else:
-            costs = [input_cost(group, largest * each, hardware.dac_bits) for each in GRID]
-            assert_best_of_grid(ranges.kappa * std, costs, largest)
-        bound = std * (ranges.kappa if hardware.kappa is None else hardware.kappa)
+            found = for_experts(calibration[name], 1) * len(group)
+            stds = [together] * len(group)
+        ranges = found[0]
+        assert {(each.kappa, each.lam) for each in found} == {(ranges.kappa, ranges.lam)}
+        # A token counts once, or once for each of its experts: all the same but for the n - 1 of a variance.
+        assert [each.input_std for each in found] == pytest.approx(stds, rel=1 / ROWS)
+        stds = [each.input_std for each in found]
+        largest = max(
+            float(rows.abs().max()) / std for (rows, _, _), std in zip(group, stds, strict=True) if len(rows)
+        )
+
+        def bounds(kappa: float, stds: list[float] = stds) -> list[float]:
+            return [kappa * std for std in stds]
+
+        if hardware.dac_bits is None:
+            assert ranges.kappa == pytest.approx(largest, rel=1e-5)
+        else:
+            costs = [input_cost(group, bounds(largest * each), hardware.dac_bits) for each in GRID]
+            assert_best_of_grid(ranges.kappa, costs, largest)
+        bound = bounds(ranges.kappa if hardware.kappa is None else hardware.kappa)
         converted = list(conversions(group, bound, hardware))
         ratios = [(product.abs() / unit)[:, unit > 0] for product, unit, _ in converted]
         largest = max(float(ratio.max()) for ratio in ratios if ratio.numel())

@@ -29,7 +29,7 @@ from small_models import (
 from torch import Tensor, nn
 
 from realmodels import calibrate, deploy, evaluate, load, reprogram, scores, withdraw
-from realmodels.analog import AnalogExperts, AnalogLinear
+from realmodels.analog import AnalogExperts, AnalogLinear, for_experts
 from realmodels.calibrate import Calibration
 from realmodels.deploy import STATUSES
 from realmodels.load import Model
@@ -325,18 +325,19 @@ def test_converters_err_by_their_steps() -> None:
     assert errors[0] / errors[1] == pytest.approx(32767 / 127, rel=0.1)
 
 
-def test_given_ranges_win() -> None:
-    hardware = Hardware(kappa=2.0, lam=0.3)
-    model = deployed(EVERYTHING, hardware)
-    for name, module in model.analog_modules.items():
+@pytest.mark.parametrize("given", [True, False])
+def test_given_ranges_win(given: bool) -> None:
+    """Every expert's down projection has a DAC bound of its own."""
+    hardware = Hardware(kappa=2.0, lam=0.3) if given else Hardware()
+    for name, module in deployed(EVERYTHING, hardware).analog_modules.items():
         for parameter, crossbars in module.crossbars.items():
-            std = calibration(hardware)[f"{name}.{parameter}"].input_std
-            assert crossbars.lam == 0.3 and crossbars.input_bound == 2.0 * std
-    plain = deployed(EVERYTHING, Hardware())
-    for name, module in plain.analog_modules.items():
-        for parameter, crossbars in module.crossbars.items():
-            ranges = calibration(Hardware())[f"{name}.{parameter}"]
-            assert (crossbars.lam, crossbars.input_bound) == (ranges.lam, ranges.kappa * ranges.input_std)
+            experts = len(module.down_proj) if isinstance(module, AnalogExperts) else 1
+            own = experts if parameter == "down_proj" else 1
+            ranges = for_experts(calibration(hardware)[f"{name}.{parameter}"], own)
+            assert len({each.input_std for each in ranges}) == len(ranges)
+            bounds = [each.input_std * (2.0 if given else each.kappa) for each in ranges]
+            assert crossbars.input_bound.tolist() == bounds
+            assert crossbars.lam.tolist() == [0.3 if given else each.lam for each in ranges]
 
 
 @pytest.mark.parametrize("head", [True, False])
