@@ -21,7 +21,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from realmodels import text
+from realmodels import (
+    deepseek_moe,  # noqa: F401, registers DeepSeekMoE with the Auto classes
+    text,
+)
 from realmodels.analog import AnalogExperts, AnalogLinear
 from realmodels.families import ModelMap, describe
 from theory.errors import InputError

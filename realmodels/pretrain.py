@@ -1,4 +1,4 @@
-"""Trains the tokenizer and the model of `checkpoints/tiny-olmoe`.
+"""Trains the tokenizer and the models of `checkpoints/`.
 
     python -m realmodels.pretrain tokenize TEXTS TOKENS --vocabulary 2048
     python -m realmodels.pretrain train TOKENS OUT [--recipe FILE] [KEY=VALUE ...] [--dense] [--seconds S]
@@ -28,8 +28,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    OlmoeConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
+from realmodels.deepseek_moe import DeepseekConfig
 from realmodels.text import SPLITS
 from theory.errors import InputError, run
 
@@ -54,6 +61,7 @@ ALIGNMENT: Final = 8  # bf16 numbers in the 16 bytes that grouped matrix product
 class Recipe:
     """Everything that decides which model comes out of a token folder, except for the machine's rounding."""
 
+    family: Literal["olmoe", "deepseek"] = "olmoe"
     vocabulary: int = 2048
     hidden: int = 256
     layers: int = 4
@@ -61,6 +69,10 @@ class Recipe:
     experts: int = 32
     top_k: int = 4
     expert_width: int = 56
+    # DeepSeekMoE's: experts that every token uses, and layers, the first ones, that have no others; they are as wide
+    # as what a token uses of the other layers.
+    shared_experts: int = 0
+    dense_layers: int = 0
     normalise_top_k: bool = True  # routing weights of the chosen experts add up to one
     context: int = 512  # tokens predicted per sequence
     batch_tokens: int = 65536
@@ -77,14 +89,19 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is int and (type(value) is not int or value < (field.name != "seed")):
-                raise InputError(f"recipe: {field.name} is {value!r}; give a positive integer")
+            least = field.name not in ("seed", "shared_experts", "dense_layers")
+            if field.type is int and (type(value) is not int or value < least):
+                raise InputError(f"recipe: {field.name} is {value!r}; give an integer of at least {least:d}")
             if field.type is float and (type(value) not in (int, float) or not 0 <= value < math.inf):
                 raise InputError(f"recipe: {field.name} is {value!r}; give a number that is not negative")
         if type(self.normalise_top_k) is not bool:
             raise InputError(f"recipe: normalise_top_k is {self.normalise_top_k!r}; give true or false")
-        if self.optimiser not in ("adamw", "muon"):
-            raise InputError(f"recipe: optimiser is {self.optimiser!r}; allowed: adamw, muon")
+        for name, allowed in (("optimiser", ("adamw", "muon")), ("family", ("olmoe", "deepseek"))):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"recipe: {name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        for name in ("shared_experts", "dense_layers"):
+            if self.family == "olmoe" and getattr(self, name):
+                raise InputError(f"recipe: {name} is {getattr(self, name)}; give 0, or family=deepseek")
         if self.top_k > self.experts:
             raise InputError(f"recipe: top_k is {self.top_k}; give at most experts = {self.experts}")
         for name, divisor in (
@@ -117,24 +134,36 @@ class Recipe:
         return cls(**values)
 
     def dense(self) -> "Recipe":
-        """The dense model of as many active parameters: one expert, as wide as the top_k were together."""
+        """The dense model of as many active parameters: one FFN a layer, as wide as what a token uses of them."""
+        if self.family == "deepseek":
+            return replace(self, dense_layers=self.layers, balance=0.0)
         return replace(self, experts=1, top_k=1, expert_width=self.top_k * self.expert_width, balance=0.0)
 
-    def model_config(self) -> OlmoeConfig:
-        config = OlmoeConfig(
-            vocab_size=self.vocabulary,
-            hidden_size=self.hidden,
-            intermediate_size=self.expert_width,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_experts=self.experts,
-            num_experts_per_tok=self.top_k,
-            norm_topk_prob=self.normalise_top_k,
-            max_position_embeddings=self.context,
-            pad_token_id=None,
-            bos_token_id=None,
-            eos_token_id=0,
-        )
+    def model_config(self) -> PreTrainedConfig:
+        common: dict[str, Any] = {
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_experts_per_tok": self.top_k,
+            "norm_topk_prob": self.normalise_top_k,
+            "max_position_embeddings": self.context,
+            "pad_token_id": None,
+            "bos_token_id": None,
+            "eos_token_id": 0,
+        }
+        config: PreTrainedConfig
+        if self.family == "olmoe":
+            config = OlmoeConfig(**common, intermediate_size=self.expert_width, num_experts=self.experts)
+        else:
+            config = DeepseekConfig(
+                **common,
+                intermediate_size=(self.top_k + self.shared_experts) * self.expert_width,
+                moe_intermediate_size=self.expert_width,
+                n_routed_experts=self.experts,
+                n_shared_experts=self.shared_experts,
+                first_k_dense_replace=self.dense_layers,
+            )
         config._experts_implementation = "grouped_mm"
         return config
 
@@ -230,8 +259,8 @@ class Routing(NamedTuple):
         return self.probabilities.shape[1] * (self.load() * self.probabilities.mean(0)).sum()
 
 
-def forward(model: OlmoeForCausalLM, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
-    """Logits (batch, length, vocabulary) of tokens (batch, length), and each layer's routing.
+def forward(model: Any, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
+    """Logits (batch, length, vocabulary) of tokens (batch, length), and the routing of each layer with experts.
 
     The forward pass of transformers in one piece: it compiles as a whole, and needs no hooks for the routing.
     """
@@ -241,20 +270,26 @@ def forward(model: OlmoeForCausalLM, tokens: Tensor) -> tuple[Tensor, list[Routi
     for layer in model.model.layers:
         hidden = hidden + layer.self_attn(layer.input_layernorm(hidden), rotation, None)[0]
         inputs = layer.post_attention_layernorm(hidden).flatten(0, 1)
+        if not hasattr(layer.mlp, "experts"):
+            hidden = hidden + layer.mlp(inputs).view_as(hidden)
+            continue
         probabilities = F.linear(inputs, layer.mlp.gate.weight).softmax(-1, dtype=torch.float32)
         weights, chosen = probabilities.topk(layer.mlp.gate.top_k)
         if layer.mlp.gate.norm_topk_prob:
             weights = weights / weights.sum(-1, keepdim=True)
-        hidden = hidden + layer.mlp.experts(inputs, chosen, weights.to(inputs.dtype)).view_as(hidden)
+        mixed = layer.mlp.experts(inputs, chosen, weights.to(inputs.dtype))
+        if getattr(layer.mlp, "shared_experts", None) is not None:
+            mixed = mixed + layer.mlp.shared_experts(inputs)
+        hidden = hidden + mixed.view_as(hidden)
         routings.append(Routing(probabilities, chosen))
     return model.lm_head(model.model.norm(hidden)), routings
 
 
-def losses(model: OlmoeForCausalLM, crops: Tensor) -> tuple[Tensor, Tensor]:
+def losses(model: PreTrainedModel, crops: Tensor) -> tuple[Tensor, Tensor]:
     """Next-token loss in nats per token, and the sum of the balance losses; crops (batch, length + 1)."""
     logits, routings = forward(model, crops[:, :-1])
     loss = F.cross_entropy(logits.flatten(0, 1).float(), crops[:, 1:].flatten())
-    return loss, torch.stack([routing.balance_loss() for routing in routings]).sum()
+    return loss, sum((routing.balance_loss() for routing in routings), loss.new_zeros(()))
 
 
 class HeldOut(NamedTuple):
@@ -265,12 +300,12 @@ class HeldOut(NamedTuple):
     load: Tensor
 
     def balance(self) -> list[float]:
-        """Per layer, the least used expert's share of the choices over the fair share: 1 is perfect."""
-        return (self.load.amin(1) * self.load.shape[1]).tolist()
+        """Per layer with experts, the least used one's share of the choices over the fair share: 1 is perfect."""
+        return (self.load.amin(1) * self.load.shape[1]).tolist() if self.load.ndim else []
 
 
 @torch.no_grad()
-def held_out(model: OlmoeForCausalLM, stream: Tensor, context: int) -> HeldOut:
+def held_out(model: PreTrainedModel, stream: Tensor, context: int) -> HeldOut:
     """Loss on a stream cut into blocks of T = `context` predicted tokens (the last shorter), each on its own.
 
     Blocks overlap by one token: block i reads stream[i T : i T + T], predicts stream[i T + 1 : i T + T + 1].
@@ -285,7 +320,8 @@ def held_out(model: OlmoeForCausalLM, stream: Tensor, context: int) -> HeldOut:
         nats += F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten(), reduction="sum").item()
         predicted = batch[:, 1:].numel()
         tokens += predicted
-        load = load + predicted * torch.stack([routing.load() for routing in routings]).cpu()
+        if routings:
+            load = load + predicted * torch.stack([routing.load() for routing in routings]).cpu()
     return HeldOut(nats, tokens, load / tokens)
 
 
@@ -366,7 +402,7 @@ class Training:
         self.stream = torch.from_numpy(stream.astype(np.int32)).to(device)
         self.losses: Callable[..., tuple[Tensor, Tensor]] = torch.compile(losses) if compiled else losses
         torch.manual_seed(recipe.seed)
-        self.model = OlmoeForCausalLM(recipe.model_config()).to(device)  # type: ignore[arg-type]
+        self.model = AutoModelForCausalLM.from_config(recipe.model_config()).to(device)
         self.masters = {
             name: _matrices(name, parameter).detach().clone()
             for name, parameter in self.model.named_parameters()
@@ -445,9 +481,10 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon may take it: attention and experts. Rows of embeddings, LM head and routers are tokens and
-    experts, each with a gradient of its own size."""
-    return ".experts." in name or ("self_attn" in name and parameter.ndim > 1)
+    """Whether Muon may take it: attention, experts and dense FFN. Rows of embeddings, LM head and routers are tokens
+    and experts, each with a gradient of its own size."""
+    inside = (".self_attn." in name or ".mlp." in name) and not name.endswith(".mlp.gate.weight")
+    return inside and parameter.ndim > 1
 
 
 def _matrices(name: str, parameter: Tensor) -> Tensor:
@@ -516,7 +553,7 @@ def train(
                 log.write(json.dumps(entry) + "\n")
             _save_checkpoint(training, out, seconds)
             bar.set_postfix_str(
-                f"loss {loss:.3f}, calibration {bits:.4f} bits per byte, balance {min(balance):.2f},"
+                f"loss {loss:.3f}, calibration {bits:.4f} bits per byte, balance {min(balance, default=1):.2f},"
                 f" {speed:.0f} tokens/s"
             )
     _cast(training.model, torch.bfloat16)
@@ -568,7 +605,9 @@ def _write_json(path: Path, content: object) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m realmodels.pretrain", description="Trains tiny-olmoe.")
+    parser = argparse.ArgumentParser(
+        prog="python -m realmodels.pretrain", description="Trains the models that ship."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("tokenize", help="train a tokenizer and encode the corpus")
     command.add_argument("texts", type=Path)

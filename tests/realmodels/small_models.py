@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from realmodels.deepseek_moe import DeepseekConfig
 from realmodels.families import describe
 from realmodels.load import Model
 from realmodels.pretrain import train_tokenizer
@@ -52,6 +53,9 @@ OTHER_CONFIGS: Mapping[str, PreTrainedConfig] = {
         moe_intermediate_size=16,
         shared_expert_intermediate_size=INNER,
         mlp_only_layers=[0],
+    ),
+    "deepseek": DeepseekConfig(
+        **MOE, n_routed_experts=EXPERTS, n_shared_experts=1, moe_intermediate_size=16, first_k_dense_replace=1
     ),
     "deepseek_v3": DeepseekV3Config(
         **MOE,

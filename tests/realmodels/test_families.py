@@ -81,13 +81,14 @@ def test_other_architectures(name: str) -> None:
     assert_complete(network)
     found = describe(network)
     assert all(layer.router == layer.experts.replace("experts", "gate") for layer in found.moe_layers)
-    mixed = name in ("qwen2_moe", "deepseek_v3")
+    mixed = name in ("qwen2_moe", "deepseek", "deepseek_v3")
     assert [layer.experts for layer in found.moe_layers] == [
         f"model.layers.{number}.mlp.experts" for number in range(LAYERS) if number or not mixed
     ]
     projections = [f"{each}_proj" for each in ("gate", "up", "down")]
     shared_experts = {
         "qwen2_moe": (*(f"shared_expert.{each}" for each in projections), "shared_expert_gate"),
+        "deepseek": tuple(f"shared_experts.{each}" for each in projections),
         "deepseek_v3": tuple(f"shared_experts.{each}" for each in projections),
     }
     assert found.dense["shared_experts"] == tuple(

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeForCausalLM
 
-from realmodels import pretrain
+from realmodels import load, pretrain
 from realmodels.pretrain import Muon, Recipe, Routing, TokenFolder, Training
 from theory.errors import InputError
 
@@ -30,6 +30,7 @@ TINY = Recipe(
     batch_tokens=512,
     steps=120,
 )
+DEEPSEEK = replace(TINY, family="deepseek", layers=3, shared_experts=1, dense_layers=1)
 
 
 def sentences(count: int, seed: int) -> str:
@@ -152,17 +153,19 @@ def test_transformers_loads_the_result_and_finds_the_same_loss(tokens: TokenFold
     assert found.nats == pytest.approx(nats, rel=1e-5)
 
 
+@pytest.mark.parametrize("recipe", [TINY, DEEPSEEK], ids=lambda recipe: recipe.family)
 @pytest.mark.parametrize("normalise_top_k", [True, False])
-def test_forward_is_that_of_transformers(normalise_top_k: bool) -> None:
+def test_forward_is_that_of_transformers(normalise_top_k: bool, recipe: Recipe) -> None:
     torch.manual_seed(0)
-    model = OlmoeForCausalLM(replace(TINY, normalise_top_k=normalise_top_k).model_config()).eval()
+    config = replace(recipe, normalise_top_k=normalise_top_k).model_config()
+    model: Any = AutoModelForCausalLM.from_config(config).eval()
     batch = torch.randint(TINY.vocabulary, (3, TINY.context))
     logits, routings = pretrain.forward(model, batch)
-    expected = model(batch, output_router_logits=True)
-    torch.testing.assert_close(logits, expected.logits)
-    for routing, router_logits in zip(routings, expected.router_logits, strict=True):
-        torch.testing.assert_close(routing.probabilities, router_logits.softmax(-1))
-        assert torch.equal(routing.chosen, router_logits.topk(TINY.top_k).indices)
+    torch.testing.assert_close(logits, model(batch).logits)
+    router_logits = model.model(batch, output_router_logits=True).router_logits
+    for routing, scores in zip(routings, router_logits, strict=True):
+        torch.testing.assert_close(routing.probabilities, scores.softmax(-1))
+        assert torch.equal(routing.chosen, scores.topk(TINY.top_k).indices)
 
 
 def test_balance_is_counted_per_layer() -> None:
@@ -177,9 +180,31 @@ def test_balance_is_counted_per_layer() -> None:
     assert pretrain.HeldOut(1.0, 4, load).balance() == pytest.approx([0, 0.4])
 
 
+def test_the_dense_deepseek_has_as_many_active_parameters() -> None:
+    def numbers(recipe: Recipe) -> dict[str, int]:
+        model = AutoModelForCausalLM.from_config(recipe.model_config())
+        return {name: parameter.numel() for name, parameter in model.named_parameters()}
+
+    moe, dense = numbers(DEEPSEEK), numbers(DEEPSEEK.dense())
+    routed = sum(count for name, count in moe.items() if ".experts." in name)
+    routers = sum(count for name, count in moe.items() if ".mlp.gate." in name)
+    active = sum(moe.values()) - routed * (1 - DEEPSEEK.top_k / DEEPSEEK.experts) - routers
+    assert sum(dense.values()) == active
+    ffn = {name: count for name, count in dense.items() if ".mlp." in name}
+    assert len(ffn) == 3 * DEEPSEEK.layers and len(set(ffn.values())) == 1
+
+
+def test_deepseek_trains_and_its_experts_stay_balanced(tokens: TokenFolder, tmp_path: Path) -> None:
+    pretrain.train(tokens, tmp_path, DEEPSEEK, CPU)
+    entries = log(tmp_path)
+    assert len(entries[-1]["balance"]) == 2 and min(entries[-1]["balance"]) > 0.25
+    assert entries[-1]["calibration_loss"] < entries[0]["calibration_loss"] / 2
+    assert load(tmp_path).map.num_experts == (DEEPSEEK.experts,) * 2
+
+
 def test_the_dense_model_has_as_many_active_parameters() -> None:
     def parameters(recipe: Recipe) -> dict[str, int]:
-        model = OlmoeForCausalLM(recipe.model_config())
+        model = AutoModelForCausalLM.from_config(recipe.model_config())
         return {name: parameter.numel() for name, parameter in model.named_parameters()}
 
     moe, dense = parameters(TINY), parameters(TINY.dense())
@@ -244,17 +269,20 @@ def test_recipes_are_read_from_files_and_overrides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("steps=0", "steps is 0; give a positive integer"),
-        ("layers=1.5", "layers is 1.5; give a positive integer"),
+        ("steps=0", "steps is 0; give an integer of at least 1"),
+        ("layers=1.5", "layers is 1.5; give an integer of at least 1"),
         ("balance=-1", "balance is -1; give a number that is not negative"),
         ("learning_rate=NaN", "learning_rate is nan"),
         ("normalise_top_k=1", "normalise_top_k is 1; give true or false"),
         ("optimiser=sgd", "optimiser is 'sgd'; allowed: adamw, muon"),
+        ("family=llama", "family is 'llama'; allowed: olmoe, deepseek"),
+        ("shared_experts=1", "shared_experts is 1; give 0, or family=deepseek"),
+        ("dense_layers=-1", "dense_layers is -1; give an integer of at least 0"),
         ("top_k=33", "top_k is 33; give at most experts = 32"),
         ("expert_width=50", "expert_width is 50; give a multiple of 8"),
         ("batch_tokens=1000", "batch_tokens is 1000; give a multiple of 512"),
         ("warmup=0.8", "warmup"),
-        ("width=3", "unknown entry 'width'; allowed: vocabulary"),
+        ("width=3", "unknown entry 'width'; allowed: family, vocabulary"),
         ("steps", "'steps' is no recipe entry; give key=value"),
     ],
 )
