@@ -1,0 +1,162 @@
+"""Throughput and energy of a placement: the model behind Table 2 [PAPER.md, published results].
+
+The paper publishes four rows for OLMoE at a batch of 32 and no formula. The one here, and the constants, are our
+inference from those rows: generating a token is bound by reading digital weights from memory, experts on analog
+hardware work beside the digital ones, and power is that of the digital device plus that of the analog products.
+It gives the last three rows within 1 %; the energy of the first row has set the energy of analog products, and its
+throughput, 768 tokens/s with everything analog, is not explained.
+"""
+
+from dataclasses import dataclass, fields
+
+from realmodels.load import Model
+from theory.errors import InputError
+from theory.strict_json import is_finite, is_whole
+
+BYTES_PER_PARAMETER = 2  # fp16 and bf16
+OPERATIONS_PER_PARAMETER = 2  # a multiplication and an addition for each token
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the two kinds of hardware can do; the defaults are inferred from the paper's Table 2.
+
+    bandwidth: of the digital device's memory, as effective for weights, bytes/s. power: of the digital device, W.
+    layer_seconds: that the analog experts of a layer take for `layer_batch` tokens; in proportion for more of
+        them, and never less, which the one published batch does not tell.
+    operations_per_joule: of analog matrix products.
+    """
+
+    bandwidth: float = 1.78e12
+    power: float = 400.0
+    layer_seconds: float = 14.1e-6
+    layer_batch: int = 32
+    operations_per_joule: float = 56.4e12
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not is_finite(value) or value <= 0:
+                raise InputError(f"machine.{field.name} is {value!r}: give a finite number above 0")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model the cost depends on.
+
+    moe_layers, experts, top_k: MoE layers, routed experts of each, and how many of them a token uses.
+    expert_parameters: of one routed expert. dense_parameters: of all other matrices that a token is multiplied
+    with, thus without embeddings, norms and routers.
+    """
+
+    moe_layers: int
+    experts: int
+    top_k: int
+    expert_parameters: int
+    dense_parameters: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not is_whole(value) or value < 1:
+                raise InputError(f"shape.{field.name} is {value!r}: give a whole number of at least 1")
+        if self.top_k > self.experts:
+            raise InputError(f"shape.top_k is {self.top_k}: a token uses at most the {self.experts} experts")
+
+    @classmethod
+    def of(cls, model: Model) -> "Shape":
+        """Of a loaded model, whose layers must have equally many experts."""
+        numbers = set(model.map.num_experts)
+        if len(numbers) != 1:
+            raise InputError(
+                f"{model.name} has layers of {sorted(numbers)} experts: they have to be equally many"
+            )
+        network, first = model.network, model.map.moe_layers[0]
+        experts = network.get_submodule(first.experts)
+        return cls(
+            moe_layers=len(model.map.moe_layers),
+            experts=first.num_experts,
+            top_k=network.config.num_experts_per_tok,
+            expert_parameters=sum(parameter.numel() for parameter in experts.parameters())
+            // first.num_experts,
+            dense_parameters=sum(
+                network.get_parameter(f"{name}.weight").numel() for name in model.map.linears
+            ),
+        )
+
+
+# From the published configurations.
+OLMOE = Shape(
+    moe_layers=16,
+    experts=64,
+    top_k=8,
+    expert_parameters=3 * 2048 * 1024,
+    dense_parameters=16 * 4 * 2048**2 + 50304 * 2048,
+)
+DEEPSEEK_MOE = Shape(
+    moe_layers=27,
+    experts=64,
+    top_k=6,
+    expert_parameters=3 * 2048 * 1408,
+    dense_parameters=28 * 4 * 2048**2 + 102400 * 2048 + 3 * 2048 * (10944 + 27 * 2 * 1408),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """seconds: of a step, which gives every sequence of the batch one token. joules: of that step."""
+
+    batch: int
+    seconds: float
+    joules: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.batch / self.seconds
+
+    @property
+    def tokens_per_joule(self) -> float:
+        """The paper's tokens/(W s)."""
+        return self.batch / self.joules
+
+
+def used(shape: Shape, batch: int) -> float:
+    """Expected fraction of a layer's experts that a batch uses, its tokens choosing evenly and independently."""
+    return 1 - (1 - shape.top_k / shape.experts) ** batch
+
+
+def cost(
+    shape: Shape,
+    digital_experts: float,
+    batch: int = 32,
+    machine: Machine | None = None,
+    *,
+    dense_digital: bool = True,
+) -> Cost:
+    """Of a step with this fraction of every layer's experts digital.
+
+    With dense modules analog, too, only energy is known: the published throughput of that row is not explained.
+    """
+    machine = machine or Machine()
+    if not is_finite(digital_experts) or not 0 <= digital_experts <= 1:
+        raise InputError(f"digital_experts is {digital_experts!r}: give a fraction from 0 to 1")
+    if not is_whole(batch) or batch < 1:
+        raise InputError(f"batch is {batch!r}: give a whole number of at least 1")
+    all_experts = shape.moe_layers * shape.experts * shape.expert_parameters
+
+    def reading(parameters: float) -> float:
+        return parameters * BYTES_PER_PARAMETER / machine.bandwidth
+
+    analog = 0.0
+    if digital_experts < 1:
+        analog = shape.moe_layers * machine.layer_seconds * max(1, batch / machine.layer_batch)
+    dense = reading(shape.dense_parameters) if dense_digital else 0.0
+    digital = reading(all_experts * digital_experts * used(shape, batch))
+    seconds = dense + max(digital, analog)
+    products = all_experts * (1 - digital_experts) * shape.top_k / shape.experts
+    if not dense_digital:
+        products += shape.dense_parameters
+    joules = batch * products * OPERATIONS_PER_PARAMETER / machine.operations_per_joule
+    if dense_digital or digital_experts > 0:
+        joules += seconds * machine.power
+    return Cost(batch, seconds, joules)
