@@ -36,6 +36,7 @@ lint: $(INSTALLED)
 
 benchmark: $(INSTALLED)
 	$(RUN) benchmarks/analog_experts.py $(ARGS)
+	$(RUN) benchmarks/noise_table.py $(ARGS)
 
 install: $(INSTALLED)
 

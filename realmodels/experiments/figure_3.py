@@ -17,26 +17,21 @@ Intervals of 1 and 2 are over noise draws and blocks of text together, of 3 over
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from realmodels.calibrate import Calibration, calibrate
 from realmodels.deploy import deploy, withdraw
 from realmodels.evaluate import block_results, token_blocks
-from realmodels.load import DEFAULT_MODEL, Model, load
-from realmodels.statistics import scores
-from realmodels.text import held_out, read_text, text_hash
+from realmodels.experiments import shared
+from realmodels.load import DEFAULT_MODEL, Model
+from realmodels.text import text_hash
 from theory.errors import InputError
 from theory.evidence import Finding, Result, mean_interval, ratio_interval, two_way_interval, verdict
 from theory.hardware import Granularity, Hardware
 from theory.placement import place
 
-GRANULARITIES: tuple[Granularity, ...] = ("tile", "column")
-OUR_TEXT = "evaluation"  # the split of our own corpus, for `Config.text`
 DENSE, EVERYTHING = "all dense modules", "everything"  # labels of parts
 RULE_1_EXPERTS, RULE_1_C, RULE_3_NATS = "87.5 % of experts", (1.5, 2.5), 0.01
 
@@ -103,18 +98,18 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
     settings = PRESETS[preset]
-    loaded = _model(model, device)
-    documents = _documents(text or OUR_TEXT)
+    loaded = shared.model(model, device)
+    documents = shared.documents(text)
     length = min(settings.block_tokens, loaded.context)
     reference = Config(
         model=model,
         weights=loaded.weights_hash,
-        text=text or OUR_TEXT,
+        text=text or shared.OUR_TEXT,
         text_hash=text_hash(documents),
         device=device,
         blocks=len(token_blocks(loaded, documents, length, settings.blocks).tokens),
         block_tokens=length,
-        w_max=GRANULARITIES[0],
+        w_max=shared.GRANULARITIES[0],
         part=None,
         c=0.0,
         seed=0,
@@ -126,7 +121,7 @@ def grid(
         reference,
         *(
             replace(reference, w_max=w_max, part=part, c=c, seed=seed)
-            for w_max in GRANULARITIES
+            for w_max in shared.GRANULARITIES
             for part in parts(loaded)
             for c in (0.0, *settings.magnitudes)
             for seed in range(draws if c > 0 else 1)
@@ -136,18 +131,17 @@ def grid(
 
 def measure(config: Config) -> dict[str, Any]:
     """Mean loss and accuracy of every block of text, and how many parameters are analog."""
-    model = _model(config.model, config.device)
-    tokens = _tokens(config.model, config.device, config.text, config.block_tokens, config.blocks)
+    model, tokens = shared.model(config.model, config.device), shared.tokens(config)
     if config.part is None:
         losses, hits = block_results(model.network, tokens)
         return {"loss": losses.tolist(), "accuracy": hits.tolist(), "analog_parameters": 0}
     hardware = Hardware(programming="pcm", c=config.c, w_max=config.w_max)
     placement = place(
-        _scores(config.model, config.device),
+        shared.scores(config.model, config.device, "maxnn"),
         1 - config.part.analog_experts,
         analog_modules=config.part.analog_modules,
     )
-    calibration = _calibration(config.model, config.device, config.w_max)
+    calibration = shared.calibration(config.model, config.device, config.w_max)
     report = deploy(model, placement, hardware, calibration, seed=config.seed)
     try:
         losses, hits = block_results(model.network, tokens)
@@ -190,7 +184,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     magnitudes = sorted({c for _, _, c in tables})
     findings = [
         finding
-        for w_max in GRANULARITIES
+        for w_max in shared.GRANULARITIES
         for finding in _findings(w_max, analog_parameters, magnitudes, change)
     ]
     first = configs[0]
@@ -266,32 +260,3 @@ def _findings(
         )
     )
     return findings
-
-
-# What units of one process share: a model is loaded, scored and calibrated once.
-
-
-@lru_cache(maxsize=1)
-def _model(name: str, device: str) -> Model:
-    return load(name, device)
-
-
-@lru_cache(maxsize=1)
-def _documents(text: str) -> tuple[str, ...]:
-    return tuple(held_out("evaluation") if text == OUR_TEXT else read_text(text))
-
-
-@lru_cache(maxsize=1)
-def _tokens(model: str, device: str, text: str, block_tokens: int, blocks: int) -> Tensor:
-    return token_blocks(_model(model, device), _documents(text), block_tokens, blocks).tokens
-
-
-@lru_cache(maxsize=1)
-def _scores(model: str, device: str) -> Tensor:
-    return scores(_model(model, device), "maxnn")
-
-
-@lru_cache(maxsize=len(GRANULARITIES))
-def _calibration(model: str, device: str, w_max: Granularity) -> Calibration:
-    loaded = _model(model, device)
-    return calibrate(loaded, loaded.texts("calibration"), Hardware(w_max=w_max))

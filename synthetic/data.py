@@ -1,0 +1,179 @@
+"""The classification task as samples of token indices [THEORY.md, section 1, and its Zipf extension].
+
+There are d directions o_1 ... o_d. A sample has n tokens. One of them, at a random position, discriminates: y o_j
+with probability p_j, j = 1 ... V being the sample's *kind*. The others are drawn from the irrelevant directions
+o_{V+1} ... o_d. The label is y, uniform on {+1, -1}. Hence d + V distinct tokens, in this order: +o_1, -o_1, +o_2,
+-o_2, ..., -o_V, o_{V+1}, ..., o_d.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from theory.errors import InputError
+from theory.setting import Setting
+from theory.strict_json import is_finite, is_whole
+
+Dictionary = Literal["standard", "rotated", "coherent"]
+Purpose = Literal["train", "test", "noise", "init", "dictionary"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is drawn; the default is the reference instance.
+
+    d: dimension and number of directions. n: tokens of a sample. frequencies: p_1 ... p_V, of sum 1.
+    label_noise: probability that the label is not the discriminative token's sign.
+    correlation: probability that a position repeats the irrelevant token of the position before it, 0 for
+        independent tokens. Every irrelevant token stays uniform over its d - V directions.
+    dictionary: the directions are the axes ("standard"), a random orthonormal basis ("rotated") or random unit
+        vectors of which each two have the inner product `coherence` ("coherent").
+    """
+
+    d: int = 64
+    n: int = 16
+    frequencies: tuple[float, ...] = (0.9, 0.1)
+    label_noise: float = 0.0
+    correlation: float = 0.0
+    dictionary: Dictionary = "standard"
+    coherence: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frequencies", tuple(self.frequencies))
+        kinds, coherent = len(self.frequencies), self.dictionary == "coherent"
+        positive = all(is_finite(p) and p > 0 for p in self.frequencies)
+        checks = {
+            "d": (is_whole(self.d) and self.d >= 3, "a whole number of at least 3"),
+            "n": (is_whole(self.n) and self.n >= 1, "a whole number of at least 1"),
+            "frequencies": (
+                kinds > 0 and positive and math.isclose(math.fsum(self.frequencies), 1, rel_tol=1e-9),
+                "numbers above 0 of sum 1",
+            ),
+            "label_noise": (
+                is_finite(self.label_noise) and 0 <= self.label_noise < 0.5,
+                "0 or more, below 0.5",
+            ),
+            "correlation": (
+                is_finite(self.correlation) and 0 <= self.correlation <= 1,
+                "a number from 0 to 1",
+            ),
+            "dictionary": (
+                self.dictionary in get_args(Dictionary),
+                f"one of {', '.join(get_args(Dictionary))}",
+            ),
+            "coherence": (
+                is_finite(self.coherence) and (0 < self.coherence < 1 if coherent else self.coherence == 0),
+                "a number above 0 and below 1 for a coherent dictionary, 0 for another",
+            ),
+        }
+        for name, (valid, allowed) in checks.items():
+            if not valid:
+                raise InputError(f"task.{name} is {getattr(self, name)!r}: give {allowed}")
+        if kinds >= self.d:
+            raise InputError(f"task.frequencies has {kinds} kinds: give fewer than d = {self.d}")
+
+    @classmethod
+    def of(cls, setting: Setting) -> "Task":
+        """The task of a formal setting: the frequent kind with probability 1 - alpha, the rare one with alpha."""
+        return cls(setting.d, setting.n, (1 - setting.alpha, setting.alpha))
+
+    @classmethod
+    def zipf(cls, kinds: int, exponent: float, *, d: int = 64, n: int = 16) -> "Task":
+        """p_j proportional to j^-exponent."""
+        if not is_whole(kinds) or kinds < 1:
+            raise InputError(f"kinds is {kinds!r}: give a whole number of at least 1")
+        if not is_finite(exponent):
+            raise InputError(f"exponent is {exponent!r}: give a finite number")
+        weights = np.arange(1, kinds + 1, dtype=np.float64) ** -exponent
+        return cls(d, n, tuple((weights / weights.sum()).tolist()))
+
+    @property
+    def kinds(self) -> int:
+        """V, the number of discriminative directions."""
+        return len(self.frequencies)
+
+    @property
+    def tokens(self) -> int:
+        """T = d + V, the number of distinct tokens."""
+        return self.d + self.kinds
+
+    @property
+    def balanced(self) -> "Task":
+        """The same task with equally frequent kinds and clean labels: the one to measure accuracies of kinds on."""
+        return replace(self, frequencies=(1 / self.kinds,) * self.kinds, label_noise=0.0)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """tokens: indices into the distinct tokens; labels +1 or -1; kinds: j - 1. Leading axes are kept by all."""
+
+    tokens: Int[Tensor, "*seeds count n"]
+    labels: Int[Tensor, "*seeds count"]
+    kinds: Int[Tensor, "*seeds count"]
+
+    def to(self, device: torch.device | str) -> "Samples":
+        return Samples(self.tokens.to(device), self.labels.to(device), self.kinds.to(device))
+
+
+def stream(seed: int, purpose: Purpose) -> np.random.Generator:
+    """Random numbers of one seed for one purpose; no two seeds or purposes share any."""
+    if not is_whole(seed) or seed < 0:
+        raise InputError(f"seed is {seed!r}: give a whole number of at least 0")
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(get_args(Purpose).index(purpose),)))
+
+
+def sample(task: Task, count: int, rng: np.random.Generator) -> Samples:
+    """The next `count` samples; twice 512 are the same as once 1024.
+
+    Every sample takes the same 4 + 2 n uniform numbers, one after the other and whatever the task: tasks that
+    differ in their frequencies alone have the same labels, positions and irrelevant tokens.
+    """
+    if not is_whole(count) or count < 1:
+        raise InputError(f"count is {count!r}: give a whole number of at least 1")
+    uniform = rng.random((count, 4 + 2 * task.n))
+    signs, kinds, places, flips = uniform[:, :4].T
+    fresh, repeats = uniform[:, 4 : 4 + task.n], uniform[:, 4 + task.n :]
+
+    positions = np.arange(task.n)
+    # The last position, up to and including this one, whose irrelevant token is not a repetition.
+    origin = np.maximum.accumulate(np.where(repeats >= task.correlation, positions, 0), axis=1)
+    irrelevant = (np.take_along_axis(fresh, origin, axis=1) * (task.d - task.kinds)).astype(np.int64)
+    tokens = 2 * task.kinds + irrelevant
+    kind = np.searchsorted(np.cumsum(task.frequencies)[:-1], kinds, side="right")
+    negative = signs < 0.5
+    tokens[np.arange(count), (places * task.n).astype(np.int64)] = 2 * kind + negative
+    labels = np.where(negative ^ (flips < task.label_noise), -1, 1)
+    return Samples(torch.from_numpy(tokens), torch.from_numpy(labels), torch.from_numpy(kind))
+
+
+def evaluation_samples(task: Task, count: int, seeds: Sequence[int]) -> Samples:
+    """(seeds, count) samples to measure accuracies of kinds on: of `task.balanced`, disjoint from all training."""
+    return stack([sample(task.balanced, count, stream(seed, "test")) for seed in seeds])
+
+
+def stack(samples: Sequence[Samples]) -> Samples:
+    """The samples of several seeds, along a new leading axis."""
+    tokens, labels, kinds = zip(*((each.tokens, each.labels, each.kinds) for each in samples), strict=True)
+    return Samples(torch.stack(tokens), torch.stack(labels), torch.stack(kinds))
+
+
+def dictionary(task: Task, seed: int) -> Float[Tensor, "tokens d"]:
+    """The distinct tokens as unit vectors, in float64."""
+    directions = np.eye(task.d)
+    if task.dictionary != "standard":
+        gaussian = stream(seed, "dictionary").standard_normal((task.d, task.d))
+        q, r = np.linalg.qr(gaussian)
+        directions = q * np.sign(np.diag(r))  # without the signs it is not uniform over all rotations
+    if task.dictionary == "coherent":
+        # The symmetric root of the Gram matrix (1 - mu) 1 + mu J, whose eigenvalues are 1 - mu and 1 - mu + mu d.
+        flat, tilted = math.sqrt(1 - task.coherence), math.sqrt(1 - task.coherence + task.coherence * task.d)
+        directions = flat * directions + (tilted - flat) * directions.mean(0)
+    discriminative = directions[: task.kinds]
+    signed = np.stack((discriminative, -discriminative), axis=1).reshape(-1, task.d)
+    return torch.from_numpy(np.concatenate((signed, directions[task.kinds :])))

@@ -1,0 +1,380 @@
+"""Mutation test of the theory: every formula is changed in every small way, and each change has to be noticed.
+
+    python tests/theory/mutants.py [--claim ID] [--most N] [--workers N]
+
+A mutant is a copy of a module with one change in one of FORMULAS: a sign flipped, a factor dropped, a product
+turned into a quotient, < into <=, a constant or a function replaced. It is caught if a step of the derivation of a
+claim of that formula fails, or else a test that carries such a claim. What cannot be noticed, as the mutant is the
+same function, is listed in EQUIVALENT with the reason. Exit status 1 if a mutant is not caught.
+"""
+
+import argparse
+import ast
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from itertools import accumulate
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+
+# Once, and not in each of the processes that are forked below. Of theory only what no mutant changes.
+import flint  # noqa: F401
+import hypothesis
+import pytest
+import scipy.stats  # noqa: F401
+import sympy  # noqa: F401
+import torch
+import z3  # noqa: F401
+
+from theory.claims import CLAIMS, marked_tests
+from theory.errors import InputError, run
+
+TESTS = Path(__file__).parents[1]
+STEP_SECONDS = 20  # a step that takes longer than this has not proved its equation
+MUTANT_SECONDS = 240  # longer, and it is one that does not end
+EXAMPLES = 10  # of each property test
+
+# The functions that state the formulas of a claim; all claims of a function can catch its mutants.
+FORMULAS: dict[str, dict[str, tuple[str, ...]]] = {
+    "theory.moments": {
+        "relu_mean": ("M1",),
+        "relu_bias": ("M1",),
+        "relu_second_moment": ("M2",),
+        "relu_variance": ("M2",),
+        "relu_third_moment": ("M3",),
+        "relu_third_moment_about": ("M3",),
+        "_cubic_tail": ("M3",),
+        "_ratio": ("M1", "M2", "M3"),
+    },
+    "theory.growth": {
+        "own_gate": ("G",),
+        "token_choice_gate": ("G-token",),
+        "growth_rate": ("G",),
+        "own_token_weight": ("G",),
+        "ratio_correction": ("G",),
+        "class_margin": ("G",),
+        "knee": ("G",),
+        "saturating_weight": ("G",),
+        "weight_ratio": ("G",),
+        "late_ratio": ("G",),
+        "leakage": ("G",),
+        "norm_ratio": ("G",),
+        "dead_probability": ("G",),
+        "momentum_step": ("G-linear",),
+        "logistic_time": ("G-logistic",),
+        "adam_moments": ("G-adam",),
+        "adam_step": ("G-adam",),
+        "adam_rate": ("G-adam",),
+    },
+    "theory.tolerance": {
+        "concentration": ("B",),
+        "tolerable_noise": ("B",),
+        "failure_bound": ("B-mean",),
+        "error_bound": ("U",),
+        "relu_exponential": ("B-exp",),
+        "tail_events": ("Bu",),
+        "ideal_frequent_sd": ("Cor",),
+        "ideal_third": ("Cor",),
+    },
+    "theory.derivations.lemmas": {"gaussian_tail": ("P",)},
+    "theory.derivations.moments": {"_first": ("M1",), "_second": ("M2",), "_third": ("M3",)},
+}
+# The same of functions that only tensors can be given to, which no derivation calls: tests alone catch their mutants.
+# Left out are the searches for the largest c, which state no formula.
+ON_TENSORS: dict[str, dict[str, tuple[str, ...]]] = {
+    "theory.tolerance": {
+        "Network.noise": ("B",),
+        "Network.preactivations": ("B", "H"),
+        "Network.token_noise": ("B", "H"),
+        "Network.lipschitz_squared": ("B", "H"),
+        "_Terms.margin": ("B",),
+        "_Terms.bias": ("B",),
+        "_Terms.mean": ("B-mean", "P"),
+        "_Terms.variance": ("P",),
+        "mean_shift": ("C",),
+        "uniform_bound": ("Bu",),
+        "predicted_accuracy": ("P",),
+        "_terms": ("B", "H", "P"),
+        "_adc_loss": ("H",),
+        "_pointwise": ("B",),
+    },
+}
+EQUIVALENT = {
+    "theory.growth.weight_ratio: 1 -> 2": "the rate of both weights, which the ratio does not depend on",
+}
+
+SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+}
+ATTRIBUTES = {
+    "minimum": "maximum",
+    "maximum": "minimum",
+    "amax": "amin",
+    "sum": "mean",
+}  # of tensors, of torch
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """name: module.function: what -> what; source: of the whole module; symbolic: whether derivations evaluate it."""
+
+    name: str
+    module: str
+    claims: tuple[str, ...]
+    source: str
+    symbolic: bool = True
+
+
+def mutants(module: str) -> Iterator[Mutant]:
+    """Every mutant of the module's formulas, in the order of the source."""
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None
+    source = Path(spec.origin).read_bytes()
+    starts = [0, *accumulate(len(line) for line in source.splitlines(keepends=True))]
+    tree = ast.parse(source)
+    names: Counter[str] = Counter()
+    tensors = ON_TENSORS.get(module, {})
+    for function, claims in (FORMULAS[module] | tensors).items():
+        for node in _formula_nodes(_find(tree, function)):
+            for variant in _variants(node):
+                what = ast.unparse(variant)
+                name = f"{module}.{function}: {ast.unparse(node)} -> {what}"
+                names[name] += 1
+                if names[name] > 1:
+                    name += f" ({names[name]})"
+                assert isinstance(node, ast.expr) and node.end_lineno and node.end_col_offset  # for mypy
+                before = source[: starts[node.lineno - 1] + node.col_offset]
+                after = source[starts[node.end_lineno - 1] + node.end_col_offset :]
+                changed = (before + f"({what})".encode() + after).decode()
+                yield Mutant(name, module, claims, changed, function not in tensors)
+
+
+def _find(tree: ast.AST, name: str) -> ast.FunctionDef:
+    """The function, or method of a class, of this dotted name."""
+    node = tree
+    for part in name.split("."):
+        node = next(
+            each
+            for each in ast.iter_child_nodes(node)
+            if isinstance(each, ast.ClassDef | ast.FunctionDef) and each.name == part
+        )
+    assert isinstance(node, ast.FunctionDef)
+    return node
+
+
+def _formula_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """What computes: no annotations, checks of the input, indices, or dimensions given to tensor methods."""
+    if isinstance(node, ast.FunctionDef):
+        children: list[ast.AST] = list(node.body)
+    elif isinstance(node, ast.AnnAssign):
+        children = [node.value] if node.value else []
+    elif isinstance(node, ast.Subscript):
+        children = [node.value]
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        children = [node.func, *(each for each in node.args if not _is_number(each)), *node.keywords]
+    else:
+        children = list(ast.iter_child_nodes(node))
+    for child in children:
+        guard = isinstance(child, ast.If) and all(isinstance(each, ast.Raise) for each in child.body)
+        if not guard and not isinstance(child, ast.Assert | ast.Raise):
+            yield child
+            yield from _formula_nodes(child)
+
+
+def _is_number(node: ast.AST) -> bool:
+    if isinstance(node, ast.UnaryOp):
+        return _is_number(node.operand)
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
+
+
+def _variants(node: ast.AST) -> Iterator[ast.AST]:
+    match node:
+        case ast.BinOp(left, operator, right):
+            if type(operator) in SWAPPED:
+                yield ast.BinOp(left, SWAPPED[type(operator)](), right)  # type: ignore[arg-type]
+            if isinstance(operator, ast.Mult | ast.Div | ast.Pow):
+                yield left
+            if isinstance(operator, ast.Mult):
+                yield right
+        case ast.UnaryOp(ast.USub(), operand):
+            yield operand
+        case ast.Compare(left, [operator], right) if type(operator) in SWAPPED:
+            yield ast.Compare(left, [SWAPPED[type(operator)]()], right)  # type: ignore[list-item]
+        case ast.Constant(int() | float() as value) if not isinstance(value, bool):
+            yield ast.Constant(value + 1 if isinstance(value, int) or value == 0 else 1.1 * value)
+        case ast.Call(ast.Name(name), [argument, *_]) if name in ("Phi", "Q"):
+            yield ast.Call(ast.Name("Q" if name == "Phi" else "Phi"), [argument], [])
+        case ast.Attribute(value, name) if name in ATTRIBUTES:
+            yield ast.Attribute(value, ATTRIBUTES[name])
+
+
+# Judging one mutant, in a process of its own
+
+
+def _judge(mutant: Mutant, nodes: Sequence[str], answer: Connection) -> None:
+    """Sends what catches the mutant: a step, a test, or nothing ("")."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        try:
+            _load(mutant)
+            caught = (_failing_step(mutant) if mutant.symbolic else "") or _failing_test(nodes)
+        except Exception as error:
+            caught = f"does not load: {type(error).__name__}: {error}"
+    answer.send(caught)
+
+
+def _load(mutant: Mutant) -> None:
+    spec = find_spec(mutant.module)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules[mutant.module] = module
+    exec(compile(mutant.source, mutant.name, "exec"), vars(module))
+    package, _, name = mutant.module.rpartition(".")
+    setattr(import_module(package), name, module)
+
+
+def _failing_step(mutant: Mutant) -> str:
+    def too_late(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, too_late)
+    for claim in CLAIMS:
+        for step in claim.steps() if claim.id in mutant.claims else ():
+            signal.alarm(STEP_SECONDS)
+            failure = step.failure()
+            signal.alarm(0)
+            if failure is not None:
+                return f"step: {step.equation}"
+    return ""
+
+
+class _FewExamples:
+    """A plugin of pytest: few examples of each property test, always the same; and the first test that fails."""
+
+    failed = ""
+
+    def pytest_sessionstart(self) -> None:
+        hypothesis.settings.register_profile(
+            "mutants", max_examples=EXAMPLES, derandomize=True, deadline=None
+        )
+        hypothesis.settings.load_profile("mutants")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and not self.failed:
+            self.failed = report.nodeid
+
+
+def _failing_test(nodes: Sequence[str]) -> str:
+    if not nodes:
+        return ""
+    plugin = _FewExamples()
+    options = [
+        "-x",
+        "-q",
+        "--assert=plain",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        str(TESTS.parent / "pyproject.toml"),
+    ]
+    status = pytest.main([*options, *(str(TESTS / node) for node in nodes)], [plugin])
+    return "" if status == pytest.ExitCode.OK else f"test: {plugin.failed or status}"
+
+
+def judge_all(chosen: Sequence[Mutant], workers: int) -> Iterator[tuple[Mutant, str]]:
+    """Every mutant with what catches it, as they finish."""
+    context, tests = multiprocessing.get_context("fork"), marked_tests(TESTS)
+    waiting = list(reversed(chosen))
+    running: dict[ForkProcess, tuple[Mutant, Connection, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < workers:
+            mutant = waiting.pop()
+            nodes = list(dict.fromkeys(node for claim in mutant.claims for node in tests.get(claim, ())))
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_judge, args=(mutant, nodes, sender))
+            process.start()
+            sender.close()
+            running[process] = mutant, receiver, time.monotonic() + MUTANT_SECONDS
+        wait([process.sentinel for process in running], timeout=1)
+        for process, (mutant, receiver, end) in list(running.items()):
+            if process.is_alive() and time.monotonic() < end:
+                continue
+            caught = receiver.recv() if receiver.poll() else "does not end"
+            process.kill()
+            process.join()
+            del running[process]
+            yield mutant, caught
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Change every formula and see that it is noticed.")
+    parser.add_argument("--claim", help="mutants of this claim's formulas only")
+    parser.add_argument(
+        "--most", type=int, default=sys.maxsize, metavar="N", help="of a function, drawn at random"
+    )
+    parser.add_argument("--workers", type=int, default=2, metavar="N")
+    options = parser.parse_args()
+    if options.claim not in (None, *(claim.id for claim in CLAIMS)):
+        raise InputError(f"--claim {options.claim}: give one of {', '.join(claim.id for claim in CLAIMS)}")
+    chosen = _choose(options.claim, options.most)
+    started = time.monotonic()
+    counts: dict[str, Counter[str]] = {}
+    wrong = []
+    for mutant, caught in judge_all(chosen, options.workers):
+        kind = caught.partition(":")[0] or ("equivalent" if mutant.name in EQUIVALENT else "not caught")
+        if kind in ("not caught", "does not load") or (caught and mutant.name in EQUIVALENT):
+            wrong.append(mutant.name)
+        counts.setdefault(mutant.claims[0], Counter())[kind] += 1
+        print(f"{mutant.name}\n    {caught or EQUIVALENT.get(mutant.name, 'NOT CAUGHT')}", flush=True)
+    print()
+    for claim, count in counts.items():
+        print(
+            f"{claim}: {count.total()} mutants;", ", ".join(f"{n} {kind}" for kind, n in count.most_common())
+        )
+    total = sum(counts.values(), Counter[str]())
+    print(
+        f"all: {total.total()} mutants in {time.monotonic() - started:.0f} s;"
+        f" {', '.join(f'{n} {kind}' for kind, n in total.most_common())}"
+    )
+    if wrong:
+        print("not as it should be:", *wrong, sep="\n    ")
+        sys.exit(1)
+
+
+def _choose(claim: str | None, most: int) -> list[Mutant]:
+    chosen = []
+    for module in FORMULAS:
+        by_function: dict[str, list[Mutant]] = {}
+        for mutant in mutants(module):
+            if claim is None or claim in mutant.claims:
+                by_function.setdefault(mutant.name.partition(":")[0], []).append(mutant)
+        for function, group in by_function.items():
+            chosen += random.Random(function).sample(group, min(most, len(group)))
+    return chosen
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run(main)

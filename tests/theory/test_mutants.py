@@ -1,0 +1,95 @@
+"""The mutation test itself: it changes every formula, notices what it has to, and nothing is left uncaught."""
+
+import subprocess
+import sys
+from functools import cache
+from importlib import import_module
+from inspect import getmembers, isfunction
+from pathlib import Path
+
+import pytest
+from mutants import EQUIVALENT, FORMULAS, Mutant, judge_all, mutants
+
+from theory.claims import CLAIMS
+
+OF_A_FUNCTION = 2  # how many of its mutants CI judges; all of them: `python tests/theory/mutants.py`
+LEAST = 40
+
+
+@cache
+def every_mutant() -> list[Mutant]:
+    return [mutant for module in FORMULAS for mutant in mutants(module)]
+
+
+def mutant(name: str) -> Mutant:
+    return next(each for each in every_mutant() if each.name == name)
+
+
+def test_every_claim_has_mutants_and_every_mutant_is_one_of_its_own() -> None:
+    found = every_mutant()
+    assert {claim for each in found for claim in each.claims} == {claim.id for claim in CLAIMS}
+    assert len({each.name for each in found}) == len({each.source for each in found}) == len(found)
+    assert set(EQUIVALENT) <= {each.name for each in found}
+
+
+@pytest.mark.parametrize("module", ["theory.moments", "theory.growth"])
+def test_no_formula_is_left_out(module: str) -> None:
+    def own(value: object) -> bool:
+        return isfunction(value) and value.__module__ == module
+
+    assert set(FORMULAS[module]) == {name for name, _ in getmembers(import_module(module), own)}
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "theory.growth.growth_rate: eta * gate * frequency / (2 * m) -> eta * gate * frequency",
+            "    return (eta * gate * frequency)",
+        ),
+        ("theory.growth.dead_probability: 2 ** m -> 2", "    return 1 / (2)"),
+        (
+            "theory.growth.norm_ratio: 1 + leaked ** 2 -> 1 - leaked ** 2",
+            "    return own_ratio / sqrt((1 - leaked ** 2))",
+        ),
+        ("theory.growth.own_token_weight: rate * steps -> steps", "    return initial + (steps)"),
+    ],
+)
+def test_a_mutant_differs_in_what_its_name_says(name: str, line: str) -> None:
+    source = Path(import_module("theory.growth").__file__ or "").read_text().splitlines()
+    assert [each for each in mutant(name).source.splitlines() if each not in source] == [line]
+
+
+@pytest.mark.slow
+def test_what_catches_a_mutant() -> None:
+    by_step, by_test, unseen = (
+        mutant(name)
+        for name in (
+            "theory.growth.growth_rate: 2 -> 3",
+            "theory.moments._ratio: sigma != 0 -> sigma == 0",
+            "theory.growth.weight_ratio: 1 -> 2",
+        )
+    )
+    broken = Mutant("no program", "theory.growth", ("G",), "1 / 0")
+    same = Mutant(
+        "no mutant",
+        "theory.growth",
+        ("G-token",),
+        Path(import_module("theory.growth").__file__ or "").read_text(),
+    )
+    caught = {each.name: by for each, by in judge_all([by_step, by_test, unseen, broken, same], workers=2)}
+    assert caught[by_step.name].startswith("step: -E dL/dw")
+    assert caught[by_test.name].endswith("test_moments.py::test_without_noise_tensors_are_certain")
+    assert caught[unseen.name] == caught[same.name] == ""
+    assert caught[broken.name] == "does not load: ZeroDivisionError: division by zero"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_mutant_is_caught() -> None:
+    command = [sys.executable, str(Path(__file__).with_name("mutants.py")), "--most", str(OF_A_FUNCTION)]
+    root = str(Path(__file__).parents[2])
+    shown = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stdout[-4000:] + shown.stderr
+    summary = shown.stdout.splitlines()[-1]
+    assert summary.startswith("all: ") and int(summary.split()[1]) >= LEAST, summary

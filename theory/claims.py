@@ -1,0 +1,306 @@
+"""Every statement of the theory, and its way from derivation to tests and exhibits: `paper_repro.py --claims`."""
+
+import ast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, get_args
+
+from theory.derivations import Step
+from theory.errors import InputError
+
+Origin = Literal["paper", "reconstruction", "ours"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement.
+
+    id: as in THEORY.md, in tests (`@pytest.mark.claim(id)`) and derivations. statement: plain words; latex: the
+    formula. assumptions: under which it is derived. origin: whose it is, `reconstruction` being ours of a claim
+    that the paper makes. derivation: module whose STEPS[id] derive it. exhibits: names in the catalogue.
+    """
+
+    id: str
+    statement: str
+    latex: str
+    assumptions: tuple[str, ...]
+    origin: Origin
+    derivation: str
+    exhibits: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("id", "statement", "latex", "derivation"):
+            if not getattr(self, name).strip():
+                raise InputError(f"claim.{name} of {self.id!r} is empty")
+        if self.origin not in get_args(Origin):
+            raise InputError(
+                f"claim.origin of {self.id} is {self.origin!r}: give {', '.join(get_args(Origin))}"
+            )
+
+    def steps(self) -> tuple[Step, ...]:
+        """Its derivation; none if the module has no steps for it, or does not exist."""
+        try:
+            return tuple(import_module(self.derivation).STEPS.get(self.id, ()))
+        except ModuleNotFoundError as error:
+            if error.name != self.derivation:
+                raise
+            return ()
+
+
+def marked_tests(folder: Path) -> dict[str, list[str]]:
+    """Names of the tests below `folder` by the claim that they are marked with, on function, class or module."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(folder.rglob("test_*.py")):
+        for claim, test in _marked(ast.parse(file.read_text(encoding="utf-8")).body, []):
+            found.setdefault(claim, []).append(f"{file.relative_to(folder).as_posix()}::{test}")
+    return found
+
+
+def _marked(body: Sequence[ast.stmt], inherited: list[str]) -> Iterator[tuple[str, str]]:
+    for node in body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [
+            "pytestmark"
+        ]:
+            inherited = inherited + _ids(node.value)
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            ids = inherited + [name for decorator in node.decorator_list for name in _ids(decorator)]
+            if isinstance(node, ast.ClassDef):
+                yield from ((claim, f"{node.name}::{test}") for claim, test in _marked(node.body, ids))
+            elif node.name.startswith("test_"):
+                yield from ((claim, node.name) for claim in dict.fromkeys(ids))
+
+
+def _ids(expression: ast.expr) -> list[str]:
+    """The arguments of every `pytest.mark.claim(...)` in the expression."""
+    return [
+        argument.value
+        for call in ast.walk(expression)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.claim"
+        for argument in call.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    ]
+
+
+_SETTING = "the setting of theory/setting.py: orthonormal tokens, one of them discriminative, hinge loss"
+_SPECIALIST = "specialised routers; a neuron that is active on its specialist's own token at the start"
+_BELOW_ONE = "no margin of the specialist's own class and sign has reached 1"
+_NOISE = (
+    "independent normal noise of standard deviation c M on every weight of an analog expert, none on others"
+)
+_ORTHOGONAL = "distinct tokens of unit norm, orthogonal to each other; gates of an expert sum to at most 1"
+
+CLAIMS = (
+    Claim(
+        id="M1",
+        statement="The mean of a ReLU of a normal, and its bias: between 0 and sigma/sqrt(2 pi), largest at a = 0",
+        latex=r"E\,\mathrm{ReLU}(a + \sigma z) = a\,\Phi(a/\sigma) + \sigma\,\varphi(a/\sigma),\quad"
+        r" 0 \le b(a) = E\,\mathrm{ReLU}(a + \sigma z) - \mathrm{ReLU}(a) \le \sigma/\sqrt{2\pi}",
+        assumptions=("z ~ N(0, 1)", "sigma > 0"),
+        origin="reconstruction",
+        derivation="theory.derivations.moments",
+        exhibits=("figure-tolerance", "figure-placement"),
+    ),
+    Claim(
+        id="M2",
+        statement="The second moment of a ReLU of a normal; its variance rises with a from 0 to sigma^2",
+        latex=r"E\,\mathrm{ReLU}(a + \sigma z)^2 = (a^2 + \sigma^2)\,\Phi(a/\sigma) + a\sigma\,\varphi(a/\sigma)",
+        assumptions=("z ~ N(0, 1)", "sigma > 0"),
+        origin="reconstruction",
+        derivation="theory.derivations.moments",
+        exhibits=("figure-tolerance", "figure-bounds"),
+    ),
+    Claim(
+        id="M3",
+        statement="The third absolute central moment of a ReLU of a normal, in closed form",
+        latex=r"E\,|R - \mu|^3 = \mu^3 Q(a/\sigma) + T(-a) - 2T(-s),\ R = \mathrm{ReLU}(a + \sigma z),\ \mu = E R,\ "
+        r"s = a - \mu,\ T(y) = -\int_{y/\sigma}^\infty (s + \sigma z)^3 \varphi(z)\,dz",
+        assumptions=("z ~ N(0, 1)", "sigma > 0"),
+        origin="ours",
+        derivation="theory.derivations.moments",
+        exhibits=("figure-bounds",),
+    ),
+    Claim(
+        id="G",
+        statement="Neurons of specialists grow linearly at the frequency of their token: ratio rho up to the knee t_F,"
+        " rho t_F/t beyond, N_R q_R/(N_F q_F) in the end",
+        latex=r"\frac{w_F(t)}{w_R(t)} = \rho\,\Bigl(1 + O\bigl(\tfrac{w(0)\,m}{\eta t \alpha}\bigr)\Bigr),\ t \le t_F ="
+        r" \frac{2m}{\eta G^2 (1 - \alpha) N_F q_F};\qquad \rho\,\frac{t_F}{t} \to \frac{N_R q_R}{N_F q_F}",
+        assumptions=(
+            _SETTING,
+            _SPECIALIST,
+            f"linear growth: {_BELOW_ONE}; expectation over batches",
+            "knee and late ratio: the active neurons of a class and sign have equal weights, from 0, and equal gates",
+        ),
+        origin="reconstruction",
+        derivation="theory.derivations.growth",
+        exhibits=("figure-growth",),
+    ),
+    Claim(
+        id="G-linear",
+        statement="Momentum and L2 weight decay leave the ratio rho of early growth as it is",
+        latex=r"g \mapsto \kappa g \;\Rightarrow\; (v_t, w_t) \mapsto (\kappa v_t, \kappa w_t)",
+        assumptions=(
+            _SETTING,
+            _SPECIALIST,
+            _BELOW_ONE,
+            "weights from 0; gradients of the two classes proportional",
+        ),
+        origin="ours",
+        derivation="theory.derivations.growth",
+        exhibits=("figure-stress",),
+    ),
+    Claim(
+        id="G-logistic",
+        statement="Under the logistic loss the ratio is at most rho from the start, and drifts to the late ratio of G",
+        latex=r"\kappa w + e^{\kappa w} - 1 = \kappa r t,\ \kappa = N q G;\qquad \kappa_F = \kappa_R \Rightarrow"
+        r" \frac{w_F}{w_R} \le \rho;\qquad \frac{w_F}{w_R} \to \frac{N_R q_R G_R}{N_F q_F G_F}",
+        assumptions=(
+            _SETTING,
+            _SPECIALIST,
+            "equal weights of the active neurons of a class, from 0; small steps",
+        ),
+        origin="ours",
+        derivation="theory.derivations.growth",
+        exhibits=("figure-stress",),
+    ),
+    Claim(
+        id="G-adam",
+        statement="Adam's steps do not depend on the size of the gradient: frequent and rare neurons grow equally",
+        latex=r"\Delta w = \eta\,\frac{g}{|g| + \epsilon}\ \text{at the first step, and at all for constant } g;\qquad"
+        r" 1 \le \frac{\Delta w_F}{\Delta w_R} \le \min\bigl(\rho, 1 + \tfrac{\epsilon}{g_R}\bigr)",
+        assumptions=(
+            _SETTING,
+            _SPECIALIST,
+            _BELOW_ONE,
+            "tokens along the coordinate axes, as Adam works on coordinates",
+            "the gradients of the two classes are constant, or proportional to each other at every step",
+        ),
+        origin="ours",
+        derivation="theory.derivations.growth",
+        exhibits=("figure-stress",),
+    ),
+    Claim(
+        id="G-token",
+        statement="Under token choice the ratio is rho times that of the gates, which lies between N_R/N_F and 1;"
+        " in the end it is N_R q_R G_R/(N_F q_F G_F), close to q_R/q_F",
+        latex=r"\frac{w_F}{w_R} = \rho\,\frac{G_F}{G_R},\quad \frac{N_R}{N_F} \le \frac{G_F}{G_R} \le 1,\quad"
+        r" G = \frac{e^s}{N e^s + K - N}",
+        assumptions=(
+            _SETTING,
+            _SPECIALIST,
+            _BELOW_ONE,
+            "every token goes to K >= N_F >= N_R experts, its specialists with equal scores s >= 0, the others with 0",
+        ),
+        origin="ours",
+        derivation="theory.derivations.growth",
+        exhibits=("figure-stress",),
+    ),
+    Claim(
+        id="B",
+        statement="Up to this noise magnitude an input is still classified correctly with probability 1 - delta",
+        latex=r"c \le \frac{\mu}{(2\pi)^{-1/2} \sum_{s \in A,\, a_s = -y} M_s +"
+        r" \sqrt{2\ln(1/\delta)/m}\,\bigl(\sum_{s \in A} M_s^2 g_s^2\bigr)^{1/2}}",
+        assumptions=(
+            _NOISE,
+            _ORTHOGONAL,
+            "one input, of clean margin mu > 0",
+            "one-layer experts of fixed sign",
+        ),
+        origin="reconstruction",
+        derivation="theory.derivations.bound",
+        exhibits=("figure-bounds", "figure-tolerance"),
+    ),
+    Claim(
+        id="B-mean",
+        statement="The same with the exact mean of the noisy output in place of the worst bias: tighter, implicit in c",
+        latex=r"E[y\tilde f] \ge c\,\sqrt{2\ln(1/\delta)/m}\,\bigl(\textstyle\sum_{s \in A} M_s^2 g_s^2\bigr)^{1/2}"
+        r" \;\Rightarrow\; P(y\tilde f > 0) \ge 1 - \delta",
+        assumptions=(_NOISE, _ORTHOGONAL, "one input", "one-layer experts of fixed sign"),
+        origin="reconstruction",
+        derivation="theory.derivations.bound",
+        exhibits=("figure-bounds", "figure-tolerance"),
+    ),
+    Claim(
+        id="B-exp",
+        statement="The same by the exact exponential moment of the noisy output: tighter yet",
+        latex=r"P(y\tilde f \le 0) \le E\,e^{-\kappa y\tilde f/c},\quad E\,e^{\theta\,\mathrm{ReLU}(a + \sigma z)} ="
+        r" Q(a/\sigma) + e^{\theta a + \theta^2\sigma^2/2}\,\Phi(a/\sigma + \theta\sigma)",
+        assumptions=(_NOISE, _ORTHOGONAL, "one input; y f~ is a sum of independent terms; any kappa >= 0"),
+        origin="ours",
+        derivation="theory.derivations.bound",
+        exhibits=("figure-bounds",),
+    ),
+    Claim(
+        id="Bu",
+        statement="Up to this noise magnitude all inputs of margin mu at once are classified correctly with"
+        " probability 1 - delta over the programming",
+        latex=r"c \le \frac{\mu}{(2\pi)^{-1/2} \max_y \sum_{s \in A,\, a_s = -y} M_s +"
+        r" \sqrt{2\ln(2|A|d/\delta)/m} \sum_{s \in A} M_s}",
+        assumptions=(
+            _NOISE,
+            _ORTHOGONAL,
+            "every input of margin at least mu",
+            "one-layer experts of fixed sign",
+        ),
+        origin="reconstruction",
+        derivation="theory.derivations.bound",
+        exhibits=("figure-bounds", "figure-tolerance"),
+    ),
+    Claim(
+        id="Cor",
+        statement="Making the frequent experts digital multiplies the bound on the tolerable noise by Theta(rho)",
+        latex=r"\frac{c_B(\text{frequent digital})}{c_B(\text{all analog})} = \Theta(\rho),\quad"
+        r" \rho = \frac{1 - \alpha}{\alpha}",
+        assumptions=(
+            "B, for a rare input",
+            "margin and M_s of rare experts scale with alpha, M_s of frequent ones with 1 - alpha, as G has it",
+        ),
+        origin="paper",
+        derivation="theory.derivations.gain",
+        exhibits=("figure-tolerance",),
+    ),
+    Claim(
+        id="U",
+        statement="Above this noise magnitude an input is classified wrongly too often: an upper bound that makes the"
+        " gain of digital frequent experts a theorem",
+        latex=r"P(y\tilde f \le 0) \ge Q\Bigl(\frac{E[y\tilde f]}{\mathrm{sd}}\Bigr) -"
+        r" 0.56\,\frac{\sum_i E|X_i - E X_i|^3}{\mathrm{sd}^3}",
+        assumptions=(_NOISE, _ORTHOGONAL, "y f~ is a sum of independent terms X_i"),
+        origin="reconstruction",
+        derivation="theory.derivations.upper",
+        exhibits=("figure-bounds", "figure-tolerance"),
+    ),
+    Claim(
+        id="P",
+        statement="Exact mean and variance of every expert's output and a normal approximation predict the tolerance",
+        latex=r"P(y\tilde f > 0) \approx \Phi\bigl(E[y\tilde f]/\mathrm{sd}\bigr)",
+        assumptions=(_NOISE, _ORTHOGONAL, "many neurons of similar size, for the normal approximation"),
+        origin="reconstruction",
+        derivation="theory.derivations.upper",
+        exhibits=("figure-tolerance",),
+    ),
+    Claim(
+        id="H",
+        statement="The bounds for measured hardware: noise that depends on the weight, and converters",
+        latex=r"\mu \to \mu - \sum_{s \in A} \bigl(\|\tilde w\|\,\|\delta x\| + \Delta_{\mathrm{out}}/2\bigr),\quad"
+        r" c M_s \to \max_w \sigma(|w|)",
+        assumptions=(_ORTHOGONAL, "programming noise of theory/hardware.py; outputs within the ADC's bound"),
+        origin="ours",
+        derivation="theory.derivations.hardware",
+        exhibits=("figure-bounds",),
+    ),
+    Claim(
+        id="C",
+        statement="Subtracting the known bias b(a) of every analog expert digitally, or balancing the signs of the"
+        " analog experts, removes the mean shift that limits plain MaxNN on small budgets",
+        latex=r"E[y(\tilde f - \hat b)] = y f,\qquad"
+        r" \hat b = \sum_{s \in A} a_s \sum_j G_j \tfrac1m \sum_r b(w_r\cdot x_j)",
+        assumptions=(_NOISE, _ORTHOGONAL, "the noise magnitude and the clean weights are known"),
+        origin="ours",
+        derivation="theory.derivations.correction",
+        exhibits=("figure-placement",),
+    ),
+)

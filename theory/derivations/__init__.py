@@ -1,0 +1,87 @@
+"""Derivations that a machine checks: each statement as a chain of steps from the definitions to the result.
+
+A module holds `STEPS`, the steps of each of its claims by id; `lemmas` those that several share. The steps call
+the functions that the experiments evaluate, on symbols, so that a wrong formula breaks its own derivation.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from theory.errors import InputError
+
+Kind = Literal["exact", "certified", "cited"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Z3_MILLISECONDS = 20_000
+DEEPEST = 40  # bisections of an interval
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what it says, and how that is checked.
+
+    equation: the step in plain text.
+    kind: `exact`, SymPy proves an equality; `certified`, z3 or ball arithmetic proves an inequality on its whole
+        domain; `cited`, a named theorem, of which only the hypotheses are checked.
+    check: True if it is proved; anything else, an exception included, is a step that fails.
+    reference: of a cited theorem, where to read it.
+    """
+
+    equation: str
+    kind: Kind
+    check: Callable[[], bool]
+    reference: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.equation.strip():
+            raise InputError("step.equation is empty: say what the step proves")
+        if self.kind not in KINDS:
+            raise InputError(f"step.kind is {self.kind!r}: give one of {', '.join(KINDS)}")
+        if bool(self.reference) != (self.kind == "cited"):
+            raise InputError(f"step.reference of {self.equation!r}: a cited theorem needs one, no other step")
+
+    def failure(self) -> str | None:
+        """Why the step fails; None if it is proved."""
+        try:
+            return None if self.check() is True else "not proved"
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+
+def equal(left: Any, right: Any) -> bool:
+    """Whether SymPy proves left = right."""
+    import sympy
+
+    return bool(sympy.simplify(sympy.expand(left - right)) == 0)
+
+
+def proved(conclusion: Any, *assumptions: Any) -> bool:
+    """Whether z3 proves the conclusion for all reals that satisfy the assumptions, which must be satisfiable."""
+    import z3
+
+    solver = z3.Solver()
+    solver.set("timeout", Z3_MILLISECONDS)
+    solver.add(*assumptions)
+    possible = solver.check() == z3.sat
+    solver.add(z3.Not(conclusion))
+    return possible and bool(solver.check() == z3.unsat)
+
+
+def everywhere(holds: Callable[[Any], bool], low: float, high: float) -> bool:
+    """Whether `holds` is certainly true of every ball of a cover of [low, high], found by bisection.
+
+    `holds` gets a flint.arb that contains a part of the interval; comparisons of balls are true only if they
+    are for all of their points. low and high: floats, taken as the exact binary numbers that they are.
+    """
+    import flint
+
+    parts = [(low, high, 0)]
+    while parts:
+        start, end, depth = parts.pop()
+        if holds(flint.arb(start).union(flint.arb(end))):  # the smallest ball around both, rounded outwards
+            continue
+        if depth == DEEPEST:
+            return False
+        middle = (start + end) / 2
+        parts += [(start, middle, depth + 1), (middle, end, depth + 1)]
+    return True

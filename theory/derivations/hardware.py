@@ -1,0 +1,148 @@
+"""Derivation of H: the bounds under noise that depends on each weight, and with converters.
+
+Noise of standard deviation sigma_i = c w_max sigma(|w_i|/w_max) on weight i. A DAC gives x' for x. An ADC clips each
+neuron's w~ . x' to +-B and rounds it to a multiple of its step, which divides B.
+"""
+
+import sympy as sp
+import z3
+
+from theory.derivations import Step, equal, lemmas, proved
+from theory.derivations.bound import STEPS as BOUND
+from theory.functions import relu
+from theory.moments import relu_bias, relu_mean
+
+sigma, m, clip = sp.symbols("sigma m B", positive=True)
+above = sp.Symbol("above", positive=True)
+r = sp.Symbol("r", integer=True)
+
+
+def _vectors(names: str) -> list[sp.Matrix]:
+    return [sp.Matrix(sp.symbols(f"{name}_1:4", real=True)) for name in names.split()]
+
+
+def _covariance() -> bool:
+    """Cov(w~ . x, w~ . x') = sum_i sigma_i^2 x_i x'_i: 0 in the standard basis, not for all orthogonal tokens."""
+    x, other, sizes, draw = _vectors("x u s z")
+    product = sp.expand(
+        (sizes.multiply_elementwise(draw)).dot(x) * (sizes.multiply_elementwise(draw)).dot(other)
+    )
+    moments = {draw[i] * draw[j]: 0 for i in range(3) for j in range(i)}
+    covariance = product.subs({draw[i] ** 2: 1 for i in range(3)}).subs(moments)
+    expected = sum(sizes[i] ** 2 * x[i] * other[i] for i in range(3))
+    basis = {x[0]: 1, x[1]: 0, x[2]: 0, other[0]: 0, other[1]: 1, other[2]: 0}
+    return equal(covariance, expected) and expected.subs(basis) == 0
+
+
+def _largest_sigma() -> bool:
+    """(sigma_i v_i)^2 <= sigma_max^2 v_i^2, term by term."""
+    size, largest, v = z3.Reals("sigma largest v")
+    return proved((size * v) ** 2 <= (largest * v) ** 2, size >= 0, size <= largest)
+
+
+def _cauchy_schwarz() -> bool:
+    """|w|^2 |dx|^2 - (w . dx)^2 is a sum of squares (Lagrange)."""
+    w, x = _vectors("w x")
+    gap = w.dot(w) * x.dot(x) - w.dot(x) ** 2
+    squares = sum((w[i] * x[j] - w[j] * x[i]) ** 2 for i in range(3) for j in range(i))
+    return equal(gap, squares)
+
+
+def _input_error() -> bool:
+    """ReLU(u + e) >= ReLU(u) - |e|, and <= ReLU(u) + |e|."""
+    u, error = z3.Reals("u e")
+    size = z3.If(error < 0, -error, error)
+    return proved(z3.And(relu(u + error) >= relu(u) - size, relu(u + error) <= relu(u) + size))
+
+
+def _clipped() -> bool:
+    """ReLU of u clipped to +-B is ReLU(u) - ReLU(u - B); it has Lipschitz constant 1 as well."""
+    u, v, bound = z3.Reals("u v B")
+
+    def clip_relu(value: z3.ArithRef) -> z3.ArithRef:
+        return relu(z3.If(value > bound, bound, z3.If(value < -bound, -bound, value)))
+
+    same = proved(clip_relu(u) == relu(u) - relu(u - bound), bound >= 0)
+    return same and proved((clip_relu(u) - clip_relu(v)) ** 2 <= (u - v) ** 2, bound >= 0)
+
+
+def _clipped_mean() -> bool:
+    """Its mean is relu_mean(a) - relu_mean(a - B), its bias b(a) - b(a - B)."""
+    mean = relu_mean(above, sigma) - relu_mean(above - clip, sigma)
+    clean = relu_bias(above, sigma) - relu_bias(above - clip, sigma)
+    return equal(mean - clean, above - sp.Max(above - clip, 0))
+
+
+def _clipped_bias() -> bool:
+    """Between -s and s for 0 <= b <= s: an expert of the label's sign may lose s by clipping."""
+    first, second, s = z3.Reals("b_a b_aB s")
+    return proved(
+        z3.And(first - second >= -s, first - second <= s), first >= 0, first <= s, second >= 0, second <= s
+    )
+
+
+def _rounding() -> bool:
+    """Rounded to the nearest of whole multiples k of a step: off by step/2 at most; a ReLU keeps that."""
+    v, step, u, rounded = z3.Reals("v step u q")
+    k = z3.Real("k")  # the whole number nearest to v/step
+    near = proved(
+        z3.And(k * step - v <= step / 2, v - k * step <= step / 2),
+        *(step > 0, v / step - k <= z3.RealVal("0.5"), k - v / step <= z3.RealVal("0.5")),
+    )
+    kept = proved(
+        z3.And(relu(rounded) >= relu(u) - step / 2, relu(rounded) <= relu(u) + step / 2),
+        *(step > 0, rounded - u <= step / 2, u - rounded <= step / 2),
+    )
+    return near and kept
+
+
+def _averaged() -> bool:
+    """Over m neurons the losses average, over tokens with gates that sum to 1 too: step/2 for each analog expert."""
+    step, gate, rest = sp.symbols("step gate rest", positive=True)
+    neurons = sp.summation(step / 2 / m, (r, 1, m))
+    return equal(neurons, step / 2) and equal(
+        (gate * neurons + rest * neurons).subs(rest, 1 - gate), step / 2
+    )
+
+
+def _margin() -> bool:
+    """mu -> mu - input - output: E y f~ less the ADC's loss still exceeds 0 by tau Lipschitz constants."""
+    margin, loss, noise, bias, lipschitz, tau = z3.Reals("mu loss c beta L tau")
+    return proved(
+        margin - loss - noise * bias >= tau * noise * lipschitz,
+        noise * (bias + tau * lipschitz) <= margin - loss,
+    )
+
+
+STEPS = {
+    "H": (
+        *lemmas.PCM_RANGE,
+        Step("Cov(w~ . x, w~ . x') = sum_i sigma_i^2 x_i x'_i", "exact", _covariance),
+        Step(
+            "|diag(sigma) v| <= max_i sigma_i |v|: M_sr becomes the largest sigma_i/c",
+            "certified",
+            _largest_sigma,
+        ),
+        *BOUND["B"],
+        Step(
+            "DAC: a known token x' in place of x; (w . dx)^2 <= |w|^2 |dx|^2, w without noise",
+            "exact",
+            _cauchy_schwarz,
+        ),
+        Step("so the margin falls by |w| |x' - x| per neuron at most", "certified", _input_error),
+        Step("ADC: ReLU(clip(u)) = ReLU(u) - ReLU(u - B), of Lipschitz constant 1", "certified", _clipped),
+        Step(
+            "E ReLU(clip(a + sigma z)) = relu_mean(a) - relu_mean(a - B), of bias b(a) - b(a - B)",
+            "exact",
+            _clipped_mean,
+        ),
+        Step(
+            "which is between -s and s: experts of both signs may lose sigma/sqrt(2 pi)",
+            "certified",
+            _clipped_bias,
+        ),
+        Step("rounding to multiples of a step costs step/2 at most", "certified", _rounding),
+        Step("averaged over neurons and tokens: step/2 for each analog expert", "exact", _averaged),
+        Step("mu becomes the DAC's margin less these losses", "certified", _margin),
+    ),
+}

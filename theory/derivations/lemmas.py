@@ -1,0 +1,156 @@
+"""Inequalities that several derivations need, each proved once: splice its steps in with `*`."""
+
+import sympy as sp
+import z3
+from flint import arb
+
+from theory.derivations import Step, equal, everywhere, proved
+from theory.functions import Q, Value, exp, phi, pi, sqrt
+from theory.growth import own_gate
+from theory.hardware import PCM_G_MAX, PROGRAMMING_NOISE
+from theory.moments import relu_bias
+
+x = sp.Symbol("x", real=True)
+sigma, above = sp.symbols("sigma above", positive=True)
+TAIL = 6.0  # up to here by balls, beyond by monotonicity
+PCM_LOWEST, PCM_HIGHEST = "0.26348", "1.0864"  # microsiemens, at c = 1
+
+
+def gaussian_tail(t: Value) -> Value:
+    """exp(-t^2/2)/2, at least Q(t) for t >= 0."""
+    return exp(-(t**2) / 2) / 2
+
+
+def _tail_gap(t: Value) -> Value:
+    return gaussian_tail(t) - Q(t)
+
+
+def _tail_slope(t: Value) -> Value:
+    """Derivative of `_tail_gap`, over exp(-t^2/2)."""
+    return 1 / sqrt(2 * pi(t)) - t / 2
+
+
+GAUSSIAN_TAIL = (
+    Step(
+        "h(x) = exp(-x^2/2)/2 - Q(x): h(0) = 0 and h(oo) = 0",
+        "exact",
+        lambda: _tail_gap(sp.Integer(0)) == 0 and sp.limit(_tail_gap(x), x, sp.oo) == 0,
+    ),
+    Step(
+        "h'(x) = exp(-x^2/2) (1/sqrt(2 pi) - x/2)",
+        "exact",
+        lambda: equal(sp.diff(_tail_gap(x), x), exp(-(x**2) / 2) * _tail_slope(x)),
+    ),
+    Step(
+        "Q(x) <= exp(-x^2/2)/2 for x >= 0: h rises up to x = 1/2, is positive up to 6, and falls to 0 beyond",
+        "certified",
+        lambda: (
+            everywhere(lambda ball: _tail_slope(ball) > 0, 0.0, 0.5)
+            and everywhere(lambda ball: _tail_gap(ball) > 0, 0.5, TAIL)
+            # The slope falls with x, so that a negative one at 6 stays negative.
+            and bool(_tail_slope(arb(TAIL)) < 0 and sp.diff(_tail_slope(x), x) < 0)
+        ),
+    ),
+)
+
+BIAS = (
+    Step(
+        "b(-a) = b(a)",
+        "exact",
+        lambda: equal(relu_bias(above, sigma), relu_bias(-above, sigma)),
+    ),
+    Step(
+        "b'(a) = -Q(a/sigma) for a > 0",
+        "exact",
+        lambda: equal(sp.diff(relu_bias(above, sigma), above), -Q(above / sigma)),
+    ),
+    Step(
+        "Q' = -phi, phi > 0 and Q(oo) = 0: Q > 0, so b falls from a = 0 on",
+        "exact",
+        lambda: (
+            equal(sp.diff(Q(x), x), -phi(x)) and phi(x).is_positive is True and sp.limit(Q(x), x, sp.oo) == 0
+        ),
+    ),
+    Step(
+        "b(0) = sigma/sqrt(2 pi), the largest value, and b(oo) = 0, the infimum",
+        "exact",
+        lambda: (
+            equal(relu_bias(sp.Integer(0), sigma), sigma / sqrt(2 * sp.pi))
+            and sp.limit(relu_bias(above, sigma), above, sp.oo) == 0
+        ),
+    ),
+    Step(
+        "b(a) = phi(a) - a Q(a) for a > 0, both in units of sigma",
+        "exact",
+        lambda: equal(relu_bias(above, sigma), sigma * _unit_bias(above / sigma)),
+    ),
+    Step(
+        "0 < b(a) <= sigma/sqrt(2 pi) for all a: by balls b > 0 and b' < 0 up to a = 6 sigma, falling to 0 beyond",
+        "certified",
+        lambda: everywhere(lambda ball: _unit_bias(ball) > 0 and Q(ball) > 0, 0.0, TAIL),
+    ),
+)
+
+
+def _unit_bias(t: Value) -> Value:
+    return phi(t) - t * Q(t)
+
+
+_scores = sp.symbols("score_1:5", real=True)  # l = 4, the reference instance
+_own, _rest = z3.Reals("own rest")
+_gate, _l = z3.Reals("gate l")
+
+
+def _gates() -> list[sp.Expr]:
+    return [own_gate(score, [other for other in _scores if other != score]) for score in _scores]
+
+
+GATES = (
+    Step("sum_j G_j = 1", "exact", lambda: equal(sum(_gates()), 1)),
+    Step(
+        "0 < G_j < 1: own and other exponentials are positive",
+        "certified",
+        lambda: (
+            proved(z3.And(_own / (_own + _rest) > 0, _own / (_own + _rest) < 1), _own > 0, _rest > 0)
+            and all(sp.exp(score).is_positive for score in _scores)
+        ),
+    ),
+    Step(
+        "softmax gradient: dG_i/dscore_j = G_i (1[i = j] - G_j)",
+        "exact",
+        lambda: all(
+            equal(sp.diff(gate, score), gate * (int(i == j) - other))
+            for i, gate in enumerate(_gates())
+            for j, (score, other) in enumerate(zip(_scores, _gates(), strict=True))
+        ),
+    ),
+    Step(
+        "sum_j G_j^2 <= 1: term by term, G^2 <= G for 0 <= G <= 1",
+        "certified",
+        lambda: proved(_gate**2 <= _gate, _gate >= 0, _gate <= 1),
+    ),
+    Step(
+        "sum_j G_j^2 >= 1/l: term by term, G^2 >= 2 G/l - 1/l^2, and 2/l - l/l^2 = 1/l",
+        "certified",
+        lambda: proved(
+            z3.And(_gate**2 >= 2 * _gate / _l - 1 / _l**2, 2 / _l - _l / _l**2 == 1 / _l), _l >= 1
+        ),
+    ),
+)
+
+PCM_RANGE = (
+    Step(
+        f"{PCM_LOWEST} <= sigma_g <= {PCM_HIGHEST} microsiemens (pcm, c = 1) for 0 <= |w|/w_max <= 1",
+        "certified",
+        lambda: proved(
+            z3.And(_pcm(_gate) >= z3.RealVal(PCM_LOWEST), _pcm(_gate) <= z3.RealVal(PCM_HIGHEST)),
+            _gate >= 0,
+            _gate <= 1,
+        ),
+    ),
+)
+
+
+def _pcm(r: Value) -> Value:
+    """theory.hardware's own polynomial, in microsiemens."""
+    return PCM_G_MAX * PROGRAMMING_NOISE["pcm"].sigma(r)
