@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -49,6 +49,8 @@ from rich.progress import (
 from rich.table import Table
 
 from figures.catalogue import DATA, EXHIBITS, PRESETS, Exhibit, committed, find
+from theory.claims import CLAIMS, Claim, marked_tests
+from theory.derivations import KINDS, Step
 from theory.errors import InputError
 from theory.evidence import Finding, Result
 from theory.strict_json import plain
@@ -56,6 +58,7 @@ from theory.strict_json import plain
 Item = TypeVar("Item")
 
 PROGRAM = "paper_repro.py"
+TESTS = Path(__file__).parent / "tests"
 FORMATS = ("png", "pdf", "svg")
 EXPERIMENT_OPTIONS = ("model", "text", "device", "seeds")
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "matplotlib", "joblib")
@@ -66,12 +69,17 @@ SECONDS_BETWEEN_LOOKS = 0.1
 
 
 def main(
-    argv: Sequence[str] | None = None, exhibits: Sequence[Exhibit] = EXHIBITS, data: Traversable = DATA
+    argv: Sequence[str] | None = None,
+    exhibits: Sequence[Exhibit] = EXHIBITS,
+    data: Traversable = DATA,
+    claims: Sequence[Claim] = CLAIMS,
+    tests: Path = TESTS,
 ) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit status.
 
-    0: done, whatever the verdicts. 2: bad usage, input or disk, with one line on stderr. 130: interrupted.
-    `exhibits` is the catalogue, `data` the folder of committed results.
+    0: done, whatever the verdicts. 1: the ledger has a broken link. 2: bad usage, input or disk, with one line on
+    stderr. 130: interrupted. `exhibits` is the catalogue, `data` the folder of committed results, `claims` the
+    statements and `tests` the folder of the tests that check them.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     console = Console(markup=False, highlight=False)
@@ -80,6 +88,8 @@ def main(
         if options.list:
             console.print(_catalogue(exhibits, data))
             return 0
+        if options.claims:
+            return _show_ledger(claims, exhibits, data, tests, console)
         exhibit = find(
             f"table-{options.table}" if options.figure is None else f"figure-{options.figure}", exhibits
         )
@@ -128,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--table", metavar="NAME", help="a table")
     what.add_argument(
         "--list", action="store_true", help="every exhibit, how long it takes, its last verdicts"
+    )
+    what.add_argument(
+        "--claims", action="store_true", help="every statement: derivation, tests, exhibits, verdicts"
     )
     parser.add_argument("--model", help="tiny-olmoe, a folder or a hub id")
     parser.add_argument("--preset", choices=PRESETS, help="how much to compute (default: default)")
@@ -203,7 +216,7 @@ def _run(
         if name not in inspect.signature(experiment.grid).parameters:
             raise InputError(f"--{name}: {exhibit.option} does not use it; leave it out")
     preset = options.preset or "default"
-    configs = experiment.grid(preset, **given)
+    configs = experiment.grid(preset, **{**exhibit.defaults, **given})
     with _backend(options.cluster):
         records, computed, cached = _compute(exhibit, experiment, configs, out, options, console)
     result: Result = experiment.summarise(configs, records)
@@ -509,12 +522,79 @@ def _findings(result: Result, exhibit: Exhibit) -> Table:
 def _catalogue(exhibits: Sequence[Exhibit], data: Traversable) -> Table:
     table = Table("exhibit", "shows", "time", "last verdicts", show_lines=True)
     for exhibit in exhibits:
-        result = committed(exhibit, data)
-        verdicts = [finding.verdict for finding in result.findings] if result else []
-        counts = "\n".join(f"{verdicts.count(name)} {name}" for name in sorted(set(verdicts)))
         times = "\n".join(f"{preset}: {exhibit.times[preset]}" for preset in PRESETS)
-        table.add_row(exhibit.option, exhibit.title, times, counts or "no result yet")
+        table.add_row(exhibit.option, exhibit.title, times, "\n".join(_verdicts(exhibit, data)))
     return table
+
+
+def _verdicts(exhibit: Exhibit, data: Traversable) -> list[str]:
+    """How many findings of the committed result have which verdict."""
+    result = committed(exhibit, data)
+    verdicts = [finding.verdict for finding in result.findings] if result else []
+    return [f"{verdicts.count(name)} {name}" for name in sorted(set(verdicts))] or ["no result yet"]
+
+
+# The ledger
+
+
+def _show_ledger(
+    claims: Sequence[Claim],
+    exhibits: Sequence[Exhibit],
+    data: Traversable,
+    tests: Path,
+    console: Console,
+) -> int:
+    """Checks every derivation, prints the ledger and what is broken in it; 1 if anything is, else 0."""
+    if not (tests / "theory").is_dir():  # a folder `tests` beside an installed copy is someone else's
+        raise InputError(
+            "--claims: an installed copy has no tests to show; run it in a checkout of the repository"
+        )
+    started = time.monotonic()
+    derivations = {claim.id: claim.steps() for claim in claims}
+    failures = {step: step.failure() for steps in derivations.values() for step in steps}
+    seconds = time.monotonic() - started
+    tested = marked_tests(tests)
+    shown = {exhibit.name: exhibit for exhibit in exhibits}
+    broken = [f"tests name the claim {name}, which does not exist" for name in tested.keys() - {*derivations}]
+    table = Table("claim", "statement", "origin", "derivation", "tests", "exhibits", show_lines=True)
+    for claim in claims:
+        steps = derivations[claim.id]
+        missing = [
+            *(["no derivation"] if not steps else []),
+            *(["no test"] if claim.id not in tested else []),
+            *(["no exhibit"] if not claim.exhibits else []),
+            *(f"{name} is not in the catalogue" for name in claim.exhibits if name not in shown),
+            *(f"step fails: {step.equation} ({failures[step]})" for step in steps if failures[step]),
+        ]
+        broken += [f"{claim.id}: {each}" for each in missing]
+        verdicts = [
+            f"{name}: {', '.join(_verdicts(shown[name], data)) if name in shown else 'missing'}"
+            for name in claim.exhibits
+        ]
+        table.add_row(
+            claim.id,
+            claim.statement,
+            claim.origin,
+            "\n".join(_counts(steps, failures)),
+            str(len(tested.get(claim.id, ()))),
+            "\n".join(verdicts),
+        )
+    console.print(table)
+    console.print(f"{len(failures)} steps in {seconds:.0f} s: {', '.join(_counts(list(failures), failures))}")
+    for line in sorted(broken):
+        console.print(f"broken: {line}", soft_wrap=True)
+    return 1 if broken else 0
+
+
+def _counts(steps: Sequence[Step], failures: Mapping[Step, str | None]) -> list[str]:
+    """For each kind of step how many there are and how many of them pass; of cited ones, their hypotheses."""
+    counts = []
+    for kind in KINDS:
+        outcomes = [failures[step] is None for step in steps if step.kind == kind]
+        if outcomes:
+            what = "hypotheses checked of" if kind == "cited" else "of"
+            counts.append(f"{kind}: {sum(outcomes)} {what} {len(outcomes)}")
+    return counts
 
 
 if __name__ == "__main__":

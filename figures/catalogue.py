@@ -12,7 +12,7 @@ seeds) and is given those that the user gave. A drawing module has
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -25,13 +25,17 @@ DATA: Traversable = files("figures") / "data"
 
 @dataclass(frozen=True)
 class Exhibit:
-    """name: "figure-3" for `--figure 3`; experiment, drawing: modules; times: how long each preset takes."""
+    """name: "figure-3" for `--figure 3`; experiment, drawing: modules; times: how long each preset takes.
+
+    defaults: of the options that `grid` understands, where they are not `grid`'s own.
+    """
 
     name: str
     title: str
     experiment: str
     drawing: str
     times: Mapping[str, str]
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name.partition("-")[0] not in ("figure", "table") or not self.name.partition("-")[2]:
@@ -51,7 +55,42 @@ EXHIBITS = (
         title="Dense modules against experts on analog hardware: which hurts more, in all and per parameter",
         experiment="realmodels.experiments.figure_3",
         drawing="figures.figure_3",
-        times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "25 min on 2 cores"},
+        times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "75 s on an H100"},
+    ),
+    Exhibit(
+        name="figure-growth",
+        title="Growth of specialists' neurons: the ratio of frequencies until the knee, and what separates the norms",
+        experiment="synthetic.experiments.growth",
+        drawing="figures.growth",
+        times={"quick": "15 s on 2 cores", "default": "2 min on 2 cores", "full": "6 min on 2 cores"},
+    ),
+    Exhibit(
+        name="figure-tolerance",
+        title="Tolerable noise against the rarity of a class, all analog and with the frequent experts digital",
+        experiment="synthetic.experiments.tolerance",
+        drawing="figures.tolerance",
+        times={"quick": "15 s on 2 cores", "default": "2 min on 2 cores", "full": "7 min on 2 cores"},
+    ),
+    Exhibit(
+        name="figure-bounds",
+        title="Bounds on tolerable noise: are they ever violated, and how tight are they?",
+        experiment="synthetic.experiments.bounds",
+        drawing="figures.bounds",
+        times={"quick": "15 s on 2 cores", "default": "2 min on 2 cores", "full": "11 min on 2 cores"},
+    ),
+    Exhibit(
+        name="figure-placement",
+        title="Tolerable noise against the number of digital experts, for every strategy that chooses them",
+        experiment="synthetic.experiments.placement",
+        drawing="figures.placement",
+        times={"quick": "20 s on 2 cores", "default": "2 min on 2 cores", "full": "15 min on 2 cores"},
+    ),
+    Exhibit(
+        name="figure-stress",
+        title="Where the claim lives: optimisers, losses, lengths of training, routings, experts, granularities",
+        experiment="synthetic.experiments.stress",
+        drawing="figures.stress",
+        times={"quick": "15 s on 2 cores", "default": "4 min on 2 cores", "full": "8 min on 2 cores"},
     ),
 )
 

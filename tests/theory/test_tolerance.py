@@ -20,7 +20,7 @@ from torch import Tensor
 from theory import tolerance
 from theory.errors import InputError
 from theory.hardware import PROGRAMMING_NOISE, Hardware, programming_sigma, quantise_output
-from theory.moments import relu_third_moment, relu_variance
+from theory.moments import relu_mean, relu_third_moment, relu_variance
 from theory.setting import Setting
 from theory.tolerance import (
     Network,
@@ -419,30 +419,48 @@ def test_above_u_errors_are_frequent(w_max: Any) -> None:
 
 
 @pytest.mark.claim("U")
+@pytest.mark.claim("B-mean")
 @pytest.mark.claim("B-exp")
-@few
-@given(seed=seeds, w_max=any_w_max, correct=st.booleans(), where=st.floats(0, 1), width=st.floats(0.01, 2))
-def test_ranges_enclose_what_is_inside(
-    seed: int, w_max: Any, correct: bool, where: float, width: float
-) -> None:
-    """Mean and error bounds of a range of c, against their values at a point of it."""
-    network, gates, labels = case(seed, w_max)
-    terms = tolerance._terms(network, gates, labels, bias_correction=correct)
-    scale = torch.nan_to_num(tolerance._pointwise(terms, 0.05), posinf=1.0).clamp(min=1e-6)
-    low, high = scale, scale * (1 + width)
-    c = low + where * (high - low)
-    slack = 1e-9 * (1 + terms.margin.abs())
-    assert (terms.least_mean(low, high) <= terms.mean(c) + slack).all()
-    assert (terms.most_error(low, high) >= terms.most_error(c, c) - 1e-9).all() or terms.independent
-    assert (terms.least_error(1 / high, 1 / low) <= terms.least_error(1 / c, 1 / c) + 1e-9).all()
-    point = tolerance.error_bound(
-        terms.mean(c) / terms.variance(c).sqrt(),
-        (terms.coefficient.abs() ** 3 * relu_third_moment(terms.a, c[:, None] * terms.sigma)).sum(-1),
-        terms.variance(c).sqrt(),
-    )
-    torch.testing.assert_close(
-        terms.least_error(1 / c, 1 / c), point.nan_to_num(0).clamp(min=0), atol=1e-6, rtol=1e-6
-    )
+@granularities
+@pytest.mark.parametrize("correct", [False, True])
+def test_ranges_enclose_what_is_inside(w_max: Any, correct: bool) -> None:
+    """Mean and error bounds of a range of c, against their values at points of it; wide and narrow, low and high."""
+    for seed, width, factor in itertools.product(range(12), (0.05, 2.0), (1.0, 10.0)):
+        network, gates, labels = case(seed, w_max, many=seed % 2 == 1)
+        for terms in (
+            tolerance._terms(network, gates, y, bias_correction=correct) for y in (labels, -labels)
+        ):
+            scale = terms.margin.abs() / (terms.lipschitz + terms.bias)
+            low, high = factor * scale, factor * (1 + width) * scale
+            least, most = terms.least_mean(low, high), terms.most_error(low, high)
+            exponential, error = terms._exponential(1 / high, 1 / low), terms.least_error(1 / high, 1 / low)
+            slack = 1e-9 * (1 + terms.margin.abs())
+            for where in (0.0, 0.3, 0.7, 1.0):
+                c = low + where * (high - low)
+                mean, sd = terms.mean(c), terms.variance(c).sqrt()
+                moments = relu_third_moment(terms.a, c[:, None] * terms.sigma)
+                third = (terms.coefficient.abs() ** 3 * moments).sum(-1)
+                normal = tolerance.error_bound(mean / sd, third, sd).clamp(min=0)
+                assert (least <= mean + slack).all()
+                assert (error <= normal + 1e-6).all()
+                assert (
+                    most >= torch.minimum(tolerance.failure_bound(mean, terms.lipschitz * c), exponential)
+                ).all()
+                # Of the kappa that the range has: the same exponential moment, at a point.
+                kappa = terms.mean(high) / high / (terms.variance(high) / high**2)
+                theta = -kappa.clamp(min=0)[:, None] * terms.coefficient / c[:, None]
+                noisy = terms.sigma > 0
+                sigma = torch.where(noisy, c[:, None] * terms.sigma, 1)
+                exact = torch.where(
+                    noisy, relu_exponential(theta, terms.a, sigma), (theta * terms.a.relu()).exp()
+                )
+                constant = terms.constant
+                if correct:
+                    constant = constant + (terms.margin - terms.constant)
+                    shift = terms.coefficient * (relu_mean(terms.a, c[:, None] * terms.sigma))
+                    constant = constant - shift.sum(-1)
+                point = exact.log().sum(-1) - kappa.clamp(min=0) * constant / c
+                assert (exponential.log() >= point - 1e-6 * (1 + point.abs()))[point.abs() < 600].all()
 
 
 @pytest.mark.claim("B-exp")

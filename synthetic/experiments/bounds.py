@@ -1,0 +1,540 @@
+"""Are the bounds on the noise that a network tolerates valid, and how tight are they?
+
+Networks of the reference instance [THEORY.md, section 1] over the frequency alpha of the rare class, m neurons and
+training seeds. For each, three placements: all analog; the |F|/2 experts with the highest MaxNNScore digital, which
+unbalances the signs; all |F| frequent specialists digital. For each placement and delta the bounds are computed:
+- B, B', B'' of single inputs: c up to which the input errs with probability delta at most;
+- Bu: c up to which, with probability 1 - delta, no input of the clean margin mu or more errs; mu is the smallest
+  positive margin of the test inputs, all of which with that margin are looked at, a part of those that Bu speaks of;
+- U of single inputs: c from which on the input errs with probability above delta; looked at at c_U and 4 c_U.
+The networks are then programmed many times at just these c, by the code that knows nothing of the bounds, and the
+errors counted. A *cell* is one network, placement, delta and bound, and input but for Bu; its draws are
+independent. Besides the theory's noise, c times the largest weight of the expert, there are: the same per neuron
+("column"), the noise models of theory/hardware.py with both granularities, and converters of 8, 6 and 4 bits on a
+rotated dictionary, whose tokens a DAC does change (statement H); alpha and m are the reference's there.
+
+Tightness is the empirical c, at which the failure rate passes delta, divided by the bound; for U its inverse.
+
+Rules, fixed before the first run:
+1. Validity: of every cell the Clopper-Pearson limits of the failure probability, divided by delta, at a confidence
+   which makes all limits of a finding hold together with 95 % (Bonferroni). A violation is a lower limit above 1 (U:
+   an upper limit below 1). Estimate and interval are the worst cells': largest failure rate/delta, largest lower and
+   largest upper limit (U: smallest). Holds if the interval is below 1, no violation and every cell's probability
+   shown to be below its delta (U: above 1), fails if there is a violation. For B, B', B'', Bu, U with the theory's
+   noise each; for all bounds together per neuron and for each noise model; for the lower bounds for each converter.
+2. Tightness: within an order of magnitude for rare inputs, theory's noise: a seed's median over its cells is below 10.
+   For B, B', B'', Bu, U each; the interval is 95 % over training seeds.
+Cells whose bound says nothing (0; U: infinite) are counted, and left out. An infinite lower bound is looked at at
+LARGEST_C. A finding without cells is not made.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.special import betaincinv
+from torch import Tensor
+
+from synthetic.data import Dictionary, Task, evaluation_samples
+from synthetic.model import ModelConfig, MoE
+from synthetic.robustness import Programmed, noisy_outputs, program
+from synthetic.training import Training, train
+from theory.errors import InputError
+from theory.evidence import Finding, Interval, Result, mean_interval, verdict
+from theory.hardware import Hardware, quantise_output
+from theory.placement import rank
+from theory.setting import Setting
+from theory.tolerance import (
+    Network,
+    WMax,
+    exact_mean_bound,
+    exponential_bound,
+    margins,
+    pointwise_bound,
+    uniform_bound,
+    upper_bound,
+)
+
+KINDS = ("frequent", "rare")
+PLACEMENTS = ("none", "half", "frequent")
+DELTAS = (0.05, 0.1, 0.3)
+LOWER = ("Bu", "B", "B'", "B''")
+BOUNDS = (*LOWER, "U")
+BEYOND = (1.0, 4.0)  # multiples of c_U at which U is looked at
+ONE_LABEL = 4  # the discriminative tokens, each of which occurs with one label only
+TIGHTNESS_DRAWS = 256  # of the others, for the empirical c
+SMALLEST_C, LARGEST_C, HALVINGS = (
+    2.0**-12,
+    2.0**10,
+    10,
+)  # where the empirical c is looked for, to within 1.5 %
+TIGHT = 10.0  # rule 2
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Case:
+    """What differs between networks and hardware; bits: of DAC and ADC, None for neither."""
+
+    alpha: float = 0.1
+    m: int = 8
+    programming: str = "constant"
+    w_max: WMax = "layer"
+    bits: int | None = None
+    dictionary: Dictionary = "standard"
+
+    @property
+    def group(self) -> str:
+        """What rule 1 judges together."""
+        if self.bits is not None:
+            return f"{self.bits}-bit converters"
+        if self.programming != "constant":
+            return f"{self.programming} noise"
+        return "theory" if self.w_max == "layer" else "w_max per neuron"
+
+
+@dataclass(frozen=True)
+class Config:
+    """One network on one hardware; `inputs` test inputs for bounds of single inputs, `many` for Bu."""
+
+    case: Case
+    seed: int
+    draws: int
+    inputs: int
+    many: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    alphas: tuple[float, ...]
+    widths: tuple[int, ...]  # m
+    programming: tuple[tuple[str, WMax], ...]
+    bits: tuple[int, ...]
+    seeds: int
+    draws: int
+    inputs: int
+    many: int
+
+
+_MODELS: tuple[tuple[str, WMax], ...] = (
+    ("constant", "column"),
+    ("proportional", "layer"),
+    ("proportional", "column"),
+    ("pcm", "layer"),
+    ("pcm", "column"),
+    ("hermes", "layer"),
+    ("hermes", "column"),
+)
+PRESETS = {
+    "quick": Preset((0.1,), (), (("pcm", "column"),), (8,), 2, 512, 4, 32),
+    "default": Preset((0.02, 0.05, 0.1, 0.15, 0.2, 0.25), (2, 32), _MODELS, (8, 6, 4), 3, 1024, 8, 128),
+    "full": Preset((0.02, 0.05, 0.1, 0.15, 0.2, 0.25), (2, 32), _MODELS, (8, 6, 4), 10, 3072, 8, 128),
+}
+
+
+def grid(preset: str, seeds: int | None = None) -> list[Config]:
+    """The units of work; `seeds` training seeds, at least 2."""
+    settings = PRESETS[preset]
+    count = settings.seeds if seeds is None else seeds
+    if count < 2:
+        raise InputError(f"--seeds {count}: an interval needs at least 2 training seeds")
+    cases = [
+        *(Case(alpha=alpha) for alpha in settings.alphas),
+        *(Case(m=m) for m in settings.widths),
+        *(Case(programming=programming, w_max=w_max) for programming, w_max in settings.programming),
+        *(
+            Case(programming=programming, bits=bits, dictionary="rotated")
+            for bits in settings.bits
+            for programming in ("constant", "pcm")
+        ),
+    ]
+    # The cases of one network follow each other.
+    cases.sort(key=lambda case: (case.alpha, case.m, case.dictionary))
+    return [
+        Config(case, seed, settings.draws, settings.inputs, settings.many)
+        for seed in range(count)
+        for case in cases
+    ]
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """For every placement, delta and bound: errors in each cell, cells that say nothing, and tightness by class."""
+    case, seeds = config.case, (config.seed,)
+    model = _trained(case.alpha, case.m, case.dictionary, config.seed)
+    hardware = Hardware(
+        programming=case.programming, w_max=case.w_max, dac_bits=case.bits, adc_bits=case.bits
+    )
+    programmed = program(model, hardware, config.draws, seeds)
+    samples = evaluation_samples(_task(case.alpha, case.dictionary), config.many, seeds)
+    gates, labels, kinds = model.gates(samples.tokens), samples.labels, samples.kinds[0, : config.inputs]
+    read = _Read.of(programmed, gates[0, : config.inputs], labels[0, : config.inputs])
+    rows = []
+    for placement, analog in _placements(model).items():
+        network = _network(programmed, hardware, analog)
+        single = network, gates[0, : config.inputs].double(), labels[0, : config.inputs]
+        margin = _margins(network, gates[0].double(), labels[0])
+        known = margin > 0
+        wrong = _Wrong(programmed, gates[:, known], labels[:, known], analog)
+        smallest = float(margin[known].min()) if known.any() else 0.0
+        for delta in DELTAS:
+            found = _single_inputs(read, single, kinds, delta)
+            found["Bu"] = _all_inputs(
+                wrong, uniform_bound(network, smallest, delta, one_label=ONE_LABEL), delta
+            )
+            rows += [{"placement": placement, "delta": delta, "bound": name, **found[name]} for name in found]
+    return {"rows": rows}
+
+
+def _single_inputs(
+    read: "_Read", single: tuple[Network, Tensor, Tensor], kinds: Tensor, delta: float
+) -> dict[str, dict[str, Any]]:
+    """Of every bound for one input: its errors, whether it says anything, and its tightness."""
+    analog = single[0].analog
+    bounds = {
+        "B": pointwise_bound(*single, delta),
+        "B'": exact_mean_bound(*single, delta),
+        "B''": exponential_bound(*single, delta),
+    }
+    if single[0].adc_bound is None:  # U knows no ADC
+        bounds["U"] = upper_bound(*single, delta)
+    empirical = read.largest_c(analog, delta)
+    found = {}
+    for name, bound in bounds.items():
+        stated = bound.isfinite() if name == "U" else bound > 0
+        factors = BEYOND if name == "U" else (1.0,)
+        counts = [read.failures(analog, (factor * bound).clamp(max=LARGEST_C)) for factor in factors]
+        ratio = bound / empirical if name == "U" else empirical / bound
+        found[name] = {
+            "failures": [count for each in counts for count in each[stated].tolist()],
+            "silent": int((~stated).sum()),
+            "tightness": {
+                kind: _finite(ratio[stated & (kinds == number)]) for number, kind in enumerate(KINDS)
+            },
+        }
+    return found
+
+
+def _all_inputs(wrong: "_Wrong", bound: float, delta: float) -> dict[str, Any]:
+    """The same of Bu; its tightness counts as one for rare inputs, whose margins are the smallest."""
+    if not 0 < bound < math.inf:
+        return {"failures": [], "silent": 1, "tightness": {"rare": []}}
+    few = replace(wrong, programmed=_first(wrong.programmed, TIGHTNESS_DRAWS))
+    ratio = torch.tensor([few.largest_c(delta) / bound])
+    return {"failures": [wrong.failures(bound)], "silent": 0, "tightness": {"rare": _finite(ratio)}}
+
+
+def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
+    """Failures and tightness of every case, placement, delta and bound, and the findings by the rules above."""
+    cells = [
+        _Cells(config.case, config.seed, config.draws, **row)
+        for config, record in zip(configs, records, strict=True)
+        for row in record["rows"]
+    ]
+    groups = list(dict.fromkeys(each.case.group for each in cells))
+    validity = []
+    findings = []
+    for group in groups:
+        together = (
+            [(bound,) for bound in BOUNDS] if group == "theory" else [LOWER, ("U",)]  # U is an upper bound
+        )
+        for bounds in together:
+            chosen = [each for each in cells if each.case.group == group and each.bound in bounds]
+            row = _validity(chosen)
+            if row is not None:
+                validity.append({"group": group, "bounds": bounds, **row})
+                findings.append(_valid(group, bounds, row))
+    for bound in BOUNDS:
+        finding = _tight(
+            bound, [each for each in cells if each.case.group == "theory" and each.bound == bound]
+        )
+        if finding is not None:
+            findings.append(finding)
+    tightness = []
+    for key in dict.fromkeys((each.case, each.placement, each.delta, each.bound) for each in cells):
+        alike = [each for each in cells if (each.case, each.placement, each.delta, each.bound) == key]
+        case, placement, delta, bound = key
+        silent = sum(each.silent for each in alike)
+        stated = sum(len(each.failures) // (len(BEYOND) if bound == "U" else 1) for each in alike)
+        tightness.append(
+            {
+                **asdict(case),
+                "group": case.group,
+                "placement": placement,
+                "delta": delta,
+                "bound": bound,
+                "stated": stated / (stated + silent),
+                **{
+                    kind: _quartiles([ratio for each in alike for ratio in each.tightness.get(kind, ())])
+                    for kind in KINDS
+                },
+            }
+        )
+    first = configs[0]
+    return Result(
+        data={
+            "validity": validity,
+            "by_delta": [
+                {"bound": bound, "delta": delta, **row}
+                for bound in BOUNDS
+                for delta in DELTAS
+                if (
+                    row := _validity(
+                        each
+                        for each in cells
+                        if (each.case.group, each.bound, each.delta) == ("theory", bound, delta)
+                    )
+                )
+            ],
+            "tightness": tightness,
+            "seeds": len({config.seed for config in configs}),
+            "draws": first.draws,
+            "inputs": first.inputs,
+            "many": first.many,
+        },
+        findings=tuple(findings),
+    )
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The cells of one network, placement, delta and bound: `failures` of each in `draws`."""
+
+    case: Case
+    seed: int
+    draws: int
+    placement: str
+    delta: float
+    bound: str
+    failures: list[int]
+    silent: int
+    tightness: dict[str, list[float]]
+
+
+def _validity(cells: Iterable[_Cells]) -> dict[str, Any] | None:
+    """The worst cell of some, all lower or all upper bounds; None if there is none."""
+    listed = [(count, each) for each in cells for count in each.failures]
+    if not listed:
+        return None
+    count = np.array([count for count, _ in listed], dtype=np.float64)
+    draws = np.array([each.draws for _, each in listed], dtype=np.float64)
+    delta = np.array([each.delta for _, each in listed])
+    tail = (1 - CONFIDENCE) / 2 / count.size
+    # Clopper-Pearson: quantiles of Beta(count, draws - count + 1) and Beta(count + 1, draws - count).
+    low = np.where(count > 0, betaincinv(np.maximum(count, 1), draws - count + 1, tail), 0.0) / delta
+    high = np.where(count < draws, betaincinv(count + 1, np.maximum(draws - count, 1), 1 - tail), 1.0) / delta
+    rate = count / draws / delta
+    upper = listed[0][1].bound == "U"
+    worst = np.min if upper else np.max
+    return {
+        "worst": float(worst(rate)),
+        "interval": (float(worst(low)), float(worst(high))),
+        "violations": int((high < 1).sum() if upper else (low > 1).sum()),
+        "cells": count.size,
+        "draws": int(draws.min()),
+        "pairs": int(draws.sum()),
+        "failures": int(count.sum()),
+    }
+
+
+def _valid(group: str, bounds: Sequence[str], row: dict[str, Any]) -> Finding:
+    upper = "U" in bounds
+    where = "the theory's noise" if group == "theory" else group
+    origin = "reconstruction" if group == "theory" and bounds != ("B''",) else "ours"
+    extreme, side, other = ("smallest", "above", "below") if upper else ("largest", "below", "above")
+    return Finding(
+        claim=f"[{origin}] {', '.join(bounds)}: an input errs {'more' if upper else 'no more'} often than stated;"
+        f" {where}",
+        statistic=f"{extreme} failure rate/delta of {row['cells']} cells, {row['violations']} violations in"
+        f" {row['pairs']} pairs of input and draw; interval: {extreme} simultaneous Clopper-Pearson limits",
+        estimate=row["worst"],
+        interval=row["interval"],
+        n=row["draws"],
+        rule=f"interval {side} 1: holds; {other} 1: fails (a violation)",
+        verdict=_judged(row["interval"], upper),
+    )
+
+
+def _judged(interval: Interval, upper: bool) -> Literal["holds", "fails", "inconclusive"]:
+    return verdict(interval, 1.0, "above" if upper else "below")
+
+
+def _tight(bound: str, cells: Sequence[_Cells]) -> Finding | None:
+    by_seed: dict[int, list[float]] = {}
+    for each in cells:
+        by_seed.setdefault(each.seed, []).extend(each.tightness["rare"])
+    medians = np.array([np.median(ratios) for ratios in by_seed.values() if ratios])
+    if medians.size < 2:
+        return None
+    interval = mean_interval(medians)
+    return Finding(
+        claim=f"[ours] {bound} gives the order of magnitude, rare inputs",
+        statistic=f"median of {'the bound / empirical c' if bound == 'U' else 'empirical c / the bound'} at"
+        " failure delta, of a training seed",
+        estimate=float(medians.mean()),
+        interval=interval,
+        n=medians.size,
+        rule=f"95 % interval below {TIGHT:g}: holds; above: fails",
+        verdict=verdict(interval, TIGHT, "below"),
+    )
+
+
+def _quartiles(ratios: Sequence[float]) -> list[float] | None:
+    return np.quantile(ratios, (0.25, 0.5, 0.75)).tolist() if ratios else None
+
+
+def _finite(ratios: Tensor) -> list[float]:
+    """Those of inputs whose empirical c was found."""
+    kept: list[float] = ratios[ratios.isfinite() & (ratios > 0)].tolist()
+    return kept
+
+
+# Theory's view of a network
+
+
+def _placements(model: MoE) -> dict[str, Bool[Tensor, " experts"]]:
+    """Analog experts of every placement."""
+    frequent = model.config.kinds == 0
+    count = int(frequent.sum())
+    (chosen,) = rank(model.maxnn(), count / 2 / model.config.experts, "maxnn")
+    half = torch.ones_like(frequent)
+    half[list(chosen)] = False
+    return dict(zip(PLACEMENTS, (torch.ones_like(frequent), half, ~frequent), strict=True))
+
+
+def _network(programmed: Programmed, hardware: Hardware, analog: Bool[Tensor, " experts"]) -> Network:
+    model, converters = programmed.model, programmed.converters["up"]
+    w_max: WMax = "column" if hardware.w_max == "column" else "layer"
+    network = Network(
+        model.weights["up"][0], model.tokens[0], model.config.signs, analog, w_max, hardware.programming
+    )
+    if hardware.adc_bits is None:
+        return network
+    bound = converters.output_bound[0, ..., 0].double().expand(network.weights.shape[:2])
+    return replace(
+        network,
+        analog_tokens=converters.input(model.tokens[:, None])[0, 0],
+        adc_bound=bound,
+        adc_step=bound / (2 ** (hardware.adc_bits - 1) - 1),
+    )
+
+
+def _margins(network: Network, gates: Tensor, labels: Tensor) -> Float[Tensor, " inputs"]:
+    """Clean margins as Bu takes them: it subtracts itself what the ADC's rounding costs."""
+    if network.adc_step is None:
+        return margins(network, gates, labels)
+    return margins(replace(network, adc_step=torch.zeros_like(network.adc_step)), gates, labels)
+
+
+# What is counted
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the experts read of some inputs, l tokens each, and the noise of D programming events on it.
+
+    Every input can then have a c of its own.
+    """
+
+    labels: Float[Tensor, " inputs"]
+    weight: Float[Tensor, "inputs experts l 1"]  # gate times sign / m
+    target: Float[Tensor, "inputs experts l m"]
+    noise: Float[Tensor, "draws inputs experts l m"]
+    clean: Float[Tensor, "inputs experts"]
+    adc_bound: Float[Tensor, "experts 1 m"]
+    adc_bits: int | None
+
+    @classmethod
+    def of(
+        cls, programmed: Programmed, gates: Float[Tensor, "inputs experts tokens"], labels: Tensor
+    ) -> "_Read":
+        model, up, converters = programmed.model, programmed.received["up"], programmed.converters["up"]
+        gate, token = gates.topk(model.config.selected, -1)
+        expert = torch.arange(model.config.experts)[:, None]
+        return cls(
+            labels.to(gates.dtype),
+            (gate * model.output_signs[:, None] / model.config.m)[..., None],
+            up.target[0].mT[expert, token],
+            up.noise[:, 0].mT[:, expert, token],
+            (gates * programmed.clean[0]).sum(-1),
+            converters.output_bound[0].mT,
+            converters.adc_bits,
+        )
+
+    def failures(
+        self, analog: Bool[Tensor, " experts"], c: Float[Tensor, " inputs"], draws: int | None = None
+    ) -> Tensor:
+        """In how many draws each input is misclassified at its c."""
+        scale = c.to(self.noise)[:, None, None, None]
+        received = quantise_output(
+            torch.addcmul(self.target, scale, self.noise[:draws]), self.adc_bound, self.adc_bits
+        )
+        weight = (self.weight * analog[:, None, None]).expand_as(self.target).flatten(1)
+        noisy = torch.einsum("dnx,nx->dn", received.relu_().flatten(2), weight)
+        return (self.labels * (noisy + self.clean @ (~analog).to(noisy)) <= 0).sum(0)
+
+    def largest_c(self, analog: Bool[Tensor, " experts"], delta: float) -> Float[Tensor, " inputs"]:
+        """c up to which an input's failure rate is at most delta; 0 or inf where it is beyond the range searched."""
+        draws = min(TIGHTNESS_DRAWS, len(self.noise))
+
+        def tolerated(c: Tensor) -> Bool[Tensor, " inputs"]:
+            return self.failures(analog, c, draws) <= delta * draws
+
+        return _bisected(tolerated, len(self.labels))
+
+
+@dataclass(frozen=True)
+class _Wrong:
+    """Draws with an error on any of many inputs."""
+
+    programmed: Programmed
+    gates: Float[Tensor, "1 inputs experts tokens"]
+    labels: Float[Tensor, "1 inputs"]
+    analog: Bool[Tensor, " experts"]
+
+    def failures(self, c: float) -> int:
+        outputs = noisy_outputs(self.programmed, self.gates, c, self.analog)
+        return int((self.labels * outputs <= 0).any(-1).sum())
+
+    def largest_c(self, delta: float) -> float:
+        draws = len(self.programmed.received["up"].noise)
+
+        def tolerated(c: Tensor) -> Bool[Tensor, " 1"]:
+            return torch.tensor([self.failures(float(c)) <= delta * draws])
+
+        return float(_bisected(tolerated, 1))
+
+
+def _first(programmed: Programmed, draws: int) -> Programmed:
+    up = programmed.received["up"]
+    return replace(programmed, received={"up": replace(up, noise=up.noise[:draws])})
+
+
+def _bisected(tolerated: Any, count: int) -> Tensor:
+    low = torch.full((count,), math.log(SMALLEST_C), dtype=torch.float64)
+    high = torch.full_like(low, math.log(LARGEST_C))
+    never, always = ~tolerated(low.exp()), tolerated(high.exp())
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        fine = tolerated(middle.exp())
+        low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
+    return low.exp().masked_fill(never, 0.0).masked_fill(always, math.inf)
+
+
+# What units of one process share
+
+
+def _task(alpha: float, dictionary: Dictionary) -> Task:
+    return replace(Task.of(Setting(alpha=alpha)), dictionary=dictionary)
+
+
+@lru_cache(maxsize=1)
+def _trained(alpha: float, m: int, dictionary: Dictionary, seed: int) -> MoE:
+    setting = Setting(alpha=alpha, m=m)
+    training = Training.of(setting)
+    config = ModelConfig.of(setting)
+    return train(_task(alpha, dictionary), config, training, (seed,), record_every=training.max_steps).model

@@ -1,0 +1,556 @@
+"""Growth: are the neurons of frequent experts larger by the ratio of frequencies, until when, and why not exactly?
+
+Two kinds of training of the reference instance: up to its stop rule, for every alpha, and far past it, for some.
+What statement (G) predicts is computed for each seed from its start alone (active fractions, gates, initial
+weights, and the number of steps) by `theory.growth`; nothing is fitted. Compared quantities share their seeds. A
+seed that has no living specialist at all of some kind and sign has no own-token ratio and is set aside.
+
+The ratio of norms nu_F/nu_R at the stop rule is taken apart into factors whose product it is, rho being the first:
+own-token weights of the signs that are not saturated (G itself), of all signs (effect i, saturation), with the
+weight on the leaked token added (effect ii, leakage), norms of living specialists (all other tokens; the largest of
+m neurons), norms of all specialists (effect iii, death). Weights are means over neurons active at the start.
+
+Rules, fixed before the first run; every interval is the 95 % interval of the mean over training seeds. "Within" a
+range: holds if the interval lies inside it, fails if outside, else inconclusive.
+1. (G) At the stop rule the own-token ratio of the signs whose t_F is not over is rho: measured/rho within 1 +- tau,
+   tau being |G's correction for the initial weights| / rho plus 4 standard errors of the batches' class frequencies.
+2. (G, i-iii) With the three effects in it, (G) predicts the ratio of norms: measured/predicted within 1 +- .1, the
+   mean over alpha.
+3. [paper] Frequent specialists have the larger neurons: the smallest nu_F/nu_R of any alpha is above 1.
+4. [paper] Their advantage is proportional to rho: log-log slope of nu_F/nu_R against rho within 1 +- .1.
+5. (G) Growth of frequent specialists ends at t_F: measured knee (plateau/initial slope) over t_F within 1 +- .05.
+6. (G) The whole curve: root mean square of log(own-token ratio/closed form) over log-spaced steps from t_F/2 on is
+   below log 1.1.
+7. (G) Once both classes are learned, the ratio is N_R q_R/(N_F q_F): measured/predicted within 1 +- .05.
+8. (G) ... and does not depend on alpha: late ratio at the smallest over that at the largest alpha within 1 +- .05.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from synthetic.data import Task, evaluation_samples
+from synthetic.model import ModelConfig, product
+from synthetic.training import Training, train
+from theory.errors import InputError
+from theory.evidence import Finding, Interval, Result, Verdict, mean_interval, verdict
+from theory.growth import (
+    dead_probability,
+    growth_rate,
+    knee,
+    late_ratio,
+    leakage,
+    ratio_correction,
+    saturating_weight,
+    weight_ratio,
+)
+from theory.setting import Setting
+
+Array = NDArray[np.float64]
+
+RECORD_EVERY = 5  # steps
+POINTS = 80  # of a curve, log-spaced over the recorded steps
+INPUTS = 16_384  # to measure mean gates with
+SIGNS = (1, -1)
+FACTORS = ("own, unsaturated", "saturation", "leakage", "other tokens", "death")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training; steps: how many, None for the stop rule."""
+
+    setting: Setting
+    steps: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    specialists: tuple[tuple[int, int], ...]  # (N_F, N_R)
+    alphas: tuple[float, ...]  # up to the stop rule
+    far_alphas: tuple[float, ...]  # and past it
+    seeds: int
+
+
+ALPHAS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25)
+PRESETS = {
+    "quick": Preset(((2, 2),), (0.1, 0.25), (0.25, 0.4), 3),
+    "default": Preset(((2, 2), (3, 1)), ALPHAS, (0.1, 0.25), 10),
+    "full": Preset(((2, 2), (3, 1)), ALPHAS, (0.05, 0.1, 0.25), 16),
+}
+
+
+def grid(preset: str, seeds: int | None = None) -> list[Config]:
+    """The trainings; `seeds` training seeds of each (at least 2)."""
+    chosen = PRESETS[preset]
+    count = chosen.seeds if seeds is None else seeds
+    if count < 2:
+        raise InputError(f"--seeds {count}: an interval needs at least 2 training seeds")
+    settings = {
+        alpha: [Setting(alpha=alpha, N_F=frequent, N_R=rare) for frequent, rare in chosen.specialists]
+        for alpha in (*chosen.alphas, *chosen.far_alphas)
+    }
+    stopped = [(setting, None) for alpha in chosen.alphas for setting in settings[alpha]]
+    far = [(setting, far_steps(setting)) for alpha in chosen.far_alphas for setting in settings[alpha]]
+    # The longest first: no worker is left alone with one in the end.
+    trainings = sorted([*stopped, *far], key=lambda training: -(training[1] or 0))
+    return [Config(setting, steps, seed) for setting, steps in trainings for seed in range(count)]
+
+
+def far_steps(setting: Setting) -> int:
+    """Twice the knee of rare specialists of which half of the neurons are active and whose gates are 1."""
+    return math.ceil(2 * knee(setting.alpha, 1.0, setting.N_R, 0.5, setting.eta, setting.m))
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Own-token weights and norms of every expert over time, and what the prediction needs to know of the start."""
+    task, network = Task.of(config.setting), ModelConfig.of(config.setting)
+    training = Training.of(config.setting)
+    if config.steps is not None:
+        training = replace(training, stop_margin=None, max_steps=config.steps)
+    trained = train(task, network, training, (config.seed,), record_every=RECORD_EVERY)
+    history, model = trained.history, trained.model
+    weights, norms = history.own_weights[:, 0].double(), history.norms[:, 0].double()  # (records, experts, m)
+    active = weights[0] > 0
+    last = len(history.steps) - 1
+    kept = np.unique(np.geomspace(1, last + 1, POINTS).round().astype(int) - 1)
+
+    samples = evaluation_samples(task, INPUTS, (config.seed,))
+    gates = model.gates(samples.tokens)[0].double()  # (inputs, experts, tokens)
+    signs, own = network.signs, model.own_tokens
+    leaked = 2 * (1 - network.kinds) + (signs < 0)  # the token of the other kind and the same sign
+    mean_gates = {}
+    for name, token, kind in (("own", own, network.kinds), ("leaked", leaked, 1 - network.kinds)):
+        shown = (samples.kinds[0, :, None] == kind) & (samples.labels[0, :, None] == signs)
+        gate = gates.gather(2, token.expand(len(gates), -1)[..., None]).squeeze(-1)
+        mean_gates[name] = ((gate * shown).sum(0) / shown.sum(0)).tolist()
+
+    experts = torch.arange(network.experts)
+    largest = product(model.weights["up"], model.tokens)[0].double()[experts, norms[-1].argmax(-1)]
+    return {
+        "steps": int(trained.steps[0]),
+        "active": active.double().mean(-1).tolist(),
+        "own_gate": mean_gates["own"],
+        "leaked_gate": mean_gates["leaked"],
+        "curve": {
+            "steps": history.steps[kept].tolist(),
+            "own": ((weights * active).sum(-1) / active.sum(-1).clamp(min=1))[kept].tolist(),
+            "norm": norms.amax(-1)[kept].tolist(),
+        },
+        "largest": {
+            "own": largest[experts, own].tolist(),
+            "leaked": largest[experts, leaked].tolist(),
+        },
+    }
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training's record as arrays over experts (and recorded steps, first), beside its closed form."""
+
+    setting: Setting
+    record: Mapping[str, Any]
+
+    @cached_property
+    def network(self) -> ModelConfig:
+        return ModelConfig.of(self.setting)
+
+    @cached_property
+    def steps(self) -> Array:
+        return np.array(self.record["curve"]["steps"], dtype=np.float64)
+
+    @cached_property
+    def own(self) -> Array:
+        return np.array(self.record["curve"]["own"])
+
+    @cached_property
+    def norm(self) -> Array:
+        return np.array(self.record["curve"]["norm"])
+
+    @cached_property
+    def active(self) -> Array:
+        return np.array(self.record["active"])
+
+    @cached_property
+    def frequent(self) -> NDArray[np.bool_]:
+        return self.network.kinds.numpy() == 0
+
+    @cached_property
+    def frequency(self) -> Array:
+        return np.where(self.frequent, 1 - self.setting.alpha, self.setting.alpha)
+
+    def group(self, frequent: bool, sign: int) -> NDArray[np.bool_]:
+        """The specialists of one kind and sign."""
+        return (self.frequent == frequent) & (self.network.signs.numpy() == sign)
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether both kinds have a living specialist of both signs; without one there is no own-token ratio."""
+        return all(self.mean_active(kind, sign) > 0 for kind in (True, False) for sign in SIGNS)
+
+    def mean_active(self, frequent: bool, sign: int) -> float:
+        """q."""
+        return float(self.active[self.group(frequent, sign)].mean())
+
+    def mean_gate(self, frequent: bool, sign: int) -> float:
+        return float(np.mean(np.array(self.record["own_gate"])[self.group(frequent, sign)]))
+
+    def knee(self, frequent: bool, sign: int) -> float:
+        """t_F or t_R of one sign."""
+        setting = self.setting
+        frequency, count = (1 - setting.alpha, setting.N_F) if frequent else (setting.alpha, setting.N_R)
+        gate, active = self.mean_gate(frequent, sign), self.mean_active(frequent, sign)
+        return float(knee(frequency, gate, count, active, setting.eta, setting.m))
+
+    def weight(self, frequent: bool, sign: int, own: Array | None = None) -> Array:
+        """Mean own-token weight of a kind's and sign's active neurons; own: (..., experts) in the measured's place."""
+        share = self.active * self.group(frequent, sign)
+        return np.asarray((self.own if own is None else own) @ share / share.sum())
+
+    def own_weight(self, frequent: bool, signs: Sequence[int], own: Array | None = None) -> Array:
+        """The mean of `weight` over `signs`."""
+        return np.mean([self.weight(frequent, sign, own) for sign in signs], axis=0)
+
+    def own_ratio(self, signs: Sequence[int], own: Array | None = None) -> Array:
+        """Frequent over rare own-token weight, each a mean over `signs`."""
+        return np.asarray(self.own_weight(True, signs, own) / self.own_weight(False, signs, own))
+
+    @cached_property
+    def closed_form(self) -> Array:
+        """(records, experts): own-token weights as (G) has them, 0 for dead specialists."""
+        rate = growth_rate(
+            self.frequency, np.array(self.record["own_gate"]), self.setting.eta, self.setting.m
+        )
+        ends = np.full(len(rate), np.inf)
+        for kind in (True, False):
+            for sign in SIGNS:
+                ends[self.group(kind, sign)] = self.knee(kind, sign)
+        grown = self.own[0] + saturating_weight(self.steps[:, None], rate, ends)
+        return np.where(self.active > 0, grown, 0.0)
+
+    @cached_property
+    def leaked_closed_form(self) -> Array:
+        """Of rare specialists at the end: (G)'s weight on the leaked token over a living one's own."""
+        ratio = leakage(
+            self.setting.rho, np.array(self.record["leaked_gate"]), np.array(self.record["own_gate"])
+        )
+        return np.where(self.frequent, 0.0, ratio)
+
+    @cached_property
+    def predicted_norm(self) -> Array:
+        """At the end, per expert: what it was at the start, its own token's weight, and the leaked token's."""
+        rate = growth_rate(
+            self.frequency, np.array(self.record["own_gate"]), self.setting.eta, self.setting.m
+        )
+        leaked = self.leaked_closed_form * rate * self.steps[-1]
+        return np.asarray(np.sqrt(self.norm[0] ** 2 + self.closed_form[-1] ** 2 + leaked**2))
+
+    def norm_ratio(self, norm: Array, which: NDArray[np.bool_] | bool = True) -> float:
+        return float(norm[self.frequent & which].mean() / norm[~self.frequent & which].mean())
+
+    @cached_property
+    def unsaturated(self) -> list[int]:
+        return [sign for sign in SIGNS if self.knee(True, sign) > self.steps[-1]]
+
+    @cached_property
+    def factors(self) -> list[float]:
+        """The successive ratios of the module's docstring, beginning with the own-token one, each a whole ratio."""
+        largest = {name: np.array(values) for name, values in self.record["largest"].items()}
+        alive = self.active > 0
+        # Relative to the same neuron's own token; a dead specialist has no share in any ratio of own-token weights.
+        share = np.divide(largest["leaked"], largest["own"], out=np.zeros(len(alive)), where=alive)
+        return [
+            float(self.own_ratio(self.unsaturated)[-1]),
+            float(self.own_ratio(SIGNS)[-1]),
+            float(self.own_ratio(SIGNS, self.own[-1] * np.sqrt(1 + share**2))),
+            self.norm_ratio(self.norm[-1], alive),
+            self.norm_ratio(self.norm[-1]),
+        ]
+
+    @cached_property
+    def correction(self) -> float:
+        """|G's correction for the initial weights| / rho at the end."""
+        rate = growth_rate(self.setting.alpha, 1.0, self.setting.eta, self.setting.m)
+        frequent, rare = (self.own_weight(kind, self.unsaturated)[0] for kind in (True, False))
+        rho = self.setting.rho
+        return float(abs(ratio_correction(self.steps[-1], rho, rate, frequent, rare)) / rho)
+
+    @cached_property
+    def sampling_variance(self) -> float:
+        """Of the relative frequencies of both classes in the batches up to the end, of the unsaturated signs."""
+        seen = self.steps[-1] * Training.of(self.setting).batch * len(self.unsaturated) / 2
+        return float(sum(1 / (seen * p) for p in (self.setting.alpha, 1 - self.setting.alpha)))
+
+
+def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
+    """Ratios at the stop rule, curves past it, and the findings by the rules above."""
+    stopped: dict[Setting, list[Run]] = {}
+    far: dict[Setting, list[Run]] = {}
+    for config, record in zip(configs, records, strict=True):
+        run = Run(config.setting, record)
+        if run.complete:  # whether it is depends on the seed alone: the same seeds are left for every alpha
+            (stopped if config.steps is None else far).setdefault(config.setting, []).append(run)
+    findings: list[Finding] = []
+    for name in dict.fromkeys(_name(setting) for setting in stopped):
+        mine, past = (
+            {
+                setting: runs
+                for setting, runs in sorted(group.items(), key=lambda item: item[0].alpha)
+                if _name(setting) == name
+            }
+            for group in (stopped, far)
+        )
+        findings += [*_at_the_stop_rule(mine), *_past_it(past)]
+    return Result(
+        data={
+            "at the stop rule": [_row(setting, runs) for setting, runs in stopped.items()],
+            "curves": [_curve(setting, runs) for setting, runs in far.items()],
+            "seeds": len(dict.fromkeys(config.seed for config in configs)),
+        },
+        findings=tuple(findings),
+    )
+
+
+def _at_the_stop_rule(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
+    findings = []
+    for setting, each in runs.items():
+        ratios = np.array([run.factors[0] for run in each]) / setting.rho
+        correction = np.mean([run.correction for run in each])
+        sampling = math.sqrt(np.mean([run.sampling_variance for run in each]) / len(each))
+        tau = float(correction + 4 * sampling)
+        findings.append(
+            _within(
+                f"[reconstruction] own-token weights have the ratio rho at the stop rule; {_name(setting)}, alpha ="
+                f" {setting.alpha:g}",
+                f"own-token ratio of the signs before their knee / rho; rho = {setting.rho:.4g}",
+                ratios,
+                tau,
+                f"1 +- {tau:.3f} ({correction:.3f} by G's correction, the rest by class frequencies of the batches)",
+            )
+        )
+    name = _name(next(iter(runs)))
+    rho = np.array([setting.rho for setting in runs])
+    norms = np.array([[run.factors[-1] for run in each] for each in runs.values()])  # (alphas, seeds)
+    predicted = np.array([[run.norm_ratio(run.predicted_norm) for run in each] for each in runs.values()])
+    smallest = norms.min(0)
+    interval = mean_interval(smallest)
+    return [
+        *findings,
+        _within(
+            f"[ours] with saturation, leakage and death, G predicts the ratio of norms; {name}",
+            "nu_F/nu_R measured / predicted, mean over alpha",
+            (norms / predicted).mean(0),
+            0.1,
+        ),
+        Finding(
+            claim=f"[paper] specialists of frequent tokens have the larger neurons; {name}",
+            statistic="smallest nu_F/nu_R of any alpha",
+            estimate=float(smallest.mean()),
+            interval=interval,
+            n=smallest.size,
+            rule="95 % interval above 1: holds; below 1: fails",
+            verdict=verdict(interval, 1.0, "above"),
+        ),
+        _within(
+            f"[paper] the ratio of the neurons' norms is proportional to that of the frequencies; {name}",
+            "log-log slope of nu_F/nu_R against rho",
+            np.polyfit(np.log(rho), np.log(norms), 1)[0],
+            0.1,
+        ),
+    ]
+
+
+def _past_it(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
+    name, alphas = _name(next(iter(runs))), [setting.alpha for setting in runs]
+    knees, deviations = (
+        np.array([[quantity(run) for run in each] for each in runs.values()]).mean(0)
+        for quantity in (_knee, _deviation)
+    )
+    interval = mean_interval(deviations)
+    findings = [
+        _within(
+            f"[reconstruction] frequent neurons stop growing at t_F; {name}",
+            "measured knee / t_F, mean over signs and alpha",
+            knees,
+            0.05,
+        ),
+        Finding(
+            claim=f"[reconstruction] the own-token ratio follows the closed form, before and after the knee; {name}",
+            statistic="root mean square of log(own-token ratio / closed form), mean over alpha",
+            estimate=float(deviations.mean()),
+            interval=interval,
+            n=deviations.size,
+            rule="95 % interval below log 1.1 = .0953: holds; above: fails",
+            verdict=verdict(interval, math.log(1.1), "below"),
+        ),
+    ]
+    late = np.array([[_late(run) for run in each] for each in runs.values()])  # (alphas, seeds, 2)
+    ratios = late[:, ~np.isnan(late).any((0, 2))]
+    if ratios.shape[1] < 2:
+        return findings
+    return [
+        *findings,
+        _within(
+            f"[reconstruction] in the end the own-token ratio is N_R q_R/(N_F q_F); {name}",
+            "own-token ratio in the end / predicted, mean over signs and alpha",
+            ratios[:, :, 1].mean(0),
+            0.05,
+        ),
+        _within(
+            f"[reconstruction] ... which does not depend on alpha; {name}",
+            f"own-token ratio in the end at alpha = {alphas[0]:g} / at {alphas[-1]:g}",
+            ratios[0, :, 0] / ratios[-1, :, 0],
+            0.05,
+        ),
+    ]
+
+
+def _knee(run: Run) -> float:
+    """Plateau over initial slope of the frequent weights, over t_F."""
+    found = []
+    for sign in SIGNS:
+        weight = run.weight(True, sign)
+        half = int(np.argmax(weight >= weight[-1] / 2))
+        slope = (weight[half] - weight[0]) / run.steps[half]
+        found.append(weight[-1] / slope / run.knee(True, sign))
+    return float(np.mean(found))
+
+
+def _deviation(run: Run) -> float:
+    measured, predicted = run.own_ratio(SIGNS), run.own_ratio(SIGNS, run.closed_form)
+    late = run.steps >= min(run.knee(True, sign) for sign in SIGNS) / 2
+    return float(np.sqrt(np.mean(np.log(measured[late] / predicted[late]) ** 2)))
+
+
+def _late(run: Run) -> tuple[float, float]:
+    """The final ratio, and this over the predicted one, of the signs that ought to have learned both classes.
+
+    NaN if there are none.
+    """
+    found = []
+    for sign in SIGNS:
+        if max(run.knee(True, sign), run.knee(False, sign)) < 0.9 * run.steps[-1]:
+            ratio = float(run.own_ratio([sign])[-1])
+            active = run.mean_active(True, sign), run.mean_active(False, sign)
+            gates = run.mean_gate(True, sign) / run.mean_gate(False, sign)
+            predicted = late_ratio(run.setting.N_F, run.setting.N_R, *active, gates)
+            found.append((ratio, ratio / float(predicted)))
+    ratio, relative = np.mean(found, axis=0) if found else (math.nan, math.nan)
+    return float(ratio), float(relative)
+
+
+def _row(setting: Setting, runs: Sequence[Run]) -> dict[str, Any]:
+    """Mean and interval of every ratio at the stop rule, and of the effects that make it."""
+    successive = np.array([run.factors for run in runs])  # (seeds, factors)
+    factors = successive / np.column_stack((np.full(len(runs), setting.rho), successive[:, :-1]))
+    rare = ~runs[0].frequent
+    return {
+        **_names(setting),
+        "rho": setting.rho,
+        "seeds": len(runs),
+        "steps": _mean(run.steps[-1] for run in runs),
+        "own_ratio": _mean(successive[:, 0]),
+        "own_ratio_all_signs": _mean(successive[:, 1]),
+        "norm_ratio": _mean(successive[:, -1]),
+        "predicted_norm_ratio": _mean(run.norm_ratio(run.predicted_norm) for run in runs),
+        "factors": {name: _mean(values) for name, values in zip(FACTORS, factors.T, strict=True)},
+        "leakage": {
+            "measured": _mean(_leak(run) for run in runs),
+            "predicted": _mean(run.leaked_closed_form[rare].mean() for run in runs),
+        },
+        "dead_probability": float(dead_probability(setting.m)),
+        "dead_fraction": float(np.mean([run.active == 0 for run in runs])),
+        "saturated_fraction": float(np.mean([1 - len(run.unsaturated) / len(SIGNS) for run in runs])),
+    }
+
+
+def _leak(run: Run) -> float:
+    """Mean over living rare specialists: the largest neuron's weight on the leaked token over that on its own."""
+    chosen = ~run.frequent & (run.active > 0)
+    leaked, own = (np.array(run.record["largest"][name])[chosen] for name in ("leaked", "own"))
+    return float(np.mean(leaked / own))
+
+
+def _curve(setting: Setting, runs: Sequence[Run]) -> dict[str, Any]:
+    """Over time, geometric means over seeds of weights, norms and their ratio, beside the closed form."""
+    active = float(np.mean([run.active for run in runs]))
+    gate = float(np.mean([run.record["own_gate"] for run in runs]))
+    knees = [
+        float(knee(frequency, gate, count, active, setting.eta, setting.m))
+        for frequency, count in ((1 - setting.alpha, setting.N_F), (setting.alpha, setting.N_R))
+    ]
+    first = 1  # the ratio at step 0 is one of initial weights
+    steps = runs[0].steps[first:]
+    curves = {
+        "own_ratio": [run.own_ratio(SIGNS) for run in runs],
+        "own_ratio_closed_form": [run.own_ratio(SIGNS, run.closed_form) for run in runs],
+        "norm_ratio": [
+            run.norm[:, run.frequent].mean(1) / run.norm[:, ~run.frequent].mean(1) for run in runs
+        ],
+    }
+    for name, kind in (("frequent", True), ("rare", False)):
+        curves |= {
+            f"own_{name}": [run.own_weight(kind, SIGNS) for run in runs],
+            f"own_{name}_closed_form": [run.own_weight(kind, SIGNS, run.closed_form) for run in runs],
+            f"norm_{name}": [run.norm[:, run.frequent == kind].mean(1) for run in runs],
+        }
+    return {
+        **_names(setting),
+        "rho": setting.rho,
+        "seeds": len(runs),
+        "knees": knees,
+        "late_ratio": float(late_ratio(setting.N_F, setting.N_R, 1.0, 1.0)),
+        "mean_field": weight_ratio(steps, setting.rho, *knees).tolist(),
+        "steps": steps.tolist(),
+        "curves": {name: _band(np.array(values)[:, first:]) for name, values in curves.items()},
+    }
+
+
+def _band(values: Array) -> dict[str, list[float]]:
+    """Geometric mean over seeds (the first axis) and its interval."""
+    logs = np.log(values)
+    low, high = zip(*(mean_interval(column) for column in logs.T), strict=True)
+    return {
+        name: np.exp(each).tolist() for name, each in (("mean", logs.mean(0)), ("low", low), ("high", high))
+    }
+
+
+def _mean(values: Iterable[float]) -> dict[str, Any]:
+    each = np.array(list(values), dtype=np.float64)
+    return {"mean": float(each.mean()), "interval": mean_interval(each)}
+
+
+def _names(setting: Setting) -> dict[str, Any]:
+    return {"N_F": setting.N_F, "N_R": setting.N_R, "alpha": setting.alpha}
+
+
+def _name(setting: Setting) -> str:
+    return f"N_F, N_R = {setting.N_F}, {setting.N_R}"
+
+
+def _within(claim: str, statistic: str, values: Array, tolerance: float, range_text: str = "") -> Finding:
+    """The finding that a quantity is 1 within a tolerance."""
+    interval = mean_interval(values)
+    return Finding(
+        claim=claim,
+        statistic=statistic,
+        estimate=float(values.mean()),
+        interval=interval,
+        n=values.size,
+        rule=f"95 % interval inside {range_text or f'1 +- {tolerance:g}'}: holds; outside: fails",
+        verdict=inside(interval, 1 - tolerance, 1 + tolerance),
+    )
+
+
+def inside(interval: Interval, low: float, high: float) -> Verdict:
+    """Holds for an interval inside the range, fails for one outside, else inconclusive."""
+    verdicts = verdict(interval, low, "above"), verdict(interval, high, "below")
+    if "fails" in verdicts:
+        return "fails"
+    return "inconclusive" if "inconclusive" in verdicts else "holds"

@@ -1,0 +1,501 @@
+"""Placement: how much noise is tolerated for how many digital experts, and which strategy chooses them best?
+
+Networks of THEORY.md's section 1 under expert choice (every expert takes l tokens) and token choice (every token goes
+to N_F experts: to fewer, and some frequent specialists would never be used), each trained and then placed by every
+strategy of `theory.placement` on every budget K of digital experts. Beside them `oracle`, which knows the frequent
+specialists and makes them digital first, in random order, and `best`, of all subsets of K experts the one with the
+largest tolerance in a search on noise draws and inputs of its own. All is measured as it is and with the known bias
+of every analog expert subtracted digitally [claim C], with w_max per expert ("layer", the theory's M_s) and per neuron
+("column").
+Statistics of routing are those of calibration samples, which occur neither in training nor in the test. Experts with
+equal scores are ranked at random: under expert choice all have the same frequency and the same mean gate, so that
+both of these strategies know nothing there.
+
+Rules, fixed before the first run. All are for alpha = .1 and, unless they say otherwise, w_max per expert, without
+correction. |F| = 2 N_F is the number of frequent specialists. Two placements are compared by ln(c*_1/c*_2) on the same
+noise draws and inputs, averaged over training seeds, with Student's 95 % interval over these; a claim holds if the
+whole interval is on the claimed side of the threshold, which is 0 unless given, and fails if it is on the other one.
+A claim about several comparisons is about the smallest of the means; its interval reaches from the smallest lower to
+the smallest upper end of Bonferroni's intervals, and so covers it with 95 %.
+1. Expert choice, K = N_F: MaxNN is worse than nothing. Both networks, w_max per expert and per neuron.
+2. Expert choice: balanced MaxNN is better than nothing at K = 2, where the signs can be balanced, both networks; and
+   worse than nothing at K = 3 of (3, 1), where they cannot.
+3. Expert choice, bias corrected: MaxNN is better than nothing at every K from 1 to k - 1. Both networks.
+4. Expert choice: MaxNN tolerates more with the correction than without at every K from 0 to k - 1. Both networks.
+5. K = |F|, both routings and networks: MaxNN reaches the oracle's tolerance but for 5 % (threshold ln .95).
+6. The same: it reaches that of the best subset but for 10 % (threshold ln .90).
+7. The same: it beats each of activation frequency, activation weight, router norm and random.
+8. Token choice, K = |F| of (2, 2): router norm beats activation weight, which beats activation frequency, which beats
+   nothing.
+9. Token choice, K = N_F: MaxNN is better than nothing. Both networks.
+10. Expert choice, K = |F|: the gain of MaxNN over nothing is larger with w_max per expert than per neuron. Both.
+A training seed whose clean model has not learned both kinds (accuracy below .95 on one of them) tolerates nothing
+wherever its experts are, and is left out. Tolerances beyond the range of c that is tried count as its end.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from synthetic.data import Samples, Task, evaluation_samples, sample, stream
+from synthetic.model import ModelConfig, MoE, Routing
+from synthetic.robustness import LARGEST_C, LEVEL, SMALLEST_C, Programmed, class_accuracy, program, tolerance
+from synthetic.training import Training, train
+from theory.errors import InputError
+from theory.evidence import Finding, Interval, Result, mean_interval, verdict
+from theory.hardware import Granularity, Hardware
+from theory.placement import STRATEGIES, Strategy, rank
+from theory.score import neuron_norms
+from theory.setting import Setting
+
+Choice = tuple[int, ...]  # the digital experts, ascending
+Name = Literal[Strategy, "oracle", "best"]
+
+GRANULARITIES: tuple[Granularity, ...] = ("layer", "column")
+ROUTINGS: tuple[Routing, ...] = get_args(Routing)
+NETWORKS = ((2, 2), (3, 1))  # (N_F, N_R)
+BASELINES: tuple[Name, ...] = ("activation_frequency", "activation_weight", "router_norm", "random")
+RANKED = tuple(strategy for strategy in STRATEGIES if strategy not in ("none", "all"))
+RULES_ALPHA = 0.1
+
+CALIBRATION_SAMPLES = 4096
+SEARCH_INPUTS, SEARCH_DRAWS = 96, 32
+OTHER = (
+    1_000_000  # added to a training seed: the seed of its calibration and its search, which no training has
+)
+SEARCHED = 2.0 ** (np.arange(-30, 31) / 3)  # magnitudes of the search, which interpolates between them
+
+
+@dataclass(frozen=True)
+class Config:
+    """One trained network with all its placements."""
+
+    seed: int
+    setting: Setting
+    routing: Routing
+    inputs: int
+    draws: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    alphas: tuple[float, ...]
+    seeds: int
+    inputs: int
+    draws: int
+
+
+PRESETS = {
+    "quick": Preset((0.1,), 2, 64, 16),
+    "default": Preset((0.02, 0.1, 0.25), 5, 200, 32),
+    "full": Preset((0.02, 0.05, 0.1, 0.15, 0.2, 0.25), 16, 200, 64),
+}
+
+
+def grid(preset: str, seeds: int | None = None) -> list[Config]:
+    """The units of work; `seeds` trained networks of each kind (at least 2)."""
+    settings = PRESETS[preset]
+    trainings = settings.seeds if seeds is None else seeds
+    if not 2 <= trainings <= OTHER:
+        raise InputError(f"--seeds {trainings}: give 2, for an interval, to {OTHER} training seeds")
+    return [
+        Config(
+            seed=seed,
+            setting=Setting(N_F=frequent, N_R=rare, alpha=alpha),
+            routing=routing,
+            inputs=settings.inputs,
+            draws=settings.draws,
+        )
+        for routing in ROUTINGS
+        for frequent, rare in NETWORKS
+        for alpha in settings.alphas
+        for seed in range(trainings)
+    ]
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Tolerance of every placement of one trained network; None for an infinite one."""
+    task = Task.of(config.setting)
+    model = train(
+        task,
+        _network(config),
+        Training.of(config.setting),
+        (config.seed,),
+        record_every=Training.max_steps,
+    ).model
+    samples = evaluation_samples(task, config.inputs, (config.seed,))
+    others = evaluation_samples(task, SEARCH_INPUTS, (config.seed + OTHER,))
+    chosen = choices(model, task, config.seed)
+    placements = []
+    for w_max in GRANULARITIES:
+        hardware = Hardware(programming="constant", w_max=w_max, dac_bits=None, adc_bits=None)
+        test = program(model, hardware, config.draws, (config.seed,))
+        search = program(model, hardware, SEARCH_DRAWS, (config.seed + OTHER,))
+        for correction in (False, True):
+            best = best_subsets(search, others, bias_correction=correction)
+            found = tolerances(test, samples, {**chosen, "best": best}, bias_correction=correction)
+            placements += [
+                {"w_max": w_max, "bias_correction": correction, **placement} for placement in found
+            ]
+    outputs = model.forward(samples.tokens)
+    return {
+        "clean_accuracy": class_accuracy(outputs, samples, task.kinds).min().item(),
+        "placements": placements,
+    }
+
+
+def choices(model: MoE, task: Task, seed: int) -> dict[Name, list[Choice]]:
+    """The digital experts that every strategy chooses for K = 1 ... k - 1, and `none` and `all` for 0 and k.
+
+    model: of a single training seed.
+    """
+    calibration = sample(task, CALIBRATION_SAMPLES, stream(seed + OTHER, "train"))
+    _, gates = model.route(calibration.tokens[None])
+    size = neuron_norms(model.router[:, :, None]).squeeze(-1)
+    usage = torch.tensor(task.frequencies)[model.config.kinds][None]
+    scores = dict.fromkeys(RANKED, model.maxnn()) | {
+        "activation_frequency": (gates > 0).double().mean((2, 3)),
+        # What rounding leaves of equal mean gates must not rank them.
+        "activation_weight": gates.double().mean((2, 3)).round(decimals=6),
+        "router_norm": size,
+    }
+    experts = model.config.experts
+    # Equal scores are ranked by the expert's number, which says what it is a specialist of: shuffle the numbers.
+    shuffled = stream(seed + OTHER, "init").permutation(experts)
+    signs = [model.config.signs[shuffled].tolist()]
+
+    def ranked(score: Float[torch.Tensor, "1 experts"], strategy: Strategy) -> list[Choice]:
+        sets = [
+            rank(
+                score[:, shuffled],
+                count / experts,
+                strategy,
+                signs=signs,
+                generator=torch.Generator().manual_seed(
+                    seed
+                ),  # the same for every K: a larger one adds experts
+            )
+            for count in range(1, experts)
+        ]
+        return [tuple(sorted(shuffled[list(chosen)].tolist())) for (chosen,) in sets]
+
+    found: dict[Name, list[Choice]] = {"none": [()], "all": [tuple(range(experts))]}
+    found |= {strategy: ranked(scores[strategy], strategy) for strategy in RANKED}
+    found["oracle"] = ranked(usage, "maxnn")
+    return found
+
+
+def best_subsets(programmed: Programmed, samples: Samples, *, bias_correction: bool) -> list[Choice]:
+    """Of all subsets of K digital experts the one of the largest tolerance, for K = 1 ... k - 1.
+
+    An expert adds the same to f(X) whatever the others are, so the outputs of all 2^k subsets are one matrix product.
+    programmed: of a single training seed.
+    """
+    experts = programmed.model.config.experts
+    numbers = torch.arange(1, 2**experts - 1)  # none and all are no choice
+    digital = (numbers[:, None] >> torch.arange(experts)) % 2 == 1
+    gates = programmed.model.gates(samples.tokens)[0].transpose(0, 1)  # (k, N, T)
+    clean = (gates @ programmed.clean[0][..., None]).squeeze(-1)  # (k, N)
+    exact = digital.to(clean) @ clean
+
+    def accuracy(c: float) -> Float[torch.Tensor, "subsets"]:
+        table = programmed.table(c, bias_correction=bias_correction)[:, 0].permute(1, 2, 0)  # (k, T, D)
+        noisy = (gates @ table).mT  # (k, D, N)
+        outputs = ((~digital).to(clean) @ noisy.flatten(1)).unflatten(1, noisy.shape[1:]) + exact[:, None]
+        kinds = len(programmed.model.config.specialists)
+        return class_accuracy(outputs[:, :, None], samples, kinds).mean(1).amin(-1).squeeze(-1)
+
+    accuracies = []
+    for c in SEARCHED.tolist():
+        accuracies.append(accuracy(c).double().numpy())
+        if (accuracies[-1] < LEVEL).all():
+            break  # all have crossed the level
+    tolerated = _first_crossing(np.stack(accuracies))
+    sizes = digital.sum(1).numpy()
+    of_size = [np.flatnonzero(sizes == count) for count in range(1, experts)]
+    winners = [subsets[tolerated[subsets].argmax()] for subsets in of_size]
+    return [tuple(digital[winner].nonzero().flatten().tolist()) for winner in winners]
+
+
+def _first_crossing(accuracy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """ln c at which the accuracies (magnitudes, subsets) first fall to LEVEL; -inf if before, inf if never."""
+    logarithm = np.log(SEARCHED[: len(accuracy)])
+    below = accuracy < LEVEL
+    after = below.argmax(0).clip(1)
+    subsets = np.arange(accuracy.shape[1])
+    left, right = accuracy[after - 1, subsets], accuracy[after, subsets]
+    with np.errstate(divide="ignore", invalid="ignore"):  # where there is no crossing
+        fraction = (left - LEVEL) / (left - right)
+    crossing = logarithm[after - 1] + fraction * (logarithm[after] - logarithm[after - 1])
+    return np.where(below[0], -math.inf, np.where(below.any(0), crossing, math.inf))
+
+
+def tolerances(
+    programmed: Programmed,
+    samples: Samples,
+    chosen: Mapping[Name, Sequence[Choice]],
+    *,
+    bias_correction: bool,
+) -> list[dict[str, Any]]:
+    """c* of every choice; each set of digital experts is measured once, whoever chooses it."""
+    sets = sorted({choice for choices in chosen.values() for choice in choices})
+    analog = torch.ones(len(sets), 1, programmed.model.config.experts, dtype=torch.bool)
+    for mask, digital in zip(analog, sets, strict=True):
+        mask[0, list(digital)] = False
+    c_star = tolerance(programmed, samples, analog, bias_correction=bias_correction)[:, 0].tolist()
+    of_set = dict(zip(sets, c_star, strict=True))
+    return [
+        {"strategy": name, "digital": choice, "c_star": of_set[choice] if of_set[choice] < math.inf else None}
+        for name, choices in chosen.items()
+        for choice in choices
+    ]
+
+
+def _network(config: Config) -> ModelConfig:
+    network = ModelConfig.of(config.setting)
+    if config.routing == "expert_choice":
+        return network
+    return replace(network, routing=config.routing, selected=config.setting.N_F)
+
+
+# What is made of the records
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is compared under one condition: networks that differ in nothing but the training seed."""
+
+    routing: str
+    N_F: int
+    N_R: int
+    alpha: float
+    w_max: str
+    bias_correction: bool
+
+    @property
+    def experts(self) -> int:
+        return 2 * (self.N_F + self.N_R)
+
+    def __str__(self) -> str:
+        return f"{self.routing.replace('_', ' ')}, N_F, N_R = {self.N_F}, {self.N_R}, w_max per " + (
+            "expert" if self.w_max == "layer" else "neuron"
+        )
+
+
+Logarithms = Mapping[Cell, Mapping[tuple[str, int], NDArray[np.float64]]]
+"""For each cell, and each strategy and number of digital experts there: ln c* of the training seeds, in one order."""
+
+
+def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
+    """Curves of c* and of the gain over `none` with 95 % intervals, and the findings by the rules above."""
+    logarithms, members = _collect(configs, records)
+    curves = []
+    for cell, table in logarithms.items():
+        signs, frequent = _specialities(cell)
+        for (strategy, count), values in sorted(table.items(), key=lambda item: item[0][1]):
+            if strategy == "all":
+                continue  # nothing is noisy, any noise is tolerated
+            gain = values - table["none", 0]
+            sets = [list(digital) for digital in members[cell][strategy, count]]
+            curves.append(
+                {
+                    **vars(cell),
+                    "strategy": strategy,
+                    "digital": count,
+                    "seeds": len(values),
+                    "c_star": math.exp(values.mean()),
+                    "c_star_interval": _exponentials(mean_interval(values)),
+                    "gain": math.exp(gain.mean()),
+                    "gain_interval": _exponentials(mean_interval(gain)),
+                    "digital_frequent": float(np.mean([frequent[chosen].sum() for chosen in sets])),
+                    "digital_sign_imbalance": float(np.mean([abs(signs[chosen].sum()) for chosen in sets])),
+                }
+            )
+    first = configs[0]
+    unlearned = sum(record["clean_accuracy"] < LEVEL for record in records)
+    return Result(
+        data={
+            "curves": curves,
+            "alphas": sorted({config.setting.alpha for config in configs}),
+            "rules_alpha": RULES_ALPHA,
+            "trained": len(configs),
+            "left_out": unlearned,
+            "inputs": first.inputs,
+            "draws": first.draws,
+        },
+        findings=tuple(_findings(logarithms)),
+    )
+
+
+def _collect(
+    configs: Sequence[Config], records: Sequence[dict[str, Any]]
+) -> tuple[Logarithms, Mapping[Cell, Mapping[tuple[str, int], list[Choice]]]]:
+    """ln c* and the digital experts, by cell, strategy and number."""
+    logarithms: dict[Cell, dict[tuple[str, int], list[float]]] = {}
+    members: dict[Cell, dict[tuple[str, int], list[Choice]]] = {}
+    for config, record in sorted(zip(configs, records, strict=True), key=lambda pair: pair[0].seed):
+        if record["clean_accuracy"] < LEVEL:
+            continue
+        setting = config.setting
+        for each in record["placements"]:
+            cell = Cell(
+                config.routing,
+                setting.N_F,
+                setting.N_R,
+                setting.alpha,
+                each["w_max"],
+                each["bias_correction"],
+            )
+            key = each["strategy"], len(each["digital"])
+            c_star = LARGEST_C if each["c_star"] is None else max(each["c_star"], SMALLEST_C)
+            logarithms.setdefault(cell, {}).setdefault(key, []).append(math.log(c_star))
+            members.setdefault(cell, {}).setdefault(key, []).append(tuple(each["digital"]))
+    for config in configs:
+        kind = config.routing, config.setting.N_F, config.setting.N_R, config.setting.alpha
+        learned = len(logarithms.get(Cell(*kind, GRANULARITIES[0], False), {}).get(("none", 0), []))
+        if learned < 2:
+            raise InputError(
+                f"--seeds: {learned} networks of {config.setting} learned the task, an interval needs 2; give more"
+            )
+    arrays = {
+        cell: {key: np.array(values) for key, values in table.items()} for cell, table in logarithms.items()
+    }
+    return arrays, members
+
+
+def _specialities(cell: Cell) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Sign of every expert, and whether it is a frequent specialist."""
+    network = ModelConfig((cell.N_F, cell.N_R))
+    return network.signs.numpy(), network.kinds.numpy() == 0
+
+
+def _findings(logarithms: Logarithms) -> Iterator[Finding]:
+    """The rules of the module's docstring."""
+
+    def cell(
+        routing: Routing, network: tuple[int, int], w_max: str = "layer", corrected: bool = False
+    ) -> Cell:
+        return Cell(routing, *network, RULES_ALPHA, w_max, corrected)
+
+    def ratio(where: Cell, first: str, second: str, count: int) -> NDArray[np.float64]:
+        """ln(c* of the first / c* of the second) for the training seeds; `none` has no digital expert."""
+        table = logarithms[where]
+        return table[first, 0 if first == "none" else count] - table[second, 0 if second == "none" else count]
+
+    for network in NETWORKS:
+        for w_max in GRANULARITIES:
+            here = cell("expert_choice", network, w_max)
+            yield _judged(
+                f"[reconstruction] a small budget spent by MaxNN is worse than none; {here}, K = {network[0]}",
+                "ln(c* of MaxNN / c* with nothing digital)",
+                [ratio(here, "maxnn", "none", network[0])],
+                below=True,
+            )
+    for network, count, below in (((2, 2), 2, False), ((3, 1), 2, False), ((3, 1), 3, True)):
+        here = cell("expert_choice", network)
+        claim = "worse than none where it cannot balance the signs" if below else "better than none"
+        yield _judged(
+            f"[reconstruction] a small budget spent by balanced MaxNN is {claim}; {here}, K = {count}",
+            "ln(c* of balanced MaxNN / c* with nothing digital)",
+            [ratio(here, "balanced_maxnn", "none", count)],
+            below=below,
+        )
+    for network in NETWORKS:
+        here, plain = cell("expert_choice", network, corrected=True), cell("expert_choice", network)
+        yield _judged(
+            f"[ours] with the bias corrected MaxNN is better than none on every budget; {here}",
+            f"ln(c* of MaxNN / c* with nothing digital), both corrected, smallest of K = 1 ... {here.experts - 1}",
+            [ratio(here, "maxnn", "none", count) for count in range(1, here.experts)],
+        )
+        with_and_without = [
+            logarithms[here][strategy, count] - logarithms[plain][strategy, count]
+            for strategy, count in [("none", 0), *(("maxnn", count) for count in range(1, here.experts))]
+        ]
+        yield _judged(
+            f"[ours] correcting the bias raises the tolerance of MaxNN on every budget; {here}",
+            f"ln(c* corrected / c* as it is), smallest of K = 0 ... {here.experts - 1}",
+            with_and_without,
+        )
+    for routing in ROUTINGS:
+        for network in NETWORKS:
+            here, count = cell(routing, network), 2 * network[0]
+            yield _judged(
+                f"[paper] MaxNN finds the experts that matter: it is as good as the oracle; {here}, K = |F| = {count}",
+                "ln(c* of MaxNN / c* of the oracle)",
+                [ratio(here, "maxnn", "oracle", count)],
+                threshold=0.95,
+            )
+            yield _judged(
+                f"[ours] no other {count} experts are a better choice than MaxNN's; {here}, K = |F| = {count}",
+                "ln(c* of MaxNN / c* of the best subset found)",
+                [ratio(here, "maxnn", "best", count)],
+                threshold=0.90,
+            )
+            yield _judged(
+                f"[paper] MaxNN beats every baseline; {here}, K = |F| = {count}",
+                "ln(c* of MaxNN / c* of a baseline), smallest of activation frequency and weight, router norm, random",
+                [ratio(here, "maxnn", baseline, count) for baseline in BASELINES],
+            )
+    here = cell("token_choice", (2, 2))
+    for first, second in pairwise(("router_norm", "activation_weight", "activation_frequency", "none")):
+        names = " beats ".join(name.replace("_", " ") for name in (first, second))
+        yield _judged(
+            f"[reconstruction] {names}; {here}, K = |F| = 4",
+            f"ln(c* of {first} / c* of {second})",
+            [ratio(here, first, second, 4)],
+        )
+    for network in NETWORKS:
+        here = cell("token_choice", network)
+        yield _judged(
+            f"[ours] under token choice a small budget spent by MaxNN is better than none; {here}, K = {network[0]}",
+            "ln(c* of MaxNN / c* with nothing digital)",
+            [ratio(here, "maxnn", "none", network[0])],
+        )
+    for network in NETWORKS:
+        count = 2 * network[0]
+        gains = [
+            ratio(cell("expert_choice", network, w_max), "maxnn", "none", count) for w_max in GRANULARITIES
+        ]
+        yield _judged(
+            "[ours] MaxNN gains more where one large weight makes the whole expert noisy; expert choice,"
+            f" N_F, N_R = {network[0]}, {network[1]}, K = |F| = {count}",
+            "ln(c* of MaxNN / c* with nothing digital) with w_max per expert - with w_max per neuron",
+            [gains[0] - gains[1]],
+        )
+
+
+def _judged(
+    claim: str,
+    statistic: str,
+    comparisons: Sequence[NDArray[np.float64]],
+    *,
+    below: bool = False,
+    threshold: float = 1.0,
+) -> Finding:
+    """Is the smallest mean of the comparisons (each over training seeds) above (below) ln threshold?"""
+    intervals = [mean_interval(values, 1 - 0.05 / len(comparisons)) for values in comparisons]
+    interval = min(low for low, _ in intervals), min(high for _, high in intervals)
+    limit = "0" if threshold == 1 else f"ln {threshold:.2f}"
+    simultaneous = " (Bonferroni)" if len(comparisons) > 1 else ""
+    rule = f"95 % interval{simultaneous} {'below' if below else 'above'} {limit}: holds; on the other side: fails"
+    return Finding(
+        claim=claim,
+        statistic=statistic,
+        estimate=float(min(values.mean() for values in comparisons)),
+        interval=interval,
+        n=len(comparisons[0]),
+        rule=rule,
+        verdict=verdict(interval, math.log(threshold), "below" if below else "above"),
+    )
+
+
+def _exponentials(interval: Interval) -> Interval:
+    low, high = interval
+    return math.exp(low), math.exp(high)

@@ -1,0 +1,525 @@
+"""Stress: where does the claim live, that frequent experts have the larger neurons and belong on digital hardware?
+
+A map over optimiser x loss x length of training x routing x type of expert x granularity of w_max. Everything in a
+row of the map is measured on the same training seeds, test samples and programming noise.
+- Task of two kinds (alpha = .1, N_F = N_R = 2): the ratio of norms nu_F/nu_R, to be compared with rho = 9, and the
+  tolerance c* with 2 N_F = 4 of the 8 experts digital: those of largest MaxNNScore, random ones (geometric mean over
+  RANDOM choices), the frequent specialists (oracle), or none. Where the model does not classify both kinds to 95 %
+  without noise, no placement can help: every gain is 1 there.
+- Zipf task (four kinds, exponent 1, one specialist of each sign): Spearman's correlation of MaxNNScore and frequency.
+Length 1 is the stop rule; lengths 3 and 15 are that multiple of the median over seeds of the stop rule's steps.
+Routers are frozen; nothing has weight decay.
+
+Rules, fixed before the first run. Every interval is the 95 % interval of the mean over training seeds, of the mean
+over the cells that are named (of logarithms where ratios are averaged).
+1. [G, G-linear, G-token, G-adam] nu_F/nu_R is rho at the stop rule, one layer, hinge: (nu_F/nu_R)/rho within 1 +- .25:
+   holds if the interval lies inside, fails if outside. One finding for each optimiser and routing. (G-adam) says that
+   it fails for AdamW.
+2. [G] ... and is not past it: the same for SGD at lengths 3 and 15 (expected to fail).
+3. [G-adam] AdamW's nu_F/nu_R at the stop rule, one layer, hinge, is 1: within 1 +- .25 in the same sense.
+4. [paper] MaxNN tolerates more noise than random choice: gain in c* above 1 holds, below 1 fails. One finding for
+   each optimiser and length (one layer, w_max per layer), for each other type of expert and length (SGD), and for
+   each optimiser at the stop rule with w_max per column.
+5. [paper] Spearman's correlation of MaxNNScore and frequency is above .5: holds, below: fails. One finding for each
+   optimiser and length, one layer.
+6. [ours] Scaling w_max per column leaves less to gain: (gain of MaxNN over none per column) / (per layer) below 1
+   holds, above 1 fails; one layer, SGD and momentum, stop rule.
+7. [ours] A rule of thumb tells the side without knowing the frequencies. MaxNN "pays" where its gain over random is
+   at least 1.2. Candidates: "top over rest" (mean MaxNNScore of the experts that would be digital over that of the
+   others), "top over median" (largest over median MaxNNScore), "loss left" (mean loss over that of f = 0). The
+   statistic and the threshold above which MaxNN pays are those of largest balanced accuracy on the design cells:
+   expert choice, the first half of the seeds. They are then tested on token choice and the other half of the seeds,
+   on cells that were learned: balanced accuracy, one for each seed, above .75 holds, below .75 fails.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from synthetic.data import Task, evaluation_samples, sample, stack, stream
+from synthetic.experiments.growth import inside
+from synthetic.model import Expert, ModelConfig, MoE, Routing
+from synthetic.robustness import program, tolerance
+from synthetic.training import Loss, Optimiser, Training, train
+from theory.errors import InputError
+from theory.evidence import Finding, Result, mean_interval, verdict
+from theory.hardware import Granularity, Hardware
+from theory.setting import Setting
+
+Array = NDArray[np.float64]
+
+OPTIMISERS: tuple[Optimiser, ...] = ("sgd", "momentum", "adamw")
+LOSSES: tuple[Loss, ...] = ("hinge", "logistic")
+ROUTINGS: tuple[Routing, ...] = ("expert_choice", "token_choice")
+EXPERTS: tuple[Expert, ...] = ("one_layer", "two_layer", "gated")
+GRANULARITIES: tuple[Granularity, ...] = ("layer", "column")
+LENGTHS = (1, 3, 15)
+PLACEMENTS = ("none", "random", "oracle", "maxnn")
+STATISTICS = ("top over rest", "top over median", "loss left")
+
+# Smaller than the reference instance in what decides the time and nothing else: d, n and l.
+SETTING = Setting(d=16, n=8, l=2)
+ZIPF = Task.zipf(4, 1.0, d=SETTING.d, n=SETTING.n)
+# Of the only specialist of a kind and sign: with 8, the fraction that is active would decide its size.
+ZIPF_NEURONS = 16
+# The stop rule is reached in 20 to 300 steps everywhere: products of weights need larger steps, momentum sums ten.
+LEARNING_RATES = {"one_layer": 0.5, "two_layer": 2.0, "gated": 2.0}
+MOMENTUM_FACTOR, ADAMW_RATE = 0.1, 0.01
+# Products of very small weights would not start to grow.
+INIT_STD = {"one_layer": 1e-4, "two_layer": 0.1, "gated": 0.3}
+SELECTED = {"expert_choice": SETTING.l, "token_choice": 2}  # tokens of an expert; experts of a token
+BATCH = 128
+MAX_STOP_STEPS = 1000
+INPUTS = 256
+RANDOM = 4  # random placements of each seed
+PAYS = 1.2  # gain over random from which on MaxNN pays
+
+REASONS = {
+    "SGD, stop rule": "up to the knee t_F a weight grows at the frequency of its class: the ratio is rho (G)",
+    "momentum": "its steps are linear in the gradients, so the ratio stays what it is for SGD (G-linear)",
+    "AdamW": "the size of its steps does not depend on that of the gradients: all norms grow alike (G-adam)",
+    "length 3": "frequent neurons stand still from t_F on, rare ones grow: the ratio falls as rho t_F/t (G)",
+    "length 15": "both classes have margin 1, which takes N_R q_R/(N_F q_F) whatever the frequencies (G)",
+    "logistic loss": "gradients fade as margins grow, those of the frequent class first: below rho (G-logistic)",
+    "token choice": "the same growth but for the gates, which are equal where N_F = N_R (G-token)",
+    "two layers, gated": "products of weights: the larger grows the faster, and rare classes come long after (no G)",
+    "w_max per column": "a large neuron's noise reaches that neuron alone and not all of its expert",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """One way of training, for several training seeds, and the lengths at which the models are looked at."""
+
+    optimiser: Optimiser
+    loss: Loss
+    routing: Routing
+    expert: Expert
+    lengths: tuple[int, ...]
+    draws: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Preset:
+    lengths: tuple[int, ...]
+    optimisers: tuple[Optimiser, ...]
+    experts: tuple[Expert, ...]
+    draws: int
+    seeds: int
+
+
+PRESETS = {
+    "quick": Preset((1,), ("sgd", "adamw"), ("one_layer",), 16, 4),
+    "default": Preset(LENGTHS, OPTIMISERS, EXPERTS, 48, 4),
+    "full": Preset(LENGTHS, OPTIMISERS, EXPERTS, 64, 10),
+}
+
+
+def grid(preset: str, seeds: int | None = None) -> list[Config]:
+    """Every way of training; `seeds` training seeds (at least 4: two to design the rule of thumb, two to test it)."""
+    chosen = PRESETS[preset]
+    count = chosen.seeds if seeds is None else seeds
+    if count < 4:
+        raise InputError(
+            f"--seeds {count}: two training seeds to design the rule and two to test it are needed: 4"
+        )
+    return [
+        Config(optimiser, loss, routing, expert, chosen.lengths, chosen.draws, tuple(range(count)))
+        for expert, routing, optimiser, loss in product(
+            reversed(chosen.experts), reversed(ROUTINGS), chosen.optimisers, LOSSES
+        )
+    ]
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """For every length the numbers of each seed: norms, correlations, tolerances and statistics."""
+    task = Task.of(SETTING)
+    network = ModelConfig(
+        (SETTING.N_F, SETTING.N_R),
+        SETTING.m,
+        config.routing,
+        SELECTED[config.routing],
+        config.expert,
+        init_std=INIT_STD[config.expert],
+    )
+    zipf_network = replace(network, specialists=(1,) * ZIPF.kinds, m=ZIPF_NEURONS)
+    frequencies = np.array(ZIPF.frequencies)[zipf_network.kinds.numpy()]
+    lengths = []
+    for (model, steps), (zipf_model, _) in zip(
+        _models(task, network, config), _models(ZIPF, zipf_network, config), strict=True
+    ):
+        scores = model.maxnn()
+        frequent = network.kinds == 0
+        lengths.append(
+            {
+                "steps": steps,
+                "ratio": (scores[:, frequent].mean(1) / scores[:, ~frequent].mean(1)).tolist(),
+                "spearman": [
+                    float(stats.spearmanr(each, frequencies).statistic) for each in zipf_model.maxnn()
+                ],
+                "tolerance": _tolerances(model, task, config),
+                "statistics": _statistics(model, task, config),
+            }
+        )
+    return {"lengths": lengths}
+
+
+def _models(task: Task, network: ModelConfig, config: Config) -> Iterator[tuple[MoE, float]]:
+    """The models of all seeds at every length, and the median of the steps they were trained."""
+    rate = LEARNING_RATES[config.expert]
+    rates = {"sgd": rate, "momentum": MOMENTUM_FACTOR * rate, "adamw": ADAMW_RATE}
+    training = Training(
+        config.optimiser, config.loss, rates[config.optimiser], batch=BATCH, max_steps=MAX_STOP_STEPS
+    )
+    never = MAX_STOP_STEPS * max(config.lengths)  # records of the history are not needed
+    stopped = train(task, network, training, config.seeds, record_every=never)
+    median = float(stopped.steps.double().quantile(0.5))
+    for length in config.lengths:
+        if length == 1:
+            yield stopped.model, median
+        else:
+            steps = round(length * median)
+            longer = replace(training, stop_margin=None, max_steps=steps)
+            yield train(task, network, longer, config.seeds, record_every=never).model, float(steps)
+
+
+def _tolerances(model: MoE, task: Task, config: Config) -> dict[str, dict[str, list[float]]]:
+    """c* by granularity and placement; of random placements the geometric mean."""
+    samples = evaluation_samples(task, INPUTS, config.seeds)
+    digital = _digital(model, config.seeds)
+    found: dict[str, dict[str, list[float]]] = {}
+    for granularity in GRANULARITIES:
+        hardware = Hardware(programming="constant", w_max=granularity, dac_bits=None, adc_bits=None)
+        c = tolerance(program(model, hardware, config.draws, config.seeds), samples, ~digital).double()
+        none, oracle, maxnn, *random = c
+        mean = torch.stack(random).log().mean(0).exp()
+        found[granularity] = {
+            name: values.tolist()
+            for name, values in zip(PLACEMENTS, (none, mean, oracle, maxnn), strict=True)
+        }
+    return found
+
+
+def _digital(model: MoE, seeds: Sequence[int]) -> Tensor:
+    """(placements, seeds, experts): none, oracle, MaxNN and the random ones, each but none of as many experts."""
+    oracle = (model.config.kinds == 0).expand(len(seeds), -1)
+    count = int(oracle[0].sum())
+    randoms = [
+        [torch.from_numpy(rng.permutation(model.config.experts)) for _ in range(RANDOM)]
+        for rng in (np.random.default_rng([seed, 1]) for seed in seeds)
+    ]
+    orders = [model.maxnn().argsort(dim=1, descending=True, stable=True)]
+    orders += [torch.stack([each[i] for each in randoms]) for i in range(RANDOM)]
+    chosen = [torch.zeros_like(oracle).scatter(1, order[:, :count], True) for order in orders]
+    return torch.stack([torch.zeros_like(oracle), oracle, *chosen])
+
+
+def _statistics(model: MoE, task: Task, config: Config) -> dict[str, list[float]]:
+    """What can be known of a model without knowing the frequencies."""
+    scores = model.maxnn().sort(1, descending=True).values
+    count = int((model.config.kinds == 0).sum())
+    fresh = stack([sample(task, 4 * INPUTS, stream(seed, "test")) for seed in config.seeds])
+    margins = fresh.labels * model.forward(fresh.tokens)
+    loss = (1 - margins).relu() if config.loss == "hinge" else softplus(-margins) / math.log(2)
+    return {
+        "top over rest": (scores[:, :count].mean(1) / scores[:, count:].mean(1)).tolist(),
+        "top over median": (scores[:, 0] / scores.quantile(0.5, 1)).tolist(),
+        "loss left": loss.mean(1).tolist(),
+    }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A field of the map, with the values of every seed."""
+
+    optimiser: str
+    loss: str
+    routing: str
+    expert: str
+    length: int
+    w_max: str
+    steps: float
+    ratio: Array
+    spearman: Array
+    statistics: Mapping[str, Array]
+    c: Mapping[str, Array]
+
+    @property
+    def learned(self) -> NDArray[np.bool_]:
+        return np.asarray(self.c["none"] > 0)
+
+    def gain(self, over: str) -> Array:
+        """c* of MaxNN over that of another placement; 1 where nothing was learned."""
+        return np.divide(self.c["maxnn"], self.c[over], out=np.ones_like(self.c[over]), where=self.learned)
+
+
+def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
+    """The map, the rule of thumb, and the findings by the rules above."""
+    cells = list(_cells(configs, records))
+    choice, rule_of_thumb = _rule_of_thumb(cells)
+    return Result(
+        data={
+            "map": [_row(cell) for cell in cells],
+            "rule of thumb": choice,
+            "reasons": REASONS,
+            "rho": SETTING.rho,
+            "seeds": len(configs[0].seeds),
+            "setting": asdict(SETTING),
+        },
+        findings=(*_ratios(cells), *_gains(cells), *_correlations(cells), rule_of_thumb),
+    )
+
+
+def _cells(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Iterator[Cell]:
+    for config, record in zip(configs, records, strict=True):
+        for (length, found), w_max in product(
+            zip(config.lengths, record["lengths"], strict=True), GRANULARITIES
+        ):
+            yield Cell(
+                config.optimiser,
+                config.loss,
+                config.routing,
+                config.expert,
+                length,
+                w_max,
+                found["steps"],
+                np.array(found["ratio"]),
+                np.array(found["spearman"]),
+                {name: np.array(values) for name, values in found["statistics"].items()},
+                {name: np.array(values) for name, values in found["tolerance"][w_max].items()},
+            )
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        name: getattr(cell, name)
+        for name in ("optimiser", "loss", "routing", "expert", "length", "w_max", "steps")
+    }
+    row["learned"] = float(cell.learned.mean())
+    row["spearman"], row["spearman_interval"] = float(cell.spearman.mean()), mean_interval(cell.spearman)
+    ratios = {"ratio": cell.ratio, **{f"gain over {over}": cell.gain(over) for over in PLACEMENTS[:-1]}}
+    for name, values in ratios.items():
+        row[name], row[f"{name}_interval"] = _geometric(values)
+    return row
+
+
+def _geometric(values: Array) -> tuple[float, tuple[float, float]]:
+    logs = np.log(values)
+    low, high = mean_interval(logs)
+    return float(np.exp(logs.mean())), (float(np.exp(low)), float(np.exp(high)))
+
+
+def _select(cells: Sequence[Cell], **wanted: Any) -> list[Cell]:
+    return [cell for cell in cells if all(getattr(cell, name) == value for name, value in wanted.items())]
+
+
+def _mean_log(cells: Sequence[Cell], quantity: Callable[[Cell], Array]) -> Array:
+    """exp of the mean over cells of the logarithm, for each seed."""
+    return np.asarray(np.exp(np.mean([np.log(quantity(cell)) for cell in cells], axis=0)))
+
+
+def _present(cells: Sequence[Cell], name: str) -> list[Any]:
+    """The values of an axis of the map, in the order in which they are declared above."""
+    order: Sequence[Any] = {
+        "optimiser": OPTIMISERS,
+        "expert": EXPERTS,
+        "length": LENGTHS,
+        "routing": ROUTINGS,
+    }[name]
+    found = {getattr(cell, name) for cell in cells}
+    return [value for value in order if value in found]
+
+
+def _ratios(cells: Sequence[Cell]) -> Iterator[Finding]:
+    """Rules 1 to 3."""
+    plain = _select(cells, expert="one_layer", loss="hinge", w_max="layer")
+
+    def within(claim: str, chosen: Sequence[Cell], unit: float, name: str) -> Finding:
+        values = _mean_log(chosen, lambda cell: cell.ratio / unit)
+        estimate, interval = _geometric(values)
+        return Finding(
+            claim=claim,
+            statistic=name,
+            estimate=estimate,
+            interval=interval,
+            n=values.size,
+            rule="95 % interval inside 1 +- .25: holds; outside: fails",
+            verdict=inside(interval, 0.75, 1.25),
+        )
+
+    name = f"(nu_F/nu_R) / rho; rho = {SETTING.rho:.3g}"
+    for optimiser, routing in product(_present(plain, "optimiser"), ROUTINGS):
+        claim = f"[paper] norms have the ratio of frequencies; {optimiser}, {_words(routing)}, stop rule"
+        yield within(claim, _select(plain, optimiser=optimiser, routing=routing, length=1), SETTING.rho, name)
+    for length in _present(plain, "length")[1:]:
+        claim = (
+            f"[paper] norms have the ratio of frequencies; sgd, {length} times as long as to the stop rule"
+        )
+        yield within(claim, _select(plain, optimiser="sgd", length=length), SETTING.rho, name)
+    adam = _select(plain, optimiser="adamw", length=1)
+    if adam:
+        yield within(
+            "[ours] AdamW makes all norms equal, whatever the frequencies; stop rule", adam, 1.0, "nu_F/nu_R"
+        )
+
+
+def _gains(cells: Sequence[Cell]) -> Iterator[Finding]:
+    """Rules 4 and 6."""
+
+    def finding(claim: str, statistic: str, values: Array, direction: Any) -> Finding:
+        estimate, interval = _geometric(values)
+        better, worse = ("above", "below") if direction == "above" else ("below", "above")
+        return Finding(
+            claim=claim,
+            statistic=statistic,
+            estimate=estimate,
+            interval=interval,
+            n=values.size,
+            rule=f"95 % interval {better} 1: holds; {worse} 1: fails",
+            verdict=verdict(interval, 1.0, direction),
+        )
+
+    def pays(**wanted: Any) -> Finding:
+        chosen = _select(cells, **wanted)
+        learned = float(np.mean([cell.learned for cell in chosen]))
+        where = ", ".join(
+            f"length {value}" if name == "length" else _words(value) for name, value in wanted.items()
+        )
+        return finding(
+            f"[paper] MaxNN tolerates more noise than random choice; {where}" + " w_max",
+            f"c* of MaxNN / of random; {learned:.0%} of models learned",
+            _mean_log(chosen, lambda cell: cell.gain("random")),
+            "above",
+        )
+
+    optimisers, lengths = _present(cells, "optimiser"), _present(cells, "length")
+    for optimiser, length in product(optimisers, lengths):
+        yield pays(optimiser=optimiser, expert="one_layer", length=length, w_max="layer")
+    for expert, length in product(_present(cells, "expert")[1:], lengths):
+        yield pays(optimiser="sgd", expert=expert, length=length, w_max="layer")
+    for optimiser in optimisers:
+        yield pays(optimiser=optimiser, expert="one_layer", length=1, w_max="column")
+    by_granularity = {
+        w_max: _mean_log(
+            [
+                cell
+                for cell in _select(cells, expert="one_layer", length=1, w_max=w_max)
+                if cell.optimiser != "adamw"
+            ],
+            lambda cell: cell.gain("none"),
+        )
+        for w_max in GRANULARITIES
+    }
+    yield finding(
+        "[ours] w_max per column leaves less to gain than per layer; SGD and momentum, one layer, stop rule",
+        "gain of MaxNN over none, per column / per layer",
+        by_granularity["column"] / by_granularity["layer"],
+        "below",
+    )
+
+
+def _correlations(cells: Sequence[Cell]) -> Iterator[Finding]:
+    """Rule 5."""
+    for optimiser, length in product(_present(cells, "optimiser"), _present(cells, "length")):
+        chosen = _select(cells, optimiser=optimiser, length=length, expert="one_layer", w_max="layer")
+        values = np.mean([cell.spearman for cell in chosen], axis=0)
+        interval = mean_interval(values)
+        yield Finding(
+            claim=f"[paper] MaxNNScore ranks experts by frequency; {optimiser}, one layer, length {length}",
+            statistic="Spearman's correlation of MaxNNScore and frequency, Zipf task",
+            estimate=float(values.mean()),
+            interval=interval,
+            n=values.size,
+            rule="95 % interval above .5: holds; below .5: fails",
+            verdict=verdict(interval, 0.5, "above"),
+        )
+
+
+def _rule_of_thumb(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
+    """Rule 7."""
+    half = cells[0].ratio.size // 2
+    points = [
+        {
+            "design": seed < half,
+            "seed": seed,
+            "gain": float(gain),
+            **{name: float(cell.statistics[name][seed]) for name in STATISTICS},
+            **{name: getattr(cell, name) for name in ("optimiser", "expert", "length", "w_max", "loss")},
+        }
+        for cell in cells
+        for seed, (gain, learned) in enumerate(zip(cell.gain("random"), cell.learned, strict=True))
+        if learned and (seed < half) == (cell.routing == "expert_choice")
+    ]
+    design = [point for point in points if point["design"]]
+    pays = np.array([point["gain"] >= PAYS for point in design])
+    accuracy, name, threshold = max(
+        (balanced_accuracy(values >= threshold, pays), name, float(threshold))
+        for name in STATISTICS
+        for values in [np.array([point[name] for point in design])]
+        for threshold in _thresholds(values)
+    )
+    by_seed: dict[int, list[dict[str, Any]]] = {}
+    for point in points:
+        if not point["design"]:
+            by_seed.setdefault(point["seed"], []).append(point)
+    tested = np.array(
+        [
+            balanced_accuracy(
+                np.array([point[name] >= threshold for point in each]),
+                np.array([point["gain"] >= PAYS for point in each]),
+            )
+            for each in by_seed.values()
+        ]
+    )
+    interval = mean_interval(tested)
+    choice = {
+        "statistic": name,
+        "threshold": threshold,
+        "pays": PAYS,
+        "design accuracy": accuracy,
+        "points": points,
+    }
+    return choice, Finding(
+        claim=f"[ours] MaxNN pays (gain over random of {PAYS} or more) where {name} is at least {threshold:.3g};"
+        " designed on expert choice, tested on token choice and other seeds",
+        statistic=f"balanced accuracy on the test cells (on the design cells {accuracy:.2f})",
+        estimate=float(tested.mean()),
+        interval=interval,
+        n=tested.size,
+        rule="95 % interval above .75: holds; below .75: fails",
+        verdict=verdict(interval, 0.75, "above"),
+    )
+
+
+def balanced_accuracy(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
+    """Mean of the shares of positives and of negatives that are predicted right, of those of them that exist."""
+    return float(
+        np.mean(
+            [(predicted[actual == side] == side).mean() for side in (True, False) if (actual == side).any()]
+        )
+    )
+
+
+def _thresholds(values: Array) -> Array:
+    """Between every two neighbouring values."""
+    ordered = np.unique(values)
+    return np.asarray((ordered[1:] + ordered[:-1]) / 2)
+
+
+def _words(name: str) -> str:
+    return {
+        "one_layer": "one layer",
+        "two_layer": "two layers",
+        "layer": "per-layer",
+        "column": "per-column",
+    }.get(name, name.replace("_", " "))

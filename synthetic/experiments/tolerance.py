@@ -1,0 +1,434 @@
+"""How much programming noise does a network tolerate, and how much more if its frequent experts are digital?
+
+Networks of the reference instance [THEORY.md, section 1], with (N_F, N_R) = (2, 2) and (3, 1) specialists of each
+sign and several frequencies alpha of the rare class, rho = (1 - alpha)/alpha. Placements: all analog ("none");
+the 2 N_F experts with the highest MaxNNScore digital ("maxnn"); the 2 N_F frequent specialists digital ("oracle").
+The tolerance c* is the largest c at which the worse class keeps an accuracy of .95, the gain its ratio to that of
+"none". Placements share their noise, frequencies share initial weights, samples but for their classes, and noise.
+
+Of each network's own test inputs, theory computes: Bu, B, B' (smallest c over the inputs at delta = .05, hence
+lower bounds on c*), "floor" (the failure bounds B' and B'', averaged over the inputs of a class) and "ceiling" (U,
+averaged likewise), which hold for the expected accuracy; the prediction P; and the proved gain,
+floor of "oracle" / ceiling of "none".
+
+Rules, fixed before the first run, applied to (2, 2) and (3, 1) each. Statistics are computed for every training
+seed over its alphas; intervals are 95 % over the seeds. "Within m of x": holds if the interval is inside x - m to
+x + m, fails if it is outside, else inconclusive.
+1. Flat: with the frequent specialists digital, c* does not depend on alpha: the slope of log c* against log alpha is
+   within .1 of 0. (All analog it is predicted to be near 1.)
+2. Gain: Theta(rho): the slope of log gain ("oracle") against log rho is within .2 of 1.
+3. Shape of the gain: sqrt(1 + (g rho)^2) describes it better than g rho, each with its own best g: the difference of
+   the root mean square errors of log gain is below 0.
+4. MaxNN finds the frequent specialists: the smallest c*("maxnn")/c*("oracle") over the alphas is above .9.
+5. P predicts c*: the mean of |P/c* - 1| over the alphas is below .1, for "none" and "oracle" each.
+6. Bounds: c* is between floor and ceiling, for "none" and "oracle" together: holds if it is so for every network,
+   fails otherwise. Estimate and interval show the smallest of a seed's c*/floor and ceiling/c*.
+7. The proved gain grows like rho: the slope of its logarithm against log rho is within .2 of 1.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from synthetic.data import Task, evaluation_samples
+from synthetic.model import ModelConfig
+from synthetic.robustness import class_accuracy, noisy_outputs, program, tolerance
+from synthetic.training import Training, train
+from theory.errors import InputError
+from theory.evidence import Finding, Interval, Result, Verdict, mean_interval, verdict
+from theory.hardware import Hardware
+from theory.placement import rank
+from theory.setting import Setting
+from theory.tolerance import (
+    FAILURE,
+    Network,
+    exact_mean_bound,
+    idealised,
+    linear_gain,
+    margins,
+    pointwise_bound,
+    predicted_tolerance,
+    tolerance_ceiling,
+    tolerance_floor,
+    uniform_bound,
+)
+
+Array = NDArray[np.float64]
+
+PLACEMENTS = ("none", "maxnn", "oracle")
+JUDGED = ("none", "oracle")  # the placements that theory is asked about
+BOUNDS = ("Bu", "B", "B'", "floor", "P", "ceiling")
+MAGNITUDES = tuple(np.geomspace(0.01, 5.0, 25).tolist())  # c of the accuracy curves
+ONE_LABEL = 4  # the discriminative tokens, each of which occurs with one label only
+FLAT, PROPORTIONAL, FOUND, PREDICTED = 0.1, 0.2, 0.9, 0.1  # the thresholds of the rules
+
+
+@dataclass(frozen=True)
+class Config:
+    """One network: `seed` trains it, draws its noise and its `inputs` test samples."""
+
+    N_F: int
+    N_R: int
+    alpha: float
+    seed: int
+    draws: int
+    inputs: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    alphas: tuple[float, ...]
+    seeds: int
+    draws: int
+    inputs: int
+
+
+PRESETS = {
+    "quick": Preset((0.05, 0.25), 2, 16, 40),
+    "default": Preset((0.02, 0.05, 0.1, 0.15, 0.2, 0.25), 6, 256, 120),
+    "full": Preset((0.02, 0.05, 0.1, 0.15, 0.2, 0.25), 16, 512, 200),
+}
+SPECIALISTS = ((2, 2), (3, 1))
+
+
+def grid(preset: str, seeds: int | None = None) -> list[Config]:
+    """The units of work; `seeds` training seeds, at least 2."""
+    settings = PRESETS[preset]
+    count = settings.seeds if seeds is None else seeds
+    if count < 2:
+        raise InputError(f"--seeds {count}: an interval needs at least 2 training seeds")
+    return [
+        Config(N_F, N_R, alpha, seed, settings.draws, settings.inputs)
+        for N_F, N_R in SPECIALISTS
+        for alpha in settings.alphas
+        for seed in range(count)
+    ]
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Accuracies, tolerances and bounds of one network; None for a tolerance or bound that is 0 or infinite."""
+    setting = Setting(alpha=config.alpha, N_F=config.N_F, N_R=config.N_R)
+    task, seeds = Task.of(setting), (config.seed,)
+    trained = train(
+        task, ModelConfig.of(setting), Training.of(setting), seeds, record_every=Training.max_steps
+    )
+    model = trained.model
+    samples = evaluation_samples(task, config.inputs, seeds)
+    frequent, scores = model.config.kinds == 0, model.maxnn()
+    (chosen,) = rank(scores, 2 * config.N_F / model.config.experts, "maxnn")
+    analog = {name: torch.ones(model.config.experts, dtype=torch.bool) for name in PLACEMENTS}
+    analog["maxnn"][list(chosen)] = False
+    analog["oracle"][frequent] = False
+
+    theirs = Hardware(programming="constant", w_max="layer", dac_bits=None, adc_bits=None)
+    programmed = program(model, theirs, config.draws, seeds)
+    gates = model.gates(samples.tokens)
+    stars = tolerance(programmed, samples, torch.stack([analog[name] for name in PLACEMENTS])[:, None])
+    accuracy = {
+        name: [
+            class_accuracy(noisy_outputs(programmed, gates, c, analog[name]), samples, task.kinds)
+            .mean((0, 1))
+            .tolist()
+            for c in MAGNITUDES
+        ]
+        for name in PLACEMENTS
+    }
+    network = Network(model.weights["up"][0], model.tokens[0], model.config.signs, analog["none"])
+    given = gates[0].double(), samples.labels[0], samples.kinds[0]
+    return {
+        "steps": int(trained.steps),
+        "score_ratio": float(scores[0, frequent].mean() / scores[0, ~frequent].mean()),
+        "digital": list(chosen),
+        "accuracy": accuracy,
+        "tolerance": {name: _proper(float(star)) for name, star in zip(PLACEMENTS, stars, strict=True)},
+        "theory": {name: _theory(replace(network, analog=analog[name]), *given) for name in JUDGED},
+    }
+
+
+def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
+    """Curves with 95 % intervals over training seeds, and the findings by the rules above."""
+    data: dict[str, Any] = {"c": MAGNITUDES, "accuracy": [], "tolerance": [], "gain": [], "law": []}
+    findings: list[Finding] = []
+    for specialists in dict.fromkeys((config.N_F, config.N_R) for config in configs):
+        units = {
+            (config.alpha, config.seed): record
+            for config, record in zip(configs, records, strict=True)
+            if specialists == (config.N_F, config.N_R)
+        }
+        alphas, seeds = (sorted(set(axis)) for axis in zip(*units, strict=True))
+        usable = [
+            seed
+            for seed in seeds
+            if all(None not in units[alpha, seed]["tolerance"].values() for alpha in alphas)
+        ]
+        if len(usable) < 2:
+            raise InputError(
+                f"--seeds {len(seeds)}: {len(usable)} networks with (N_F, N_R) = {specialists} tolerate noise"
+                " at all, an interval needs 2; give more"
+            )
+        table = _Table(specialists, alphas, [[units[alpha, seed] for seed in usable] for alpha in alphas])
+        data["accuracy"] += table.accuracies()
+        data["tolerance"] += table.tolerances()
+        data["gain"] += table.gains()
+        data["law"].append(table.law() | {"seeds": len(usable), "seeds_left_out": len(seeds) - len(usable)})
+        findings += _findings(table)
+    first = configs[0]
+    return Result(data=data | {"draws": first.draws, "inputs": first.inputs}, findings=tuple(findings))
+
+
+class _Table:
+    """All networks of one (N_F, N_R); every array is (alphas, seeds)."""
+
+    def __init__(
+        self,
+        specialists: tuple[int, int],
+        alphas: list[float],
+        records: list[list[dict[str, Any]]],
+    ):
+        self.specialists, self.alphas, self.records = specialists, alphas, records
+        self.rho = (1 - np.array(alphas)) / np.array(alphas)
+
+    def of(self, value: Callable[[dict[str, Any]], Any]) -> Array:
+        return np.array([[value(record) for record in row] for row in self.records], dtype=np.float64)
+
+    def star(self, placement: str) -> Array:
+        return self.of(lambda record: record["tolerance"][placement])
+
+    def theory(self, placement: str, bound: str) -> Array:
+        """NaN for a bound that says nothing."""
+        return self.of(lambda record: record["theory"][placement][bound])
+
+    def gain(self, placement: str) -> Array:
+        return self.star(placement) / self.star("none")
+
+    @property
+    def proved_gain(self) -> Array:
+        return self.theory("oracle", "floor") / self.theory("none", "ceiling")
+
+    def accuracies(self) -> list[dict[str, Any]]:
+        rows = []
+        for alpha, records in zip(self.alphas, self.records, strict=True):
+            for placement in PLACEMENTS:
+                values = np.array([record["accuracy"][placement] for record in records])  # (seeds, c, kinds)
+                for kind, name in enumerate(("frequent", "rare")):
+                    low, high = zip(*(mean_interval(each) for each in values[:, :, kind].T), strict=True)
+                    rows.append(
+                        {
+                            "specialists": self.specialists,
+                            "alpha": alpha,
+                            "placement": placement,
+                            "kind": name,
+                            "mean": values[:, :, kind].mean(0).tolist(),
+                            "low": low,
+                            "high": high,
+                        }
+                    )
+        return rows
+
+    def tolerances(self) -> list[dict[str, Any]]:
+        columns = {"none": BOUNDS, "maxnn": (), "oracle": BOUNDS}
+        return [
+            {
+                "specialists": self.specialists,
+                "alpha": alpha,
+                "placement": placement,
+                **_centre("tolerance", self.star(placement)[row]),
+                **{
+                    bound: _geometric_mean(self.theory(placement, bound)[row]) for bound in columns[placement]
+                },
+            }
+            for row, alpha in enumerate(self.alphas)
+            for placement in PLACEMENTS
+        ]
+
+    def gains(self) -> list[dict[str, Any]]:
+        predicted = self.theory("oracle", "P") / self.theory("none", "P")
+        ratio = self.of(lambda record: record["score_ratio"])
+        return [
+            {
+                "specialists": self.specialists,
+                "alpha": alpha,
+                "rho": self.rho[row],
+                **_centre("oracle", self.gain("oracle")[row]),
+                **_centre("maxnn", self.gain("maxnn")[row]),
+                "oracle_median": float(np.median(self.gain("oracle")[row])),
+                "predicted": _geometric_mean(predicted[row]),
+                "proved": _geometric_mean(self.proved_gain[row]),
+                "score_ratio": _geometric_mean(ratio[row]),
+            }
+            for row, alpha in enumerate(self.alphas)
+        ]
+
+    def law(self) -> dict[str, Any]:
+        """The laws of the gain: as fitted, and without any training, of the network that (G) tends to."""
+        gain = np.exp(np.log(self.gain("oracle")).mean(1))
+        setting = Setting(alpha=max(self.alphas), N_F=self.specialists[0], N_R=self.specialists[1])
+        return {
+            "specialists": self.specialists,
+            "g": _saturating(np.log(self.rho), np.log(gain))[0],
+            "proved_for_every_rho": _linear_gain(setting),
+            "idealised": [_idealised_gain(replace(setting, alpha=alpha)) for alpha in self.alphas],
+        }
+
+
+def _findings(table: _Table) -> list[Finding]:
+    """The rules of the module's docstring, for one (N_F, N_R)."""
+    where = "(N_F, N_R) = ({}, {})".format(*table.specialists)
+    log_rho, log_alpha = np.log(table.rho), np.log(table.alphas)
+    log_gain = np.log(table.gain("oracle"))
+    findings = [
+        _about_slope(
+            f"[reconstruction] with the frequent specialists digital c* does not depend on alpha; {where}",
+            "slope of log c* against log alpha, frequent specialists digital",
+            _slopes(log_alpha, np.log(table.star("oracle"))),
+            0.0,
+            FLAT,
+        ),
+        _about_slope(
+            f"[paper] digital frequent experts multiply the tolerated noise by Theta(rho); {where}",
+            "slope of log gain against log rho",
+            _slopes(log_rho, log_gain),
+            1.0,
+            PROPORTIONAL,
+        ),
+        _about_threshold(
+            f"[ours] the gain is sqrt(1 + (g rho)^2) rather than g rho; {where}",
+            "root mean square error of log gain, of sqrt(1 + (g rho)^2) minus of g rho",
+            np.array([_saturating(log_rho, seed)[1] - (seed - log_rho).std() for seed in log_gain.T]),
+            0.0,
+            "below",
+        ),
+        _about_threshold(
+            f"[paper] MaxNNScore finds the frequent specialists; {where}",
+            "smallest c* of maxnn / c* of the oracle over the alphas",
+            (table.star("maxnn") / table.star("oracle")).min(0),
+            FOUND,
+            "above",
+        ),
+    ]
+    for placement, words in (("none", "all analog"), ("oracle", "frequent specialists digital")):
+        findings.append(
+            _about_threshold(
+                f"[reconstruction] exact moments and a normal approximation (P) predict c*, {words}; {where}",
+                "mean of |P/c* - 1| over the alphas",
+                np.abs(table.theory(placement, "P") / table.star(placement) - 1).mean(0),
+                PREDICTED,
+                "below",
+            )
+        )
+    slack = np.stack(
+        [
+            each
+            for name in JUDGED
+            for each in (
+                table.star(name) / table.theory(name, "floor"),
+                table.theory(name, "ceiling") / table.star(name),
+            )
+        ]
+    )
+    slack = np.nanmin(np.where(np.isnan(slack), np.inf, slack), axis=(0, 1))  # no bound is never violated
+    findings.append(
+        Finding(
+            claim=f"[ours] c* is between the proved floor (B') and the proved ceiling (U); {where}",
+            statistic="smallest of c*/floor and ceiling/c* of a training seed",
+            estimate=float(slack.mean()),
+            interval=mean_interval(slack),
+            n=slack.size,
+            rule="1 or more for every network: holds; else fails",
+            verdict="holds" if (slack >= 1).all() else "fails",
+        )
+    )
+    slopes = _slopes(log_rho, np.log(table.proved_gain))
+    slopes = slopes[np.isfinite(slopes)]
+    if slopes.size >= 2:  # of few networks U may say nothing
+        findings.append(
+            _about_slope(
+                f"[ours] the proved gain grows like rho; {where}",
+                "slope of the logarithm of floor (frequent digital) / ceiling (all analog) against log rho",
+                slopes,
+                1.0,
+                PROPORTIONAL,
+            )
+        )
+    return findings
+
+
+def _about_slope(claim: str, statistic: str, values: Array, centre: float, margin: float) -> Finding:
+    interval = mean_interval(values)
+    sides = verdict(interval, centre - margin, "above"), verdict(interval, centre + margin, "below")
+    judged: Verdict = "holds" if set(sides) == {"holds"} else "fails" if "fails" in sides else "inconclusive"
+    rule = f"95 % interval within {margin:g} of {centre:g}: holds; outside: fails"
+    return Finding(claim, statistic, float(values.mean()), interval, values.size, rule, judged)
+
+
+def _about_threshold(claim: str, statistic: str, values: Array, threshold: float, side: Any) -> Finding:
+    interval = mean_interval(values)
+    rule = f"95 % interval {side} {threshold:g}: holds; on the other side: fails"
+    judged = verdict(interval, threshold, side)
+    return Finding(claim, statistic, float(values.mean()), interval, values.size, rule, judged)
+
+
+def _theory(
+    network: Network, gates: torch.Tensor, labels: torch.Tensor, kinds: torch.Tensor
+) -> dict[str, Any]:
+    given = network, gates, labels
+    values = (
+        uniform_bound(network, float(margins(*given).min()), FAILURE, one_label=ONE_LABEL),
+        float(pointwise_bound(*given, FAILURE).min()),
+        float(exact_mean_bound(*given, FAILURE).min()),
+        tolerance_floor(*given, kinds),
+        predicted_tolerance(*given, kinds),
+        tolerance_ceiling(*given, kinds),
+    )
+    return {name: _proper(value) for name, value in zip(BOUNDS, values, strict=True)}
+
+
+@lru_cache
+def _idealised_gain(setting: Setting) -> float:
+    network, gates, labels, kinds = idealised(setting)
+    rare = torch.tensor(([False] * setting.N_F + [True] * setting.N_R) * 2)
+    all_analog, placed = (
+        predicted_tolerance(each, gates, labels, kinds) for each in (network, replace(network, analog=rare))
+    )
+    return placed / all_analog
+
+
+_linear_gain = lru_cache(linear_gain)
+
+
+def _saturating(log_rho: Array, log_gain: Array) -> tuple[float, float]:
+    """The best g of log gain = log sqrt(1 + (g rho)^2), and the root mean square error that it leaves."""
+
+    def error(log_g: float) -> float:
+        return float(np.sqrt(np.mean((np.logaddexp(0, 2 * (log_g + log_rho)) / 2 - log_gain) ** 2)))
+
+    best = minimize_scalar(error, bounds=(-10, 10), method="bounded")
+    return float(np.exp(best.x)), float(best.fun)
+
+
+def _slopes(x: Array, y: Array) -> Array:
+    """Of every column of y (points, seeds) its least squares slope against x (points,)."""
+    centred = x - x.mean()
+    slopes: Array = centred @ y / (centred @ centred)
+    return slopes
+
+
+def _centre(name: str, values: Array) -> dict[str, float | Interval]:
+    """The geometric mean over seeds and its interval."""
+    low, high = np.exp(mean_interval(np.log(values)))
+    return {name: float(np.exp(np.log(values).mean())), f"{name}_interval": (float(low), float(high))}
+
+
+def _geometric_mean(values: Array) -> float | None:
+    return _proper(float(np.exp(np.log(values).mean())))
+
+
+def _proper(value: float) -> float | None:
+    """None for 0, infinity and NaN, of which there is no logarithm."""
+    return value if 0 < value < float("inf") else None

@@ -1,0 +1,214 @@
+"""The exhibit `stress`: its placements, its verdicts on records with known answers, its drawing, one real run."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from figures import stress as drawing
+from synthetic.data import Task
+from synthetic.experiments import stress
+from synthetic.experiments.stress import SETTING, Config, balanced_accuracy, grid, measure, summarise
+from synthetic.model import ModelConfig, initialise
+from theory.errors import InputError
+from theory.evidence import Result
+
+SEEDS = 6
+Lives = Callable[[Config, int], bool]
+
+
+def record(config: Config, lives: bool, length: int, number: int) -> dict[str, Any]:
+    """Norms with the ratio of frequencies and a gain of 4 over random where the claim lives, else neither."""
+    rng = np.random.default_rng(number)
+
+    def around(value: float) -> list[float]:
+        return (value * np.exp(0.02 * rng.standard_normal(len(config.seeds)))).tolist()
+
+    gain = {"layer": 4.0, "column": 3.0} if lives else {"layer": 0.8, "column": 0.8}
+    return {
+        "steps": 50.0 * length,
+        "ratio": around(SETTING.rho if lives else 1.0),
+        "spearman": around(0.9 if lives else 0.1),
+        "tolerance": {
+            w_max: {"none": around(0.1), "random": around(0.1), "oracle": around(0.4), "maxnn": around(0.1 * factor)}
+            for w_max, factor in gain.items()
+        },
+        "statistics": {
+            "top over rest": around(5.0 if lives else 1.5),
+            "top over median": around(3.0),
+            "loss left": around(0.2),
+        },
+    }  # fmt: skip
+
+
+def early_and_linear(config: Config, length: int) -> bool:
+    return length == 1 and config.optimiser != "adamw"
+
+
+def result(
+    lives: Lives = early_and_linear, change: Callable[[dict[str, Any]], None] = lambda _: None
+) -> Result:
+    configs = grid("default", seeds=SEEDS)
+    records = []
+    for number, config in enumerate(configs):
+        lengths = [
+            record(config, lives(config, length), length, 10 * number + length) for length in config.lengths
+        ]
+        for each in lengths:
+            change(each)
+        records.append({"lengths": lengths})
+    return summarise(configs, records)
+
+
+def verdicts(found: Result, text: str) -> dict[str, str]:
+    return {finding.claim: finding.verdict for finding in found.findings if text in finding.claim}
+
+
+def test_findings_tell_where_the_claim_lives() -> None:
+    found = result()
+    ratios = verdicts(found, "norms have the ratio of frequencies")
+    assert len(ratios) == 3 * 2 + 2
+    for claim, verdict in ratios.items():
+        assert verdict == ("fails" if "adamw" in claim or "times as long" in claim else "holds")
+    assert set(verdicts(found, "AdamW makes all norms equal").values()) == {"holds"}
+    gains = verdicts(found, "MaxNN tolerates more noise than random choice")
+    assert len(gains) == 3 * 3 + 2 * 3 + 3
+    for claim, verdict in gains.items():
+        assert verdict == ("holds" if "adamw" not in claim and "length 1," in claim else "fails")
+    correlations = verdicts(found, "ranks experts by frequency")
+    assert len(correlations) == 3 * 3
+    for claim, verdict in correlations.items():
+        assert verdict == ("holds" if "adamw" not in claim and claim.endswith("length 1") else "fails")
+    assert set(verdicts(found, "w_max per column leaves less to gain").values()) == {"holds"}
+
+
+def test_what_holds_everywhere_holds_for_adam_and_late_training_too() -> None:
+    found = result(lambda config, length: True)
+    for text in ("norms have the ratio", "MaxNN tolerates more noise", "ranks experts by frequency"):
+        assert set(verdicts(found, text).values()) == {"holds"}
+    assert set(verdicts(found, "AdamW makes all norms equal").values()) == {"fails"}
+
+
+def test_columns_that_leave_more_to_gain_fail() -> None:
+    def swap(each: dict[str, Any]) -> None:
+        tolerances = each["tolerance"]
+        tolerances["layer"], tolerances["column"] = tolerances["column"], tolerances["layer"]
+
+    assert set(verdicts(result(change=swap), "w_max per column leaves less to gain").values()) == {"fails"}
+
+
+def test_the_rule_of_thumb_is_found_and_tested_elsewhere() -> None:
+    found = result()
+    rule = found.data["rule of thumb"]
+    assert rule["statistic"] == "top over rest" and 1.6 < rule["threshold"] < 4.7
+    (finding,) = (each for each in found.findings if "MaxNN pays" in each.claim)
+    assert finding.verdict == "holds" and finding.estimate > 0.99 and finding.n == SEEDS // 2
+    assert all((point["seed"] < SEEDS // 2) == point["design"] for point in rule["points"])
+
+
+def test_a_rule_of_thumb_that_only_the_design_cells_know_fails() -> None:
+    """Under token choice, MaxNN pays where the statistic is small."""
+    configs = grid("default", seeds=SEEDS)
+    records = []
+    for number, config in enumerate(configs):
+        lengths = []
+        for length in config.lengths:
+            lives = early_and_linear(config, length)
+            each = record(config, lives, length, 10 * number + length)
+            if lives and config.routing == "token_choice":
+                each["statistics"]["top over rest"] = [1.0] * SEEDS
+            lengths.append(each)
+        records.append({"lengths": lengths})
+    (finding,) = (each for each in summarise(configs, records).findings if "MaxNN pays" in each.claim)
+    assert finding.verdict == "fails" and finding.estimate == pytest.approx(0.5)
+
+
+def test_models_that_learned_nothing_gain_nothing() -> None:
+    def forget(each: dict[str, Any]) -> None:
+        for by_placement in each["tolerance"].values():
+            for values in by_placement.values():
+                values[:2] = [0.0, 0.0]
+
+    found = result(change=forget)
+    row = found.data["map"][0]
+    assert row["learned"] == pytest.approx(1 - 2 / SEEDS)
+    assert {point["seed"] for point in found.data["rule of thumb"]["points"]} == set(range(2, SEEDS))
+    gains = [finding for finding in found.findings if "MaxNN tolerates more" in finding.claim]
+    assert all("67% of models learned" in finding.statistic for finding in gains)
+    # The geometric mean with a gain of 1 for two seeds of six.
+    sgd = next(finding for finding in gains if "sgd, one layer, length 1, per-layer" in finding.claim)
+    assert sgd.estimate == pytest.approx(4 ** (4 / 6), rel=0.05)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))
+def test_balanced_accuracy(pairs: list[tuple[bool, bool]]) -> None:
+    predicted, actual = np.array(pairs, dtype=bool).T
+    found = balanced_accuracy(predicted, actual)
+    assert 0 <= found <= 1
+    assert found + balanced_accuracy(~predicted, actual) == pytest.approx(1)
+    assert balanced_accuracy(actual, actual) == 1
+    if actual.any() and not actual.all():
+        assert balanced_accuracy(np.ones_like(actual), actual) == 0.5
+
+
+def test_placements_are_of_one_size_and_chosen_as_they_say() -> None:
+    task, network, seeds = Task.of(SETTING), ModelConfig.of(SETTING), (0, 1, 2)
+    model = initialise(task, network, seeds)
+    none, oracle, maxnn, *randoms = stress._digital(model, seeds)
+    assert not none.any() and len(randoms) == stress.RANDOM
+    assert (oracle == (network.kinds == 0)).all()
+    for placement in (oracle, maxnn, *randoms):
+        assert placement.sum(1).tolist() == [2 * SETTING.N_F] * len(seeds)
+    scores = model.maxnn()
+    assert (scores[maxnn].view(3, -1).amin(1) >= scores[~maxnn].view(3, -1).amax(1)).all()
+    assert not all(torch.equal(randoms[0], other) for other in randoms[1:])
+    # A seed's random placements are its own, whatever seeds stand beside it.
+    alone = stress._digital(model.seed(2), (2,))
+    assert torch.equal(torch.stack(randoms)[:, 2:], alone[3:])
+
+
+def test_the_grid() -> None:
+    full = grid("full")
+    assert len(full) == len(set(full)) == 3 * 2 * 2 * 3
+    assert len(full[0].seeds) >= 10 and full[0].draws >= 64
+    assert len({(unit.seeds, unit.draws, unit.lengths) for unit in full}) == 1
+    with pytest.raises(InputError, match="--seeds 3: .*4"):
+        grid("quick", seeds=3)
+
+
+def test_a_unit_is_reproducible_and_sgd_beats_adam() -> None:
+    sgd = Config("sgd", "hinge", "expert_choice", "one_layer", (1, 3), 16, (0, 1, 2, 3))
+    adam = replace(sgd, optimiser="adamw")
+    found = {config.optimiser: measure(config)["lengths"] for config in (sgd, adam)}
+    assert measure(sgd)["lengths"] == found["sgd"]
+    for lengths in found.values():
+        assert lengths[1]["steps"] == round(3 * lengths[0]["steps"])
+        for each in lengths:
+            assert all(len(values) == 4 for values in (each["ratio"], each["spearman"]))
+    # Medians over seeds; single seeds vary with the fractions of active neurons.
+    assert np.median(found["sgd"][0]["ratio"]) > 2 * np.median(found["adamw"][0]["ratio"])
+    assert np.median(found["sgd"][0]["ratio"]) > np.median(found["sgd"][1]["ratio"])
+    assert np.mean(found["sgd"][0]["spearman"]) > 0.9
+
+
+def test_the_drawing_shows_the_map_the_rule_and_the_reasons() -> None:
+    found = result()
+    figure = drawing.draw(found)
+    maps, rule = figure.axes[:6], figure.axes[6]
+    for axis in maps:
+        assert len(axis.texts) == 12 * 9
+    # SGD at the stop rule comes first, one layer on top.
+    assert maps[0].texts[0].get_text() in ("0.98", "0.99", "1", "1.0")
+    assert "top over rest" in rule.get_xlabel()
+    texts = " ".join(text.get_text() for axis in figure.axes for text in axis.texts)
+    assert all(reason in texts for reason in stress.REASONS.values())
+    rows = drawing.table(found)
+    assert len(rows) == 36 * 3 * 2 and all(set(row) == set(rows[0]) for row in rows)
+    assert (
+        Result.from_json(replace(found, exhibit="figure-stress", preset="quick").to_json()).data == found.data
+    )

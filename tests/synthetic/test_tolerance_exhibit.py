@@ -1,0 +1,220 @@
+"""The exhibit on tolerance: its units, its verdicts on data with known answers, and its drawing."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+
+from figures import tolerance as drawing
+from synthetic.experiments import tolerance
+from synthetic.experiments.tolerance import (
+    BOUNDS,
+    JUDGED,
+    MAGNITUDES,
+    PLACEMENTS,
+    Config,
+    grid,
+    measure,
+    summarise,
+)
+from theory.errors import InputError
+from theory.evidence import Finding, Result
+
+ALPHAS = (0.02, 0.05, 0.1, 0.25)
+SEEDS = 5
+Units = tuple[list[Config], list[dict[str, Any]]]
+
+
+def units(
+    *,
+    flat: float = 0.0,
+    power: float = 1.0,
+    knee: float = 0.0,
+    found: float = 1.0,
+    predicted: float = 1.02,
+    floor: float = 0.6,
+    ceiling: float = 1.8,
+    spread: float = 0.02,
+) -> Units:
+    """c* of the oracle goes like alpha^flat, the gain like sqrt(knee + (rho/2)^(2 power)), by random factors."""
+    generator = np.random.default_rng(0)
+    configs, records = [], []
+    for n_f, n_r in tolerance.SPECIALISTS:
+        for alpha in ALPHAS:
+            for seed in range(SEEDS):
+                rho = (1 - alpha) / alpha
+                gain = math.sqrt(knee + (rho / 2) ** (2 * power)) * math.exp(
+                    spread * generator.standard_normal()
+                )
+                oracle = alpha**flat * math.exp(spread * generator.standard_normal())
+                star = {"none": oracle / gain, "maxnn": oracle * found, "oracle": oracle}
+                factors = dict(zip(BOUNDS, (0.05, 0.2, 0.4, floor, predicted, ceiling), strict=True))
+                configs.append(Config(n_f, n_r, alpha, seed, 64, 100))
+                records.append(
+                    {
+                        "steps": 70,
+                        "score_ratio": rho,
+                        "digital": [0, 1, 2, 3],
+                        "accuracy": {
+                            name: [[1.0, 1 / (1 + (c / star[name]) / 19)] for c in MAGNITUDES]
+                            for name in PLACEMENTS
+                        },
+                        "tolerance": star,
+                        "theory": {
+                            name: {bound: factor * star[name] for bound, factor in factors.items()}
+                            for name in JUDGED
+                        },
+                    }
+                )
+    return configs, records
+
+
+def found(result: Result, words: str) -> list[Finding]:
+    chosen = [finding for finding in result.findings if words in finding.claim]
+    assert len(chosen) == 2, words  # (2, 2) and (3, 1)
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "verdict", "estimate"),
+    [
+        ("does not depend on alpha", {}, "holds", 0.0),
+        ("does not depend on alpha", {"flat": 0.3}, "fails", 0.3),
+        ("does not depend on alpha", {"flat": -0.3}, "fails", -0.3),
+        ("does not depend on alpha", {"flat": 0.1}, "inconclusive", 0.1),
+        ("by Theta(rho)", {}, "holds", 1.0),
+        ("by Theta(rho)", {"power": 0.5}, "fails", 0.5),
+        ("by Theta(rho)", {"power": 1.4}, "fails", 1.4),
+        ("by Theta(rho)", {"power": 0.8}, "inconclusive", 0.8),
+        ("rather than g rho", {"knee": 1.0}, "holds", None),
+        ("rather than g rho", {"power": 1.3}, "fails", None),
+        ("MaxNNScore finds", {}, "holds", 1.0),
+        ("MaxNNScore finds", {"found": 0.5}, "fails", 0.5),
+        ("predict c*, all analog", {}, "holds", 0.02),
+        ("predict c*, all analog", {"predicted": 0.7}, "fails", 0.3),
+        ("predict c*, frequent", {"predicted": 1.3}, "fails", 0.3),
+        ("between the proved floor", {}, "holds", 1 / 0.6),
+        ("between the proved floor", {"floor": 1.1}, "fails", 1 / 1.1),
+        ("between the proved floor", {"ceiling": 0.9}, "fails", 0.9),
+        ("proved gain", {}, "holds", 1.0),
+        ("proved gain", {"power": 0.5}, "fails", 0.5),
+    ],
+)
+def test_verdicts_follow_the_data(
+    words: str, changes: dict[str, float], verdict: str, estimate: float | None
+) -> None:
+    for finding in found(summarise(*units(**changes)), words):
+        assert (finding.verdict, finding.n) == (verdict, SEEDS)
+        if estimate is not None:
+            assert finding.estimate == pytest.approx(estimate, abs=0.05)
+
+
+def test_one_violated_bound_of_one_network_decides() -> None:
+    configs, records = units()
+    records[7]["theory"]["oracle"]["ceiling"] = 0.99 * records[7]["tolerance"]["oracle"]
+    verdicts = [finding.verdict for finding in found(summarise(configs, records), "between the proved floor")]
+    assert verdicts == ["fails", "holds"]
+
+
+def test_a_bound_that_says_nothing_is_neither_violated_nor_drawn() -> None:
+    configs, records = units()
+    for record in records:
+        record["theory"]["none"]["ceiling"] = None
+    result = summarise(configs, records)
+    assert [finding.verdict for finding in found(result, "between the proved floor")] == ["holds"] * 2
+    assert not [finding for finding in result.findings if "proved gain" in finding.claim]
+    assert all(row["proved"] is None for row in result.data["gain"])
+    assert isinstance(drawing.draw(result), Figure)
+
+
+def test_seeds_whose_network_tolerates_nothing_are_left_out_and_counted() -> None:
+    configs, records = units()
+    records[0]["tolerance"]["none"] = None  # of (2, 2), seed 0
+    result = summarise(configs, records)
+    assert [(law["seeds"], law["seeds_left_out"]) for law in result.data["law"]] == [
+        (SEEDS - 1, 1),
+        (SEEDS, 0),
+    ]
+    assert found(result, "by Theta(rho)")[0].n == SEEDS - 1
+    for number in range(SEEDS - 1):
+        records[number]["tolerance"]["none"] = None
+    with pytest.raises(InputError, match=r"--seeds 5: 1 networks with .* need"):
+        summarise(configs, records)
+
+
+def test_the_law_of_the_gain_is_found() -> None:
+    for law in summarise(*units(knee=1.0, spread=1e-6)).data["law"]:
+        assert law["g"] == pytest.approx(0.5, rel=1e-3)
+        assert len(law["idealised"]) == len(ALPHAS)
+        # Untrained: above the number of every rho, and growing more slowly than rho as the law has it.
+        slope = np.polyfit(np.log([(1 - a) / a for a in ALPHAS]), np.log(law["idealised"]), 1)[0]
+        assert 0.7 < slope < 1
+
+
+def test_the_grid_is_the_product_of_settings_and_seeds() -> None:
+    configs = grid("full")
+    assert len(configs) == len(set(configs)) == 2 * 6 * tolerance.PRESETS["full"].seeds
+    assert tolerance.PRESETS["full"].seeds >= 10
+    assert min(config.draws for config in configs) >= 64
+    assert {config.alpha for config in configs} == {0.02, 0.05, 0.1, 0.15, 0.2, 0.25}
+    assert {config.seed for config in grid("quick", seeds=3)} == {0, 1, 2}
+    with pytest.raises(InputError, match="--seeds 1"):
+        grid("quick", seeds=1)
+
+
+def test_units_measure_what_they_say_and_are_drawn() -> None:
+    configs = [config for config in grid("quick") if config.N_F == 3]
+    records = [json.loads(json.dumps(measure(config))) for config in configs]
+    for config, record in zip(configs, records, strict=True):
+        star = record["tolerance"]
+        assert record["digital"] == list(range(6))  # experts are ordered, the frequent specialists first
+        assert star["oracle"] == star["maxnn"] > star["none"] * (1 - config.alpha) / config.alpha / 4
+        for name in PLACEMENTS:
+            worse = np.array(record["accuracy"][name]).min(1)
+            # The first magnitude beyond c* is where the accuracy is below .95 at last.
+            assert (worse[np.array(MAGNITUDES) <= star[name]] >= 0.95).all()
+            assert worse[np.array(MAGNITUDES) > star[name]][0] < 0.95 + 1e-6
+        for name in JUDGED:
+            theory = record["theory"][name]
+            order = [theory[bound] for bound in BOUNDS]
+            assert order == sorted(order)
+            assert theory["floor"] < star[name] < theory["ceiling"]
+    result = Result.from_json(summarise(configs, records).to_json())
+    figure = drawing.draw(result)
+    assert len(figure.axes) == 3
+    rows = drawing.table(result)
+    assert len(rows) == 2 * len(PLACEMENTS)
+    assert all(set(row) == set(rows[0]) for row in rows)
+    middle = {(row["alpha"], row["placement"]): row["tolerance"] for row in rows}
+    for alpha in {config.alpha for config in configs}:
+        stars = [
+            record["tolerance"]["none"]
+            for config, record in zip(configs, records, strict=True)
+            if config.alpha == alpha
+        ]
+        assert middle[alpha, "none"] == pytest.approx(math.sqrt(math.prod(stars)))
+
+
+def test_pictures_show_the_measured_points() -> None:
+    result = summarise(*units(knee=1.0))
+    figure = drawing.draw(result)
+    accuracies, tolerances, gains = (figure.axes[first : first + 2] for first in (0, 2, 4))
+    assert [axis.get_title(loc="left") for axis in accuracies] == [
+        "(N_F, N_R) = (2, 2): 5 training seeds",
+        "(N_F, N_R) = (3, 1): 5 training seeds",
+    ]
+    for axes, part, key in ((tolerances, "tolerance", "tolerance"), (gains, "gain", "oracle")):
+        for axis, law in zip(axes, result.data["law"], strict=True):
+            (points,) = (
+                each.lines[0]
+                for each in axis.containers
+                if isinstance(each, ErrorbarContainer) and each.get_label() == "frequent specialists digital"
+            )
+            rows = [row for row in result.data[part] if row["specialists"] == law["specialists"]]
+            if part == "tolerance":
+                rows = [row for row in rows if row["placement"] == "oracle"]
+            assert np.asarray(points.get_ydata()).tolist() == [row[key] for row in rows]
