@@ -58,6 +58,28 @@ EXHIBITS = (
         times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "75 s on an H100"},
     ),
     Exhibit(
+        name="figure-4",
+        title="OLMoE: which experts to keep digital, by MaxNNScore, the baselines, or its reverse",
+        experiment="realmodels.experiments.strategies",
+        drawing="figures.strategies",
+        times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "3 min on an H100"},
+    ),
+    Exhibit(
+        name="figure-5",
+        title="DeepSeekMoE: which experts to keep digital, by MaxNNScore, the baselines, or its reverse",
+        experiment="realmodels.experiments.strategies",
+        drawing="figures.strategies",
+        times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "3 min on an H100"},
+        defaults={"model": "tiny-deepseek-moe"},
+    ),
+    Exhibit(
+        name="table-2",
+        title="Throughput, energy and quality of placements, from all analog to all digital",
+        experiment="realmodels.experiments.table_2",
+        drawing="figures.table_2",
+        times={"quick": "1 min on 2 cores", "default": "1 min on 2 cores", "full": "1 min on an H100"},
+    ),
+    Exhibit(
         name="figure-growth",
         title="Growth of specialists' neurons: the ratio of frequencies until the knee, and what separates the norms",
         experiment="synthetic.experiments.growth",

@@ -150,6 +150,7 @@ def _ratio_over_rho(axis: Axes, rows: list[Row], specialists: list[tuple[int, in
     ends = [min(row["rho"] for row in rows), max(row["rho"] for row in rows)]
     axis.plot(ends, ends, color="black", linewidth=0.9, label="ρ")
     axis.set(xscale="log", yscale="log", xlabel="ρ = (1 - α)/α", ylabel="frequent / rare")
+    axis.set_ylim(bottom=ends[0] / 8)  # room for the legend
     axis.set_title("At the stop rule", fontsize="medium")
     _ticks(axis.xaxis)
     _ticks(axis.yaxis)

@@ -1,0 +1,253 @@
+"""Table 2: throughput, energy and quality of placements, from all analog to all digital.
+
+The costs are those of the model in `realmodels/cost.py`, whose constants are inferred from the published table; what
+is measured here is the loss of our own small model under the same placements at c = 1.5, w_max per tile.
+
+Rules, fixed before the first run:
+1. Our reading of the published table explains it if every published number of its last three rows is met within 3 %.
+2. It explains the throughput of the first row, everything analog, if it is met within 3 %. Known before: it is not.
+3. The paper's order of quality, "more digital is better": for each row against the next one, holds if the 95 %
+   interval of (loss of the row - loss of the next row), over noise draws and blocks of text, is above 0, fails if it
+   is below 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from realmodels.cost import DEEPSEEK_MOE, OLMOE, Machine, Shape, cost
+from realmodels.deploy import deploy, withdraw
+from realmodels.evaluate import block_results, token_blocks
+from realmodels.experiments import shared
+from realmodels.load import DEFAULT_MODEL
+from realmodels.text import text_hash
+from theory.errors import InputError
+from theory.evidence import Finding, Result, mean_interval, two_way_interval, verdict
+from theory.hardware import Granularity, Hardware
+from theory.placement import place
+
+C, TOLERANCE = 1.5, 0.03
+W_MAX: Granularity = "tile"
+BATCH = 32  # of the published table
+BATCHES = (1, 8, 32, 128, 512)
+DIGITAL_FRACTIONS = tuple(step / 16 for step in range(17))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A placement of the table, and what is published for it: tokens/s, tokens/(W s), accuracy in %."""
+
+    label: str
+    dense_digital: bool
+    digital_experts: float
+    published: tuple[float, float, float] | None
+
+
+ROWS = (
+    Row("all analog", False, 0.0, (768, 23949, 58.45)),
+    Row("dense digital", True, 0.0, (49781, 123.92, 60.73)),
+    Row("dense + 12.5 % of experts digital", True, 0.125, None),
+    Row("dense + 25 % of experts digital", True, 0.25, (14513, 36.25, 61.82)),
+    Row("all digital", True, 1.0, (4220, 10.55, 63.17)),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One noise draw of one row; all digital is without noise, seed 0."""
+
+    model: str
+    weights: str  # hash
+    text: str
+    text_hash: str
+    device: str
+    blocks: int
+    block_tokens: int
+    row: Row
+    seed: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    draws: int
+    blocks: int
+    block_tokens: int
+
+
+PRESETS = {"quick": Preset(2, 4, 128), "default": Preset(8, 16, 256), "full": Preset(32, 32, 256)}
+
+
+def grid(
+    preset: str,
+    model: str = DEFAULT_MODEL,
+    text: str | None = None,
+    device: str = "cpu",
+    seeds: int | None = None,
+) -> list[Config]:
+    """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
+    settings = PRESETS[preset]
+    loaded = shared.model(model, device)
+    documents = shared.documents(text)
+    length = min(settings.block_tokens, loaded.context)
+    draws = settings.draws if seeds is None else seeds
+    if draws < 2:
+        raise InputError(f"--seeds {draws}: an interval needs at least 2 noise draws")
+    first = Config(
+        model=model,
+        weights=loaded.weights_hash,
+        text=text or shared.OUR_TEXT,
+        text_hash=text_hash(documents),
+        device=device,
+        blocks=len(token_blocks(loaded, documents, length, settings.blocks).tokens),
+        block_tokens=length,
+        row=ROWS[0],
+        seed=0,
+    )
+    return [
+        replace(first, row=row, seed=seed)
+        for row in ROWS
+        for seed in range(draws if row.digital_experts < 1 else 1)
+    ]
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Mean loss and accuracy of every block of text, and what of the model the cost depends on."""
+    model, tokens = shared.model(config.model, config.device), shared.tokens(config)
+    shape = asdict(Shape.of(model))
+    if config.row.digital_experts == 1:
+        losses, hits = block_results(model.network, tokens)
+        return {"loss": losses.tolist(), "accuracy": hits.tolist(), "shape": shape}
+    dense = tuple(kind for kind, names in model.map.dense.items() if names)
+    placement = place(
+        shared.scores(config.model, config.device, "maxnn"),
+        config.row.digital_experts,
+        analog_modules=() if config.row.dense_digital else dense,
+    )
+    calibration = shared.calibration(config.model, config.device, W_MAX)
+    deploy(model, placement, Hardware(c=C, w_max=W_MAX), calibration, seed=config.seed)
+    try:
+        losses, hits = block_results(model.network, tokens)
+    finally:
+        withdraw(model)
+    return {"loss": losses.tolist(), "accuracy": hits.tolist(), "shape": shape}
+
+
+def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
+    """The table, curves of cost over digital experts and batch, and the findings by the rules above."""
+    tables = {
+        row: {
+            quantity: np.array(
+                [
+                    record[quantity]
+                    for config, record in zip(configs, records, strict=True)
+                    if config.row == row
+                ]
+            )
+            for quantity in ("loss", "accuracy")
+        }
+        for row in ROWS
+    }
+    ours = Shape(**records[0]["shape"])
+    digital = tables[ROWS[-1]]
+    rows = []
+    for row, table in tables.items():
+        predicted = cost(OLMOE, row.digital_experts, BATCH, dense_digital=row.dense_digital)
+        entry: dict[str, Any] = {
+            "placement": row.label,
+            "digital_parameters": _digital_share(OLMOE, row),
+            "published": row.published,
+            "tokens_per_second": predicted.tokens_per_second,
+            "tokens_per_joule": predicted.tokens_per_joule,
+        }
+        for quantity, values in table.items():
+            entry[quantity] = float(values.mean())
+            change = values - digital[quantity]
+            entry[f"{quantity}_change"] = float(change.mean())
+            entry[f"{quantity}_change_interval"] = two_way_interval(change) if len(change) > 1 else (0.0, 0.0)
+        rows.append(entry)
+    curves = [
+        {
+            "shape": name,
+            "batch": batch,
+            "digital_fraction": fraction,
+            "tokens_per_second": (found := cost(shape, fraction, batch)).tokens_per_second,
+            "tokens_per_joule": found.tokens_per_joule,
+        }
+        for name, shape in (("OLMoE", OLMOE), ("DeepSeekMoE", DEEPSEEK_MOE), (configs[0].model, ours))
+        for batch in BATCHES
+        for fraction in DIGITAL_FRACTIONS
+    ]
+    return Result(
+        data={
+            "rows": rows,
+            "curves": curves,
+            "machine": asdict(Machine()),
+            "shapes": {"OLMoE": asdict(OLMOE), "DeepSeekMoE": asdict(DEEPSEEK_MOE), "model": asdict(ours)},
+            "batch": BATCH,
+            "c": C,
+            "w_max": W_MAX,
+            "model": configs[0].model,
+            "blocks": configs[0].blocks,
+            "block_tokens": configs[0].block_tokens,
+            "digital_interval": {quantity: mean_interval(values[0]) for quantity, values in digital.items()},
+        },
+        findings=(*_cost_findings(), *_quality_findings(tables)),
+    )
+
+
+def _digital_share(shape: Shape, row: Row) -> float:
+    experts = shape.moe_layers * shape.experts * shape.expert_parameters
+    digital = experts * row.digital_experts + shape.dense_parameters * row.dense_digital
+    return digital / (experts + shape.dense_parameters)
+
+
+def _cost_findings() -> list[Finding]:
+    """Exact numbers: their intervals are points."""
+
+    def deviations(row: Row) -> list[float]:
+        assert row.published is not None
+        found = cost(OLMOE, row.digital_experts, BATCH, dense_digital=row.dense_digital)
+        seconds, joules, _ = row.published
+        return [found.tokens_per_second / seconds - 1, found.tokens_per_joule / joules - 1]
+
+    published = [row for row in ROWS[1:] if row.published is not None]
+    explained = max((each for row in published for each in deviations(row)), key=abs)
+    unexplained = deviations(ROWS[0])[0]
+    claims = (
+        ("[ours] the cost model meets the last three published rows", explained, 2 * len(published)),
+        ("[ours] the cost model meets the published throughput of the all-analog row", unexplained, 1),
+    )
+    return [
+        Finding(
+            claim=claim,
+            statistic="largest relative deviation from the published tokens/s and tokens/(W s)",
+            estimate=deviation,
+            interval=(deviation, deviation),
+            n=count,
+            rule=f"within {TOLERANCE:.0%}: holds; else: fails",
+            verdict="holds" if abs(deviation) <= TOLERANCE else "fails",
+        )
+        for claim, deviation, count in claims
+    ]
+
+
+def _quality_findings(tables: dict[Row, dict[str, Any]]) -> list[Finding]:
+    findings = []
+    for less, more in pairwise(ROWS):
+        difference = tables[less]["loss"] - tables[more]["loss"]
+        interval = two_way_interval(difference)
+        findings.append(
+            Finding(
+                claim=f"[paper] more digital is better: {more.label} against {less.label}; c = {C:g}",
+                statistic="loss of the latter - loss of the former, nats per token",
+                estimate=float(difference.mean()),
+                interval=interval,
+                n=len(difference),
+                rule="95 % interval above 0: holds; below 0: fails",
+                verdict=verdict(interval, 0.0, "above"),
+            )
+        )
+    return findings

@@ -1,0 +1,88 @@
+"""Table 2: its units, its verdicts on data with known answers, and its drawing."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from figures import table_2 as drawing
+from realmodels.cost import OLMOE, Shape, cost
+from realmodels.experiments import table_2
+from realmodels.experiments.table_2 import BATCH, ROWS, Config, grid, measure, summarise
+from realmodels.load import load
+
+BLOCKS, DRAWS = 6, 4
+DAMAGE = (0.4, 0.3, 0.2, 0.1, 0.0)  # of the rows, in nats
+
+
+def records(damage: tuple[float, ...], spread: float = 0.002) -> tuple[list[Config], list[dict[str, Any]]]:
+    generator = np.random.default_rng(0)
+    digital = 2 + generator.random(BLOCKS)
+    configs, found = [], []
+    for row, increase in zip(ROWS, damage, strict=True):
+        for seed in range(DRAWS if row.digital_experts < 1 else 1):
+            configs.append(Config("m", "h", "t", "th", "cpu", BLOCKS, 32, row, seed))
+            noise = (
+                spread * (generator.standard_normal(BLOCKS) + generator.standard_normal()) * (increase > 0)
+            )
+            found.append(
+                {
+                    "loss": list(digital + increase + noise),
+                    "accuracy": [0.5 - increase] * BLOCKS,
+                    "shape": asdict(OLMOE),
+                }
+            )
+    return configs, found
+
+
+def test_published_rows_are_met_and_the_first_one_s_throughput_is_not() -> None:
+    met, not_met, *_ = summarise(*records(DAMAGE)).findings
+    assert (met.verdict, not_met.verdict) == ("holds", "fails")
+    assert abs(met.estimate) < 0.01 and met.n == 6 and not_met.estimate > 100
+
+
+def test_a_wrong_cost_model_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        table_2, "cost", lambda *given, **options: replace(cost(*given, **options), seconds=1.0)
+    )
+    assert summarise(*records(DAMAGE)).findings[0].verdict == "fails"
+
+
+@pytest.mark.parametrize(("second", "verdict"), [(0.3, "holds"), (0.5, "fails"), (0.4, "inconclusive")])
+def test_more_digital_is_better(second: float, verdict: str) -> None:
+    quality = summarise(*records((0.4, second, 0.2, 0.1, 0.0))).findings[2:]
+    assert [finding.verdict for finding in quality] == [verdict, "holds", "holds", "holds"]
+    assert quality[0].estimate == pytest.approx(0.4 - second, abs=0.02) and quality[0].n == DRAWS
+
+
+def test_the_picture_and_the_rows_hold_published_numbers_beside_ours() -> None:
+    result = summarise(*records(DAMAGE))
+    rows = drawing.table(result)
+    assert [row["published_tokens_per_second"] for row in rows] == [768, 49781, None, 14513, 4220]
+    assert rows[3]["tokens_per_second"] == pytest.approx(14513, rel=0.01)
+    assert [row["loss_change"] for row in rows] == pytest.approx(list(DAMAGE), abs=0.01)
+    figure = drawing.draw(result)
+    text = {cell.get_text().get_text() for cell in figure.axes[0].tables[0].get_celld().values()}
+    assert "14,513  |  14,533" in text and "-  |  24,435" in text
+    lines = figure.axes[1].lines
+    assert len(lines) == 2 * len(table_2.BATCHES)
+    # Without digital experts, at the published batch.
+    found = np.asarray(lines[table_2.BATCHES.index(BATCH)].get_ydata())[0]
+    assert found == pytest.approx(cost(OLMOE, 0.0).tokens_per_second)
+
+
+def test_units_on_a_model(small_model_folder: Path) -> None:
+    units = grid("quick", model=str(small_model_folder), seeds=2)
+    assert [(unit.row.label, unit.seed) for unit in units] == [
+        *((row.label, seed) for row in ROWS[:-1] for seed in (0, 1)),
+        (ROWS[-1].label, 0),
+    ]
+    digital = measure(units[-1])
+    assert Shape(**digital["shape"]) == Shape.of(load(small_model_folder))
+    noisy = [measure(unit) for unit in units[:3]]
+    assert noisy[0] == measure(units[0]) and noisy[0]["loss"] != noisy[1]["loss"] != digital["loss"]
+    # All analog hurts more than experts alone, on the same noise and text.
+    assert noisy[0]["loss"] != noisy[2]["loss"]
+    assert measure(units[-1]) == digital
