@@ -206,8 +206,8 @@ def _single_inputs(
     found = {}
     for name, bound in bounds.items():
         stated = bound.isfinite() if name == "U" else bound > 0
-        factors = BEYOND if name == "U" else (1.0,)
-        counts = [read.failures(analog, (factor * bound).clamp(max=LARGEST_C)) for factor in factors]
+        at = [factor * bound for factor in BEYOND] if name == "U" else [bound.clamp(max=LARGEST_C)]
+        counts = [read.failures(analog, c) for c in at]
         ratio = bound / empirical if name == "U" else empirical / bound
         found[name] = {
             "failures": [count for each in counts for count in each[stated].tolist()],

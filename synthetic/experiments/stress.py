@@ -120,8 +120,8 @@ class Preset:
 
 PRESETS = {
     "quick": Preset((1,), ("sgd", "adamw"), ("one_layer",), 16, 4),
-    "default": Preset(LENGTHS, OPTIMISERS, EXPERTS, 48, 4),
-    "full": Preset(LENGTHS, OPTIMISERS, EXPERTS, 64, 10),
+    "default": Preset(LENGTHS, OPTIMISERS, EXPERTS, 48, 6),
+    "full": Preset(LENGTHS, OPTIMISERS, EXPERTS, 64, 12),
 }
 
 
