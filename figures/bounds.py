@@ -164,6 +164,6 @@ def _ratio_axis(axis: Axes, which: str) -> None:
     """From 1, a bound that could not be better."""
     (axis.set_xscale if which == "x" else axis.set_yscale)("log")
     mine = axis.xaxis if which == "x" else axis.yaxis
-    mine.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50, 100, 200]))
+    mine.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50, 100, 1000, 10_000]))
     mine.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     mine.set_minor_locator(NullLocator())

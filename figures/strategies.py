@@ -53,7 +53,7 @@ def draw(result: Result) -> Figure:
             _curves(axis, shown, quantity, palette)
             axis.set_ylabel(label)
             if percent:
-                axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+                axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
             if axis in axes[-1]:
                 axis.set_xlabel("magnitude c of the programming noise (pcm)")
         row[0].set_title(f"{TITLES[w_max]}, {fraction:.1%} of experts digital", loc="left", fontweight="bold")

@@ -150,4 +150,4 @@ def _rule_of_thumb(axis: Axes, choice: Row) -> None:
         f"where {name} ≥ {choice['threshold']:.2g}",
         fontsize="medium",
     )
-    axis.legend(fontsize="x-small", frameon=True)
+    axis.legend(fontsize="x-small", frameon=True, loc="lower right")
