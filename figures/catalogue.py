@@ -112,7 +112,7 @@ EXHIBITS = (
         title="Where the claim lives: optimisers, losses, lengths of training, routings, experts, granularities",
         experiment="synthetic.experiments.stress",
         drawing="figures.stress",
-        times={"quick": "15 s on 2 cores", "default": "4 min on 2 cores", "full": "8 min on 2 cores"},
+        times={"quick": "15 s on 2 cores", "default": "3 min on 2 cores", "full": "8 min on 2 cores"},
     ),
 )
 

@@ -48,7 +48,6 @@ from theory.growth import (
     leakage,
     ratio_correction,
     saturating_weight,
-    weight_ratio,
 )
 from theory.setting import Setting
 
@@ -80,7 +79,7 @@ class Preset:
 
 ALPHAS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25)
 PRESETS = {
-    "quick": Preset(((2, 2),), (0.1, 0.25), (0.25, 0.4), 3),
+    "quick": Preset(((2, 2),), (0.1, 0.25), (0.25, 0.4), 2),
     "default": Preset(((2, 2), (3, 1)), ALPHAS, (0.1, 0.25), 10),
     "full": Preset(((2, 2), (3, 1)), ALPHAS, (0.05, 0.1, 0.25), 16),
 }
@@ -506,7 +505,6 @@ def _curve(setting: Setting, runs: Sequence[Run]) -> dict[str, Any]:
         "seeds": len(runs),
         "knees": knees,
         "late_ratio": float(late_ratio(setting.N_F, setting.N_R, 1.0, 1.0)),
-        "mean_field": weight_ratio(steps, setting.rho, *knees).tolist(),
         "steps": steps.tolist(),
         "curves": {name: _band(np.array(values)[:, first:]) for name, values in curves.items()},
     }

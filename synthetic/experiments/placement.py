@@ -215,8 +215,8 @@ def best_subsets(programmed: Programmed, samples: Samples, *, bias_correction: b
     accuracies = []
     for c in SEARCHED.tolist():
         accuracies.append(accuracy(c).double().numpy())
-        if (accuracies[-1] < LEVEL).all():
-            break  # all have crossed the level
+        if len(accuracies) > 1 and (accuracies[-1] < LEVEL).all():
+            break  # all have crossed the level; two magnitudes are needed to say where
     tolerated = _first_crossing(np.stack(accuracies))
     sizes = digital.sum(1).numpy()
     of_size = [np.flatnonzero(sizes == count) for count in range(1, experts)]

@@ -75,13 +75,15 @@ def test_verdicts_on_validity_follow_the_counts() -> None:
         assert (found["U"].verdict, found["B"].verdict) == (verdict, "holds")
 
 
-def test_one_cell_in_hundreds_is_enough() -> None:
+@pytest.mark.parametrize(("bound", "count"), [("B'", 150), ("U", 5)])  # 15 % or .5 % for 5 %
+def test_one_cell_in_hundreds_is_enough(bound: str, count: int) -> None:
     configs, records = units()
-    row = next(row for row in records[1]["rows"] if row["bound"] == "B'" and row["delta"] == 0.05)
-    row["failures"][2] = 150  # 15 % for 5 %
+    row = next(row for row in records[1]["rows"] if row["bound"] == bound and row["delta"] == 0.05)
+    row["failures"][2] = count
     found = validity(summarise(configs, records))
-    assert {name for name, finding in found.items() if finding.verdict == "fails"} == {"B'"}
-    assert "1 violations" in found["B'"].statistic
+    assert {name for name, finding in found.items() if finding.verdict == "fails"} == {bound}
+    assert found[bound].estimate == pytest.approx(count / 50)
+    assert "1 violations" in found[bound].statistic
 
 
 def test_limits_are_clopper_and_pearsons() -> None:
@@ -234,6 +236,8 @@ def test_units_of_every_kind_of_hardware_are_measured_and_drawn() -> None:
         assert len(record["rows"]) == len(PLACEMENTS) * len(DELTAS) * len(bounds_of)
         for row in record["rows"]:
             ratios = [ratio for each in row["tightness"].values() for ratio in each]
+            cells = len(row["failures"]) / (2 if row["bound"] == "U" else 1)  # at c_U and 4 c_U
+            assert cells + row["silent"] == (1 if row["bound"] == "Bu" else config.inputs)
             if row["bound"] == "U":
                 assert min(ratios, default=1) > 0.9  # the empirical c is one of 256 draws
             elif ratios:

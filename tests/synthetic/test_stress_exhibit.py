@@ -181,6 +181,7 @@ def test_the_grid() -> None:
         grid("quick", seeds=3)
 
 
+@pytest.mark.claim("G-adam")
 def test_a_unit_is_reproducible_and_sgd_beats_adam() -> None:
     sgd = Config("sgd", "hinge", "expert_choice", "one_layer", (1, 3), 16, (0, 1, 2, 3))
     adam = replace(sgd, optimiser="adamw")

@@ -1,7 +1,7 @@
 """The noisy output's parts and the bounds made of them, against their definitions written out neuron by neuron."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+from theory.errors import InputError
 from theory.hardware import PROGRAMMING_NOISE
 from theory.tolerance import Network, margins, mean_shift, pointwise_bound, predicted_accuracy, uniform_bound
 
@@ -166,6 +167,42 @@ def test_predicted_accuracy(seed: int, w_max: str, programming: str, c: float) -
             )
             expected = stats.norm.cdf(mean / math.sqrt(variance))
             assert float(value) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.claim("P")
+def test_without_noise_the_prediction_is_certain() -> None:
+    network, gates, _ = case(0, "layer", "constant")
+    gates[2] = 0  # y f = 0, which is no correct answer
+    right = margins(network, gates, torch.ones(INPUTS)).sign()
+    right[2] = 1
+    for labels, accuracy in ((right, [1.0, 1.0, 0.0]), (-right, [0.0, 0.0, 0.0])):
+        assert predicted_accuracy(network, gates, labels, 0.0).tolist() == accuracy
+
+
+@pytest.mark.claim("P")
+def test_tokens_of_opposite_sign_in_one_expert_are_refused() -> None:
+    network, gates, labels = case(0, "layer", "constant")
+    gates[0, 0] = torch.tensor([0.5, 0.5, 0, 0, 0, 0])  # o_1 and -o_1 see the same noise
+    with pytest.raises(InputError, match="noises are independent"):
+        predicted_accuracy(network, gates, labels, 1.0)
+    gates[0, 0, 1] = 0
+    assert predicted_accuracy(network, gates, labels, 1.0).isfinite().all()
+
+
+@pytest.mark.claim("B")
+@pytest.mark.claim("Bu")
+def test_bounds_without_margin_or_noise() -> None:
+    network, gates, _ = case(0, "layer", "constant")
+    gates[2] = 0
+    right = margins(network, gates, torch.ones(INPUTS)).sign()
+    right[2] = 1
+    digital = replace(network, analog=torch.zeros(len(SIGNS), dtype=torch.bool))
+    right_digital = margins(digital, gates, torch.ones(INPUTS)).sign()
+    right_digital[2] = 1
+    assert pointwise_bound(digital, gates, right_digital, 0.1).tolist() == [math.inf, math.inf, 0.0]
+    assert pointwise_bound(network, gates, -right, 0.1).tolist() == [0.0, 0.0, 0.0]
+    assert [uniform_bound(network, margin, 0.1) for margin in (-1.0, 0.0)] == [0.0, 0.0]
+    assert [uniform_bound(digital, margin, 0.1) for margin in (-1.0, 0.0, 0.5)] == [0.0, 0.0, math.inf]
 
 
 @pytest.mark.claim("C")
