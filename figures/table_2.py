@@ -7,7 +7,13 @@ from matplotlib.figure import Figure
 
 from theory.evidence import Result
 
-COLUMNS = ("placement", "digital share of\nmatrix parameters", "tokens/s", "tokens/(W s)", "accuracy at c = 1.5")
+COLUMNS = (
+    "placement",
+    "digital share of\nmatrix parameters",
+    "tokens/s",
+    "tokens/(W s)",
+    "accuracy at c = 1.5",
+)
 
 
 def draw(result: Result) -> Figure:
