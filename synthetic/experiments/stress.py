@@ -29,8 +29,8 @@ over the cells that are named (of logarithms where ratios are averaged).
    others), "top over median" (largest over median MaxNNScore), "loss left" (mean loss over that of f = 0). The
    statistic and the threshold above which MaxNN pays are those of largest balanced accuracy on the design cells:
    expert choice, the first half of the seeds. They are then tested on token choice and the other half of the seeds,
-   on cells that were learned: balanced accuracy, one for each seed, above .75 holds, below .75 fails. (A first look at a
-   quick run split by loss instead; what is left of a loss cannot be compared between losses.)
+   on cells that were learned: balanced accuracy, one for each seed, above .75 holds, below .75 fails. (A first look
+   at a quick run split by loss instead; what is left of a loss cannot be compared between losses.)
 8. [G-logistic] Under the logistic loss nu_F/nu_R is below rho from the start: (nu_F/nu_R)/rho below 1 at the stop rule
    holds, above 1 fails; SGD and momentum, one layer. (This rule alone was added when four seeds had been seen.)
 """
