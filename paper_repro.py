@@ -46,7 +46,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from figures.catalogue import DATA, EXHIBITS, PRESETS, Exhibit, committed, find
 from theory.claims import CLAIMS, Claim, marked_tests
@@ -520,7 +520,7 @@ def _findings(result: Result, exhibit: Exhibit) -> Table:
 
 
 def _catalogue(exhibits: Sequence[Exhibit], data: Traversable) -> Table:
-    table = Table("exhibit", "shows", "time", "last verdicts", show_lines=True)
+    table = Table(Column("exhibit", no_wrap=True), "shows", "time", "last verdicts", show_lines=True)
     for exhibit in exhibits:
         times = "\n".join(f"{preset}: {exhibit.times[preset]}" for preset in PRESETS)
         table.add_row(exhibit.option, exhibit.title, times, "\n".join(_verdicts(exhibit, data)))

@@ -285,9 +285,13 @@ CLAIMS = (
     Claim(
         id="H",
         statement="The bounds for measured hardware: noise that depends on the weight, and converters",
-        latex=r"\mu \to \mu - \sum_{s \in A} \bigl(\|\tilde w\|\,\|\delta x\| + \Delta_{\mathrm{out}}/2\bigr),\quad"
-        r" c M_s \to \max_w \sigma(|w|)",
-        assumptions=(_ORTHOGONAL, "programming noise of theory/hardware.py; outputs within the ADC's bound"),
+        latex=r"\mu \to \mu - \sum_{s \in A} \Bigl(\sum_j G_j \tfrac1m \sum_r \|w_r\|\,\|\delta x_j\|"
+        r" + \tfrac1m \sum_r \Delta_{\mathrm{out},r}/2\Bigr),\quad c M_s \to \max_w \sigma(|w|)",
+        assumptions=(
+            _ORTHOGONAL,
+            "programming noise of theory/hardware.py; delta x: what the DAC changes of a token, which is known",
+            "where an ADC may clip, the bias sum runs over all of A: experts of the label's sign lose as much",
+        ),
         origin="ours",
         derivation="theory.derivations.hardware",
         exhibits=("figure-bounds",),

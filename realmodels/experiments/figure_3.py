@@ -23,11 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from realmodels.deploy import deploy, withdraw
-from realmodels.evaluate import block_results, token_blocks
+from realmodels.evaluate import block_results
 from realmodels.experiments import shared
+from realmodels.experiments.shared import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL, Model
-from realmodels.text import text_hash
-from theory.errors import InputError
 from theory.evidence import Finding, Result, mean_interval, ratio_interval, two_way_interval, verdict
 from theory.hardware import Granularity, Hardware
 from theory.placement import place
@@ -46,28 +45,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Evaluated):
     """One noise draw of one part at one magnitude; c = 0 needs but one draw, seed 0."""
 
-    model: str
-    weights: str  # hash
-    text: str
-    text_hash: str
-    device: str
-    blocks: int
-    block_tokens: int
     w_max: Granularity
     part: Part | None  # None: all digital, the reference
     c: float
     seed: int
-
-
-@dataclass(frozen=True)
-class Preset:
-    magnitudes: tuple[float, ...]
-    draws: int
-    blocks: int
-    block_tokens: int
 
 
 PRESETS = {
@@ -98,33 +82,22 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
     settings = PRESETS[preset]
-    loaded = shared.model(model, device)
-    documents = shared.documents(text)
-    length = min(settings.block_tokens, loaded.context)
+    draws = settings.seeds(seeds)
     reference = Config(
-        model=model,
-        weights=loaded.weights_hash,
-        text=text or shared.OUR_TEXT,
-        text_hash=text_hash(documents),
-        device=device,
-        blocks=len(token_blocks(loaded, documents, length, settings.blocks).tokens),
-        block_tokens=length,
+        **settings.evaluated(model, text, device),
         w_max=shared.GRANULARITIES[0],
         part=None,
         c=0.0,
         seed=0,
     )
-    draws = settings.draws if seeds is None else seeds
-    if draws < 2:
-        raise InputError(f"--seeds {draws}: an interval needs at least 2 noise draws")
     return [
         reference,
         *(
             replace(reference, w_max=w_max, part=part, c=c, seed=seed)
             for w_max in shared.GRANULARITIES
-            for part in parts(loaded)
+            for part in parts(shared.model(model, device))
             for c in (0.0, *settings.magnitudes)
-            for seed in range(draws if c > 0 else 1)
+            for seed in (draws if c > 0 else draws[:1])
         ),
     ]
 

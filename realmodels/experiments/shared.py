@@ -1,7 +1,8 @@
 """What the units of one process share: a model is loaded, scored and calibrated once."""
 
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -9,7 +10,8 @@ from realmodels import statistics
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.evaluate import token_blocks
 from realmodels.load import Model, load
-from realmodels.text import held_out, read_text
+from realmodels.text import held_out, read_text, text_hash
+from theory.errors import InputError
 from theory.hardware import Granularity, Hardware
 from theory.placement import Strategy
 
@@ -17,29 +19,55 @@ GRANULARITIES: tuple[Granularity, ...] = ("tile", "column")
 OUR_TEXT = "evaluation"  # the split of our own corpus, as the text of a config
 
 
-class Evaluated(Protocol):
-    """What a config says about the text that its unit is evaluated on."""
+@dataclass(frozen=True)
+class Evaluated:
+    """A model, and the text that it is evaluated on: what the configs of all exhibits have."""
 
-    @property
-    def model(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def blocks(self) -> int: ...
-    @property
-    def block_tokens(self) -> int: ...
+    model: str
+    weights: str  # hash
+    text: str
+    text_hash: str
+    device: str
+    blocks: int
+    block_tokens: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    """magnitudes: values of c; draws: of the noise; blocks of block_tokens predictions each."""
+
+    magnitudes: tuple[float, ...]
+    draws: int
+    blocks: int
+    block_tokens: int
+
+    def evaluated(self, name: str, text: str | None, device: str) -> dict[str, Any]:
+        """The fields of `Evaluated` for a model and a UTF-8 file, or None for our own evaluation text."""
+        loaded, found = model(name, device), _documents(text or OUR_TEXT)
+        length = min(self.block_tokens, loaded.context)
+        return asdict(
+            Evaluated(
+                model=name,
+                weights=loaded.weights_hash,
+                text=text or OUR_TEXT,
+                text_hash=text_hash(found),
+                device=device,
+                blocks=len(token_blocks(loaded, found, length, self.blocks).tokens),
+                block_tokens=length,
+            )
+        )
+
+    def seeds(self, given: int | None) -> range:
+        """Of the noise draws; given: their number, if not the preset's, at least 2."""
+        draws = self.draws if given is None else given
+        if draws < 2:
+            raise InputError(f"--seeds {draws}: an interval needs at least 2 noise draws")
+        return range(draws)
 
 
 @lru_cache(maxsize=1)
 def model(name: str, device: str) -> Model:
     return load(name, device)
-
-
-def documents(text: str | None) -> tuple[str, ...]:
-    """Of a UTF-8 file, or of our own evaluation text."""
-    return _documents(text or OUR_TEXT)
 
 
 def tokens(config: Evaluated) -> Tensor:

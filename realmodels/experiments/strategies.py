@@ -25,11 +25,10 @@ import torch
 from numpy.typing import NDArray
 
 from realmodels.deploy import deploy, withdraw
-from realmodels.evaluate import block_results, token_blocks
+from realmodels.evaluate import block_results
 from realmodels.experiments import shared
+from realmodels.experiments.shared import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL
-from realmodels.text import text_hash
-from theory.errors import InputError
 from theory.evidence import Finding, Result, mean_interval, ratio_interval, two_way_interval, verdict
 from theory.hardware import Granularity, Hardware
 from theory.placement import Strategy, place
@@ -47,29 +46,14 @@ RULE_C, RULE_1_RECOVERED = 2.5, 1 / 3
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Evaluated):
     """One noise draw of one placement at one magnitude; strategy None: all digital, the reference."""
 
-    model: str
-    weights: str  # hash
-    text: str
-    text_hash: str
-    device: str
-    blocks: int
-    block_tokens: int
     w_max: Granularity
     strategy: Strategy | None
     digital_fraction: float
     c: float
     seed: int
-
-
-@dataclass(frozen=True)
-class Preset:
-    magnitudes: tuple[float, ...]
-    draws: int
-    blocks: int
-    block_tokens: int
 
 
 PRESETS = {
@@ -88,26 +72,15 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
     settings = PRESETS[preset]
-    loaded = shared.model(model, device)
-    documents = shared.documents(text)
-    length = min(settings.block_tokens, loaded.context)
+    draws = settings.seeds(seeds)
     reference = Config(
-        model=model,
-        weights=loaded.weights_hash,
-        text=text or shared.OUR_TEXT,
-        text_hash=text_hash(documents),
-        device=device,
-        blocks=len(token_blocks(loaded, documents, length, settings.blocks).tokens),
-        block_tokens=length,
+        **settings.evaluated(model, text, device),
         w_max=shared.GRANULARITIES[0],
         strategy=None,
         digital_fraction=1.0,
         c=0.0,
         seed=0,
     )
-    draws = settings.draws if seeds is None else seeds
-    if draws < 2:
-        raise InputError(f"--seeds {draws}: an interval needs at least 2 noise draws")
     placements: list[tuple[Strategy, float]] = [
         ("none", 0.0),
         *((strategy, fraction) for fraction in FRACTIONS for strategy in STRATEGIES),
@@ -119,7 +92,7 @@ def grid(
             for w_max in shared.GRANULARITIES
             for strategy, fraction in placements
             for c in settings.magnitudes
-            for seed in range(draws)
+            for seed in draws
         ),
     ]
 

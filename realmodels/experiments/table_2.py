@@ -20,11 +20,10 @@ import numpy as np
 
 from realmodels.cost import DEEPSEEK_MOE, OLMOE, Machine, Shape, cost
 from realmodels.deploy import deploy, withdraw
-from realmodels.evaluate import block_results, token_blocks
+from realmodels.evaluate import block_results
 from realmodels.experiments import shared
+from realmodels.experiments.shared import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL
-from realmodels.text import text_hash
-from theory.errors import InputError
 from theory.evidence import Finding, Result, mean_interval, two_way_interval, verdict
 from theory.hardware import Granularity, Hardware
 from theory.placement import place
@@ -56,28 +55,18 @@ ROWS = (
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Evaluated):
     """One noise draw of one row; all digital is without noise, seed 0."""
 
-    model: str
-    weights: str  # hash
-    text: str
-    text_hash: str
-    device: str
-    blocks: int
-    block_tokens: int
     row: Row
     seed: int
 
 
-@dataclass(frozen=True)
-class Preset:
-    draws: int
-    blocks: int
-    block_tokens: int
-
-
-PRESETS = {"quick": Preset(2, 4, 128), "default": Preset(8, 16, 256), "full": Preset(32, 32, 256)}
+PRESETS = {
+    "quick": Preset((C,), 2, 4, 128),
+    "default": Preset((C,), 8, 16, 256),
+    "full": Preset((C,), 32, 32, 256),
+}
 
 
 def grid(
@@ -89,27 +78,16 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
     settings = PRESETS[preset]
-    loaded = shared.model(model, device)
-    documents = shared.documents(text)
-    length = min(settings.block_tokens, loaded.context)
-    draws = settings.draws if seeds is None else seeds
-    if draws < 2:
-        raise InputError(f"--seeds {draws}: an interval needs at least 2 noise draws")
+    draws = settings.seeds(seeds)
     first = Config(
-        model=model,
-        weights=loaded.weights_hash,
-        text=text or shared.OUR_TEXT,
-        text_hash=text_hash(documents),
-        device=device,
-        blocks=len(token_blocks(loaded, documents, length, settings.blocks).tokens),
-        block_tokens=length,
+        **settings.evaluated(model, text, device),
         row=ROWS[0],
         seed=0,
     )
     return [
         replace(first, row=row, seed=seed)
         for row in ROWS
-        for seed in range(draws if row.digital_experts < 1 else 1)
+        for seed in (draws if row.digital_experts < 1 else draws[:1])
     ]
 
 
