@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -354,6 +355,46 @@ def test_how_loose_b_is_for_one_linear_neuron(a: float, delta: float) -> None:
     looseness = 1 / stats.norm.isf(delta) / bound
     assert math.isclose(looseness, concentration(delta) / stats.norm.isf(delta), rel_tol=1e-9)
     assert 1.19 < looseness < 1.68  # from delta = .001 to delta = .1
+
+
+@pytest.mark.claim("B")
+@pytest.mark.claim("B-mean")
+@pytest.mark.claim("B-exp")
+@few
+@given(margin=st.floats(1e-3, 1e3), m=st.integers(1, 6), delta=st.floats(0.01, 0.3))
+def test_a_digital_margin_against_analog_noise(margin: float, m: int, delta: float) -> None:
+    """A digital expert gives all of the margin, an analog one of the other sign nothing but noise.
+
+    y f~ = margin - (1/m) sum_r ReLU(c z_r). For m = 1 an error has probability Q(margin/c), so that the exact c is
+    margin/z_delta. Every bound is in proportion to the margin, and B-exp is within 30 % of its optimum over kappa.
+    """
+    weights = torch.zeros(2, m, 3)
+    weights[0, :, 0] = 1.0
+    weights[1, :, 1] = 1.0  # sets the noise, and is orthogonal to the only token
+    gates, labels = torch.ones(1, 2, 1), torch.ones(1)
+    analog = torch.tensor([False, True])
+
+    def bounds(scale: float) -> list[float]:
+        scaled = weights.clone()
+        scaled[0] *= scale
+        network = Network(scaled, torch.eye(3)[:1], torch.tensor([1.0, -1.0]), analog)
+        lower = (pointwise_bound, exact_mean_bound, exponential_bound)
+        return [float(bound(network, gates, labels, delta)) for bound in lower]
+
+    found = bounds(margin)
+    assert found == pytest.approx([margin * each for each in bounds(1.0)], rel=1e-4)
+    exact = margin / stats.norm.isf(delta)
+    if m == 1:
+        assert max(found) <= exact
+
+    def least_error(c: float) -> float:
+        """Logarithm of the smallest of Markov's bounds on P(y f~ <= 0), by the moment of exp(kappa ReLU(c z)/m)."""
+        kappa = np.logspace(-2, 2, 400) / margin
+        theta = kappa * c / m
+        moment = np.logaddexp(math.log(0.5), theta**2 / 2 + stats.norm.logcdf(theta))
+        return float((m * moment - kappa * margin).min())
+
+    assert least_error(found[2]) <= math.log(delta) + 1e-2 and least_error(1.3 * found[2]) > math.log(delta)
 
 
 @pytest.mark.claim("B")
