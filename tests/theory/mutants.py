@@ -251,6 +251,12 @@ def _judge(mutant: Mutant, nodes: Sequence[str], answer: Connection) -> None:
 
 
 def _load(mutant: Mutant) -> None:
+    """In place of the module, and so that nothing that is imported from now on knows the module itself."""
+    for name, loaded in list(sys.modules.items()):
+        if name.startswith("theory.") or Path(getattr(loaded, "__file__", None) or "").is_relative_to(TESTS):
+            del sys.modules[name]
+            package, _, attribute = name.rpartition(".")
+            vars(sys.modules.get(package, loaded)).pop(attribute, None)
     spec = find_spec(mutant.module)
     assert spec is not None
     module = module_from_spec(spec)
