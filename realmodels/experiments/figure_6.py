@@ -1,0 +1,280 @@
+"""Figure 6: do experts with high MaxNNScores serve frequent tokens, and those with low scores rare ones?
+
+The tokens of an expert are those at the positions of evaluation text that the router sends to it. An expert's mean
+log frequency is the mean, over these positions, of the log of how frequent the token at the position is.
+
+A deviation: frequencies should be those of the training text, but that is not shipped with the models. They are those
+of the calibration text, which is used for nothing else here: other modules of the packages that the evaluation text
+comes from. A token seen n times in it counts as n + 1 (add-one smoothing), so that unseen tokens have a logarithm.
+Evaluation text is routed, with all modules digital.
+
+Correlations are Spearman's, between the experts in use of one layer. Experts are the sample: for n of them
+z = atanh(r) is about normal with variance 1.06/(n - 3) around its own value of the population [Fieller, Hartley and
+Pearson, Biometrika 44 (1957), 470-481; shown for 10 to 50 pairs], so the 95 % interval of a layer is
+tanh(z -+ 1.96 sqrt(1.06/(n - 3))). Pooled over L layers, taken as independent and as the ones that are asked about:
+the estimate is tanh(mean of z_l), and z's variance is sum of 1.06/(n_l - 3) over L^2. As atanh(1) is infinite, r is
+kept half the smallest step of Spearman's r, 6/(n^3 - n), from -1 and 1. How much of the pooled correlation is chance
+of the text, with the experts given, is the percentile interval over blocks drawn with replacement; no rule uses it.
+
+Rules, fixed before the first run, for each model:
+1. The paper's "experts with high scores serve frequent tokens", read as a clear relation, holds if the pooled interval
+   of MaxNNScore with the mean log frequency is above 0.5, fails if it is below.
+2. Read as any relation at all: the same with 0.
+3. Ours: rules 1 and 2 for MaxNNScore with the load, the share of tokens that an expert serves.
+The correlation with the mean routing weight is shown, not judged.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+from realmodels.evaluate import block_results, token_blocks
+from realmodels.experiments import shared
+from realmodels.experiments.shared import Evaluated, Preset
+from realmodels.load import Model
+from theory.errors import InputError
+from theory.evidence import Finding, Interval, Result, verdict
+
+MODELS = ("tiny-olmoe", "tiny-deepseek-moe")
+QUANTITIES = ("log_frequency", "load", "weight")
+CLEAR, ANY = 0.5, 0.0  # the thresholds of rules 1 and 2
+EXTREMES, TOKENS = 2, 8  # experts at either end of a layer's scores, and how many of their tokens are shown
+RESAMPLES = 400  # of the blocks of text
+ALL = 10**6  # blocks: more than a text has, so all of it
+CONFIDENCE = 0.95
+
+# Nothing is deployed: there is neither noise nor draws of it.
+PRESETS = {"quick": Preset((), 0, 8, 256), "default": Preset((), 0, 64, 256), "full": Preset((), 0, ALL, 512)}
+
+
+def grid(
+    preset: str, model: str | None = None, text: str | None = None, device: str = "cpu"
+) -> list[Evaluated]:
+    """One unit for each model: `model` alone or, without it, both of ours; `text` a UTF-8 file to route."""
+    return [
+        Evaluated(**PRESETS[preset].evaluated(name, text, device))
+        for name in (MODELS if model is None else (model,))
+    ]
+
+
+def measure(config: Evaluated) -> dict[str, Any]:
+    """For each layer: scores of the experts, sums over what each serves of each block, tokens of extreme ones.
+
+    `count` is of tokens, `log_frequency` sums nats, `weight` sums routing weights; all (blocks, experts).
+    """
+    model, tokens = shared.model(config.model, config.device), shared.tokens(config)
+    frequency = log_frequency(model, model.texts("calibration"))
+    inputs = tokens[:, :-1]
+    block = torch.arange(len(inputs)).repeat_interleave(inputs.shape[1])
+    layers = []
+    for score, (index, weight) in zip(
+        shared.scores(config.model, config.device, "maxnn"), choices(model, tokens), strict=True
+    ):
+        chosen = inputs.flatten().repeat_interleave(index.shape[1])  # the token of every choice of an expert
+        places = block.repeat_interleave(index.shape[1]) * len(score) + index.flatten()
+        sums = {
+            name: torch.bincount(places, values, len(inputs) * len(score)).view(len(inputs), -1).tolist()
+            for name, values in (
+                ("count", None),
+                ("log_frequency", frequency[chosen]),
+                ("weight", weight.flatten()),
+            )
+        }
+        order = score.argsort(descending=True, stable=True).tolist()
+        extremes = [
+            {"expert": expert, "tokens": most_served(model, chosen[index.flatten() == expert], inputs)}
+            for expert in order[:EXTREMES] + order[-EXTREMES:]
+        ]
+        layers.append({"score": score.tolist(), **sums, "extremes": extremes})
+    return {"layers": layers}
+
+
+def log_frequency(model: Model, texts: Sequence[str]) -> Float[Tensor, " vocabulary"]:
+    """Log of the relative frequency of every token in `texts`, in nats, each seen once more than it is."""
+    stream = token_blocks(model, texts, block_tokens=1).tokens[:, 0]
+    vocabulary = model.network.get_input_embeddings().num_embeddings
+    counts = torch.bincount(stream, minlength=vocabulary).double() + 1
+    return (counts / counts.sum()).log()
+
+
+def choices(
+    model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"]
+) -> list[tuple[Int[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]]:
+    """For each MoE layer, the experts that every input token is routed to, and their routing weights."""
+    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in model.map.moe_layers]
+
+    def hook(number: int) -> Any:
+        def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            found[number].append((inputs[1].cpu(), inputs[2].double().cpu()))
+
+        return record
+
+    handles = [
+        model.network.get_submodule(layer.experts).register_forward_pre_hook(hook(number))
+        for number, layer in enumerate(model.map.moe_layers)
+    ]
+    try:
+        block_results(model.network, tokens)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [
+        (torch.cat([index for index, _ in batches]), torch.cat([weight for _, weight in batches]))
+        for batches in found
+    ]
+
+
+def most_served(
+    model: Model, served: Int[Tensor, " served"], inputs: Int[Tensor, "blocks tokens"]
+) -> list[dict[str, Any]]:
+    """The most frequent of `served`: text in ASCII with escapes, count, and share of all its occurrences."""
+    token, count = served.unique(return_counts=True)
+    return [
+        {
+            "text": ascii(model.tokenizer.decode([int(token[place])])),
+            "count": int(count[place]),
+            "share": int(count[place]) / int((inputs == token[place]).sum()),
+        }
+        for place in count.argsort(descending=True, stable=True)[:TOKENS]
+    ]
+
+
+def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Spearman's correlation, ties at their mean rank; InputError if there are no ranks to compare."""
+    ranks = rankdata(first), rankdata(second)
+    if len(first) < 4 or any(np.ptp(each) == 0 for each in ranks):
+        raise InputError(
+            f"a layer has {len(first)} experts in use, or all alike: a correlation needs 4 that differ"
+        )
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def pooled(correlations: Sequence[float], experts: Sequence[int]) -> tuple[float, Interval]:
+    """Fisher's estimate and 95 % interval for one or more layers, as the module's docstring has it."""
+    z, variance = 0.0, 0.0
+    for r, n in zip(correlations, experts, strict=True):
+        limit = 1 - 6 / (n**3 - n)
+        z += math.atanh(min(max(r, -limit), limit)) / len(experts)
+        variance += 1.06 / (n - 3) / len(experts) ** 2
+    half = float(ndtri((1 + CONFIDENCE) / 2)) * math.sqrt(variance)
+    return math.tanh(z), (math.tanh(z - half), math.tanh(z + half))
+
+
+def summarise(configs: Sequence[Evaluated], records: Sequence[dict[str, Any]]) -> Result:
+    """Experts, correlations by layer and pooled, tokens of the extremes, and the findings by the rules above."""
+    models, findings = [], []
+    for config, record in zip(configs, records, strict=True):
+        layers = [
+            {name: np.array(layer[name]) for name in ("score", "count", "log_frequency", "weight")}
+            for layer in record["layers"]
+        ]
+        weights = np.ones(config.blocks)
+        used = [_use(layer, weights) for layer in layers]
+        correlations = {quantity: _correlations(layers, used, quantity) for quantity in QUANTITIES}
+        models.append(
+            {
+                "model": config.model,
+                "text": config.text,
+                "blocks": config.blocks,
+                "block_tokens": config.block_tokens,
+                "correlations": correlations,
+                "text_interval": _text_interval(layers, config.blocks),
+                "experts": [
+                    {
+                        "layer": number,
+                        "expert": expert,
+                        "score": float(score),
+                        "log_frequency": float(use["log_frequency"][expert]) if use["load"][expert] else None,
+                        "load": float(use["load"][expert]) / config.block_tokens,
+                        "weight": float(use["weight"][expert]) / config.block_tokens,
+                    }
+                    for number, (layer, use) in enumerate(zip(layers, used, strict=True))
+                    for expert, score in enumerate(layer["score"])
+                ],
+                "extremes": [layer["extremes"] for layer in record["layers"]],
+            }
+        )
+        findings += _findings(config.model, correlations)
+    return Result(data={"models": models, "resamples": RESAMPLES}, findings=tuple(findings))
+
+
+def _use(
+    layer: dict[str, NDArray[np.float64]], weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Of every expert, with blocks of text weighted: load and routing weight per block, mean log frequency."""
+    sums = {name: weights @ layer[name] / weights.sum() for name in ("count", "log_frequency", "weight")}
+    mean = np.divide(
+        sums["log_frequency"], sums["count"], out=np.zeros_like(sums["count"]), where=sums["count"] > 0
+    )
+    return {"log_frequency": mean, "load": sums["count"], "weight": sums["weight"]}
+
+
+def _layer(
+    layer: dict[str, NDArray[np.float64]], use: dict[str, NDArray[np.float64]], quantity: str
+) -> float:
+    served = use["load"] > 0
+    return spearman(layer["score"][served], use[quantity][served])
+
+
+def _correlations(
+    layers: Sequence[dict[str, NDArray[np.float64]]],
+    used: Sequence[dict[str, NDArray[np.float64]]],
+    quantity: str,
+) -> list[dict[str, Any]]:
+    """Of MaxNNScore with a quantity: one row for each layer, the last one, layer None, for all of them."""
+    found = [_layer(layer, use, quantity) for layer, use in zip(layers, used, strict=True)]
+    experts = [int((use["load"] > 0).sum()) for use in used]
+    rows = []
+    for layer, part in [
+        *((number, slice(number, number + 1)) for number in range(len(found))),
+        (None, slice(None)),
+    ]:
+        estimate, interval = pooled(found[part], experts[part])
+        rows.append(
+            {"layer": layer, "spearman": estimate, "interval": interval, "experts": sum(experts[part])}
+        )
+    return rows
+
+
+def _text_interval(layers: Sequence[dict[str, NDArray[np.float64]]], blocks: int) -> Interval:
+    """Of the pooled correlation with the mean log frequency, over other text for the same experts."""
+    generator = np.random.default_rng(0)
+    estimates = []
+    for weights in generator.multinomial(blocks, np.full(blocks, 1 / blocks), RESAMPLES):
+        used = [_use(layer, weights) for layer in layers]
+        estimates.append(_correlations(layers, used, "log_frequency")[-1]["spearman"])
+    low, high = np.quantile(estimates, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return float(low), float(high)
+
+
+def _findings(model: str, correlations: dict[str, list[dict[str, Any]]]) -> list[Finding]:
+    """The rules of the module's docstring, for one model."""
+    findings = []
+    for quantity, origin, what in (
+        ("log_frequency", "paper", "serve frequent tokens"),
+        ("load", "ours", "serve many tokens"),
+    ):
+        whole = correlations[quantity][-1]
+        for threshold, reading in ((CLEAR, "a clear relation"), (ANY, "any relation")):
+            findings.append(
+                Finding(
+                    claim=f"[{origin}] experts with high MaxNNScores {what}, {reading}; {model}",
+                    statistic="Spearman's correlation of MaxNNScore with the experts'"
+                    f" {'mean log token frequency' if quantity == 'log_frequency' else 'load'},"
+                    f" over {len(correlations[quantity]) - 1} layers",
+                    estimate=whole["spearman"],
+                    interval=whole["interval"],
+                    n=whole["experts"],
+                    rule=f"95 % interval above {threshold:g}: holds; below: fails",
+                    verdict=verdict(whole["interval"], threshold, "above"),
+                )
+            )
+    return findings

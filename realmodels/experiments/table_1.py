@@ -1,0 +1,299 @@
+"""Table 1: converters only. What DACs and ADCs cost without any programming noise, c = 0.
+
+All digital; experts analog; experts and dense modules analog; for 8, 6 and 4 bits, DAC and ADC alike, and w_max per
+tile and per column of a tile. kappa and lam are calibrated for every layer, for each of these. The published numbers
+are average accuracies of 8 zero-shot tasks of OLMoE and DeepSeekMoE; ours are the next-token loss and top-1 accuracy
+of our own small models of the same architectures. A heat map shows the loss, everything analog at 8 bits with w_max
+per tile, when the calibrated kappa and lam of all layers are multiplied by common factors. lam is in units of the DAC
+bound: a factor on kappa scales the ADC bound too.
+
+Rules, fixed before the first run, for each model. Nothing is random: 95 % intervals are over blocks of text, and
+differences are taken on the same blocks. Rules 1 and 2 are for 8 bits; 1, 2 and 4 for each granularity of w_max.
+1. The paper's claim "converters on the experts alone cost little" holds if the interval of (loss with experts analog
+   - loss all digital) is below 0.01 nats per token, fails if it is above.
+2. Its claim "dense modules on analog hardware cost more than the experts" holds if the interval of (loss that the
+   dense modules add to analog experts) - (loss increase with experts analog) is above 0, fails if it is below: with
+   L(p) the loss of placement p, the statistic is L(everything) - 2 L(experts) + L(nothing).
+3. Ours, "calibration finds the best of the heat map, within 0.002 nats per token": the cell with the smallest mean
+   loss is chosen on every other block of text; on the other half of the blocks, where this choice is not biased, it
+   holds if the interval of (loss of the calibrated point - loss of that cell) is below 0.002, fails if it is above.
+   If the calibrated point itself is chosen, the difference is 0.
+4. Ours, "fewer bits cost more", everything analog: for each number of bits against the next larger one, holds if the
+   interval of (loss of fewer - loss of more) is above 0, fails if it is below.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise, product
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from realmodels.analog import LayerCalibration, Ranges
+from realmodels.calibrate import Calibration, calibrate
+from realmodels.deploy import deploy, withdraw
+from realmodels.evaluate import block_results
+from realmodels.experiments import shared
+from realmodels.experiments.shared import Evaluated
+from realmodels.load import DEFAULT_MODEL
+from theory.errors import InputError
+from theory.evidence import Finding, Result, mean_interval, verdict
+from theory.hardware import Granularity, Hardware
+from theory.placement import place
+
+Analog = Literal["nothing", "experts", "everything"]  # what of the model is on analog hardware
+Blocks = Float[NDArray[np.float64], " blocks"]
+MODELS = (DEFAULT_MODEL, "tiny-deepseek-moe")
+RULE_BITS, RULE_1_LOSS, RULE_3_LOSS = 8, 0.01, 0.002  # losses in nats per token
+HEAT_MAP_W_MAX: Granularity = "tile"
+HALVES = 4  # blocks of the heat map at least, so that each half of them has an interval
+PUBLISHED = {  # average accuracy of 8 tasks, in %
+    "OLMoE": {"nothing": 63.17, "experts": 62.46, "everything": 61.54},
+    "DeepSeekMoE": {"nothing": 61.28, "experts": 61.03, "everything": 55.04},
+}
+
+
+@dataclass(frozen=True)
+class Config(Evaluated):
+    """Placements under the same converters; the factors multiply the calibrated kappa and lam of every layer."""
+
+    part: Literal["table", "heat map"]
+    analog: tuple[Analog, ...]
+    w_max: Granularity
+    bits: int  # of DAC and ADC
+    kappa_factor: float
+    lam_factor: float
+
+
+@dataclass(frozen=True)
+class Preset:
+    """blocks of block_tokens predictions each; factors: of kappa and of lam in the heat map."""
+
+    bits: tuple[int, ...]
+    granularities: tuple[Granularity, ...]
+    factors: tuple[float, ...]
+    blocks: int
+    heat_map_blocks: int
+    block_tokens: int
+
+
+PRESETS = {
+    "quick": Preset((8, 4), ("tile",), (0.5, 1.0, 2.0), 4, 4, 128),
+    "default": Preset((8, 6, 4), shared.GRANULARITIES, (0.25, 0.5, 1.0, 2.0, 4.0), 16, 8, 256),
+    "full": Preset((8, 6, 4), shared.GRANULARITIES, (0.25, 0.5, 1.0, 2.0, 4.0), 32, 16, 256),
+}
+
+
+def grid(preset: str, model: str | None = None, text: str | None = None, device: str = "cpu") -> list[Config]:
+    """The units of work; `model`: this one instead of both shipped ones, `text` a UTF-8 file to evaluate on."""
+    settings = PRESETS[preset]
+    sizes = shared.Preset((0.0,), 1, settings.blocks, settings.block_tokens)
+    units = []
+    for name in MODELS if model is None else (model,):
+        digital = Config(
+            **sizes.evaluated(name, text, device),
+            part="table",
+            analog=("nothing",),
+            w_max=HEAT_MAP_W_MAX,
+            bits=RULE_BITS,
+            kappa_factor=1.0,
+            lam_factor=1.0,
+        )
+        if digital.blocks < HALVES:
+            raise InputError(
+                f"the text has {digital.blocks} blocks of {digital.block_tokens} tokens: give at least {HALVES}"
+            )
+        units += [
+            digital,
+            *(
+                replace(digital, analog=("experts", "everything"), w_max=w_max, bits=bits)
+                for w_max in settings.granularities
+                for bits in settings.bits
+            ),
+        ]
+        heat_map = replace(digital, part="heat map", blocks=min(settings.heat_map_blocks, digital.blocks))
+        units += [
+            heat_map,
+            *(
+                replace(heat_map, analog=("everything",), kappa_factor=kappa, lam_factor=lam)
+                for kappa, lam in product(settings.factors, repeat=2)
+            ),
+        ]
+    return units
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Mean loss and accuracy of every block of text, for every placement."""
+    model, tokens = shared.model(config.model, config.device), shared.tokens(config)
+    dense = tuple(kind for kind, names in model.map.dense.items() if names)
+    record: dict[str, Any] = {}
+    for analog in config.analog:
+        if analog == "nothing":
+            losses, hits = block_results(model.network, tokens)
+        else:
+            found = _calibration(config.model, config.device, config.w_max, config.bits)
+            placement = place(
+                shared.scores(config.model, config.device, "maxnn"),
+                0.0,
+                analog_modules=dense if analog == "everything" else (),
+            )
+            deploy(model, placement, found.hardware, scaled(found, config.kappa_factor, config.lam_factor))
+            try:
+                losses, hits = block_results(model.network, tokens)
+            finally:
+                withdraw(model)
+        record[analog] = {"loss": losses.tolist(), "accuracy": hits.tolist()}
+    return record
+
+
+def scaled(calibration: Calibration, kappa_factor: float, lam_factor: float) -> Calibration:
+    """The calibration with kappa and lam of every layer multiplied by the factors."""
+
+    def each(ranges: LayerCalibration) -> LayerCalibration:
+        return replace(ranges, kappa=ranges.kappa * kappa_factor, lam=ranges.lam * lam_factor)
+
+    def layer(ranges: Ranges) -> Ranges:
+        return each(ranges) if isinstance(ranges, LayerCalibration) else tuple(map(each, ranges))
+
+    layers = {name: layer(ranges) for name, ranges in calibration.layers.items()}
+    return Calibration(layers, calibration.hardware)
+
+
+@lru_cache(maxsize=6)  # the granularities and bits of one model
+def _calibration(name: str, device: str, w_max: Granularity, bits: int) -> Calibration:
+    model = shared.model(name, device)
+    hardware = Hardware(c=0.0, w_max=w_max, dac_bits=bits, adc_bits=bits)
+    return calibrate(model, model.texts("calibration"), hardware)
+
+
+def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
+    """For each model the table and the heat map, and the findings by the rules above."""
+    models, findings = [], []
+    for name in dict.fromkeys(config.model for config in configs):
+        units = [unit for unit in zip(configs, records, strict=True) if unit[0].model == name]
+        table = [unit for unit in units if unit[0].part == "table"]
+        digital = {quantity: np.array(values) for quantity, values in table[0][1]["nothing"].items()}
+        cells = {
+            (config.w_max, config.bits, analog): {
+                quantity: np.array(values) - digital[quantity] for quantity, values in found.items()
+            }
+            for config, record in table[1:]
+            for analog, found in record.items()
+        }
+        reference, *others = [unit for unit in units if unit[0].part == "heat map"]
+        heat_map = {
+            (config.kappa_factor, config.lam_factor): np.array(record["everything"]["loss"])
+            - np.array(reference[1]["nothing"]["loss"])
+            for config, record in others
+        }
+        models.append(
+            {
+                "model": name,
+                "digital": {
+                    quantity: {"mean": float(values.mean()), "interval": mean_interval(values)}
+                    for quantity, values in digital.items()
+                },
+                "rows": [
+                    {"w_max": w_max, "bits": bits, "analog": analog}
+                    | {f"{quantity}_change": float(values.mean()) for quantity, values in changes.items()}
+                    | {
+                        f"{quantity}_change_interval": mean_interval(values)
+                        for quantity, values in changes.items()
+                    }
+                    for (w_max, bits, analog), changes in cells.items()
+                ],
+                "heat_map": [
+                    {
+                        "kappa_factor": kappa,
+                        "lam_factor": lam,
+                        "loss_change": float(values.mean()),
+                        "loss_change_interval": mean_interval(values),
+                        "minus_calibrated": float((values - heat_map[1.0, 1.0]).mean()),
+                        "minus_calibrated_interval": mean_interval(values - heat_map[1.0, 1.0]),
+                    }
+                    for (kappa, lam), values in heat_map.items()
+                ],
+            }
+        )
+        losses = {key: changes["loss"] for key, changes in cells.items()}
+        findings += [*_table_findings(name, losses), _heat_map_finding(name, heat_map)]
+    first, last = configs[0], configs[-1]
+    return Result(
+        data={
+            "models": models,
+            "published": PUBLISHED,
+            "heat_map_bits": RULE_BITS,
+            "heat_map_w_max": HEAT_MAP_W_MAX,
+            "blocks": first.blocks,
+            "heat_map_blocks": last.blocks,
+            "block_tokens": first.block_tokens,
+            "text": first.text,
+        },
+        findings=tuple(findings),
+    )
+
+
+def _table_findings(model: str, losses: dict[tuple[Granularity, int, str], Blocks]) -> list[Finding]:
+    """Rules 1, 2 and 4, from the loss increases against the digital model."""
+    findings = []
+    for w_max in dict.fromkeys(key[0] for key in losses):
+        where = f"{model}, w_max per {w_max}"
+        experts = losses[w_max, RULE_BITS, "experts"]
+        added = losses[w_max, RULE_BITS, "everything"] - experts
+        findings += [
+            Finding(
+                claim=f"[paper] converters on the experts alone cost little; {where}, {RULE_BITS} bits",
+                statistic="loss with experts analog - loss all digital, nats per token",
+                estimate=float(experts.mean()),
+                interval=(interval := mean_interval(experts)),
+                n=len(experts),
+                rule=f"95 % interval below {RULE_1_LOSS:g}: holds; above: fails",
+                verdict=verdict(interval, RULE_1_LOSS, "below"),
+            ),
+            Finding(
+                claim=f"[paper] dense modules on analog hardware cost more than the experts; {where},"
+                f" {RULE_BITS} bits",
+                statistic="loss added by the dense modules - loss added by the experts, nats per token",
+                estimate=float((added - experts).mean()),
+                interval=(interval := mean_interval(added - experts)),
+                n=len(experts),
+                rule="95 % interval above 0: holds; below: fails",
+                verdict=verdict(interval, 0.0, "above"),
+            ),
+        ]
+        bits = sorted({key[1] for key in losses})
+        for fewer, more in pairwise(bits):
+            difference = losses[w_max, fewer, "everything"] - losses[w_max, more, "everything"]
+            findings.append(
+                Finding(
+                    claim=f"[ours] {fewer} bits cost more than {more}; {where}, everything analog",
+                    statistic="loss of the former - loss of the latter, nats per token",
+                    estimate=float(difference.mean()),
+                    interval=(interval := mean_interval(difference)),
+                    n=len(difference),
+                    rule="95 % interval above 0: holds; below: fails",
+                    verdict=verdict(interval, 0.0, "above"),
+                )
+            )
+    return findings
+
+
+def _heat_map_finding(model: str, losses: dict[tuple[float, float], Blocks]) -> Finding:
+    """Rule 3."""
+    kappa, lam = min(losses, key=lambda factors: float(losses[factors][::2].mean()))
+    difference = (losses[1.0, 1.0] - losses[kappa, lam])[1::2]
+    interval = mean_interval(difference)
+    return Finding(
+        claim=f"[ours] calibration finds the best of the heat map; {model}, w_max per {HEAT_MAP_W_MAX},"
+        f" {RULE_BITS} bits",
+        statistic=f"loss of the calibrated point - loss at kappa x {kappa:g}, lam x {lam:g}, the best on the other"
+        " half of the blocks, nats per token",
+        estimate=float(difference.mean()),
+        interval=interval,
+        n=len(difference),
+        rule=f"95 % interval below {RULE_3_LOSS:g}: holds; above: fails",
+        verdict=verdict(interval, RULE_3_LOSS, "below"),
+    )

@@ -1,0 +1,160 @@
+"""Table 1: its units, its verdicts on data with known answers, and its drawing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.patches import Rectangle
+
+from figures import table_1 as drawing
+from realmodels.analog import LayerCalibration
+from realmodels.calibrate import Calibration
+from realmodels.experiments.table_1 import MODELS, Config, grid, measure, scaled, summarise
+from theory.errors import InputError
+from theory.hardware import Hardware
+
+BLOCKS = 8
+FACTORS = (0.5, 1.0, 2.0)
+COSTS = {8: (0.002, 0.01), 6: (0.02, 0.1), 4: (0.2, 1.0)}  # of experts and of everything, in nats
+Cells = dict[tuple[float, float], float]
+
+
+def records(
+    costs: dict[int, tuple[float, float]] = COSTS,
+    cells: Cells | None = None,
+    models: tuple[str, ...] = MODELS,
+) -> tuple[list[Config], list[dict[str, Any]]]:
+    """cells: loss increases of the heat map, 0.01 at the calibrated point and 0.1 elsewhere if not given."""
+    generator = np.random.default_rng(0)
+    text = 2 + generator.random(BLOCKS)  # blocks differ far more than placements do
+
+    def found(increase: float) -> dict[str, list[float]]:
+        noise = 1e-4 * generator.standard_normal(BLOCKS)
+        loss = text + increase + noise - noise.mean()
+        return {"loss": loss.tolist(), "accuracy": (0.5 - increase / 10 + 0 * text).tolist()}
+
+    configs, results = [], []
+    for name in models:
+        first = Config(name, "h", "t", "th", "cpu", BLOCKS, 32, "table", ("nothing",), "tile", 8, 1.0, 1.0)
+        configs.append(first)
+        results.append({"nothing": found(0.0)})
+        for w_max in ("tile", "column"):
+            for bits, (experts, everything) in costs.items():
+                configs.append(replace(first, analog=("experts", "everything"), w_max=w_max, bits=bits))
+                results.append({"experts": found(experts), "everything": found(everything)})
+        configs.append(replace(first, part="heat map"))
+        results.append({"nothing": found(0.0)})
+        for kappa in FACTORS:
+            for lam in FACTORS:
+                cell = replace(first, part="heat map", analog=("everything",))
+                configs.append(replace(cell, kappa_factor=kappa, lam_factor=lam))
+                usual = 0.01 if kappa == lam == 1 else 0.1
+                results.append({"everything": found((cells or {}).get((kappa, lam), usual))})
+    return configs, results
+
+
+def verdicts(claim: str, **changes: Any) -> list[str]:
+    findings = summarise(*records(models=("m",), **changes)).findings
+    return [finding.verdict for finding in findings if claim in finding.claim]
+
+
+@pytest.mark.parametrize(("experts", "verdict"), [(0.002, "holds"), (0.02, "fails"), (0.01, "inconclusive")])
+def test_converters_on_experts_cost_little(experts: float, verdict: str) -> None:
+    assert verdicts("cost little", costs=COSTS | {8: (experts, 0.05)}) == [verdict, verdict]
+
+
+@pytest.mark.parametrize(
+    ("everything", "verdict"), [(0.01, "holds"), (0.003, "fails"), (0.004, "inconclusive")]
+)
+def test_dense_modules_cost_more_than_experts(everything: float, verdict: str) -> None:
+    assert verdicts("cost more than the experts", costs=COSTS | {8: (0.002, everything)}) == [verdict] * 2
+
+
+@pytest.mark.parametrize(("six", "verdict"), [(0.1, "holds"), (0.005, "fails"), (0.01, "inconclusive")])
+def test_fewer_bits_cost_more(six: float, verdict: str) -> None:
+    found = verdicts("bits cost more", costs=COSTS | {6: (0.02, six)})
+    assert found == ["holds", verdict] * 2  # 4 against 6, 6 against 8
+
+
+@pytest.mark.parametrize(("best", "verdict"), [(0.1, "holds"), (0.009, "holds"), (0.004, "fails")])
+def test_the_calibrated_point_is_the_best_of_the_heat_map(best: float, verdict: str) -> None:
+    assert verdicts("heat map", cells={(2.0, 0.5): best}) == [verdict]
+
+
+def test_the_best_cell_is_judged_on_text_that_did_not_choose_it() -> None:
+    configs, found = records(models=("m",))
+    place = next(i for i, config in enumerate(configs) if config.kappa_factor == 0.5)
+    centre = next(
+        i
+        for i, config in enumerate(configs)
+        if config.part == "heat map"
+        and config.analog == ("everything",)
+        and config.kappa_factor == 1
+        and config.lam_factor == 1
+    )
+    # Much better on the half that chooses, as good on the other.
+    loss = np.array(found[centre]["everything"]["loss"])
+    loss[::2] -= 0.5
+    found[place] = {"everything": found[centre]["everything"] | {"loss": loss.tolist()}}
+    finding = next(each for each in summarise(configs, found).findings if "heat map" in each.claim)
+    assert finding.estimate == 0 and finding.verdict == "holds" and finding.n == BLOCKS // 2
+    assert "kappa x 0.5" in finding.statistic
+
+
+def test_factors_multiply_every_layer_and_nothing_else() -> None:
+    one, other = LayerCalibration(2.0, 3.0, 4.0), LayerCalibration(5.0, 3.0, 4.0)
+    hardware = Hardware(c=0.0)
+    found = scaled(Calibration({"a": one, "b": (one, other)}, hardware), 0.5, 4.0)
+    assert found.layers == {
+        "a": LayerCalibration(2.0, 1.5, 16.0),
+        "b": (LayerCalibration(2.0, 1.5, 16.0), LayerCalibration(5.0, 1.5, 16.0)),
+    }
+    assert found.hardware == hardware
+
+
+def test_the_picture_and_the_rows_hold_published_numbers_beside_ours() -> None:
+    result = summarise(*records())
+    rows = drawing.table(result)
+    published = [row for row in rows if row["whose"] == "published"]
+    assert [row["accuracy_change"] for row in published] == pytest.approx(
+        [-0.0071, -0.0163, -0.0025, -0.0624]
+    )
+    ours = [row for row in rows if row["whose"] == "ours" and row["part"] == "table"]
+    assert len(ours) == 2 * 2 * 3 * 2 and {row["model"] for row in ours} == set(MODELS)
+    assert [row["loss_change"] for row in ours[:2]] == pytest.approx([0.002, 0.01], abs=5e-4)
+    assert sum(row["part"] == "heat map" for row in rows) == 2 * len(FACTORS) ** 2
+    assert len({tuple(row) for row in rows}) == 1  # all have the same columns
+    figure = drawing.draw(result)
+    text = {cell.get_text().get_text() for cell in figure.axes[0].tables[0].get_celld().values()}
+    assert {"published: OLMoE", "-0.71", "ours: tiny-olmoe"} <= text
+    heat_map = figure.axes[2]
+    (marked,) = heat_map.patches
+    assert isinstance(marked, Rectangle) and marked.get_xy() == (1, 1)
+    assert heat_map.texts[4].get_text() == "0.010"
+
+
+def test_units_on_a_model(small_model_folder: Path) -> None:
+    units = grid("quick", model=str(small_model_folder))
+    assert {unit.model for unit in units} == {str(small_model_folder)}
+    digital, eight, four, reference, *cells = units
+    assert [unit.bits for unit in (eight, four)] == [8, 4] and len(cells) == 9
+    assert reference.analog == digital.analog == ("nothing",)
+    nothing, fine, coarse = measure(digital)["nothing"], measure(eight), measure(four)
+    assert fine["experts"]["loss"] != fine["everything"]["loss"] != nothing["loss"]
+    # Few bits distort more.
+    distance = [
+        np.abs(np.subtract(found["everything"]["loss"], nothing["loss"])).mean() for found in (fine, coarse)
+    ]
+    assert distance[0] < distance[1]
+    # The calibrated point of the heat map is the table's; measuring leaves the model digital.
+    assert measure(cells[4])["everything"] == fine["everything"] != measure(cells[0])["everything"]
+    assert measure(digital)["nothing"] == nothing
+
+
+def test_too_little_text_is_refused(small_model_folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("noise on analog tiles hurts dense modules more than most experts. " * 8)
+    with pytest.raises(InputError, match="give at least 4"):
+        grid("quick", model=str(small_model_folder), text=str(text))
