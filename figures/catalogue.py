@@ -84,7 +84,7 @@ EXHIBITS = (
         title="Converters only: what DACs and ADCs of 8, 6 and 4 bits cost, and whether calibration finds the optimum",
         experiment="realmodels.experiments.table_1",
         drawing="figures.table_1",
-        times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "6 min on 2 cores"},
+        times={"quick": "1 min on 2 cores", "default": "2 min on 2 cores", "full": "3 min on 2 cores"},
     ),
     Exhibit(
         name="table-2",

@@ -6,6 +6,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from theory.evidence import Result
 
@@ -61,6 +62,9 @@ def _experts(axis: Axes, model: dict[str, Any], palette: dict[int, Any]) -> None
             label=f"MoE layer {layer + 1}",
         )
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator([0.5, 0.7, 1, 1.5, 2, 3]))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("MaxNNScore / median of the layer")
     axis.set_ylabel("mean log frequency of the expert's tokens, nats")
     axis.set_title(

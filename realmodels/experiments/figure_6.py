@@ -100,7 +100,7 @@ def measure(config: Evaluated) -> dict[str, Any]:
 def log_frequency(model: Model, texts: Sequence[str]) -> Float[Tensor, " vocabulary"]:
     """Log of the relative frequency of every token in `texts`, in nats, each seen once more than it is."""
     stream = token_blocks(model, texts, block_tokens=1).tokens[:, 0]
-    vocabulary = model.network.get_input_embeddings().num_embeddings
+    vocabulary = len(model.network.get_input_embeddings().get_parameter("weight"))
     counts = torch.bincount(stream, minlength=vocabulary).double() + 1
     return (counts / counts.sum()).log()
 
