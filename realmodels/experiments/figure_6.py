@@ -10,7 +10,7 @@ Evaluation text is routed, with all modules digital.
 
 Correlations are Spearman's, between the experts in use of one layer. Experts are the sample: for n of them
 z = atanh(r) is about normal with variance 1.06/(n - 3) around its own value of the population [Fieller, Hartley and
-Pearson, Biometrika 44 (1957), 470-481; shown for 10 to 50 pairs], so the 95 % interval of a layer is
+Pearson, Biometrika 44 (1957), 470-481; shown for 10 to 50 pairs and r up to about .8], so the 95 % interval is
 tanh(z -+ 1.96 sqrt(1.06/(n - 3))). Pooled over L layers, taken as independent and as the ones that are asked about:
 the estimate is tanh(mean of z_l), and z's variance is sum of 1.06/(n_l - 3) over L^2. As atanh(1) is infinite, r is
 kept half the smallest step of Spearman's r, 6/(n^3 - n), from -1 and 1. How much of the pooled correlation is chance

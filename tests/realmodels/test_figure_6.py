@@ -11,12 +11,15 @@ import torch
 from hypothesis import given
 from numpy.typing import NDArray
 from scipy import stats
+from small_models import TEXTS
 
 from figures import figure_6 as drawing
+from realmodels.evaluate import token_blocks
 from realmodels.experiments import figure_6, shared
 from realmodels.experiments.figure_6 import grid, log_frequency, measure, pooled, spearman, summarise
 from realmodels.experiments.shared import Evaluated
 from realmodels.load import load
+from realmodels.statistics import routing
 from theory.errors import InputError
 
 BLOCKS, TOKENS, EXPERTS, LAYERS = 6, 32, 32, 2
@@ -128,6 +131,22 @@ def test_the_picture_shows_every_expert_and_every_layer() -> None:
     assert "Published" in figure.get_suptitle()
 
 
+def test_a_monotone_transform_of_the_scores_changes_nothing() -> None:
+    made = record(0.5)
+    before = summarise([CONFIG], [made]).findings
+    for layer in made["layers"]:
+        layer["score"] = [score**3 - 7 for score in layer["score"]]
+    assert summarise([CONFIG], [made]).findings == before
+
+
+def test_dollars_and_letters_are_drawn_as_they_are() -> None:
+    made = record(0.5)
+    made["layers"][0]["extremes"][0]["tokens"][0]["text"] = ascii("$\\frac $ \u4e2d")
+    figure = drawing.draw(summarise([CONFIG], [made]))
+    figure.canvas.draw()
+    assert any("u4e2d" in text.get_text() for axis in figure.axes for text in axis.texts)
+
+
 # On a model
 
 
@@ -163,3 +182,15 @@ def test_sums_are_those_of_the_routing(small_model_folder: Path) -> None:
         assert layer["extremes"][0]["expert"] == int(scores.argmax())
         assert layer["extremes"][-1]["expert"] == int(scores.argmin())
     assert measure(config) == made
+
+
+def test_load_and_weight_are_those_of_the_routing_statistics(small_model_folder: Path) -> None:
+    model = load(small_model_folder)
+    expected = routing(model, TEXTS)
+    for layer, (index, weight) in enumerate(figure_6.choices(model, token_blocks(model, TEXTS).tokens)):
+        for expert, (frequency, mean) in enumerate(
+            zip(expected.frequency[layer], expected.weight[layer], strict=True)
+        ):
+            chosen = index == expert
+            assert float(chosen.any(1).double().mean()) == pytest.approx(float(frequency))
+            assert float(weight[chosen].sum()) / len(index) == pytest.approx(float(mean))
