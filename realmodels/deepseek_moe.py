@@ -113,9 +113,8 @@ class _Pretrained(LlamaPreTrainedModel):
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
-        return (
-            True  # transformers looks for its decorator in this file, but that is where DeepseekV2Experts is
-        )
+        # transformers looks for its decorator in this file, but that is where DeepseekV2Experts is
+        return True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -6,7 +6,8 @@ model's device, and differs between kinds of devices.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +101,22 @@ def withdraw(model: Model) -> None:
     """Makes the model digital again, bit for bit."""
     for name, module in _require_deployed(model).items():
         _replace(model.network, name, module.original)
+
+
+@contextmanager
+def deployed(
+    model: Model,
+    placement: Placement,
+    hardware: Hardware,
+    calibration: Sequence[str] | Calibration,
+    seed: int = 0,
+) -> Iterator[DeploymentReport]:
+    """`deploy` for the length of a `with` block, and `withdraw` at its end, whatever happens inside."""
+    report = deploy(model, placement, hardware, calibration, seed)
+    try:
+        yield report
+    finally:
+        withdraw(model)
 
 
 def _require_deployed(model: Model) -> dict[str, AnalogLinear | AnalogExperts]:

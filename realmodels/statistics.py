@@ -1,11 +1,11 @@
 """What the placement strategies rank experts by: their weights, or how calibration text is routed to them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from realmodels.evaluate import block_results, token_blocks
@@ -57,13 +57,28 @@ def routing(model: Model, texts: Sequence[str]) -> Routing:
     tokens = token_blocks(model, texts).tokens
     counts = torch.zeros(2, len(model.map.moe_layers), max(model.map.num_experts), dtype=torch.float64)
 
-    def hook(number: int) -> Any:
-        def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            index, weight = inputs[1].flatten().cpu(), inputs[2].flatten().double().cpu()
-            counts[0, number].index_add_(0, index, torch.ones_like(weight))
-            counts[1, number].index_add_(0, index, weight)
+    def count(layer: int, index: Tensor, weight: Tensor) -> None:
+        counts[0, layer].index_add_(0, index.flatten(), torch.ones_like(weight).flatten())
+        counts[1, layer].index_add_(0, index.flatten(), weight.flatten())
 
-        return count
+    observe(model, tokens, count)
+    frequency, weight = counts / tokens[:, 1:].numel()
+    return Routing(frequency, weight)
+
+
+def observe(
+    model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"], visit: Callable[[int, Tensor, Tensor], None]
+) -> None:
+    """Routes blocks of text; for every batch and MoE layer `visit(layer, index, weight)`.
+
+    index (tokens, top_k): the experts of each token; weight: their routing weights, fp64; both on the CPU.
+    """
+
+    def hook(layer: int) -> Any:
+        def routed(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            visit(layer, inputs[1].cpu(), inputs[2].double().cpu())
+
+        return routed
 
     handles = [
         model.network.get_submodule(layer.experts).register_forward_pre_hook(hook(number))
@@ -74,8 +89,6 @@ def routing(model: Model, texts: Sequence[str]) -> Routing:
     finally:
         for handle in handles:
             handle.remove()
-    frequency, weight = counts / tokens[:, 1:].numel()
-    return Routing(frequency, weight)
 
 
 def _maxnn(experts: nn.Module) -> Float[Tensor, " experts"]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from realmodels.deploy import deploy, withdraw
+from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
 from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated, Preset
@@ -84,7 +84,7 @@ def grid(
     settings = PRESETS[preset]
     draws = settings.seeds(seeds)
     reference = Config(
-        **settings.evaluated(model, text, device),
+        **shared.evaluated(model, text, device, settings.blocks, settings.block_tokens),
         w_max=shared.GRANULARITIES[0],
         part=None,
         c=0.0,
@@ -115,11 +115,8 @@ def measure(config: Config) -> dict[str, Any]:
         analog_modules=config.part.analog_modules,
     )
     calibration = shared.calibration(config.model, config.device, config.w_max)
-    report = deploy(model, placement, hardware, calibration, seed=config.seed)
-    try:
+    with deployed(model, placement, hardware, calibration, seed=config.seed) as report:
         losses, hits = block_results(model.network, tokens)
-    finally:
-        withdraw(model)
     return {"loss": losses.tolist(), "accuracy": hits.tolist(), "analog_parameters": report.count("analog")}
 
 

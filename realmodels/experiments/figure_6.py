@@ -34,12 +34,13 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import rankdata
-from torch import Tensor, nn
+from torch import Tensor
 
-from realmodels.evaluate import block_results, token_blocks
+from realmodels.evaluate import token_blocks
 from realmodels.experiments import shared
-from realmodels.experiments.shared import Evaluated, Preset
+from realmodels.experiments.shared import Evaluated
 from realmodels.load import Model
+from realmodels.statistics import observe
 from theory.errors import InputError
 from theory.evidence import Finding, Interval, Result, verdict
 
@@ -48,11 +49,9 @@ QUANTITIES = ("log_frequency", "load", "weight")
 CLEAR, ANY = 0.5, 0.0  # the thresholds of rules 1 and 2
 EXTREMES, TOKENS = 2, 8  # experts at either end of a layer's scores, and how many of their tokens are shown
 RESAMPLES = 400  # of the blocks of text
-ALL = 10**6  # blocks: more than a text has, so all of it
 CONFIDENCE = 0.95
 
-# Nothing is deployed: there is neither noise nor draws of it.
-PRESETS = {"quick": Preset((), 0, 8, 256), "default": Preset((), 0, 64, 256), "full": Preset((), 0, ALL, 512)}
+PRESETS = {"quick": (8, 256), "default": (64, 256), "full": (None, 512)}  # blocks, tokens of a block
 
 
 def grid(
@@ -60,7 +59,7 @@ def grid(
 ) -> list[Evaluated]:
     """One unit for each model: `model` alone or, without it, both of ours; `text` a UTF-8 file to route."""
     return [
-        Evaluated(**PRESETS[preset].evaluated(name, text, device))
+        Evaluated(**shared.evaluated(name, text, device, *PRESETS[preset]))
         for name in (MODELS if model is None else (model,))
     ]
 
@@ -110,22 +109,7 @@ def choices(
 ) -> list[tuple[Int[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]]:
     """For each MoE layer, the experts that every input token is routed to, and their routing weights."""
     found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in model.map.moe_layers]
-
-    def hook(number: int) -> Any:
-        def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            found[number].append((inputs[1].cpu(), inputs[2].double().cpu()))
-
-        return record
-
-    handles = [
-        model.network.get_submodule(layer.experts).register_forward_pre_hook(hook(number))
-        for number, layer in enumerate(model.map.moe_layers)
-    ]
-    try:
-        block_results(model.network, tokens)
-    finally:
-        for handle in handles:
-            handle.remove()
+    observe(model, tokens, lambda layer, index, weight: found[layer].append((index, weight)))
     return [
         (torch.cat([index for index, _ in batches]), torch.cat([weight for _, weight in batches]))
         for batches in found

@@ -41,28 +41,34 @@ class Preset:
     blocks: int
     block_tokens: int
 
-    def evaluated(self, name: str, text: str | None, device: str) -> dict[str, Any]:
-        """The fields of `Evaluated` for a model and a UTF-8 file, or None for our own evaluation text."""
-        loaded, found = model(name, device), _documents(text or OUR_TEXT)
-        length = min(self.block_tokens, loaded.context)
-        return asdict(
-            Evaluated(
-                model=name,
-                weights=loaded.weights_hash,
-                text=text or OUR_TEXT,
-                text_hash=text_hash(found),
-                device=device,
-                blocks=len(token_blocks(loaded, found, length, self.blocks).tokens),
-                block_tokens=length,
-            )
-        )
-
     def seeds(self, given: int | None) -> range:
         """Of the noise draws; given: their number, if not the preset's, at least 2."""
         draws = self.draws if given is None else given
         if draws < 2:
             raise InputError(f"--seeds {draws}: an interval needs at least 2 noise draws")
         return range(draws)
+
+
+def evaluated(
+    name: str, text: str | None, device: str, most_blocks: int | None, most_tokens: int
+) -> dict[str, Any]:
+    """The fields of `Evaluated` for a model and a UTF-8 file, or None for our own evaluation text.
+
+    most_blocks: of the text, evenly spread, None for all of it; most_tokens: of a block.
+    """
+    loaded, found = model(name, device), _documents(text or OUR_TEXT)
+    length = min(most_tokens, loaded.context)
+    return asdict(
+        Evaluated(
+            model=name,
+            weights=loaded.weights_hash,
+            text=text or OUR_TEXT,
+            text_hash=text_hash(found),
+            device=device,
+            blocks=len(token_blocks(loaded, found, length, most_blocks).tokens),
+            block_tokens=length,
+        )
+    )
 
 
 @lru_cache(maxsize=1)

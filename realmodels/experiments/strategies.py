@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from realmodels.deploy import deploy, withdraw
+from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
 from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated, Preset
@@ -74,7 +74,7 @@ def grid(
     settings = PRESETS[preset]
     draws = settings.seeds(seeds)
     reference = Config(
-        **settings.evaluated(model, text, device),
+        **shared.evaluated(model, text, device, settings.blocks, settings.block_tokens),
         w_max=shared.GRANULARITIES[0],
         strategy=None,
         digital_fraction=1.0,
@@ -110,11 +110,9 @@ def measure(config: Config) -> dict[str, Any]:
         generator=torch.Generator().manual_seed(config.seed),
     )
     calibration = shared.calibration(config.model, config.device, config.w_max)
-    deploy(model, placement, Hardware(c=config.c, w_max=config.w_max), calibration, seed=config.seed)
-    try:
+    hardware = Hardware(c=config.c, w_max=config.w_max)
+    with deployed(model, placement, hardware, calibration, seed=config.seed):
         losses, hits = block_results(model.network, tokens)
-    finally:
-        withdraw(model)
     return {"loss": losses.tolist(), "accuracy": hits.tolist()}
 
 

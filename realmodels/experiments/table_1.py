@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from realmodels.analog import LayerCalibration, Ranges
 from realmodels.calibrate import Calibration, calibrate
-from realmodels.deploy import deploy, withdraw
+from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
 from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated
@@ -90,11 +90,10 @@ PRESETS = {
 def grid(preset: str, model: str | None = None, text: str | None = None, device: str = "cpu") -> list[Config]:
     """The units of work; `model`: this one instead of both shipped ones, `text` a UTF-8 file to evaluate on."""
     settings = PRESETS[preset]
-    sizes = shared.Preset((0.0,), 1, settings.blocks, settings.block_tokens)
     units = []
     for name in MODELS if model is None else (model,):
         digital = Config(
-            **sizes.evaluated(name, text, device),
+            **shared.evaluated(name, text, device, settings.blocks, settings.block_tokens),
             part="table",
             analog=("nothing",),
             w_max=HEAT_MAP_W_MAX,
@@ -140,11 +139,9 @@ def measure(config: Config) -> dict[str, Any]:
                 0.0,
                 analog_modules=dense if analog == "everything" else (),
             )
-            deploy(model, placement, found.hardware, scaled(found, config.kappa_factor, config.lam_factor))
-            try:
+            ranges = scaled(found, config.kappa_factor, config.lam_factor)
+            with deployed(model, placement, found.hardware, ranges):
                 losses, hits = block_results(model.network, tokens)
-            finally:
-                withdraw(model)
         record[analog] = {"loss": losses.tolist(), "accuracy": hits.tolist()}
     return record
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from realmodels.cost import DEEPSEEK_MOE, OLMOE, Machine, Shape, cost
-from realmodels.deploy import deploy, withdraw
+from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
 from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated, Preset
@@ -80,7 +80,7 @@ def grid(
     settings = PRESETS[preset]
     draws = settings.seeds(seeds)
     first = Config(
-        **settings.evaluated(model, text, device),
+        **shared.evaluated(model, text, device, settings.blocks, settings.block_tokens),
         row=ROWS[0],
         seed=0,
     )
@@ -105,11 +105,8 @@ def measure(config: Config) -> dict[str, Any]:
         analog_modules=() if config.row.dense_digital else dense,
     )
     calibration = shared.calibration(config.model, config.device, W_MAX)
-    deploy(model, placement, Hardware(c=C, w_max=W_MAX), calibration, seed=config.seed)
-    try:
+    with deployed(model, placement, Hardware(c=C, w_max=W_MAX), calibration, seed=config.seed):
         losses, hits = block_results(model.network, tokens)
-    finally:
-        withdraw(model)
     return {"loss": losses.tolist(), "accuracy": hits.tolist(), "shape": shape}
 
 

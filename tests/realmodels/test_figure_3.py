@@ -204,13 +204,13 @@ def test_experts_with_the_lowest_scores_are_analog_first(
     units: list[Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placements = []
-    real = figure_3.deploy
+    real = figure_3.deployed
 
     def spy(model: Any, placement: Any, *arguments: Any, **options: Any) -> Any:
         placements.append(placement)
         return real(model, placement, *arguments, **options)
 
-    monkeypatch.setattr(figure_3, "deploy", spy)
+    monkeypatch.setattr(figure_3, "deployed", spy)
     quarter = next(unit for unit in units if unit.part and unit.part.analog_experts == 0.25)
     measure(quarter)
     score = shared.scores(quarter.model, "cpu", "maxnn")
