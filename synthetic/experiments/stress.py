@@ -1,17 +1,18 @@
 """Stress: where does the claim live, that frequent experts have the larger neurons and belong on digital hardware?
 
-A map over optimiser x loss x length of training x routing x type of expert x granularity of w_max. Everything in a
-row of the map is measured on the same training seeds, test samples and programming noise.
-- Task of two kinds (alpha = .1, N_F = N_R = 2): the ratio of norms nu_F/nu_R, to be compared with rho = 9, and the
-  tolerance c* with 2 N_F = 4 of the 8 experts digital: those of largest MaxNNScore, random ones (geometric mean over
-  RANDOM choices), the frequent specialists (oracle), or none. Where the model does not classify both kinds to 95 %
+A map over optimiser x loss x length of training x routing x type of expert x granularity of w_max x frequency alpha of
+the rare class. Everything in a row of the map is measured on the same training seeds, test samples and programming
+noise.
+- Task of two kinds (N_F = N_R = 2): the ratio of norms nu_F/nu_R, to be compared with rho = (1 - alpha)/alpha, and
+  the tolerance c* with 2 N_F = 4 of the 8 experts digital: those of largest MaxNNScore, random ones (geometric mean
+  over RANDOM choices), the frequent specialists (oracle), or none. Where the model does not classify both kinds to 95 %
   without noise, no placement can help: every gain is 1 there.
 - Zipf task (four kinds, exponent 1, one specialist of each sign): Spearman's correlation of MaxNNScore and frequency.
 Length 1 is the stop rule; lengths 3 and 15 are that multiple of the median over seeds of the stop rule's steps.
 Routers are frozen; nothing has weight decay.
 
 Rules, fixed before the first run. Every interval is the 95 % interval of the mean over training seeds, of the mean
-over the cells that are named (of logarithms where ratios are averaged).
+over the cells that are named, all alpha together (of logarithms where ratios are averaged).
 1. [G, G-linear, G-token, G-adam] nu_F/nu_R is rho at the stop rule, one layer, hinge: (nu_F/nu_R)/rho within 1 +- .25:
    holds if the interval lies inside, fails if outside. One finding for each optimiser and routing. (G-adam) says that
    it fails for AdamW.
@@ -32,7 +33,13 @@ over the cells that are named (of logarithms where ratios are averaged).
    on cells that were learned: balanced accuracy, one for each seed, above .75 holds, below .75 fails. (A first look
    at a quick run split by loss instead; what is left of a loss cannot be compared between losses.)
 8. [G-logistic] Under the logistic loss nu_F/nu_R is below rho from the start: (nu_F/nu_R)/rho below 1 at the stop rule
-   holds, above 1 fails; SGD and momentum, one layer. (This rule alone was added when four seeds had been seen.)
+   holds, above 1 fails; SGD and momentum, one layer. (This rule was added when four seeds had been seen.)
+9. [paper] nu_F/nu_R is proportional to rho: the slope of log (nu_F/nu_R) on log rho over the alphas, one layer, hinge,
+   within 1 +- .25 in the sense of rule 1: one finding for each optimiser at the stop rule, and for SGD at the other
+   lengths. (G) gives 1 for SGD at the stop rule and 0 after long training, (G-adam) 0 for AdamW.
+10. [ours] The rarer the rare class, the more there is to gain: the slope of the logarithm of MaxNN's gain over random
+   on log rho above 0 holds, below 0 fails; one finding for each optimiser, one layer, stop rule, w_max per layer.
+(Rules 1 to 8 were first applied to alpha = .1 alone; 9 and 10 were written before any other alpha was run.)
 """
 
 import math
@@ -54,11 +61,12 @@ from synthetic.model import Expert, ModelConfig, MoE, Routing
 from synthetic.robustness import program, tolerance
 from synthetic.training import Loss, Optimiser, Training, train
 from theory.errors import InputError
-from theory.evidence import Finding, Result, mean_interval, verdict
+from theory.evidence import Direction, Finding, Interval, Result, Verdict, mean_interval, verdict
 from theory.hardware import Granularity, Hardware
 from theory.setting import Setting
 
 Array = NDArray[np.float64]
+Mean = Callable[[Array], tuple[float, Interval]]
 
 OPTIMISERS: tuple[Optimiser, ...] = ("sgd", "momentum", "adamw")
 LOSSES: tuple[Loss, ...] = ("hinge", "logistic")
@@ -71,6 +79,7 @@ STATISTICS = ("top over rest", "top over median", "loss left")
 
 # Smaller than the reference instance in what decides the time and nothing else: d, n and l.
 SETTING = Setting(d=16, n=8, l=2)
+ALPHAS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25)
 ZIPF = Task.zipf(4, 1.0, d=SETTING.d, n=SETTING.n)
 # Of the only specialist of a kind and sign: with 8, the fraction that is active would decide its size.
 ZIPF_NEURONS = 16
@@ -102,8 +111,12 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Config:
-    """One way of training, for several training seeds, and the lengths at which the models are looked at."""
+    """One way of training, for several training seeds, and the lengths at which the models are looked at.
 
+    alpha: frequency of the rare class; None for the Zipf task.
+    """
+
+    alpha: float | None
     optimiser: Optimiser
     loss: Loss
     routing: Routing
@@ -115,6 +128,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
+    alphas: tuple[float, ...]
     lengths: tuple[int, ...]
     optimisers: tuple[Optimiser, ...]
     experts: tuple[Expert, ...]
@@ -123,9 +137,9 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset((1,), ("sgd", "adamw"), ("one_layer",), 16, 4),
-    "default": Preset(LENGTHS, OPTIMISERS, EXPERTS, 48, 5),
-    "full": Preset(LENGTHS, OPTIMISERS, EXPERTS, 64, 12),
+    "quick": Preset((0.1,), (1,), ("sgd", "adamw"), ("one_layer",), 16, 4),
+    "default": Preset((0.05, 0.1, 0.25), LENGTHS, OPTIMISERS, EXPERTS, 48, 5),
+    "full": Preset(ALPHAS, LENGTHS, OPTIMISERS, EXPERTS, 64, 12),
 }
 
 
@@ -138,16 +152,15 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
             f"--seeds {count}: two training seeds to design the rule and two to test it are needed: 4"
         )
     return [
-        Config(optimiser, loss, routing, expert, chosen.lengths, chosen.draws, tuple(range(count)))
-        for expert, routing, optimiser, loss in product(
-            reversed(chosen.experts), reversed(ROUTINGS), chosen.optimisers, LOSSES
+        Config(alpha, optimiser, loss, routing, expert, chosen.lengths, chosen.draws, tuple(range(count)))
+        for expert, routing, optimiser, loss, alpha in product(
+            reversed(chosen.experts), reversed(ROUTINGS), chosen.optimisers, LOSSES, (*chosen.alphas, None)
         )
     ]
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """For every length the numbers of each seed: norms, correlations, tolerances and statistics."""
-    task = Task.of(SETTING)
+    """For every length the numbers of each seed: norms, tolerances and statistics, or correlations (Zipf)."""
     network = ModelConfig(
         (SETTING.N_F, SETTING.N_R),
         SETTING.m,
@@ -156,21 +169,24 @@ def measure(config: Config) -> dict[str, Any]:
         config.expert,
         init_std=INIT_STD[config.expert],
     )
-    zipf_network = replace(network, specialists=(1,) * ZIPF.kinds, m=ZIPF_NEURONS)
-    frequencies = np.array(ZIPF.frequencies)[zipf_network.kinds.numpy()]
+    if config.alpha is None:
+        network = replace(network, specialists=(1,) * ZIPF.kinds, m=ZIPF_NEURONS)
+        frequencies = np.array(ZIPF.frequencies)[network.kinds.numpy()]
+        return {
+            "lengths": [
+                {"spearman": [float(stats.spearmanr(each, frequencies).statistic) for each in model.maxnn()]}
+                for model, _ in _models(ZIPF, network, config)
+            ]
+        }
+    task = Task.of(replace(SETTING, alpha=config.alpha))
     lengths = []
-    for (model, steps), (zipf_model, _) in zip(
-        _models(task, network, config), _models(ZIPF, zipf_network, config), strict=True
-    ):
+    for model, steps in _models(task, network, config):
         scores = model.maxnn()
         frequent = network.kinds == 0
         lengths.append(
             {
                 "steps": steps,
                 "ratio": (scores[:, frequent].mean(1) / scores[:, ~frequent].mean(1)).tolist(),
-                "spearman": [
-                    float(stats.spearmanr(each, frequencies).statistic) for each in zipf_model.maxnn()
-                ],
                 "tolerance": _tolerances(model, task, config),
                 "statistics": _statistics(model, task, config),
             }
@@ -244,8 +260,9 @@ def _statistics(model: MoE, task: Task, config: Config) -> dict[str, list[float]
 
 @dataclass(frozen=True)
 class Cell:
-    """A field of the map, with the values of every seed."""
+    """A field of the map, with the values of every seed; `spearman` is of the Zipf task, which has no alpha."""
 
+    alpha: float
     optimiser: str
     loss: str
     routing: str
@@ -257,6 +274,10 @@ class Cell:
     spearman: Array
     statistics: Mapping[str, Array]
     c: Mapping[str, Array]
+
+    @property
+    def rho(self) -> float:
+        return replace(SETTING, alpha=self.alpha).rho
 
     @property
     def learned(self) -> NDArray[np.bool_]:
@@ -276,7 +297,6 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             "map": [_row(cell) for cell in cells],
             "rule of thumb": choice,
             "reasons": REASONS,
-            "rho": SETTING.rho,
             "seeds": len(configs[0].seeds),
             "setting": asdict(SETTING),
         },
@@ -285,11 +305,16 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
 
 
 def _cells(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Iterator[Cell]:
+    zipf = {config: record for config, record in zip(configs, records, strict=True) if config.alpha is None}
     for config, record in zip(configs, records, strict=True):
-        for (length, found), w_max in product(
-            zip(config.lengths, record["lengths"], strict=True), GRANULARITIES
+        if config.alpha is None:
+            continue
+        correlations = zipf[replace(config, alpha=None)]["lengths"]
+        for (length, found, correlation), w_max in product(
+            zip(config.lengths, record["lengths"], correlations, strict=True), GRANULARITIES
         ):
             yield Cell(
+                config.alpha,
                 config.optimiser,
                 config.loss,
                 config.routing,
@@ -298,7 +323,7 @@ def _cells(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Iter
                 w_max,
                 found["steps"],
                 np.array(found["ratio"]),
-                np.array(found["spearman"]),
+                np.array(correlation["spearman"]),
                 {name: np.array(values) for name, values in found["statistics"].items()},
                 {name: np.array(values) for name, values in found["tolerance"][w_max].items()},
             )
@@ -307,20 +332,23 @@ def _cells(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Iter
 def _row(cell: Cell) -> dict[str, Any]:
     row: dict[str, Any] = {
         name: getattr(cell, name)
-        for name in ("optimiser", "loss", "routing", "expert", "length", "w_max", "steps")
+        for name in ("alpha", "rho", "optimiser", "loss", "routing", "expert", "length", "w_max", "steps")
     }
     row["learned"] = float(cell.learned.mean())
-    row["spearman"], row["spearman_interval"] = float(cell.spearman.mean()), mean_interval(cell.spearman)
+    row["spearman"], row["spearman_interval"] = _arithmetic(cell.spearman)
     ratios = {"ratio": cell.ratio, **{f"gain over {over}": cell.gain(over) for over in PLACEMENTS[:-1]}}
     for name, values in ratios.items():
         row[name], row[f"{name}_interval"] = _geometric(values)
     return row
 
 
-def _geometric(values: Array) -> tuple[float, tuple[float, float]]:
-    logs = np.log(values)
-    low, high = mean_interval(logs)
-    return float(np.exp(logs.mean())), (float(np.exp(low)), float(np.exp(high)))
+def _geometric(values: Array) -> tuple[float, Interval]:
+    mean, (low, high) = _arithmetic(np.log(values))
+    return float(np.exp(mean)), (float(np.exp(low)), float(np.exp(high)))
+
+
+def _arithmetic(values: Array) -> tuple[float, Interval]:
+    return float(values.mean()), mean_interval(values)
 
 
 def _select(cells: Sequence[Cell], **wanted: Any) -> list[Cell]:
@@ -339,73 +367,95 @@ def _present(cells: Sequence[Cell], name: str) -> list[Any]:
         "expert": EXPERTS,
         "length": LENGTHS,
         "routing": ROUTINGS,
+        "alpha": ALPHAS,
     }[name]
     found = {getattr(cell, name) for cell in cells}
     return [value for value in order if value in found]
 
 
-def _ratios(cells: Sequence[Cell]) -> Iterator[Finding]:
-    """Rules 1 to 3 and 8."""
-    plain = _select(cells, expert="one_layer", loss="hinge", w_max="layer")
-
-    def within(claim: str, chosen: Sequence[Cell], unit: float, name: str) -> Finding:
-        values = _mean_log(chosen, lambda cell: cell.ratio / unit)
-        estimate, interval = _geometric(values)
-        return Finding(
-            claim=claim,
-            statistic=name,
-            estimate=estimate,
-            interval=interval,
-            n=values.size,
-            rule="95 % interval inside 1 +- .25: holds; outside: fails",
-            verdict=inside(interval, 0.75, 1.25),
-        )
-
-    name = f"(nu_F/nu_R) / rho; rho = {SETTING.rho:.3g}"
-    for optimiser, routing in product(_present(plain, "optimiser"), ROUTINGS):
-        claim = f"[paper] norms have the ratio of frequencies; {optimiser}, {_words(routing)}, stop rule"
-        yield within(claim, _select(plain, optimiser=optimiser, routing=routing, length=1), SETTING.rho, name)
-    for length in _present(plain, "length")[1:]:
-        claim = (
-            f"[paper] norms have the ratio of frequencies; sgd, {length} times as long as to the stop rule"
-        )
-        yield within(claim, _select(plain, optimiser="sgd", length=length), SETTING.rho, name)
-    logistic = _select(cells, expert="one_layer", loss="logistic", w_max="layer", length=1)
-    values = _mean_log(
-        [cell for cell in logistic if cell.optimiser != "adamw"], lambda cell: cell.ratio / SETTING.rho
-    )
-    estimate, interval = _geometric(values)
-    yield Finding(
-        claim="[ours] the logistic loss makes the ratio of norms smaller than that of frequencies; stop rule",
-        statistic=name,
-        estimate=estimate,
-        interval=interval,
-        n=values.size,
-        rule="95 % interval below 1: holds; above 1: fails",
-        verdict=verdict(interval, 1.0, "below"),
-    )
-    adam = _select(plain, optimiser="adamw", length=1)
-    if adam:
-        yield within(
-            "[ours] AdamW makes all norms equal, whatever the frequencies; stop rule", adam, 1.0, "nu_F/nu_R"
-        )
+def _slope(cells: Sequence[Cell], quantity: Callable[[Cell], Array]) -> Array:
+    """Of the logarithm on log rho, over the alphas, for each seed; at every alpha the mean over cells."""
+    rhos = sorted({cell.rho for cell in cells})
+    logs = [np.log(_mean_log([cell for cell in cells if cell.rho == rho], quantity)) for rho in rhos]
+    return np.asarray(np.polyfit(np.log(rhos), np.stack(logs), 1)[0])
 
 
-def _gains(cells: Sequence[Cell]) -> Iterator[Finding]:
-    """Rules 4 and 6."""
+@dataclass(frozen=True)
+class _Rule:
+    """When a finding holds and when it fails, in words and as a function of the interval."""
 
-    def finding(claim: str, statistic: str, values: Array, direction: Any) -> Finding:
-        estimate, interval = _geometric(values)
-        better, worse = ("above", "below") if direction == "above" else ("below", "above")
+    words: str
+    decide: Callable[[Interval], Verdict]
+
+    def judge(self, claim: str, statistic: str, values: Array, mean: Mean = _geometric) -> Finding:
+        estimate, interval = mean(values)
         return Finding(
             claim=claim,
             statistic=statistic,
             estimate=estimate,
             interval=interval,
             n=values.size,
-            rule=f"95 % interval {better} 1: holds; {worse} 1: fails",
-            verdict=verdict(interval, 1.0, direction),
+            rule=self.words,
+            verdict=self.decide(interval),
         )
+
+
+def _beyond(threshold: float, direction: Direction) -> _Rule:
+    other = "below" if direction == "above" else "above"
+    words = f"95 % interval {direction} {threshold:g}: holds; {other} {threshold:g}: fails"
+    return _Rule(words, lambda interval: verdict(interval, threshold, direction))
+
+
+_NEAR_ONE = _Rule(
+    "95 % interval inside 1 +- .25: holds; outside: fails", lambda interval: inside(interval, 0.75, 1.25)
+)
+
+
+def _ratios(cells: Sequence[Cell]) -> Iterator[Finding]:
+    """Rules 1 to 3, 8 and 9."""
+    plain = _select(cells, expert="one_layer", loss="hinge", w_max="layer")
+    optimisers, lengths = _present(plain, "optimiser"), _present(plain, "length")
+    over_rho = "(nu_F/nu_R) / rho"
+
+    def relative(chosen: Sequence[Cell]) -> Array:
+        return _mean_log(chosen, lambda cell: cell.ratio / cell.rho)
+
+    for optimiser, routing in product(optimisers, ROUTINGS):
+        claim = f"[paper] norms have the ratio of frequencies; {optimiser}, {_words(routing)}, stop rule"
+        chosen = _select(plain, optimiser=optimiser, routing=routing, length=1)
+        yield _NEAR_ONE.judge(claim, over_rho, relative(chosen))
+    for length in lengths[1:]:
+        claim = (
+            f"[paper] norms have the ratio of frequencies; sgd, {length} times as long as to the stop rule"
+        )
+        yield _NEAR_ONE.judge(claim, over_rho, relative(_select(plain, optimiser="sgd", length=length)))
+    logistic = _select(cells, expert="one_layer", loss="logistic", w_max="layer", length=1)
+    yield _beyond(1.0, "below").judge(
+        "[ours] the logistic loss makes the ratio of norms smaller than that of frequencies; stop rule",
+        over_rho,
+        relative([cell for cell in logistic if cell.optimiser != "adamw"]),
+    )
+    if "adamw" in optimisers:
+        yield _NEAR_ONE.judge(
+            "[ours] AdamW makes all norms equal, whatever the frequencies; stop rule",
+            "nu_F/nu_R",
+            _mean_log(_select(plain, optimiser="adamw", length=1), lambda cell: cell.ratio),
+        )
+    if len(_present(cells, "alpha")) == 1:
+        return
+    for optimiser, length in [*product(optimisers, lengths[:1]), *product(optimisers[:1], lengths[1:])]:
+        chosen = _select(plain, optimiser=optimiser, length=length)
+        yield _NEAR_ONE.judge(
+            f"[paper] the ratio of norms is proportional to that of frequencies; {optimiser}, length {length}",
+            "slope of log (nu_F/nu_R) on log rho",
+            _slope(chosen, lambda cell: cell.ratio),
+            _arithmetic,
+        )
+
+
+def _gains(cells: Sequence[Cell]) -> Iterator[Finding]:
+    """Rules 4, 6 and 10."""
+    optimisers, lengths = _present(cells, "optimiser"), _present(cells, "length")
 
     def pays(**wanted: Any) -> Finding:
         chosen = _select(cells, **wanted)
@@ -413,22 +463,20 @@ def _gains(cells: Sequence[Cell]) -> Iterator[Finding]:
         where = ", ".join(
             f"length {value}" if name == "length" else _words(value) for name, value in wanted.items()
         )
-        return finding(
+        return _beyond(1.0, "above").judge(
             f"[paper] MaxNN tolerates more noise than random choice; {where}" + " w_max",
             f"c* of MaxNN / of random; {learned:.0%} of models learned",
             _mean_log(chosen, lambda cell: cell.gain("random")),
-            "above",
         )
 
-    optimisers, lengths = _present(cells, "optimiser"), _present(cells, "length")
     for optimiser, length in product(optimisers, lengths):
         yield pays(optimiser=optimiser, expert="one_layer", length=length, w_max="layer")
     for expert, length in product(_present(cells, "expert")[1:], lengths):
         yield pays(optimiser="sgd", expert=expert, length=length, w_max="layer")
     for optimiser in optimisers:
         yield pays(optimiser=optimiser, expert="one_layer", length=1, w_max="column")
-    by_granularity = {
-        w_max: _mean_log(
+    per_layer, per_column = (
+        _mean_log(
             [
                 cell
                 for cell in _select(cells, expert="one_layer", length=1, w_max=w_max)
@@ -436,43 +484,49 @@ def _gains(cells: Sequence[Cell]) -> Iterator[Finding]:
             ],
             lambda cell: cell.gain("none"),
         )
-        for w_max in GRANULARITIES
-    }
-    yield finding(
+        for w_max in ("layer", "column")
+    )
+    yield _beyond(1.0, "below").judge(
         "[ours] w_max per column leaves less to gain than per layer; SGD and momentum, one layer, stop rule",
         "gain of MaxNN over none, per column / per layer",
-        by_granularity["column"] / by_granularity["layer"],
-        "below",
+        per_column / per_layer,
     )
+    if len(_present(cells, "alpha")) == 1:
+        return
+    for optimiser in optimisers:
+        chosen = _select(cells, optimiser=optimiser, expert="one_layer", length=1, w_max="layer")
+        yield _beyond(0.0, "above").judge(
+            f"[ours] the rarer the rare class, the more MaxNN gains over random choice; {optimiser}, stop rule",
+            "slope of log (c* of MaxNN / of random) on log rho",
+            _slope(chosen, lambda cell: cell.gain("random")),
+            _arithmetic,
+        )
 
 
 def _correlations(cells: Sequence[Cell]) -> Iterator[Finding]:
     """Rule 5."""
     for optimiser, length in product(_present(cells, "optimiser"), _present(cells, "length")):
-        chosen = _select(cells, optimiser=optimiser, length=length, expert="one_layer", w_max="layer")
-        values = np.mean([cell.spearman for cell in chosen], axis=0)
-        interval = mean_interval(values)
-        yield Finding(
-            claim=f"[paper] MaxNNScore ranks experts by frequency; {optimiser}, one layer, length {length}",
-            statistic="Spearman's correlation of MaxNNScore and frequency, Zipf task",
-            estimate=float(values.mean()),
-            interval=interval,
-            n=values.size,
-            rule="95 % interval above .5: holds; below .5: fails",
-            verdict=verdict(interval, 0.5, "above"),
+        chosen = _select(
+            cells, optimiser=optimiser, length=length, expert="one_layer", w_max="layer", alpha=cells[0].alpha
+        )
+        yield _beyond(0.5, "above").judge(
+            f"[paper] MaxNNScore ranks experts by frequency; {optimiser}, one layer, length {length}",
+            "Spearman's correlation of MaxNNScore and frequency, Zipf task",
+            np.mean([cell.spearman for cell in chosen], axis=0),
+            _arithmetic,
         )
 
 
 def _rule_of_thumb(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
     """Rule 7."""
     half = cells[0].ratio.size // 2
-    points = [
+    points: list[dict[str, Any]] = [
         {
             "design": seed < half,
             "seed": seed,
             "gain": float(gain),
+            "optimiser": cell.optimiser,
             **{name: float(cell.statistics[name][seed]) for name in STATISTICS},
-            **{name: getattr(cell, name) for name in ("optimiser", "expert", "length", "w_max", "loss")},
         }
         for cell in cells
         for seed, (gain, learned) in enumerate(zip(cell.gain("random"), cell.learned, strict=True))
@@ -499,23 +553,21 @@ def _rule_of_thumb(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
             for each in by_seed.values()
         ]
     )
-    interval = mean_interval(tested)
     choice = {
         "statistic": name,
         "threshold": threshold,
         "pays": PAYS,
         "design accuracy": accuracy,
-        "points": points,
+        "points": [
+            {key: point[key] for key in ("design", "seed", "gain", "optimiser", name)} for point in points
+        ],
     }
-    return choice, Finding(
-        claim=f"[ours] MaxNN pays (gain over random of {PAYS} or more) where {name} is at least {threshold:.3g};"
+    return choice, _beyond(0.75, "above").judge(
+        f"[ours] MaxNN pays (gain over random of {PAYS} or more) where {name} is at least {threshold:.3g};"
         " designed on expert choice, tested on token choice and other seeds",
-        statistic=f"balanced accuracy on the test cells (on the design cells {accuracy:.2f})",
-        estimate=float(tested.mean()),
-        interval=interval,
-        n=tested.size,
-        rule="95 % interval above .75: holds; below .75: fails",
-        verdict=verdict(interval, 0.75, "above"),
+        f"balanced accuracy on the test cells (on the design cells {accuracy:.2f})",
+        tested,
+        _arithmetic,
     )
 
 

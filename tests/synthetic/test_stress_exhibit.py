@@ -23,17 +23,19 @@ Lives = Callable[[Config, int], bool]
 
 
 def record(config: Config, lives: bool, length: int, number: int) -> dict[str, Any]:
-    """Norms with the ratio of frequencies and a gain of 4 over random where the claim lives, else neither."""
+    """Norms with the ratio of frequencies and a gain of rho/2 over random where the claim lives, else neither."""
     rng = np.random.default_rng(number)
 
     def around(value: float) -> list[float]:
         return (value * np.exp(0.02 * rng.standard_normal(len(config.seeds)))).tolist()
 
-    gain = {"layer": 4.0, "column": 3.0} if lives else {"layer": 0.8, "column": 0.8}
+    if config.alpha is None:
+        return {"spearman": around(0.9 if lives else 0.1)}
+    rho = (1 - config.alpha) / config.alpha
+    gain = {"layer": rho / 2, "column": rho / 2.2} if lives else {"layer": 0.8, "column": 0.8}
     return {
         "steps": 50.0 * length,
-        "ratio": around(SETTING.rho if lives else 1.0),
-        "spearman": around(0.9 if lives else 0.1),
+        "ratio": around(rho if lives else 1.0),
         "tolerance": {
             w_max: {"none": around(0.1), "random": around(0.1), "oracle": around(0.4), "maxnn": around(0.1 * factor)}
             for w_max, factor in gain.items()
@@ -60,7 +62,8 @@ def result(
             record(config, lives(config, length), length, 10 * number + length) for length in config.lengths
         ]
         for each in lengths:
-            change(each)
+            if config.alpha is not None:
+                change(each)
         records.append({"lengths": lengths})
     return summarise(configs, records)
 
@@ -85,6 +88,41 @@ def test_findings_tell_where_the_claim_lives() -> None:
     for claim, verdict in correlations.items():
         assert verdict == ("holds" if "adamw" not in claim and claim.endswith("length 1") else "fails")
     assert set(verdicts(found, "w_max per column leaves less to gain").values()) == {"holds"}
+    slopes = verdicts(found, "ratio of norms is proportional")
+    assert len(slopes) == 3 + 2
+    for claim, verdict in slopes.items():
+        assert verdict == ("holds" if "adamw" not in claim and claim.endswith("length 1") else "fails")
+    assert list(verdicts(found, "the rarer the rare class").values())[:2] == ["holds"] * 2
+
+
+def test_slopes_are_on_rho() -> None:
+    """nu_F/nu_R = rho^(1/2) and a gain of rho^(-1/4), up to a factor of each seed, have these slopes exactly."""
+
+    def power(each: dict[str, Any], rho: float) -> None:
+        factors = np.linspace(1, 2, SEEDS)
+        each["ratio"] = (factors * rho**0.5).tolist()
+        for by_placement in each["tolerance"].values():
+            by_placement["random"] = [0.1] * SEEDS
+            by_placement["maxnn"] = (0.1 * factors * rho**-0.25).tolist()
+
+    configs, records = grid("default", seeds=SEEDS), []
+    for config in configs:
+        lengths = [record(config, True, length, length) for length in config.lengths]
+        for each in lengths if config.alpha is not None else ():
+            power(each, (1 - config.alpha) / config.alpha)
+        records.append({"lengths": lengths})
+    found = summarise(configs, records)
+    for text, slope, verdict in (("is proportional", 0.5, "fails"), ("the rarer the", -0.25, "fails")):
+        findings = [each for each in found.findings if text in each.claim]
+        assert len(findings) >= 3
+        for finding in findings:
+            assert finding.estimate == pytest.approx(slope) and finding.verdict == verdict
+
+
+def test_one_alpha_has_no_slope() -> None:
+    configs = [config for config in grid("default", seeds=SEEDS) if config.alpha in (0.1, None)]
+    records = [{"lengths": [record(config, True, n, n) for n in config.lengths]} for config in configs]
+    assert not any("slope" in finding.statistic for finding in summarise(configs, records).findings)
 
 
 def test_what_holds_everywhere_holds_for_adam_and_late_training_too() -> None:
@@ -120,7 +158,7 @@ def test_a_rule_of_thumb_that_only_the_design_cells_know_fails() -> None:
         for length in config.lengths:
             lives = early_and_linear(config, length)
             each = record(config, lives, length, 10 * number + length)
-            if lives and config.routing == "token_choice":
+            if lives and config.routing == "token_choice" and config.alpha is not None:
                 each["statistics"]["top over rest"] = [1.0] * SEEDS
             lengths.append(each)
         records.append({"lengths": lengths})
@@ -142,7 +180,8 @@ def test_models_that_learned_nothing_gain_nothing() -> None:
     assert all("67% of models learned" in finding.statistic for finding in gains)
     # The geometric mean with a gain of 1 for two seeds of six.
     sgd = next(finding for finding in gains if "sgd, one layer, length 1, per-layer" in finding.claim)
-    assert sgd.estimate == pytest.approx(4 ** (4 / 6), rel=0.05)
+    mean = np.exp(np.mean([np.log((1 - alpha) / alpha / 2) for alpha in stress.PRESETS["default"].alphas]))
+    assert sgd.estimate == pytest.approx(mean ** (4 / 6), rel=0.05)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))
@@ -174,7 +213,8 @@ def test_placements_are_of_one_size_and_chosen_as_they_say() -> None:
 
 def test_the_grid() -> None:
     full = grid("full")
-    assert len(full) == len(set(full)) == 3 * 2 * 2 * 3
+    assert len(full) == len(set(full)) == 3 * 2 * 2 * 3 * (6 + 1)
+    assert {unit.alpha for unit in full} == {0.02, 0.05, 0.1, 0.15, 0.2, 0.25, None}
     assert len(full[0].seeds) >= 10 and full[0].draws >= 64
     assert len({(unit.seeds, unit.draws, unit.lengths) for unit in full}) == 1
     with pytest.raises(InputError, match="--seeds 3: .*4"):
@@ -183,33 +223,34 @@ def test_the_grid() -> None:
 
 @pytest.mark.claim("G-adam")
 def test_a_unit_is_reproducible_and_sgd_beats_adam() -> None:
-    sgd = Config("sgd", "hinge", "expert_choice", "one_layer", (1, 3), 16, (0, 1, 2, 3))
+    sgd = Config(0.1, "sgd", "hinge", "expert_choice", "one_layer", (1, 3), 16, (0, 1, 2, 3))
     adam = replace(sgd, optimiser="adamw")
     found = {config.optimiser: measure(config)["lengths"] for config in (sgd, adam)}
     assert measure(sgd)["lengths"] == found["sgd"]
     for lengths in found.values():
         assert lengths[1]["steps"] == round(3 * lengths[0]["steps"])
         for each in lengths:
-            assert all(len(values) == 4 for values in (each["ratio"], each["spearman"]))
+            assert len(each["ratio"]) == 4
     # Medians over seeds; single seeds vary with the fractions of active neurons.
     assert np.median(found["sgd"][0]["ratio"]) > 2 * np.median(found["adamw"][0]["ratio"])
     assert np.median(found["sgd"][0]["ratio"]) > np.median(found["sgd"][1]["ratio"])
-    assert np.mean(found["sgd"][0]["spearman"]) > 0.9
+    assert np.mean(measure(replace(sgd, alpha=None))["lengths"][0]["spearman"]) > 0.9
 
 
 def test_the_drawing_shows_the_map_the_rule_and_the_reasons() -> None:
     found = result()
     figure = drawing.draw(found)
-    maps, rule = figure.axes[:6], figure.axes[6]
+    maps, (ratios, gains, rule) = figure.axes[:6], figure.axes[6:9]
     for axis in maps:
         assert len(axis.texts) == 12 * 9
     # SGD at the stop rule comes first, one layer on top.
     assert maps[0].texts[0].get_text() in ("0.98", "0.99", "1", "1.0")
+    assert len(ratios.containers) == len(gains.containers) == 3 * 3  # optimisers and lengths, with intervals
     assert "top over rest" in rule.get_xlabel()
     texts = " ".join(text.get_text() for axis in figure.axes for text in axis.texts)
     assert all(reason in texts for reason in stress.REASONS.values())
     rows = drawing.table(found)
-    assert len(rows) == 36 * 3 * 2 and all(set(row) == set(rows[0]) for row in rows)
+    assert len(rows) == 36 * 3 * 3 * 2 and all(set(row) == set(rows[0]) for row in rows)
     assert (
         Result.from_json(replace(found, exhibit="figure-stress", preset="quick").to_json()).data == found.data
     )
