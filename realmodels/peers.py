@@ -1,39 +1,73 @@
-"""The same layers on IBM's two simulators, aihwkit and aihwkit-lightning, for parity tests and benchmarks.
+"""The same layers and models on IBM's two simulators, aihwkit and aihwkit-lightning.
 
 Both are brought to the hardware of `theory.hardware.Hardware`: per input slice a DAC with a fixed range, a
-product, an ADC whose bound is lam * DAC bound * w_max, a digital sum. What does not carry over:
+product, an ADC whose bound is lam * DAC bound * w_max, a digital sum.
+
+Single layers (`aihwkit_linear`, `lightning_linear`, `LightningExperts`) use a peer as it comes. What does not
+carry over then:
 
 - Programming noise: neither applies it in evaluation without being asked, so the weights given are computed
-  with as they are. Pass programmed weights to compare these.
-- Cuts: both divide inputs evenly where the last of our tiles would be shorter. Such shapes are refused.
+  with as they are, and w_max is theirs.
+- Cuts: both divide evenly where the last of our tiles would be shorter. Where that matters it is refused.
 - w_max: lightning's default is the largest weight of an input slice over all outputs, which is ours per tile
   only while the outputs fit in one tile. Per column both agree.
 - Input ranges are not calibrated in evaluation mode (lightning's stay at 3.0): they are set here.
+
+Whole models (`deployed_on`) are programmed by our noise, with the generators of `realmodels.deploy`; a peer does
+the rest, from the DACs to the digital sum. Their ADC bounds have to be those of the target weights, while a peer
+takes the largest weight of a column as it finds it. Therefore every slice gets one more input, always 0, whose
+weights are 2^n * w_max, for whatever granularity, and at least the largest programmed weight; lam / 2^n then gives
+the same bound, and as a power of two it rounds nothing. Inputs are filled up with zeros to whole slices.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from functools import partial
+from io import StringIO
+from typing import Literal, get_args
 
 import torch
 from aihwkit.nn import AnalogLinear as AihwkitLinear
 from aihwkit.simulator.configs import BoundManagementType, NoiseManagementType
 from aihwkit.simulator.configs import TorchInferenceRPUConfig as AihwkitConfig
-from aihwkit_lightning.nn import AnalogLinear as LightningLinear
-from aihwkit_lightning.simulator.configs import TorchInferenceRPUConfig as LightningConfig
-from aihwkit_lightning.simulator.configs import WeightClipType
+from aihwkit.simulator.parameters.enums import RPUDataType
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from realmodels.analog import LayerCalibration, Ranges, for_experts
+from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, Ranges, apply_gate, for_experts
+from realmodels.calibrate import Calibration, calibrate
+from realmodels.deploy import DeploymentReport, deploy, reprogram, withdraw
+from realmodels.load import Model
 from theory.errors import InputError
-from theory.hardware import Hardware
+from theory.hardware import Hardware, largest_weights, program
+from theory.placement import Placement
+
+with redirect_stdout(StringIO()):  # it prints that there is no GPU
+    from aihwkit_lightning.nn import AnalogLinear as LightningLinear
+    from aihwkit_lightning.simulator.configs import TorchInferenceRPUConfig as LightningConfig
+    from aihwkit_lightning.simulator.configs import WeightClipType
+
+Simulator = Literal["aihwkit", "lightning"]
+SIMULATORS: tuple[Simulator, ...] = get_args(Simulator)
+AIHWKIT_TYPES = {torch.float32: RPUDataType.FLOAT, torch.float64: RPUDataType.DOUBLE}
+
+Product = Callable[[Float[Tensor, "*batch in"]], Float[Tensor, "*batch out"]]
+
+
+# Single layers
 
 
 def aihwkit_linear(linear: nn.Linear, hardware: Hardware, calibration: LayerCalibration) -> AihwkitLinear:
     """`linear` on aihwkit's PyTorch tiles, in evaluation mode; w_max per tile or per column of a tile."""
-    _check(linear, hardware, ("tile", "column"), linear.in_features, linear.out_features)
+    # Per column it makes no difference which outputs share a tile.
+    sizes = (linear.in_features, linear.out_features) if hardware.w_max == "tile" else (linear.in_features,)
+    _check(linear, hardware, ("tile", "column"), *sizes)
     input_bound, lam, dac_states, adc_states = _ranges(hardware, calibration)
     config = AihwkitConfig()
+    config.runtime.data_type = AIHWKIT_TYPES[linear.weight.dtype]
     config.mapping.weight_scaling_omega = 1.0  # largest weight to the largest conductance
     config.mapping.weight_scaling_columnwise = hardware.w_max == "column"
     config.mapping.max_input_size = config.mapping.max_output_size = hardware.tile_size
@@ -72,7 +106,7 @@ class LightningExperts(nn.Module):
 
     def __init__(self, experts: nn.Module, hardware: Hardware, calibration: Mapping[str, Ranges]) -> None:
         super().__init__()
-        self.act_fn: Any = experts.act_fn
+        self._experts = (experts,)  # for its activation; in a tuple it is no submodule
 
         def layers(name: str) -> nn.ModuleList:
             weights = experts.get_parameter(name).detach()
@@ -91,13 +125,177 @@ class LightningExperts(nn.Module):
         top_k_index: Int[Tensor, "tokens k"],
         top_k_weights: Float[Tensor, "tokens k"],
     ) -> Float[Tensor, "tokens hidden"]:
-        result = torch.zeros_like(hidden_states)
-        for expert in top_k_index.unique().tolist():
-            token, choice = torch.where(top_k_index == expert)
-            gate, up = self.gate_up_proj[expert](hidden_states[token]).chunk(2, dim=-1)
-            output = self.down_proj[expert](self.act_fn(gate) * up)
-            result.index_add_(0, token, output * top_k_weights[token, choice, None])
-        return result
+        gate_up, down = list(self.gate_up_proj), list(self.down_proj)
+        return _one_by_one(self._experts[0], gate_up, down, hidden_states, top_k_index, top_k_weights)
+
+
+# Whole models
+
+
+@contextmanager
+def deployed_on(
+    simulator: Simulator,
+    model: Model,
+    placement: Placement,
+    hardware: Hardware,
+    calibration: Sequence[str] | Calibration,
+    seed: int = 0,
+) -> Iterator[DeploymentReport]:
+    """`realmodels.deploy.deployed`, but computed by a peer: the same programmed weights, on its DACs, tiles and ADCs.
+
+    `reprogram` works inside, too. Experts of a layer with analog ones are computed one
+    after the other, the digital ones as well.
+    InputError, before anything is changed, for what `deploy` refuses, for hardware without both converters, for a
+    model that is neither in fp32 nor fp64, and for experts that are laid out otherwise than OLMoE's.
+    """
+    if simulator not in SIMULATORS:
+        raise InputError(f"simulator is {simulator!r}: give one of {', '.join(SIMULATORS)}")
+    _check_converters(hardware)
+    model.require_digital()
+    if model.network.dtype not in AIHWKIT_TYPES:
+        raise InputError(
+            f"model {model.name} is in {model.network.dtype}: load it in torch.float32 for the peers"
+        )
+    for layer in model.map.moe_layers:
+        _check_layout(layer.experts, model.network.get_submodule(layer.experts))
+    if not isinstance(calibration, Calibration):
+        calibration = calibrate(model, calibration, hardware)
+    report = deploy(model, placement, hardware, calibration, seed)
+    try:
+        for name, module in model.analog_modules.items():
+            peer: PeerLinear | PeerExperts
+            if isinstance(module, AnalogExperts):
+                if not module.analog:
+                    continue  # nothing to compute
+                both = {each: calibration[f"{name}.{each}"] for each in ("gate_up_proj", "down_proj")}
+                peer = PeerExperts(simulator, module.original, module.digital, hardware, both)
+            else:
+                linear, (ranges,) = module.original, for_experts(calibration[f"{name}.weight"], 1)
+                assert isinstance(linear, nn.Linear)
+                peer = PeerLinear(simulator, linear, hardware, ranges)
+            parent, _, child = name.rpartition(".")
+            setattr(model.network.get_submodule(parent), child, peer)
+        reprogram(model, seed)
+        yield report
+    finally:
+        withdraw(model)
+
+
+class PeerLinear(AnalogLinear):
+    """`AnalogLinear`, computed by a peer."""
+
+    def __init__(
+        self, simulator: Simulator, linear: nn.Linear, hardware: Hardware, calibration: LayerCalibration
+    ) -> None:
+        super().__init__(linear, hardware, calibration)
+        self.on_tiles = partial(_on_tiles, simulator, hardware=hardware, calibration=calibration)
+
+    @torch.no_grad()
+    def program(self, generator: torch.Generator) -> None:
+        """Programs the weights with fresh noise, drawn as `AnalogLinear.program` draws it."""
+        target = self.weight.detach()
+        w_max = largest_weights(target, self.hardware)
+        self.product = self.on_tiles(program(target, self.hardware, generator), w_max)
+
+    @torch.no_grad()
+    def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        """As `nn.Linear.forward`."""
+        output = self.product(input)
+        return output if self.bias is None else output + self.bias
+
+
+class PeerExperts(AnalogExperts):
+    """`AnalogExperts`, computed by a peer: each analog expert on two of its layers, of which one is gate and up."""
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        experts: nn.Module,
+        digital: Sequence[int],
+        hardware: Hardware,
+        calibration: Mapping[str, Ranges],
+    ) -> None:
+        super().__init__(experts, digital, hardware, calibration)
+        self.on_tiles = {
+            name: [
+                partial(_on_tiles, simulator, hardware=hardware, calibration=each)
+                for each in for_experts(ranges, self.num_experts)
+            ]
+            for name, ranges in calibration.items()
+        }
+
+    @torch.no_grad()
+    def program(self, generator: torch.Generator) -> None:
+        """Programs the analog experts with fresh noise, drawn as `AnalogExperts.program` draws it."""
+        self.products: dict[str, list[Product]] = {}
+        for name, matrices in (("gate_up_proj", 2), ("down_proj", 1)):
+            weight = self.get_parameter(name).detach()
+            target = weight.unflatten(1, (matrices, -1))  # each with tiles of its own
+            programmed = program(target, self.hardware, generator).flatten(1, 2)
+            w_max = largest_weights(target, self.hardware).flatten(1, 2)
+            self.products[name] = [
+                partial(F.linear, weight=weight[expert])
+                if expert in self.digital
+                else self.on_tiles[name][expert](programmed[expert], w_max[expert])
+                for expert in range(self.num_experts)
+            ]
+
+    @torch.no_grad()
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "tokens hidden"],
+        top_k_index: Int[Tensor, "tokens k"],
+        top_k_weights: Float[Tensor, "tokens k"],
+    ) -> Float[Tensor, "tokens hidden"]:
+        """As the replaced module's forward."""
+        products = self.products["gate_up_proj"], self.products["down_proj"]
+        return _one_by_one(self.original, *products, hidden_states, top_k_index, top_k_weights)
+
+
+def _on_tiles(
+    simulator: Simulator,
+    programmed: Float[Tensor, "out in"],
+    w_max: Float[Tensor, "out slices"],
+    *,
+    hardware: Hardware,
+    calibration: LayerCalibration,
+) -> Product:
+    """Multiplication by programmed weights on a peer's tiles, with ADC bounds by w_max [module's docstring]."""
+    slices, missing = w_max.shape[1], 0
+    if slices > 1:
+        missing = slices * hardware.tile_size - programmed.shape[1]
+    tiles = F.pad(programmed, (0, missing)).unflatten(1, (slices, -1))
+    ratio = float((tiles.abs().amax(-1) / w_max).nan_to_num(0.0).max())  # a column of zeros has neither
+    factor = 2.0 ** max(0, math.ceil(math.log2(ratio))) if ratio > 0 else 1.0
+    with_w_max = torch.cat([tiles, factor * w_max.unsqueeze(-1)], -1).flatten(1)
+    lam = calibration.lam if hardware.lam is None else hardware.lam
+    guarded = replace(hardware, w_max="column", tile_size=hardware.tile_size + 1, lam=lam / factor)
+    build = aihwkit_linear if simulator == "aihwkit" else lightning_linear
+    layer = build(_linear(with_w_max), guarded, calibration)
+
+    def product(x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        parts = F.pad(x, (0, missing)).unflatten(-1, (slices, -1))
+        output: Tensor = layer(F.pad(parts, (0, 1)).flatten(-2))
+        return output
+
+    return product
+
+
+def _one_by_one(
+    experts: nn.Module,
+    gate_up: Sequence[Product],
+    down: Sequence[Product],
+    hidden_states: Float[Tensor, "tokens hidden"],
+    top_k_index: Int[Tensor, "tokens k"],
+    top_k_weights: Float[Tensor, "tokens k"],
+) -> Float[Tensor, "tokens hidden"]:
+    """What `experts` computes, with other products, in a loop like transformers' eager one."""
+    result = torch.zeros_like(hidden_states)
+    for expert in top_k_index.unique().tolist():
+        token, choice = torch.where(top_k_index == expert)
+        output = down[expert](apply_gate(experts, gate_up[expert](hidden_states[token])))
+        result.index_add_(0, token, output * top_k_weights[token, choice, None])
+    return result
 
 
 def _linear(weight: Float[Tensor, "out in"]) -> nn.Linear:
@@ -108,10 +306,8 @@ def _linear(weight: Float[Tensor, "out in"]) -> nn.Linear:
 
 def _ranges(hardware: Hardware, calibration: LayerCalibration) -> tuple[float, float, int, int]:
     """DAC bound, lam, and the numbers of DAC and ADC steps from bound to bound."""
-    if hardware.dac_bits is None or hardware.adc_bits is None:
-        raise InputError(
-            "Hardware.dac_bits and adc_bits: the peers have both converters; give 2 to 16 bits for each"
-        )
+    _check_converters(hardware)
+    assert hardware.dac_bits is not None and hardware.adc_bits is not None
     kappa = calibration.kappa if hardware.kappa is None else hardware.kappa
     lam = calibration.lam if hardware.lam is None else hardware.lam
     return kappa * calibration.input_std, lam, 2**hardware.dac_bits - 2, 2**hardware.adc_bits - 2
@@ -126,3 +322,21 @@ def _check(linear: nn.Linear, hardware: Hardware, granularities: tuple[str, ...]
                 f"{linear} has a dimension of {size}, which this peer cuts evenly; choose a"
                 f" Hardware.tile_size that divides it, not {hardware.tile_size}"
             )
+
+
+def _check_converters(hardware: Hardware) -> None:
+    if hardware.dac_bits is None or hardware.adc_bits is None:
+        raise InputError(
+            "Hardware.dac_bits and adc_bits: the peers have both converters; give 2 to 16 bits for each"
+        )
+
+
+def _check_layout(name: str, experts: nn.Module) -> None:
+    """gate above up in one parameter, as in OLMoE and DeepSeekMoE, and nothing else."""
+    shapes = {each: tuple(parameter.shape) for each, parameter in experts.named_parameters()}
+    gate_up, down = shapes["gate_up_proj"], shapes["down_proj"]
+    if len(shapes) != 2 or down != (gate_up[0], gate_up[2], gate_up[1] // 2):
+        raise InputError(
+            f"{name} has parameters {shapes}: on the peers experts have gate_up_proj (experts, 2 * inner, hidden),"
+            " down_proj (experts, hidden, inner) and no biases"
+        )
