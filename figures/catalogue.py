@@ -94,6 +94,20 @@ EXHIBITS = (
         times={"quick": "1 min on 2 cores", "default": "1 min on 2 cores", "full": "1 min on an H100"},
     ),
     Exhibit(
+        name="figure-tasks",
+        title="A multiple-choice task through lm-eval: what noise takes, and what digital experts give back",
+        experiment="realmodels.experiments.tasks",
+        drawing="figures.tasks",
+        times={"quick": "20 s on 2 cores", "default": "3 min on 2 cores", "full": "3 min on an H100"},
+    ),
+    Exhibit(
+        name="figure-peers",
+        title="Figure 3 on IBM's simulators: the same programmed weights on ours, aihwkit and aihwkit-lightning",
+        experiment="realmodels.experiments.peers",
+        drawing="figures.peers",
+        times={"quick": "20 s on 2 cores", "default": "2 min on 2 cores", "full": "10 min on 2 cores"},
+    ),
+    Exhibit(
         name="figure-growth",
         title="Growth of specialists' neurons: the ratio of frequencies until the knee, and what separates the norms",
         experiment="synthetic.experiments.growth",

@@ -16,13 +16,14 @@ Intervals of 1 and 2 are over noise draws and blocks of text together, of 3 over
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from realmodels.deploy import deployed
+from realmodels.deploy import DeploymentReport, deployed
 from realmodels.evaluate import block_results
 from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated, Preset
@@ -104,6 +105,13 @@ def grid(
 
 def measure(config: Config) -> dict[str, Any]:
     """Mean loss and accuracy of every block of text, and how many parameters are analog."""
+    return measure_with(deployed, config)
+
+
+def measure_with(
+    deployed: Callable[..., AbstractContextManager[DeploymentReport]], config: Config
+) -> dict[str, Any]:
+    """`measure`, with another deployment that takes the same arguments."""
     model, tokens = shared.model(config.model, config.device), shared.tokens(config)
     if config.part is None:
         losses, hits = block_results(model.network, tokens)

@@ -1,0 +1,201 @@
+"""Figure 3 on IBM's simulators: are its findings ours alone, or also aihwkit's and aihwkit-lightning's?
+
+The parts of the model that figure 3's rules are about (all dense modules, 87.5 % of the experts, everything without
+programming noise) are on simulated hardware three times: on ours, on aihwkit's PyTorch tiles and on
+aihwkit-lightning [realmodels.peers]. Placements, calibrations, programmed weights and text are the same bit for bit.
+In fp64 the three agree to rounding. In fp32 they sum in other orders, so that codes which are within rounding of the
+border to the next one differ by one step; what follows from there is another sample of rounding errors of the same
+size, which hardly changes a mean loss.
+
+Rules, fixed before the first run, for w_max per tile and per column:
+1. Figure 3's rules, on each of the three simulators by itself.
+2. A peer finds what ours finds. For each of the two parts and c = 1.5 and 2.5: (loss on the peer - loss on ours),
+   relative to the loss increase on ours, has a 95 % interval within -2 % and 2 %: holds; all of it outside: fails.
+   In figure 3 those increases are known to 4-13 % and differ by factors of 4 to 6.
+3. The same with everything on analog hardware and c = 0, where the increase itself may be 0: the interval of the
+   difference is within -0.005 and 0.005 nats per token, half of what figure 3's rule 3 allows.
+Differences are paired: the same draw, the same block. Intervals of 2 are over draws and blocks together, of 3 over
+blocks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from realmodels.experiments import figure_3, shared
+from realmodels.experiments.figure_3 import DENSE, EVERYTHING, RULE_1_C, RULE_1_EXPERTS, RULE_3_NATS
+from realmodels.experiments.shared import Preset
+from realmodels.load import DEFAULT_MODEL
+from theory.errors import InputError
+from theory.evidence import (
+    Finding,
+    Interval,
+    Result,
+    Verdict,
+    mean_interval,
+    ratio_interval,
+    two_way_interval,
+    verdict,
+)
+
+Simulator = Literal["ours", "aihwkit", "lightning"]
+SIMULATORS: tuple[Simulator, ...] = get_args(Simulator)
+RULE_2_SHARE, EQUIVALENT_NATS = 0.02, RULE_3_NATS / 2
+
+
+@dataclass(frozen=True)
+class Config(figure_3.Config):
+    """One of figure 3's units on one of the simulators; the digital reference has no part and is `ours`."""
+
+    simulator: Simulator
+
+
+PRESETS = {
+    "quick": Preset((2.5,), 2, 4, 128),
+    "default": Preset(RULE_1_C, 8, 16, 128),
+    "full": Preset(RULE_1_C, 16, 32, 256),
+}
+
+
+def grid(
+    preset: str, model: str = DEFAULT_MODEL, text: str | None = None, seeds: int | None = None
+) -> list[Config]:
+    """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
+    for package in ("aihwkit", "aihwkit_lightning"):
+        if find_spec(package) is None:
+            raise InputError(
+                f"--figure peers: the package {package} is missing; `make install` installs it on Linux on x86-64"
+            )
+    settings = PRESETS[preset]
+    reference = Config(
+        **shared.evaluated(model, text, "cpu", settings.blocks, settings.block_tokens),
+        w_max=shared.GRANULARITIES[0],
+        part=None,
+        c=0.0,
+        seed=0,
+        simulator="ours",
+    )
+    parts = {part.label: part for part in figure_3.parts(shared.model(model, "cpu"))}
+    draws = settings.seeds(seeds)
+    units = [
+        (parts[label], c, seed)
+        for label in (DENSE, RULE_1_EXPERTS)
+        for c in settings.magnitudes
+        for seed in draws
+    ]
+    units.append((parts[EVERYTHING], 0.0, 0))
+    return [
+        reference,
+        *(
+            replace(reference, simulator=simulator, w_max=w_max, part=part, c=c, seed=seed)
+            for simulator in SIMULATORS
+            for w_max in shared.GRANULARITIES
+            for part, c, seed in units
+        ),
+    ]
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """As figure 3's, on the config's simulator."""
+    if config.simulator == "ours":
+        return figure_3.measure(config)
+    from realmodels.peers import deployed_on  # here: the peers are not on every machine
+
+    return figure_3.measure_with(partial(deployed_on, config.simulator), config)
+
+
+def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
+    """Figure 3's curves and findings on each simulator, and the peers' differences from ours."""
+    findings: list[Finding] = []
+    curves: list[dict[str, Any]] = []
+    for simulator in SIMULATORS:
+        mine = [
+            (config, record)
+            for config, record in zip(configs, records, strict=True)
+            if config.part is None or config.simulator == simulator
+        ]
+        result = figure_3.summarise(*zip(*mine, strict=True))
+        curves += [{"simulator": simulator, **curve} for curve in result.data["curves"]]
+        findings += [
+            replace(finding, claim=f"{finding.claim}; on {simulator}") for finding in result.findings
+        ]
+    differences = _differences(configs, records)
+    return Result(
+        data={
+            **{name: result.data[name] for name in ("digital", "model", "text", "blocks", "block_tokens")},
+            "curves": curves,
+            "differences": differences,
+        },
+        findings=(*findings, *map(_finding, differences)),
+    )
+
+
+def _differences(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each peer, granularity, part and magnitude: loss on the peer - on ours, and relative to the increase."""
+    digital = next(record for config, record in zip(configs, records, strict=True) if config.part is None)
+    losses: dict[tuple[str, float, str, str], dict[int, list[float]]] = {}
+    for config, record in zip(configs, records, strict=True):
+        if config.part is not None:
+            key = config.w_max, config.c, config.part.label, config.simulator
+            losses.setdefault(key, {})[config.seed] = record["loss"]
+    tables = {key: _table(draws) for key, draws in losses.items()}
+    rows = []
+    for simulator in SIMULATORS[1:]:
+        for w_max, c, part, _ in (key for key in tables if key[-1] == "ours"):
+            ours = tables[w_max, c, part, "ours"]
+            difference = tables[w_max, c, part, simulator] - ours
+            row: dict[str, Any] = {
+                "simulator": simulator,
+                "w_max": w_max,
+                "part": part,
+                "c": c,
+                "n": len(difference) if c else difference.size,
+                "difference": float(difference.mean()),
+            }
+            if c:
+                increase = ours - np.array(digital["loss"])
+                row["interval"] = two_way_interval(difference)
+                row["share"] = float(difference.mean() / increase.mean())
+                row["share_interval"] = ratio_interval(difference, increase)
+            else:
+                row["interval"] = mean_interval(difference[0])
+            rows.append(row)
+    return rows
+
+
+def _table(draws: dict[int, list[float]]) -> NDArray[np.float64]:
+    """(draws, blocks), in the order of the seeds: the same for every simulator."""
+    return np.array([draws[seed] for seed in sorted(draws)])
+
+
+def _finding(row: dict[str, Any]) -> Finding:
+    """Rule 2, or 3 where c is 0."""
+    c, simulator = row["c"], row["simulator"]
+    if c:
+        estimate, interval, margin = row["share"], row["share_interval"], RULE_2_SHARE
+        statistic = f"(loss on {simulator} - on ours) / loss increase on ours"
+    else:
+        estimate, interval, margin = row["difference"], row["interval"], EQUIVALENT_NATS
+        statistic = f"loss on {simulator} - on ours, nats per token"
+    return Finding(
+        claim=f"[ours] {simulator} finds what ours finds: {row['part']}; w_max per {row['w_max']}, c = {c:g}",
+        statistic=statistic,
+        estimate=estimate,
+        interval=interval,
+        n=row["n"],
+        rule=f"95 % interval within {-margin:g} and {margin:g}: holds; outside: fails",
+        verdict=_equivalence(interval, margin),
+    )
+
+
+def _equivalence(interval: Interval | None, margin: float) -> Verdict:
+    """Is the quantity between -margin and margin?"""
+    sides = {verdict(interval, -margin, "above"), verdict(interval, margin, "below")}
+    if sides == {"holds"}:
+        return "holds"
+    return "fails" if "fails" in sides else "inconclusive"
