@@ -1,5 +1,6 @@
 """Draws Figure 3's findings on three simulators, and how far the peers are from ours."""
 
+import math
 from typing import Any
 
 import seaborn as sns
@@ -9,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from theory.evidence import Result
 
-SIMULATORS = {"ours": "this project", "aihwkit": "aihwkit 1.1", "lightning": "aihwkit-lightning 2.1"}
+SIMULATORS = {"ours": "this project", "aihwkit": "aihwkit", "lightning": "aihwkit-lightning"}
 TITLES = {"tile": "w_max per tile (our default)", "column": "w_max per column of a tile"}
 EQUIVALENT = 0.02  # rule 2
 CONVERTERS = 0.01  # figure 3's rule 3, nats per token
@@ -39,7 +40,8 @@ def draw(result: Result) -> Figure:
         _points(row[2], without, "loss_change", "loss_change_interval", colours)
         row[2].axhline(CONVERTERS, color="grey", linestyle="--")
         row[2].set_ylabel("loss increase, nats per token")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    labels = [f"{SIMULATORS[name]} {result.data['versions'][name]}".strip() for name in names]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(_title(result), fontsize="small")
     return figure
@@ -79,20 +81,16 @@ def _points(
     names = [name for name in SIMULATORS if any(row["simulator"] == name for row in rows)]
     for number, name in enumerate(names):
         shift = 0.2 * (number - (len(names) - 1) / 2)
-        mine = [row for row in rows if row["simulator"] == name and row[interval] is not None]
+        mine = [row for row in rows if row["simulator"] == name]
         x = [places.index((row["part"], row["c"])) + shift for row in mine]
         middle = [row[value] for row in mine]
-        low = [row[value] - row[interval][0] for row in mine]
-        high = [row[interval][1] - row[value] for row in mine]
+        intervals = [
+            row[interval] or (math.nan, math.nan) for row in mine
+        ]  # unbounded: a point without a bar
+        low = [centre - bounds[0] for centre, bounds in zip(middle, intervals, strict=True)]
+        high = [bounds[1] - centre for centre, bounds in zip(middle, intervals, strict=True)]
         axis.errorbar(
-            x,
-            middle,
-            (low, high),
-            fmt="o",
-            markersize=4,
-            capsize=2,
-            color=colours[name],
-            label=SIMULATORS[name],
+            x, middle, (low, high), fmt="o", markersize=4, capsize=2, color=colours[name], label=name
         )
     axis.set_xticks(range(len(places)), [f"{part}\nc = {c:g}" for part, c in places])
     axis.set_xlim(-0.5, len(places) - 0.5)

@@ -21,7 +21,7 @@ blocks.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -45,14 +45,19 @@ from theory.evidence import (
 
 Simulator = Literal["ours", "aihwkit", "lightning"]
 SIMULATORS: tuple[Simulator, ...] = get_args(Simulator)
+PACKAGES = {"ours": None, "aihwkit": "aihwkit", "lightning": "aihwkit-lightning"}
 RULE_2_SHARE, EQUIVALENT_NATS = 0.02, RULE_3_NATS / 2
 
 
 @dataclass(frozen=True)
 class Config(figure_3.Config):
-    """One of figure 3's units on one of the simulators; the digital reference has no part and is `ours`."""
+    """One of figure 3's units on one of the simulators; the digital reference has no part and is `ours`.
+
+    version: of the simulator's package, "" for ours.
+    """
 
     simulator: Simulator
+    version: str
 
 
 PRESETS = {
@@ -66,11 +71,7 @@ def grid(
     preset: str, model: str = DEFAULT_MODEL, text: str | None = None, seeds: int | None = None
 ) -> list[Config]:
     """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
-    for package in ("aihwkit", "aihwkit_lightning"):
-        if find_spec(package) is None:
-            raise InputError(
-                f"--figure peers: the package {package} is missing; `make install` installs it on Linux on x86-64"
-            )
+    versions = {simulator: _version(package) for simulator, package in PACKAGES.items()}
     settings = PRESETS[preset]
     reference = Config(
         **shared.evaluated(model, text, "cpu", settings.blocks, settings.block_tokens),
@@ -79,6 +80,7 @@ def grid(
         c=0.0,
         seed=0,
         simulator="ours",
+        version="",
     )
     parts = {part.label: part for part in figure_3.parts(shared.model(model, "cpu"))}
     draws = settings.seeds(seeds)
@@ -92,7 +94,15 @@ def grid(
     return [
         reference,
         *(
-            replace(reference, simulator=simulator, w_max=w_max, part=part, c=c, seed=seed)
+            replace(
+                reference,
+                w_max=w_max,
+                part=part,
+                c=c,
+                seed=seed,
+                simulator=simulator,
+                version=versions[simulator],
+            )
             for simulator in SIMULATORS
             for w_max in shared.GRANULARITIES
             for part, c, seed in units
@@ -128,11 +138,21 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     return Result(
         data={
             **{name: result.data[name] for name in ("digital", "model", "text", "blocks", "block_tokens")},
+            "versions": {config.simulator: config.version for config in configs},
             "curves": curves,
             "differences": differences,
         },
         findings=(*findings, *map(_finding, differences)),
     )
+
+
+def _version(package: str | None) -> str:
+    try:
+        return version(package) if package else ""
+    except PackageNotFoundError:
+        raise InputError(
+            f"--figure peers: the package {package} is missing; `make install` installs it, on Linux on x86-64"
+        ) from None
 
 
 def _differences(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
