@@ -1,0 +1,244 @@
+"""Accuracy on a multiple-choice task, measured as the paper does: zero-shot, through lm-eval.
+
+The task is `continuation` [realmodels/tasks.py], which needs no network: which of four continuations of a passage of
+held-out text is the real one? Chance is 25 %. Dense modules are digital, all experts analog but 12.5 % or 25 % of each
+layer by MaxNNScore, or 25 % at random (new ones for every draw); w_max per tile. All placements share their noise draws
+and their questions, so that differences are paired.
+
+Rules, fixed before the first run, all but the first at c = 2.5:
+1. Ours, whether the task measures anything: the digital model is better than chance if the 95 % interval of its
+   accuracy is above 25 %; fails if it is below.
+2. Ours, whether there is anything to recover: noise on all experts costs accuracy if the interval of (accuracy of the
+   digital model - accuracy with no digital expert) is above 0; fails if it is below.
+3. The paper's claim that MaxNNScore recovers accuracy holds if the interval of (accuracy with MaxNN - accuracy with
+   no digital expert) is above 0, fails if it is below; for 12.5 % and 25 % digital experts each.
+4. Its claim that this is a third to more than a half of the loss: the same for the ratio of that difference to the
+   one of rule 2, and 1/3.
+5. Its claim that MaxNNScore is better than random choice: the interval of (accuracy with MaxNN - accuracy with random
+   experts), 25 % each, above 0 holds, below fails.
+Intervals are over noise draws and questions together, the first one's over questions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from realmodels.deploy import deployed
+from realmodels.experiments import shared
+from realmodels.load import DEFAULT_MODEL
+from realmodels.tasks import CHOICES, CONTINUATION, evaluate_tasks
+from realmodels.text import held_out, text_hash
+from theory.errors import InputError
+from theory.evidence import (
+    Finding,
+    Interval,
+    Result,
+    mean_interval,
+    ratio_interval,
+    two_way_interval,
+    verdict,
+)
+from theory.hardware import Granularity, Hardware
+from theory.placement import Strategy, place
+
+PLACEMENTS: tuple[tuple[Strategy, float], ...] = (
+    ("none", 0.0),
+    ("maxnn", 0.125),
+    ("maxnn", 0.25),
+    ("random", 0.25),
+)
+MAXNN = tuple(fraction for strategy, fraction in PLACEMENTS if strategy == "maxnn")
+W_MAX: Granularity = "tile"
+RULE_C, RULE_4_RECOVERED, CHANCE = 2.5, 1 / 3, 1 / CHOICES
+
+
+@dataclass(frozen=True)
+class Config:
+    """One noise draw of one placement at one magnitude; strategy None: all digital, the reference.
+
+    questions: so many, the first ones; None for all.
+    """
+
+    model: str
+    weights: str  # hash
+    text_hash: str
+    device: str
+    questions: int | None
+    strategy: Strategy | None
+    digital_fraction: float
+    c: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    """magnitudes: values of c; draws: of the noise."""
+
+    magnitudes: tuple[float, ...]
+    draws: int
+    questions: int | None
+
+
+PRESETS = {
+    "quick": Preset((2.5,), 2, 40),
+    "default": Preset((1.5, 2.5), 4, 200),
+    "full": Preset((1.5, 2.5), 16, None),
+}
+
+
+def grid(
+    preset: str, model: str = DEFAULT_MODEL, device: str = "cpu", seeds: int | None = None
+) -> list[Config]:
+    """The units of work; `seeds` noise draws (at least 2)."""
+    settings = PRESETS[preset]
+    draws = settings.draws if seeds is None else seeds
+    if draws < 2:
+        raise InputError(f"--seeds {draws}: an interval needs at least 2 noise draws")
+    reference = Config(
+        model=model,
+        weights=shared.model(model, device).weights_hash,
+        text_hash=text_hash(held_out("evaluation")),
+        device=device,
+        questions=settings.questions,
+        strategy=None,
+        digital_fraction=1.0,
+        c=0.0,
+        seed=0,
+    )
+    return [
+        reference,
+        *(
+            replace(reference, strategy=strategy, digital_fraction=fraction, c=c, seed=seed)
+            for strategy, fraction in PLACEMENTS
+            for c in settings.magnitudes
+            for seed in range(draws)
+        ),
+    ]
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """For each question whether the model's choice is right, as 1 or 0."""
+    model = shared.model(config.model, config.device)
+    if config.strategy is None:
+        found = evaluate_tasks(model, (CONTINUATION,), config.questions)
+    else:
+        placement = place(
+            shared.scores(config.model, config.device, config.strategy),
+            config.digital_fraction,
+            config.strategy,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
+        calibration = shared.calibration(config.model, config.device, W_MAX)
+        with deployed(model, placement, Hardware(c=config.c, w_max=W_MAX), calibration, seed=config.seed):
+            found = evaluate_tasks(model, (CONTINUATION,), config.questions)
+    return {"correct": [int(each) for each in found[CONTINUATION].correct]}
+
+
+def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
+    """Accuracies with 95 % intervals, and the findings by the rules above."""
+    draws: dict[tuple[Strategy, float, float], list[list[int]]] = {}
+    for config, record in zip(configs, records, strict=True):
+        if config.strategy is None:
+            digital = np.array(record["correct"], dtype=float)
+        else:
+            draws.setdefault((config.strategy, config.digital_fraction, config.c), []).append(
+                record["correct"]
+            )
+    tables = {key: np.array(each, dtype=float) for key, each in draws.items()}  # (draws, questions)
+    curves = []
+    for (strategy, fraction, c), correct in tables.items():
+        none = tables["none", 0.0, c]
+        curves.append(
+            {
+                "strategy": strategy,
+                "digital_fraction": fraction,
+                "c": c,
+                "draws": len(correct),
+                "accuracy": float(correct.mean()),
+                "accuracy_interval": two_way_interval(correct),
+                "accuracy_change": float((correct - digital).mean()),
+                "accuracy_change_interval": two_way_interval(correct - digital),
+                "gain": float((correct - none).mean()),
+                "gain_interval": two_way_interval(correct - none),
+            }
+        )
+
+    def finding(
+        claim: str, statistic: str, estimate: float, interval: Interval | None, bound: float
+    ) -> Finding:
+        return Finding(
+            claim=claim,
+            statistic=statistic,
+            estimate=estimate,
+            interval=interval,
+            n=len(none),
+            rule=f"95 % interval above {'1/3' if bound == RULE_4_RECOVERED else f'{bound:g}'}: holds; below: fails",
+            verdict=verdict(interval, bound, "above"),
+        )
+
+    none = tables["none", 0.0, RULE_C]
+    cost = digital - none
+    where = f"at c = {RULE_C:g}"
+    findings = [
+        replace(
+            finding(
+                "[ours] the digital model tells the real continuation from others better than chance",
+                "accuracy of the digital model",
+                float(digital.mean()),
+                mean_interval(digital),
+                CHANCE,
+            ),
+            n=len(digital),
+        ),
+        finding(
+            "[ours] noise on all experts costs accuracy",
+            f"accuracy of the digital model - with no digital expert {where}",
+            float(cost.mean()),
+            two_way_interval(cost),
+            0.0,
+        ),
+    ]
+    for fraction in MAXNN:
+        gain = tables["maxnn", fraction, RULE_C] - none
+        findings += [
+            finding(
+                f"[paper] MaxNNScore recovers accuracy; {fraction:.1%} of experts digital",
+                f"accuracy with MaxNN - with no digital expert {where}",
+                float(gain.mean()),
+                two_way_interval(gain),
+                0.0,
+            ),
+            finding(
+                f"[paper] MaxNNScore recovers a third to more than a half of the loss of accuracy; {fraction:.1%} of"
+                " experts digital",
+                f"recovered fraction of the loss of accuracy {where}",
+                float(gain.mean() / cost.mean()) if cost.mean() else 0.0,
+                ratio_interval(gain, cost),
+                RULE_4_RECOVERED,
+            ),
+        ]
+    better = tables["maxnn", 0.25, RULE_C] - tables["random", 0.25, RULE_C]
+    findings.append(
+        finding(
+            "[paper] MaxNNScore is better than random choice; 25.0% of experts digital",
+            f"accuracy with MaxNN - with random experts {where}",
+            float(better.mean()),
+            two_way_interval(better),
+            0.0,
+        )
+    )
+    return Result(
+        data={
+            "digital": {"accuracy": float(digital.mean()), "accuracy_interval": mean_interval(digital)},
+            "curves": curves,
+            "model": configs[0].model,
+            "task": CONTINUATION,
+            "questions": len(digital),
+            "chance": CHANCE,
+            "w_max": W_MAX,
+        },
+        findings=tuple(findings),
+    )

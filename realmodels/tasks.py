@@ -1,0 +1,273 @@
+"""Zero-shot accuracy on multiple-choice tasks, through EleutherAI's lm-evaluation-harness (lm-eval).
+
+The paper's eight tasks are lm-eval's own; their questions come from the hub, so they need a network or a hub cache.
+`continuation` is ours and needs neither: which of four continuations of a passage of held-out text is the real one?
+The wrong ones really continue other passages of the same text and have as many bytes, so that only the context tells.
+
+lm-eval knows `continuation` by its folder, too: `lm_eval --include_path realmodels/lm_eval_tasks --tasks continuation`.
+"""
+
+import copy
+import hashlib
+import logging
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Final
+
+import numpy as np
+
+from realmodels.load import Model
+from realmodels.text import held_out
+from theory.errors import InputError
+from theory.evidence import Interval, mean_interval
+from theory.strict_json import is_whole
+
+CONTINUATION: Final = "continuation"
+# lm-eval's names, and its metric: acc_norm, which divides a choice's log-likelihood by its length, where lm-eval has
+# it. The paper says "zero-shot accuracy"; which of the two it means is not known to us.
+PAPER_METRICS: Final = {
+    "piqa": "acc_norm",
+    "arc_easy": "acc_norm",
+    "arc_challenge": "acc_norm",
+    "boolq": "acc",
+    "hellaswag": "acc_norm",
+    "winogrande": "acc",
+    "mathqa": "acc_norm",
+    "mmlu": "acc",
+}
+PAPER_TASKS: Final = tuple(PAPER_METRICS)
+METRICS: Final = {**PAPER_METRICS, CONTINUATION: "acc"}  # choices of equal length need no acc_norm
+FOLDER: Final = Path(__file__).with_name("lm_eval_tasks")
+SEQUENCES_PER_BATCH: Final = {"cpu": 16, "cuda": 32}  # of MMLU's longest, OLMoE's logits take 26 GB
+
+CHOICES: Final = 4
+CONTEXT_BYTES: Final = 128  # at least, as of an answer
+ANSWER_BYTES: Final = 32
+
+# What lm-eval logs about the way it is called here, which is as it should be.
+_EXPECTED: Final = {
+    "lm_eval.models.huggingface": (
+        "`pretrained` model kwarg is not of type `str`",
+        "Passed an already-initialized model through `pretrained`",
+    ),
+    "lm_eval.api.task": ("Custom kwargs can be passed to `--metadata`",),
+}
+
+
+@dataclass(frozen=True)
+class TaskAccuracy:
+    """correct: for each question, in the task's order, whether the model's choice is right, as 1 or 0.
+
+    MMLU's questions are those of all its subjects. The interval is at 95 % over questions.
+    """
+
+    task: str
+    metric: str
+    correct: tuple[float, ...]
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean(self.correct))
+
+    @property
+    def standard_error(self) -> float:
+        return float(np.std(self.correct, ddof=1)) / math.sqrt(len(self.correct))
+
+    @property
+    def interval(self) -> Interval:
+        return mean_interval(self.correct)
+
+
+@dataclass(frozen=True)
+class TasksAccuracy:
+    """One entry for each task; accuracy: the plain mean of theirs.
+
+    Its 95 % interval adds the half widths of the tasks' own in quadrature, which covers for the same reason as
+    `theory.evidence.two_way_interval` does.
+    """
+
+    tasks: tuple[TaskAccuracy, ...]
+
+    def __getitem__(self, task: str) -> TaskAccuracy:
+        return {each.task: each for each in self.tasks}[task]
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean([each.accuracy for each in self.tasks]))
+
+    @property
+    def standard_error(self) -> float:
+        return math.hypot(*(each.standard_error for each in self.tasks)) / len(self.tasks)
+
+    @property
+    def interval(self) -> Interval:
+        half = math.hypot(*(each.interval[1] - each.accuracy for each in self.tasks)) / len(self.tasks)
+        return self.accuracy - half, self.accuracy + half
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, TaskAccuracy | TasksAccuracy, int]]
+        rows = [(each.task, each, len(each.correct)) for each in self.tasks]
+        if len(rows) > 1:
+            rows.append(("mean", self, sum(count for _, _, count in rows)))
+        return "\n".join(
+            f"{name:<14} {each.accuracy:>7.2%} +- {each.standard_error:.2%}"
+            f" [{each.interval[0]:.2%}, {each.interval[1]:.2%}], {count} questions"
+            for name, each, count in rows
+        )
+
+
+def evaluate_tasks(
+    model: Model, tasks: Sequence[str] = PAPER_TASKS, limit: int | None = None
+) -> TasksAccuracy:
+    """Accuracy of the model as it is now, deployed or not, on each of `tasks`, zero-shot.
+
+    tasks: of METRICS, the paper's eight or `continuation`; limit: so many questions of each (of each subject of MMLU),
+    the first ones. InputError if lm-eval is not installed or a task's questions are not to be had.
+    """
+    if isinstance(tasks, str) or not tasks:
+        raise InputError(f"tasks is {tasks!r}: give a list of some of {', '.join(METRICS)}")
+    for task in tasks:
+        if task not in METRICS:
+            raise InputError(f"task {task!r}: no such task; give some of {', '.join(METRICS)}")
+    if len(set(tasks)) < len(tasks):
+        raise InputError(f"tasks is {', '.join(tasks)}: give each task once")
+    if limit is not None and (not is_whole(limit) or limit < 2):
+        raise InputError(f"limit is {limit!r}: give a whole number of at least 2, or None for all questions")
+    try:
+        from lm_eval.evaluator import evaluate
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise InputError(
+            f"tasks need lm-eval ({error}): run pip install 'paper-repro[lm-eval]', or make, which installs it"
+        ) from error
+    with _quiet_lm_eval():
+        loaded = [(task, _load(task)) for task in tasks]  # all before the first is run: it may take hours
+        network = HFLM(
+            pretrained=model.network,
+            tokenizer=copy.deepcopy(model.tokenizer),  # lm-eval gives it a padding token
+            backend="causal",
+            batch_size=SEQUENCES_PER_BATCH.get(model.network.device.type, SEQUENCES_PER_BATCH["cpu"]),
+        )
+        return TasksAccuracy(
+            tuple(
+                TaskAccuracy(
+                    task,
+                    METRICS[task],
+                    tuple(
+                        float(sample[METRICS[task]])
+                        for samples in evaluate(network, parts, limit=limit, bootstrap_iters=0)[
+                            "samples"
+                        ].values()
+                        for sample in samples
+                    ),
+                )
+                for task, parts in loaded
+            )
+        )
+
+
+def questions(documents: Iterable[str]) -> list[dict[str, Any]]:
+    """The task `continuation` on any documents: for each question its `context`, `choices` and the right one's `label`.
+
+    Passages follow each other without overlap, so that no wrong choice is read in the context; one whose choice would
+    be ambiguous, or whose answer has the length of fewer than three others, is no question. They come in random order,
+    so that the first ones are a sample of all. All that is random is decided by hashes of the text: the questions are
+    the same on every machine.
+    """
+    cut = [passage for document in documents for passage in _passages(document)]
+    by_size: dict[int, set[str]] = {}
+    for _, answer in cut:
+        by_size.setdefault(len(answer.encode()), set()).add(answer)
+    found = []
+    for context, answer in cut:
+        others = [each for each in by_size[len(answer.encode())] - {answer} if each not in context]
+        if len(others) < CHOICES - 1 or answer in context:
+            continue
+        wrong = sorted(others, key=partial(_hash, "wrong", context))[: CHOICES - 1]
+        choices = sorted([answer, *wrong], key=partial(_hash, "place", context))
+        found.append({"context": context, "choices": choices, "label": choices.index(answer)})
+    return sorted(found, key=lambda question: _hash("order", question["context"]))
+
+
+@lru_cache(maxsize=1)
+def continuation_dataset(**_metadata: object) -> Any:
+    """What lm_eval_tasks/continuation.yaml names as its data: `questions` on the evaluation text."""
+    from datasets import Dataset
+
+    return {"test": Dataset.from_list(questions(held_out("evaluation")))}
+
+
+def _passages(document: str) -> Iterator[tuple[str, str]]:
+    """Contexts and what follows them, both of whole words, the latter inside one paragraph (a line)."""
+    context = answer = ""
+    for word in re.findall(r"\s*\S+", document):
+        if len(context.encode()) < CONTEXT_BYTES:
+            context += word
+        elif "\n" in word:
+            context, answer = context + answer + word, ""
+        else:
+            answer += word
+            if len(answer.strip().encode()) >= ANSWER_BYTES:
+                yield context.strip(), answer.strip()
+                context = answer = ""
+
+
+def _hash(*parts: str) -> bytes:
+    return hashlib.sha256("\0".join(parts).encode()).digest()
+
+
+def _load(task: str) -> Any:
+    """lm-eval's task, or group of them, with its questions; zero-shot."""
+    try:
+        loaded = _manager(task in PAPER_TASKS).load([task])
+    except Exception as error:  # the hub's client has many ways to fail
+        if task not in PAPER_TASKS or isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"task {task}: its questions are neither in the hub's cache here nor to be fetched"
+            f" ({shorten(str(error), 150, placeholder=' ...')}); run this once where there is a network and bring the"
+            f" folder that HF_HOME names, or give the task {CONTINUATION}, which needs none"
+        ) from error
+    for part in loaded["tasks"].values():
+        part.set_config("num_fewshot", 0)
+    return loaded
+
+
+@lru_cache(maxsize=2)
+def _manager(paper: bool) -> Any:
+    """lm-eval's own tasks take seconds to index: only when asked for."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=FOLDER, include_defaults=paper)
+
+
+@contextmanager
+def _quiet_lm_eval() -> Iterator[None]:
+    """Without lm-eval's progress bars, and without what it logs about the way it is called here."""
+    from lm_eval.api import model, task
+    from lm_eval.models import huggingface
+    from tqdm import tqdm
+
+    def unexpected(record: logging.LogRecord) -> bool:
+        return not any(words in record.getMessage() for words in _EXPECTED[record.name])
+
+    def no_bar(*arguments: Any, **options: Any) -> Any:
+        return tqdm(*arguments, **{**options, "disable": True})
+
+    for name in _EXPECTED:
+        logging.getLogger(name).addFilter(unexpected)
+    for module in (model, task, huggingface):  # it has no option for all of its bars
+        module.tqdm = no_bar
+    try:
+        yield
+    finally:
+        for module in (model, task, huggingface):
+            module.tqdm = tqdm
+        for name in _EXPECTED:
+            logging.getLogger(name).removeFilter(unexpected)
