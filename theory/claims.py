@@ -307,4 +307,20 @@ CLAIMS = (
         derivation="theory.derivations.correction",
         exhibits=("figure-placement",),
     ),
+    Claim(
+        id="D",
+        statement="What an expert's programming noise costs follows in closed form from its weights and from what it"
+        " computes on a batch: noise, through w_max, times use, times the sensitivity of the loss",
+        latex=r"D_s = \sum_{x \to s} g_s(x)^2 \sum_j \Bigl(A_j\,\mathrm{Var}\,\zeta_j + B_j\,(z_j^2 +"
+        r" \mathrm{Var}\,\zeta_j)\Bigr),\quad (A_j, B_j) = \sum_i (W_{ij}^2, \sigma_{ij}^2) \text{ or }"
+        r" \tfrac12\bigl((G^\top W)_j^2, \textstyle\sum_i G_i^2\sigma_{ij}^2\bigr)",
+        assumptions=(
+            "programming noise independent of weight to weight, of mean 0; no converters, no dead zone",
+            "first order in what noise does to gate and up",
+            "experts do not change each other's inputs; with the gradient: second derivative of the loss G G^T",
+        ),
+        origin="ours",
+        derivation="theory.derivations.damage",
+        exhibits=("figure-better-score",),
+    ),
 )

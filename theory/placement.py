@@ -98,10 +98,14 @@ def rank(
     digital_fraction: float,
     strategy: Strategy = "maxnn",
     *,
+    across_layers: bool = False,
     signs: Sequence[Sequence[int]] | None = None,
     generator: torch.Generator | None = None,
 ) -> Choice:
     """The digital experts of every layer: the first num_digital(digital_fraction, experts) of its ranking.
+
+    across_layers: one ranking of all layers' experts together instead, so that the budget goes where scores are
+    highest; a layer comes before the next one among equal scores.
 
     Highest score first, the lower index first among equal scores, for every strategy but these: `minnn` lowest
     score first; `random` in an order drawn from `generator`; `balanced_maxnn` takes experts of the two output
@@ -116,6 +120,16 @@ def rank(
     if not torch.isfinite(scores).all():
         raise InputError("scores: some are not finite; check the model's weights")
     layers, experts = scores.shape
+    if across_layers and layers:
+        if strategy == "balanced_maxnn":
+            raise InputError(
+                "across_layers: 'balanced_maxnn' balances the signs of a layer; give another strategy"
+            )
+        (chosen,) = rank(scores.reshape(1, -1), digital_fraction, strategy, generator=generator)
+        return tuple(
+            tuple(index - layer * experts for index in chosen if index // experts == layer)
+            for layer in range(layers)
+        )
     if strategy == "random":
         if generator is None:
             raise InputError("strategy 'random' needs a generator: give a seeded torch.Generator")
@@ -135,11 +149,14 @@ def place(
     strategy: Strategy = "maxnn",
     *,
     analog_modules: Sequence[str] = (),
+    across_layers: bool = False,
     signs: Sequence[Sequence[int]] | None = None,
     generator: torch.Generator | None = None,
 ) -> Placement:
     """The placement that `rank` chooses, dense modules digital but for `analog_modules`."""
-    chosen = rank(scores, digital_fraction, strategy, signs=signs, generator=generator)
+    chosen = rank(
+        scores, digital_fraction, strategy, across_layers=across_layers, signs=signs, generator=generator
+    )
     return Placement((scores.shape[1],) * scores.shape[0], chosen, tuple(analog_modules))
 
 

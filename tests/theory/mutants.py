@@ -86,6 +86,7 @@ FORMULAS: dict[str, dict[str, tuple[str, ...]]] = {
         "ideal_frequent_sd": ("Cor",),
         "ideal_third": ("Cor",),
     },
+    "theory.damage": {"product_variance": ("D",), "gated_variance": ("D",)},
     "theory.derivations.lemmas": {"gaussian_tail": ("P",)},
     "theory.derivations.moments": {"_first": ("M1",), "_second": ("M2",), "_third": ("M3",)},
 }
@@ -108,6 +109,7 @@ ON_TENSORS: dict[str, dict[str, tuple[str, ...]]] = {
         "_adc_loss": ("H",),
         "_pointwise": ("B",),
     },
+    "theory.damage": {"expected_damage": ("D",)},
 }
 EQUIVALENT = {
     "theory.growth.weight_ratio: 1 -> 2": "the rate of both weights, which the ratio does not depend on",

@@ -224,6 +224,32 @@ def test_every_layer_is_ranked_for_itself(
     assert rank(scores, fraction, strategy, signs=signs) == tuple(alone)
 
 
+@given(
+    scores=score_tables(),
+    fraction=fractions,
+    seed=seeds,
+    strategy=st.sampled_from([*BY_SCORE, "minnn", "random"]),
+)
+def test_across_layers_the_model_is_ranked_as_one_layer(
+    scores: Tensor, fraction: float, seed: int, strategy: Strategy
+) -> None:
+    found = rank(scores, fraction, strategy, across_layers=True, generator=seeded(seed))
+    assert len(found) == len(scores)
+    flat = [layer * scores.shape[1] + expert for layer, experts in enumerate(found) for expert in experts]
+    if len(scores):
+        (one,) = rank(scores.view(1, -1), fraction, strategy, generator=seeded(seed))
+        assert tuple(flat) == one and len(flat) == num_digital(fraction, scores.numel())
+
+
+def test_across_layers_by_hand() -> None:
+    scores = torch.tensor([[1.0, 9.0, 8.0, 7.0], [2.0, 6.0, 0.0, 9.0]])
+    assert rank(scores, 0.5, across_layers=True) == ((1, 2, 3), (3,))
+    assert place(scores, 0.25, across_layers=True).digital_experts == ((1,), (3,))
+    assert rank(scores, 0.5) == ((1, 2), (1, 3))
+    with pytest.raises(InputError, match="across_layers: 'balanced_maxnn'"):
+        rank(scores, 0.5, "balanced_maxnn", across_layers=True, signs=[[1, -1, 1, -1]] * 2)
+
+
 @devices
 @given(
     seed=seeds,

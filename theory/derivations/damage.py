@@ -1,0 +1,105 @@
+"""Derivation of D: the variance that independent noise on the weights of a gated expert gives its outputs."""
+
+import sympy as sp
+
+from theory.damage import gated_variance, product_variance
+from theory.derivations import Step, equal
+
+w, w2, z, z2, g, u, G1, G2 = sp.symbols("w w2 z z2 g u G1 G2", real=True)
+s, s2, v, v2, vg, vu, c = sp.symbols("s s2 v v2 v_g v_u c", positive=True)
+xi, xi2, zeta, zeta2, eps, eta = sp.symbols("xi xi2 zeta zeta2 epsilon eta", real=True)
+# Noise of mean 0, independent of each other: the variance of each.
+NOISE = {xi: sp.Integer(1), xi2: sp.Integer(1), zeta: v, zeta2: v2, eps: vg, eta: vu}
+
+
+def _mean(expression: sp.Expr) -> sp.Expr:
+    """Expectation of a polynomial of at most second degree in every noise."""
+    polynomial = sp.Poly(sp.expand(expression), *NOISE)
+    total = sp.Integer(0)
+    for powers, coefficient in polynomial.terms():
+        if max(powers) > 2:
+            raise ValueError(f"{expression} has a noise to the power of {max(powers)}")
+        if 1 not in powers:
+            total += coefficient * sp.Mul(
+                *(variance for power, variance in zip(powers, NOISE.values(), strict=True) if power == 2)
+            )
+    return total
+
+
+def _variance(expression: sp.Expr) -> sp.Expr:
+    return _mean(expression**2) - _mean(expression) ** 2
+
+
+_product = (w + s * xi) * (z + zeta)
+_error = _product - w * z
+_other = (w2 + s2 * xi2) * (z2 + zeta2) - w2 * z2
+# Two outputs that read the same z: their errors are correlated through zeta.
+_second = (w2 + s2 * xi2) * (z + zeta) - w2 * z
+
+
+def _projection() -> bool:
+    """E (G1 e1 + G2 e2)^2 for two outputs of one inner neuron."""
+    projected = product_variance(G1 * w + G2 * w2, sp.sqrt(G1**2 * s**2 + G2**2 * s2**2), z, v)
+    return equal(_mean((G1 * _error + G2 * _second) ** 2), projected)
+
+
+def _linear_gate() -> bool:
+    """For activation(g) = g the variance of (g + eps)(u + eta) is exact but for the product of the two variances."""
+    return equal(_variance((g + eps) * (u + eta)), gated_variance(u, g, vg, vu) + vg * vu)
+
+
+def _slopes() -> bool:
+    """Of silu(g) u, by g and by u, as the first-order expansion has them."""
+    sigmoid = 1 / (1 + sp.exp(-g))
+    inner = g * sigmoid * u
+    return equal(sp.diff(inner, g), sigmoid * (1 + g * (1 - sigmoid)) * u) and equal(
+        sp.diff(inner, u), g * sigmoid
+    )
+
+
+def _first_order_gate() -> bool:
+    """Variance of the tangent f_g eps + f_u eta."""
+    slope_gate, slope_up = sp.symbols("f_g f_u", real=True)
+    return equal(_variance(slope_gate * eps + slope_up * eta), gated_variance(slope_gate, slope_up, vg, vu))
+
+
+def _quadratic_in_c() -> bool:
+    """Noise c times as large has c^2 times the variance, up to a term of order c^4."""
+    scaled = product_variance(w, c * s, z, c**2 * v)
+    gated = gated_variance(g, u, c**2 * vg, c**2 * vu)
+    return equal(scaled, c**2 * (w**2 * v + s**2 * z**2) + c**4 * s**2 * v) and equal(
+        gated, c**2 * gated_variance(g, u, vg, vu)
+    )
+
+
+def _second_order_loss() -> bool:
+    """E [G . e + (G . e)^2/2] for an error of mean 0: half of the projection's second moment."""
+    error = G1 * _error + G2 * _second
+    return equal(_mean(error + error**2 / 2), _mean(error**2) / 2)
+
+
+STEPS = {
+    "D": (
+        Step("E (w + s xi)(z + zeta) = w z: the error has mean 0", "exact", lambda: equal(_mean(_error), 0)),
+        Step(
+            "Var (w + s xi)(z + zeta) = w^2 v + s^2 (z^2 + v)",
+            "exact",
+            lambda: equal(_variance(_product), product_variance(w, s, z, v)),
+        ),
+        Step(
+            "terms of different inner neurons are uncorrelated: variances of a sum add up",
+            "exact",
+            lambda: equal(_mean(_error * _other), 0),
+        ),
+        Step("E (sum_i G_i e_i)^2 = (sum_i G_i w_i)^2 v + sum_i G_i^2 s_i^2 (z^2 + v)", "exact", _projection),
+        Step("d silu(g) u = (sigma(g) (1 + g (1 - sigma(g))) u) dg + silu(g) du", "exact", _slopes),
+        Step("Var (f_g eps + f_u eta) = f_g^2 v_g + f_u^2 v_u", "exact", _first_order_gate),
+        Step(
+            "for a linear activation what first order leaves out is v_g v_u, of order c^4",
+            "exact",
+            _linear_gate,
+        ),
+        Step("the damage is proportional to c^2 but for terms of order c^4", "exact", _quadratic_in_c),
+        Step("E [G . e + (G . e)^2/2] = E (G . e)^2/2", "exact", _second_order_loss),
+    ),
+}
