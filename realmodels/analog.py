@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from realmodels.families import FUSED_WEIGHTS, fused_layout
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights, program
 
@@ -84,8 +85,8 @@ class _Crossbars(nn.Module):
     `calibrations`: one for all experts, or one for each. `input_bound` and `lam` are fp64, of as many numbers.
     Buffers, neither saved nor converted to another dtype. With a converter: `weight` (slices, experts,
     matrices * out, width), in units of one ADC step per DAC code, and `scale` (slices, experts, blocks, 1),
-    the value of one ADC code, where a block is a run of outputs that share it. Without: `weight` (experts,
-    matrices * out, in) as programmed.
+    the value of one ADC code, where a block is a run of outputs that share it. Without: `weight` as programmed,
+    stored as the parameter is.
     """
 
     weight: Tensor | None
@@ -117,9 +118,6 @@ class _Crossbars(nn.Module):
         programmed: Float[Tensor, "experts matrices out in"],
     ) -> None:
         """Stores the weights that came out of programming in the form that `quantise` and `read` need."""
-        if not self.has_converters:
-            self.weight = programmed.flatten(1, 2).contiguous()
-            return
         experts, _, outputs, inputs = target.shape
         self.input_bound, self.lam = self.input_bound.to(target.device), self.lam.to(target.device)
 
@@ -232,6 +230,11 @@ class _Analog(nn.Module):
         self.train(original.training)
 
     @property
+    def is_analog(self) -> bool:
+        """Whether it has anything to program."""
+        return bool(self.crossbars)
+
+    @property
     def original(self) -> nn.Module:
         """The replaced module, with the parameters that this one holds now."""
         self._original[0]._parameters.update(self._parameters)  # moving a model may have replaced them
@@ -259,14 +262,15 @@ class _Analog(nn.Module):
 class AnalogLinear(_Analog):
     """An `nn.Linear` whose weight is on analog tiles; the bias is added digitally.
 
-    Source: PAPER.md, hardware model. Programmed weights are buffers outside the state dict.
+    Source: PAPER.md, hardware model. Programmed weights are buffers outside the state dict. calibration: None for one
+    that stays digital, as part of a layer of which other parts need not.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(self, linear: nn.Linear, hardware: Hardware, calibration: LayerCalibration) -> None:
-        super().__init__(linear, hardware, {"weight": [calibration]})
+    def __init__(self, linear: nn.Linear, hardware: Hardware, calibration: LayerCalibration | None) -> None:
+        super().__init__(linear, hardware, {} if calibration is None else {"weight": [calibration]})
         if linear.bias is None:
             self.register_parameter("bias", None)
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -275,16 +279,21 @@ class AnalogLinear(_Analog):
     def program(self, generator: torch.Generator) -> None:
         """Programs the weights with fresh noise."""
         target = self.weight.detach()
-        programmed = program(target, self.hardware, generator)
-        self.crossbars["weight"].program(target[None, None], programmed[None, None])
+        programmed, crossbars = program(target, self.hardware, generator), self.crossbars["weight"]
+        if crossbars.has_converters:
+            crossbars.program(target[None, None], programmed[None, None])
+        else:
+            crossbars.weight = programmed
 
     @torch.no_grad()
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """As `nn.Linear.forward`, in the dtype of `input`."""
+        if not self.is_analog:
+            return self.original(input)
         crossbars = self.crossbars["weight"]
         weight = crossbars.programmed()
         if not crossbars.has_converters:
-            return functional_call(self.original, {"weight": weight[0].to(self.weight.dtype)}, (input,))
+            return functional_call(self.original, {"weight": weight.to(self.weight.dtype)}, (input,))
         rows = input.reshape(-1, self.in_features)
         output = rows.new_empty(rows.shape[0], self.out_features)
         for part in _passes(rows.shape[0], crossbars.rows_per_pass()):
@@ -302,11 +311,11 @@ class AnalogLinear(_Analog):
 class AnalogExperts(_Analog):
     """A fused experts module of transformers with all experts but the `digital` ones on analog tiles.
 
-    `experts` has `gate_up_proj` (E, 2I, H), gate above up, and `down_proj` (E, H, I), without biases, as
-    OLMoE's has; another layout raises InputError. gate, up and down are separate matrices with tiles of their
-    own. gate and up of all experts read the same inputs through one DAC and have one calibration; `down_proj`
-    may have one for each expert. Between DAC and final result analog experts compute in fp32 (fp64 if their
-    weights are), digital ones in the model's dtype.
+    `experts` has `gate_up_proj` and `down_proj` in a layout that `families.fused_layout` knows; another raises
+    InputError. gate, up and down are separate matrices with tiles of their own; biases are added digitally. gate and
+    up of all experts read the same inputs through one DAC and have one calibration; `down_proj` may have one for each
+    expert. Between DAC and final result analog experts compute in fp32 (fp64 if their weights are), digital ones in
+    the model's dtype.
     """
 
     gate_up_proj: nn.Parameter
@@ -320,7 +329,7 @@ class AnalogExperts(_Analog):
         hardware: Hardware,
         calibration: Mapping[str, Ranges],
     ) -> None:
-        _check_layout(experts)
+        self.layout = fused_layout(experts)
         self.num_experts = experts.get_parameter("gate_up_proj").shape[0]
         if len(set(digital)) < len(digital) or not set(digital) <= set(range(self.num_experts)):
             raise InputError(
@@ -341,21 +350,26 @@ class AnalogExperts(_Analog):
         sequence = torch.tensor(self.analog + self.digital, device=self.gate_up_proj.device)
         self.register_buffer("sequence", sequence, persistent=False)
 
+    @property
+    def is_analog(self) -> bool:
+        return bool(self.analog)
+
     @torch.no_grad()
     def program(self, generator: torch.Generator) -> None:
         """Programs the analog experts with fresh noise.
 
-        Noise is drawn for all experts, gate_up before down: an expert's noise does not depend on the
-        placement.
+        Noise is drawn for all experts, gate and up of each and then down of each: it depends neither on the placement
+        nor on the layout.
         """
-        matrices = {
-            "gate_up_proj": self.gate_up_proj.detach().unflatten(1, (2, -1)),
-            "down_proj": self.down_proj.detach(),
-        }
-        for name, target in matrices.items():
+        for name in FUSED_WEIGHTS:
+            target = self.layout.matrices(name, self.get_parameter(name).detach())
             programmed = program(target, self.hardware, generator)
-            chosen = (weights[self.analog].unsqueeze(1).flatten(1, -3) for weights in (target, programmed))
-            self.crossbars[name].program(*chosen)
+            if self.digital:
+                target, programmed = target[self.analog], programmed[self.analog]
+            if self.crossbars[name].has_converters:
+                self.crossbars[name].program(target, programmed)
+            else:
+                self.crossbars[name].weight = self.layout.stored(name, programmed)
 
     @torch.no_grad()
     def forward(
@@ -389,21 +403,31 @@ class AnalogExperts(_Analog):
             expert = groups[part]
             part_ends = (analog_ends - part.start).clamp_(0, len(expert))
             part_codes = codes.index_select(1, token[part])
-            inner = apply_gate(self._original[0], _expert_products(gate_up, part_codes, expert, part_ends))
+            both = self.layout.stored_order(_expert_products(gate_up, part_codes, expert, part_ends))
+            inner = apply_gate(self._original[0], self._biased("gate_up_proj", both, expert))
             result = _expert_products(down, down.quantise(inner, expert=expert), expert, part_ends)
+            result = self._biased("down_proj", result, expert)
             results.index_copy_(0, order[part], result.mul_(weight[order[part]]))
         if analog_pairs < tokens * k:
             # The products take the whole parameter; the analog experts are groups without rows.
             all_ends = torch.zeros_like(ends)
             all_ends[self.digital] = digital_ends - analog_pairs
             all_ends = all_ends.cummax(0).values
-            rest = order[analog_pairs:]
-            inner = apply_gate(
-                self._original[0], grouped_matmul(hidden_states[rest // k], self.gate_up_proj, all_ends)
-            )
-            result = grouped_matmul(inner, self.down_proj, all_ends) * weight[rest]
+            rest, expert = order[analog_pairs:], groups[analog_pairs:]
+            both = grouped_matmul(hidden_states[rest // k], self.layout.rows(self.gate_up_proj), all_ends)
+            inner = apply_gate(self._original[0], self._biased("gate_up_proj", both, expert))
+            result = grouped_matmul(inner, self.layout.rows(self.down_proj), all_ends)
+            result = self._biased("down_proj", result, expert) * weight[rest]
             results.index_copy_(0, rest, result.to(results.dtype))
         return results.view(tokens, k, hidden_states.shape[1]).sum(1).to(hidden_states.dtype)
+
+    def _biased(
+        self, name: str, outputs: Float[Tensor, "rows out"], group: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows out"]:
+        """The stored product's outputs with its bias, if there is one; group: places in `sequence`."""
+        if not self.layout.biased:
+            return outputs
+        return outputs + self.get_parameter(f"{name}_bias")[self.sequence[group]]
 
     def _swapped(self, name: str) -> Tensor:
         """The layer's weights with the analog experts' programmed ones in place."""
@@ -476,26 +500,3 @@ def _cut(x: Float[Tensor, "*batch in"], slices: int, width: int) -> Float[Tensor
 
 def _passes(rows: int, rows_per_pass: int) -> list[slice]:
     return [slice(start, min(start + rows_per_pass, rows)) for start in range(0, rows, rows_per_pass)]
-
-
-def _check_layout(experts: nn.Module) -> None:
-    expected = {
-        "is_transposed": False,
-        "is_concatenated": True,
-        "has_gate": True,
-        "has_bias": False,
-        "has_post_expert_norm": False,
-        "_is_expert_parallel": False,
-    }
-    wrong = [
-        f"{name}={getattr(experts, name)}"
-        for name, value in expected.items()
-        if getattr(experts, name, value) != value
-    ]
-    shapes = {name: tuple(parameter.shape) for name, parameter in experts.named_parameters()}
-    gate_up, down = shapes.get("gate_up_proj", ()), shapes.get("down_proj", ())
-    if wrong or len(shapes) != 2 or len(gate_up) != 3 or down != (gate_up[0], gate_up[2], gate_up[1] // 2):
-        raise InputError(
-            f"{type(experts).__name__} has parameters {shapes} {' '.join(wrong)}; AnalogExperts takes"
-            " gate_up_proj (experts, 2 * inner, hidden), down_proj (experts, hidden, inner) and no biases"
-        )

@@ -6,11 +6,12 @@ standard deviation of its inputs, and then lambda the ADC bound, that adds least
 layer's outputs, each weighted by the squared gradient of the loss at that output, which to second order is what
 independent errors cost [the diagonal of the empirical Fisher matrix]. Without the weights a few very large activations
 would set the range, and everything else would round to zero. For the same reason each expert's down projection, a
-linear layer with inputs of its own, has a standard deviation of its own. The search is on a geometric grid that
-begins where nothing saturates.
+linear layer with inputs of its own, has a standard deviation of its own, and so has each linear layer of experts in an
+`nn.ModuleList`, which have DACs of their own. The search is on a geometric grid that begins where nothing saturates.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
-from realmodels.analog import LayerCalibration, Ranges, apply_gate, grouped_matmul
+from realmodels.analog import LayerCalibration, Ranges, apply_gate, for_experts, grouped_matmul
 from realmodels.evaluate import BLOCK_TOKENS, token_blocks
+from realmodels.families import FUSED_WEIGHTS, fused_layout
 from realmodels.load import Model
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights, quantise_input, quantise_output
@@ -72,37 +73,45 @@ def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibra
     model.require_digital()
     length = min(BLOCK_TOKENS, model.context)
     tokens = token_blocks(model, texts, length, max(2, CALIBRATION_TOKENS // length)).tokens
-    names = [*model.map.linears, *(layer.experts for layer in model.map.moe_layers)]
-    inputs, outputs = _record(model.network, names, tokens.to(model.network.device))
-    layers: dict[str, _Layer] = {}
-    for name in model.map.linears:
-        if name in outputs:  # a network may have parts that it does not call
-            rows, gradient = _spread(inputs[name][0]).float(), _spread(_gradient(outputs[name])).float()
-            ends = torch.tensor([len(rows)], dtype=torch.int32, device=rows.device)
-            weight = model.network.get_parameter(f"{name}.weight").detach().float()
-            layers[f"{name}.weight"] = _Layer(rows, weight[None], ends, gradient.square())
-    for layer in model.map.moe_layers:
-        experts = model.network.get_submodule(layer.experts)
-        gate_up, down = _expert_layers(experts, inputs[layer.experts], _gradient(outputs[layer.experts]))
-        layers |= {f"{layer.experts}.gate_up_proj": gate_up, f"{layer.experts}.down_proj": down}
-    return Calibration({name: _search(name, layer, hardware) for name, layer in layers.items()}, hardware)
+    calls = _record(model, tokens.to(model.network.device))
+    found: dict[str, Ranges] = {}
+    for names, layer in _layers(model, calls):
+        ranges = _search(names[0], layer, hardware)
+        each = (ranges,) if len(names) == 1 else for_experts(ranges, len(names))
+        found.update(zip(names, each, strict=True))
+    return Calibration(found, hardware)
 
 
-def _record(
-    network: PreTrainedModel, names: Sequence[str], tokens: Int[Tensor, "blocks tokens_plus_1"]
-) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, Tensor]]:
-    """Inputs of the named modules, and their outputs with the gradient of the summed loss in `grad`."""
-    inputs: dict[str, tuple[Tensor, ...]] = {}
-    outputs: dict[str, Tensor] = {}
+@dataclass
+class _Call:
+    """One call of a module: up to ROWS rows of each input, and of the gradient of the summed loss at its output."""
+
+    inputs: tuple[Tensor, ...]
+    gradient: Tensor | None = None
+
+
+def _record(model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"]) -> dict[str, list[_Call]]:
+    """Calls of the modules that can be analog, by name."""
+    network, layers = model.network, model.map.moe_layers
+    share = min(1.0, ROWS / tokens[:, 1:].numel())
+    calls: dict[str, list[_Call]] = {}
 
     def hook(name: str) -> Any:
         def record(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-            inputs[name] = tuple(each.detach() for each in given)
-            outputs[name] = output
-            output.retain_grad()
+            if not output.numel():
+                return  # an expert without tokens
+            call = _Call(tuple(_spread(each.detach(), share) for each in given))
+            calls.setdefault(name, []).append(call)
+
+            def at_output(gradient: Tensor) -> None:
+                call.gradient = _spread(gradient, share)
+
+            output.register_hook(at_output)
 
         return record
 
+    names = [*model.map.linears, *(layer.experts for layer in layers if not layer.linears)]
+    names += [name for layer in layers for expert in layer.linears for name in expert]
     handles = [network.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     try:
         with torch.enable_grad():
@@ -113,38 +122,75 @@ def _record(
     finally:
         for handle in handles:
             handle.remove()
-    return inputs, outputs
+    return calls
 
 
-def _expert_layers(experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[_Layer, _Layer]:
+def _layers(model: Model, calls: Mapping[str, list[_Call]]) -> Iterator[tuple[tuple[str, ...], _Layer]]:
+    """Every layer that is searched alone, with the names of its parameters: one, or one for each expert."""
+    for name in model.map.linears:
+        if name in calls:  # a network may have parts that it does not call
+            yield (f"{name}.weight",), _linear_layer(model, (name,), calls)
+    for layer in model.map.moe_layers:
+        for projection in zip(*layer.linears, strict=True):
+            if any(name in calls for name in projection):
+                names = tuple(f"{name}.weight" for name in projection)
+                yield names, _linear_layer(model, projection, calls, own_inputs=True)
+        if layer.experts in calls:
+            experts = model.network.get_submodule(layer.experts)
+            both = _fused_layers(experts, *_joined(calls[layer.experts]))
+            for name, each in zip(FUSED_WEIGHTS, both, strict=True):
+                yield (f"{layer.experts}.{name}",), each
+
+
+def _linear_layer(
+    model: Model, names: Sequence[str], calls: Mapping[str, list[_Call]], own_inputs: bool = False
+) -> _Layer:
+    """Equal `nn.Linear` modules, of which each is called with rows of its own."""
+    parts = [calls.get(name, []) for name in names]
+    counts = torch.tensor([sum(len(call.inputs[0]) for call in part) for part in parts])
+    (rows, *_), gradient = _joined([call for part in parts for call in part])
+    weight = torch.stack([model.network.get_parameter(f"{name}.weight").detach() for name in names]).float()
+    ends = counts.cumsum(0).int().to(rows.device)
+    return _Layer(rows.float(), weight, ends, gradient.float().square(), own_inputs=own_inputs)
+
+
+def _fused_layers(experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[_Layer, _Layer]:
     """gate_up and down of a fused experts module, from the gradient at its output."""
-    hidden, index, weights, gradient = (_spread(each) for each in (*inputs[:3], gradient))
-    gate_up, down = (experts.get_parameter(name).detach().float() for name in ("gate_up_proj", "down_proj"))
+    hidden, index, weights = inputs[:3]
+    layout = fused_layout(experts)
+    weight = {name: experts.get_parameter(name).detach().float() for name in FUSED_WEIGHTS}
     expert, order = index.flatten().sort()
     token = order // index.shape[1]
-    ends = expert.bincount(minlength=len(down)).cumsum(0).int()
-    rows = hidden.float()[token]
+    ends = expert.bincount(minlength=len(weight["down_proj"])).cumsum(0).int()
+    rows, down = hidden.float()[token], layout.rows(weight["down_proj"])
     down_gradient = gradient.float()[token] * weights.float().flatten()[order, None]
     with torch.enable_grad():
-        both = grouped_matmul(rows, gate_up, ends).requires_grad_()
-        inner = apply_gate(experts, both)
+        both = grouped_matmul(rows, layout.rows(weight["gate_up_proj"]), ends)
+        if layout.biased:
+            both = both + experts.get_parameter("gate_up_proj_bias").detach().float()[expert]
+        inner = apply_gate(experts, both.requires_grad_())
         inner_gradient = grouped_matmul(down_gradient, down.mT.contiguous(), ends)
         (both_gradient,) = torch.autograd.grad(inner, both, inner_gradient)
     # gate and up have tiles of their own, with the same inputs and one calibration for both
+    gate_up = layout.matrices("gate_up_proj", weight["gate_up_proj"]).flatten(1, 2)
+    sensitivity = layout.gate_then_up(both_gradient).square()
     return (
-        _Layer(rows, gate_up, ends, both_gradient.square(), matrices=2),
+        _Layer(rows, gate_up, ends, sensitivity, matrices=2),
         _Layer(inner.detach(), down, ends, down_gradient.square(), own_inputs=True),
     )
 
 
-def _gradient(output: Tensor) -> Tensor:
-    assert output.grad is not None  # every layer is on the way to the loss
-    return output.grad
+def _joined(calls: Sequence[_Call]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Inputs of all calls, one after the other, and the gradients at their outputs."""
+    gradients = [call.gradient for call in calls if call.gradient is not None]
+    assert len(gradients) == len(calls)  # every layer is on the way to the loss
+    return tuple(map(torch.cat, zip(*(call.inputs for call in calls), strict=True))), torch.cat(gradients)
 
 
-def _spread(values: Float[Tensor, "*tokens width"]) -> Float[Tensor, "rows width"]:
+def _spread(values: Float[Tensor, "*tokens width"], share: float) -> Float[Tensor, "rows width"]:
+    """This share of the rows, evenly spread."""
     rows = values.reshape(-1, values.shape[-1])
-    count = min(ROWS, len(rows))
+    count = math.ceil(share * len(rows))
     return rows[torch.arange(count, device=rows.device) * len(rows) // count]
 
 

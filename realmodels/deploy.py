@@ -15,7 +15,7 @@ from torch import nn
 
 from realmodels.analog import AnalogExperts, AnalogLinear, for_experts
 from realmodels.calibrate import Calibration, calibrate
-from realmodels.families import DENSE_KINDS, NEVER_ANALOG_KINDS
+from realmodels.families import DENSE_KINDS, FUSED_WEIGHTS, NEVER_ANALOG_KINDS
 from realmodels.load import Model
 from theory.errors import InputError
 from theory.hardware import Hardware
@@ -74,15 +74,18 @@ def deploy(
         )
     analog: dict[str, AnalogLinear | AnalogExperts] = {}
     for name in linears:
-        linear = model.network.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        (ranges,) = for_experts(calibration[f"{name}.weight"], 1)
-        analog[name] = AnalogLinear(linear, hardware, ranges)
+        analog[name] = _analog_linear(model, name, hardware, calibration)
     for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
-        # Also where all experts are digital: a deployment with nothing analog can then be told from none.
-        both = {each: calibration[f"{layer.experts}.{each}"] for each in ("gate_up_proj", "down_proj")}
-        experts = model.network.get_submodule(layer.experts)
-        analog[layer.experts] = AnalogExperts(experts, digital, hardware, both)
+        # Also what is digital: a deployment with nothing analog can then be told from none.
+        if not layer.linears:
+            both = {each: calibration[f"{layer.experts}.{each}"] for each in FUSED_WEIGHTS}
+            experts = model.network.get_submodule(layer.experts)
+            analog[layer.experts] = AnalogExperts(experts, digital, hardware, both)
+        for expert, names in enumerate(layer.linears):
+            for name in names:
+                analog[name] = _analog_linear(
+                    model, name, hardware, None if expert in digital else calibration
+                )
     for name, module in analog.items():
         _program(name, module, seed)
     for name, module in analog.items():
@@ -126,9 +129,20 @@ def _require_deployed(model: Model) -> dict[str, AnalogLinear | AnalogExperts]:
     return deployed
 
 
+def _analog_linear(
+    model: Model, name: str, hardware: Hardware, calibration: Calibration | None
+) -> AnalogLinear:
+    linear = model.network.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    if calibration is None:
+        return AnalogLinear(linear, hardware, None)
+    (ranges,) = for_experts(calibration[f"{name}.weight"], 1)
+    return AnalogLinear(linear, hardware, ranges)
+
+
 def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int) -> None:
-    if isinstance(module, AnalogExperts) and not module.analog:
-        return  # nothing to program
+    if not module.is_analog:
+        return
     device = next(module.parameters()).device
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     module.program(torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big", signed=True)))
@@ -161,11 +175,15 @@ def _account(model: Model, placement: Placement, linears: tuple[str, ...]) -> De
         seen.add(id(parameter))
 
     for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
-        for name in ("gate_up_proj", "down_proj"):
-            parameter = model.network.get_parameter(f"{layer.experts}.{name}")
+        for name in () if layer.linears else layer.weights:
+            parameter = model.network.get_parameter(name)
             each = parameter.numel() // layer.num_experts
             add("experts", "analog", parameter, each * (layer.num_experts - len(digital)))
             add("experts", "digital by placement", parameter, each * len(digital))
+        for expert, names in enumerate(layer.linears):
+            for name in names:
+                parameter = model.network.get_parameter(f"{name}.weight")
+                add("experts", "digital by placement" if expert in digital else "analog", parameter)
     for analog in (True, False):  # analog uses first
         for kind, names in model.map.dense.items():
             for name in names:

@@ -1,29 +1,157 @@
 """What a transformers MoE model is made of: its MoE layers, its dense modules, and what is never analog.
 
-Found by structure: fused experts by their 3-D parameters, dense modules by where their `nn.Linear` layers are.
-Every parameter of the model ends up in exactly one kind, or the model is refused.
+Found by structure: fused experts by their 3-D parameters, experts in an `nn.ModuleList` by the router beside it, dense
+modules by where their `nn.Linear` layers are. Every parameter of the model ends up in exactly one kind, or the model
+is refused.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from theory.errors import InputError
 
 DENSE_KINDS = ("attention", "lm_head", "shared_experts", "dense_ffn")
 NEVER_ANALOG_KINDS = ("embeddings", "norms and biases", "routers")
+FUSED_WEIGHTS = ("gate_up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class FusedLayout:
+    """How a fused experts module stores its weights; `fused_layout` finds it.
+
+    transposed: weights are (experts, in, out), not (experts, out, in). interleaved: the outputs of gate_up_proj are
+    gate 0, up 0, gate 1, up 1, ..., not all of gate before all of up. biased: there are gate_up_proj_bias (experts,
+    2 * inner) and down_proj_bias (experts, hidden). All else works on views (experts, matrices, out, in): the
+    matrices of gate_up_proj are gate and up, and down_proj has one.
+    """
+
+    transposed: bool = False
+    interleaved: bool = False
+    biased: bool = False
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        return tuple(f"{name}_bias" for name in FUSED_WEIGHTS) if self.biased else ()
+
+    def shapes(self, experts: int, hidden: int, inner: int) -> dict[str, tuple[int, ...]]:
+        """Of all parameters, by name."""
+        sizes = {"gate_up_proj": (2 * inner, hidden), "down_proj": (hidden, inner)}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, size in sizes.items():
+            shapes[name] = (experts, *(size[::-1] if self.transposed else size))
+            if self.biased:
+                shapes[f"{name}_bias"] = (experts, size[0])
+        return shapes
+
+    def rows(self, weight: Float[Tensor, "experts rows columns"]) -> Float[Tensor, "experts out in"]:
+        """A view of a parameter with neurons as rows, in the order of the outputs of the stored product."""
+        return weight.mT if self.transposed else weight
+
+    def matrices(
+        self, name: str, weight: Float[Tensor, "experts rows columns"]
+    ) -> Float[Tensor, "experts matrices out in"]:
+        """A view of the parameter `name`."""
+        rows = self.rows(weight)
+        if name == "down_proj":
+            return rows.unsqueeze(1)
+        return rows.unflatten(1, (-1, 2)).transpose(1, 2) if self.interleaved else rows.unflatten(1, (2, -1))
+
+    def stored(
+        self, name: str, matrices: Float[Tensor, "experts matrices out in"]
+    ) -> Float[Tensor, "experts rows columns"]:
+        """The inverse of `matrices`, contiguous as the parameter is."""
+        interleaved = self.interleaved and name != "down_proj"
+        rows = (matrices.transpose(1, 2) if interleaved else matrices).flatten(1, 2)
+        return self.rows(rows).contiguous()
+
+    def stored_order(self, outputs: Float[Tensor, "rows twice_inner"]) -> Float[Tensor, "rows twice_inner"]:
+        """Outputs of gate and then those of up, as the module's gating expects them."""
+        return outputs.unflatten(1, (2, -1)).mT.flatten(1) if self.interleaved else outputs
+
+    def gate_then_up(self, outputs: Float[Tensor, "rows twice_inner"]) -> Float[Tensor, "rows twice_inner"]:
+        """The inverse of `stored_order`."""
+        return outputs.unflatten(1, (-1, 2)).mT.flatten(1) if self.interleaved else outputs
+
+
+def fused_layout(experts: nn.Module) -> FusedLayout:
+    """The layout of a fused experts module; InputError if it is not known.
+
+    Shapes tell what is transposed and biased. That gate and up are interleaved is what the module declares, as
+    transformers' own modules do; whatever else they declare has to agree with what is there.
+    """
+    shapes = {name: tuple(parameter.shape) for name, parameter in experts.named_parameters()}
+    number, *size = shapes["down_proj"]
+    interleaved = not getattr(experts, "is_concatenated", True)
+    candidates = (
+        FusedLayout(transposed, interleaved, biased)
+        for transposed, biased in product((False, True), repeat=2)
+    )
+    layouts = [
+        layout
+        for layout in candidates
+        if shapes == layout.shapes(number, *(reversed(size) if layout.transposed else size))
+    ]
+    declared = {"has_gate": True, "has_post_expert_norm": False, "_is_expert_parallel": False}
+    for layout in layouts:
+        declared |= {"is_transposed": layout.transposed, "has_bias": layout.biased}
+    problems = [
+        f"{name}={getattr(experts, name)}"
+        for name, value in declared.items()
+        if getattr(experts, name, value) != value
+    ]
+    if not (hasattr(experts, "_apply_gate") or hasattr(experts, "act_fn")):
+        problems.append("no _apply_gate and no act_fn")
+    if not _takes_routing(experts):
+        problems.append("a forward that does not take hidden states, experts and weights of each token")
+    if not layouts or problems:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise InputError(
+            f"{type(experts).__name__} has {', '.join([found, *problems])}: this layout of experts is not supported;"
+            " gate_up_proj (experts, 2 * inner, hidden) and down_proj (experts, hidden, inner) are, or both"
+            " transposed, without or with gate_up_proj_bias and down_proj_bias"
+        )
+    return layouts[0]
+
+
+def _takes_routing(experts: nn.Module) -> bool:
+    """Whether it can be called with hidden states, indices of experts and routing weights."""
+    try:
+        inspect.signature(experts.forward).bind(None, None, None)
+    except TypeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
 class MoELayer:
-    """Names of the modules of one MoE layer, and how many experts it has."""
+    """Names of the modules of one MoE layer, and how many experts it has.
+
+    linears: for experts in an `nn.ModuleList`, the names of the `nn.Linear` modules of each; none for fused experts.
+    """
 
     experts: str
     router: str
     num_experts: int
+    linears: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def block(self) -> str:
+        """What holds the router and the experts, and calls them."""
+        return self.experts.rpartition(".")[0]
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the experts' weights."""
+        if self.linears:
+            return tuple(f"{linear}.weight" for expert in self.linears for linear in expert)
+        return tuple(f"{self.experts}.{name}" for name in FUSED_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -66,32 +194,36 @@ class ModelMap:
 
 
 def describe(network: nn.Module) -> ModelMap:
-    """The map of an undeployed model; InputError if it has no fused experts or a part of no known kind."""
+    """The map of an undeployed model; InputError if it has no experts, or a part of no known kind."""
+    fused = {name: module for name, module in network.named_modules() if _is_fused_experts(module)}
+    layouts = {name: fused_layout(module) for name, module in fused.items()}
     layers = tuple(
-        _moe_layer(network, name, module)
+        layer
         for name, module in network.named_modules()
-        if _is_fused_experts(module)
+        if (layer := _moe_layer(network, name, module, layouts))
     )
     if not layers:
         raise InputError(
-            f"{type(network).__name__} has no fused experts (3-D gate_up_proj and down_proj): give a"
-            " mixture-of-experts model such as OLMoE, as transformers 5 loads it"
+            f"{type(network).__name__} has no fused experts (3-D gate_up_proj and down_proj) and no nn.ModuleList of"
+            " experts with a router beside it: give a mixture-of-experts model such as OLMoE, as transformers 5"
+            " loads it"
         )
-    blocks = tuple(layer.experts.rpartition(".")[0] for layer in layers)
+    blocks = tuple(layer.block for layer in layers)
     attention = tuple(
         name for name, module in network.named_modules() if "Attention" in type(module).__name__
     )
     head = _output_embeddings(network)
     dense: dict[str, list[str]] = {kind: [] for kind in DENSE_KINDS}
     never: dict[str, list[str]] = {kind: [] for kind in NEVER_ANALOG_KINDS}
-    known = {f"{layer.experts}.{name}" for layer in layers for name in ("gate_up_proj", "down_proj")}
+    known = {weight for layer in layers for weight in layer.weights}
+    expert_biases = {f"{name}.{bias}" for name, layout in layouts.items() for bias in layout.biases}
     for layer in layers:
         never["routers"] += [
             f"{layer.router}.{name}" for name, _ in network.get_submodule(layer.router).named_parameters()
         ]
     routers = {layer.router for layer in layers}
     for name, module in network.named_modules():
-        if isinstance(module, nn.Linear) and name not in routers:
+        if isinstance(module, nn.Linear) and name not in routers and f"{name}.weight" not in known:
             if module is head:
                 kind = "lm_head"
             elif _below(name, attention):
@@ -106,7 +238,7 @@ def describe(network: nn.Module) -> ModelMap:
     for name, parameter in network.named_parameters(remove_duplicate=False):
         if name in known:
             continue
-        if parameter.ndim > 1:
+        if parameter.ndim > 1 and name not in expert_biases:
             raise InputError(
                 f"parameter {name} {tuple(parameter.shape)} belongs to no known kind (experts, router, attention, FFN,"
                 " LM head, embedding, norm): this architecture is not supported"
@@ -120,27 +252,49 @@ def describe(network: nn.Module) -> ModelMap:
 
 
 def _is_fused_experts(module: nn.Module) -> bool:
-    own = dict(module.named_parameters(recurse=False))
-    return all(name in own and own[name].ndim == 3 for name in ("gate_up_proj", "down_proj"))
+    """Whether it should be: `fused_layout` says whether its layout is known."""
+    down = dict(module.named_parameters(recurse=False)).get("down_proj")
+    return down is not None and down.ndim == 3
 
 
-def _moe_layer(network: nn.Module, name: str, experts: nn.Module) -> MoELayer:
-    """The layer of a fused experts module: its router is the sibling with one row of weights per expert."""
-    num_experts = experts.get_parameter("down_proj").shape[0]
+def _moe_layer(
+    network: nn.Module, name: str, module: nn.Module, layouts: Mapping[str, FusedLayout]
+) -> MoELayer | None:
+    """The layer of an experts module, if it is one: its router is the sibling with one row of weights per expert."""
+    linears: tuple[tuple[str, ...], ...] = ()
+    if name in layouts:
+        num_experts = module.get_parameter("down_proj").shape[0]
+    elif isinstance(module, nn.ModuleList) and len(module) > 1:
+        num_experts = len(module)
+        parts = [
+            {part: each for part, each in expert.named_modules() if isinstance(each, nn.Linear)}
+            for expert in module
+        ]
+        linears = tuple(
+            tuple(f"{name}.{number}.{part}".rstrip(".") for part in each) for number, each in enumerate(parts)
+        )
+        shapes = [{part: linear.weight.shape for part, linear in each.items()} for each in parts]
+    else:
+        return None
     block = name.rpartition(".")[0]
     routers = [
         f"{block}.{child}"
-        for child, module in network.get_submodule(block).named_children()
-        if isinstance(weight := getattr(module, "weight", None), torch.Tensor)
+        for child, sibling in network.get_submodule(block).named_children()
+        if isinstance(weight := getattr(sibling, "weight", None), torch.Tensor)
         and weight.ndim == 2
         and weight.shape[0] == num_experts
+        and not isinstance(sibling, nn.Embedding)
     ]
+    if linears and not (routers and all(linears)):
+        return None  # any other list of modules
     if len(routers) != 1:
         raise InputError(
             f"{block} has {len(routers)} candidates for the router of its {num_experts} experts: one is needed;"
             " this architecture is not supported"
         )
-    return MoELayer(name, routers[0], num_experts)
+    if linears and any(each != shapes[0] for each in shapes):
+        raise InputError(f"{name} holds experts of different shapes: this architecture is not supported")
+    return MoELayer(name, routers[0], num_experts, linears)
 
 
 def _output_embeddings(network: nn.Module) -> nn.Module | None:

@@ -2,16 +2,23 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
+    DeepseekV2Config,
     DeepseekV3Config,
     GptOssConfig,
+    GraniteMoeConfig,
     LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
     MixtralConfig,
     OlmoeConfig,
     PreTrainedConfig,
@@ -20,7 +27,10 @@ from transformers import (
     Qwen2MoeConfig,
     Qwen3MoeConfig,
 )
+from transformers.models.aria.modeling_aria import AriaExperts
+from transformers.models.auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 
 from realmodels.deepseek_moe import DeepseekConfig
 from realmodels.families import describe
@@ -42,6 +52,70 @@ COMMON: Mapping[str, Any] = {
 }
 MOE: Mapping[str, Any] = {**COMMON, "num_key_value_heads": 2, "num_experts_per_tok": TOP_K}
 OLMOE: Mapping[str, Any] = {**COMMON, "num_experts": EXPERTS, "num_experts_per_tok": TOP_K}
+
+
+@strict
+class ListMoeConfig(LlamaConfig):
+    """No model of transformers 5 holds its experts in an nn.ModuleList any more: this one does."""
+
+    model_type = "list_moe"
+    num_experts: int = EXPERTS
+    num_experts_per_tok: int = TOP_K
+    shared_expert: bool = False
+    expert_bias: bool = True
+
+
+class ListMoeExpert(nn.Module):
+    def __init__(self, config: ListMoeConfig) -> None:
+        super().__init__()
+        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.expert_bias
+        self.gate_proj, self.up_proj = nn.Linear(hidden, inner, bias), nn.Linear(hidden, inner, bias)
+        self.down_proj = nn.Linear(inner, hidden, bias)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(rows)) * self.up_proj(rows))
+
+
+class ListMoe(nn.Module):
+    """As Mixtral's block was before transformers 5: the block knows the weights, its experts do not."""
+
+    def __init__(self, config: ListMoeConfig) -> None:
+        super().__init__()
+        self.top_k = config.num_experts_per_tok
+        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.experts = nn.ModuleList(ListMoeExpert(config) for _ in range(config.num_experts))
+        self.shared_expert = ListMoeExpert(config) if config.shared_expert else None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        rows = hidden.flatten(0, 1)
+        weights, index = self.gate(rows).float().softmax(-1).topk(self.top_k)
+        weights = weights.to(rows.dtype)
+        result = torch.zeros_like(rows)
+        for number, expert in enumerate(self.experts):
+            token, choice = torch.where(index == number)
+            result.index_add_(0, token, expert(rows[token]) * weights[token, choice, None])
+        if self.shared_expert is not None:
+            result = result + self.shared_expert(rows)
+        return result.view_as(hidden)
+
+
+class ListMoeModel(LlamaModel):
+    def __init__(self, config: ListMoeConfig) -> None:
+        super().__init__(config)
+        for layer in self.layers:
+            layer.mlp = ListMoe(config)
+
+
+class ListMoeForCausalLM(LlamaForCausalLM):
+    config_class = ListMoeConfig
+
+    def __init__(self, config: ListMoeConfig) -> None:
+        super().__init__(config)
+        self.model = ListMoeModel(config)
+
+
+AutoConfig.register("list_moe", ListMoeConfig)
+AutoModelForCausalLM.register(ListMoeConfig, ListMoeForCausalLM)
 
 # Layer 0 of the models with a dense FFN has one, layer 1 has experts and shared experts.
 OTHER_CONFIGS: Mapping[str, PreTrainedConfig] = {
@@ -71,10 +145,32 @@ OTHER_CONFIGS: Mapping[str, PreTrainedConfig] = {
         n_group=1,
         topk_group=1,
     ),
+    "deepseek_v2": DeepseekV2Config(
+        **MOE,
+        n_routed_experts=EXPERTS,
+        n_shared_experts=1,
+        moe_intermediate_size=16,
+        first_k_dense_replace=1,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=8,
+        v_head_dim=8,
+        topk_method="greedy",
+        n_group=1,
+        topk_group=1,
+    ),
+    "gpt_oss": GptOssConfig(
+        **MOE,
+        num_local_experts=EXPERTS,
+        head_dim=16,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
+    "granitemoe": GraniteMoeConfig(**MOE, num_local_experts=EXPERTS),
+    "list_moe": ListMoeConfig(**MOE),
 }
 REFUSED_CONFIGS: Mapping[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**COMMON),
-    "gpt_oss": GptOssConfig(**MOE, num_local_experts=EXPERTS, head_dim=16),  # its experts have biases
 }
 
 
@@ -107,6 +203,49 @@ def small_network(seed: int = 0, **changes: Any) -> Any:
     return network_of(OlmoeConfig(**{**OLMOE, **changes}), seed)
 
 
+MODELS = ("olmoe", *OTHER_CONFIGS)
+
+
+def network_named(name: str, seed: int = 0) -> Any:
+    return network_of(OTHER_CONFIGS[name], seed) if name in OTHER_CONFIGS else small_network(seed)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """weight (out, in) and bias (out) of one linear layer of one expert."""
+
+    weight: Tensor
+    bias: Tensor | float = 0.0
+
+
+def unfused(experts: Any, number: int) -> tuple[Matrix, ...]:
+    """gate, up and down of one expert, as the code of its architecture uses them."""
+    if isinstance(experts, nn.ModuleList):
+        linears = (getattr(experts[number], f"{name}_proj") for name in ("gate", "up", "down"))
+        return tuple(Matrix(each.weight, 0.0 if each.bias is None else each.bias) for each in linears)
+    gate_up, down = experts.gate_up_proj[number], experts.down_proj[number]
+    if isinstance(experts, GptOssExperts):  # x @ gate_up + bias: even columns are gate, odd ones up
+        bias = experts.gate_up_proj_bias[number]
+        return (
+            Matrix(gate_up[:, 0::2].T, bias[0::2]),
+            Matrix(gate_up[:, 1::2].T, bias[1::2]),
+            Matrix(down.T, experts.down_proj_bias[number]),
+        )
+    if isinstance(experts, AriaExperts):  # x @ gate_up: first gate, then up
+        inner = gate_up.shape[1] // 2
+        return Matrix(gate_up[:, :inner].T), Matrix(gate_up[:, inner:].T), Matrix(down.T)
+    inner = gate_up.shape[0] // 2  # gate_up @ x: first gate, then up
+    return Matrix(gate_up[:inner]), Matrix(gate_up[inner:]), Matrix(down)
+
+
+def gated(experts: Any, gate: Tensor, up: Tensor) -> Tensor:
+    """What an expert does between its products."""
+    if isinstance(experts, GptOssExperts):
+        gate, up = gate.clamp(max=7.0), up.clamp(-7.0, 7.0)
+        return (up + 1) * gate * torch.sigmoid(1.702 * gate)
+    return F.silu(gate) * up
+
+
 def in_fp64(network: Any) -> Any:
     """Where no router and no converter notices in which order a batch was summed."""
     network.set_experts_implementation("eager")  # grouped_mm takes no fp64
@@ -124,7 +263,9 @@ def small_model(seed: int = 0, **changes: Any) -> Model:
 def leave_experts_idle(network: nn.Module) -> None:
     """Routers under which exactly experts 0 to 3 can be chosen: one of a pair with opposite rows is positive."""
     for name, router in network.named_parameters():
-        if name.endswith("mlp.gate.weight"):
+        if name.endswith("mlp.router.bias"):
+            router.data.zero_()
+        if name.endswith(("mlp.gate.weight", "mlp.router.weight")):
             router.data.zero_()
             router.data[0, :4] = router.data[2, 4:8] = 10.0
             router.data[1, :4] = router.data[3, 4:8] = -10.0

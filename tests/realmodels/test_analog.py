@@ -2,13 +2,18 @@
 
 import copy
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from adc_parity import reference, settled
 from hypothesis import given, settings
+from small_models import Matrix, unfused
 from torch import Tensor, nn
+from transformers.models.aria.modeling_aria import AriaExperts
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.models.olmoe.configuration_olmoe import OlmoeConfig
 from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
 
@@ -39,6 +44,33 @@ def fused_experts(
     for parameter in module.parameters():
         parameter.data.normal_(generator=generator)
     return module.to(dtype)
+
+
+LAYOUTS: dict[str, type[Any]] = {"olmoe": OlmoeExperts, "aria": AriaExperts, "gpt_oss": GptOssExperts}
+
+
+def in_layout(experts: Any, name: str) -> Any:
+    """Experts with the same matrices, as another architecture stores them; biases are zeros."""
+    number, hidden, inner = experts.down_proj.shape
+    config = SimpleNamespace(
+        hidden_size=hidden,
+        intermediate_size=inner,
+        hidden_act="silu",
+        num_experts=number,
+        num_local_experts=number,
+        moe_num_experts=number,
+        swiglu_alpha=1.702,
+        swiglu_limit=7.0,
+        _experts_implementation=experts.config._experts_implementation,
+    )
+    other = LAYOUTS[name](config).to(experts.down_proj.dtype)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+        for expert in range(number):
+            for mine, theirs in zip(unfused(other, expert), unfused(experts, expert), strict=True):
+                mine.weight.copy_(theirs.weight)
+    return other
 
 
 def deployed(
@@ -106,18 +138,24 @@ def test_linear_equals_reference(hardware: Hardware, data: st.DataObject, bias: 
     expected.assert_agrees(output)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     hardware=hardwares(st.none() | st.integers(2, 10)).filter(has_converters),
+    layout=st.sampled_from(sorted(LAYOUTS)),
     data=st.data(),
     seed=st.integers(0, 2**31),
 )
-def test_expert_matrices_equal_reference(hardware: Hardware, data: st.DataObject, seed: int) -> None:
-    """Each expert, gate, up and down separately, on rows grouped by expert, some experts without rows."""
+def test_expert_matrices_equal_reference(
+    hardware: Hardware, layout: str, data: st.DataObject, seed: int
+) -> None:
+    """Each expert, gate, up and down separately, on rows grouped by expert, some experts without rows.
+
+    Noise is the same in every layout.
+    """
     hidden, inner = (data.draw(matrix_sizes(min(hardware.tile_size, 64)), label=name) for name in ("H", "I"))
     counts = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=5), label="rows of each expert")
     experts = fused_experts(len(counts), hidden, inner, seeded(seed))
-    layer = deployed(experts, [], hardware, seed)
+    layer = deployed(in_layout(experts, layout), [], hardware, seed)
     generator = seeded(seed)
     gate_up, down = experts.gate_up_proj.detach().unflatten(1, (2, inner)), experts.down_proj.detach()
     noisy_gate_up, noisy_down = program(gate_up, hardware, generator), program(down, hardware, generator)
@@ -152,12 +190,19 @@ EXACT: dict[str, Ranges] = {
 EXPERTS, HIDDEN, INNER = 5, 16, 8
 
 
-def exact_experts(generator: torch.Generator) -> OlmoeExperts:
+def exact_experts(generator: torch.Generator, layout: str = "olmoe") -> Any:
+    """Biases of gate and up are multiples of 1/2, too, and those of down of 1/4."""
     experts = fused_experts(EXPERTS, HIDDEN, INNER, generator)
-    experts.act_fn = nn.Identity()
     for parameter in experts.parameters():
         parameter.data = torch.randint(-3, 4, parameter.shape, generator=generator) / 4.0
         parameter.data[..., ::4] = 1.0
+    experts = in_layout(experts, layout)
+    experts.act_fn = nn.Identity()
+    if layout == "gpt_oss":
+        experts._apply_gate = lambda both: both[..., ::2] * both[..., 1::2]
+        for name, step in (("gate_up_proj_bias", 2), ("down_proj_bias", 4)):
+            bias = experts.get_parameter(name)
+            bias.data = torch.randint(-5, 6, bias.shape, generator=generator) / step
     return experts
 
 
@@ -171,30 +216,32 @@ def exact_inputs(tokens: int, k: int, generator: torch.Generator) -> tuple[Tenso
 
 
 def expected_layer(
-    experts: OlmoeExperts, digital: list[int], hardware: Hardware, inputs: tuple[Tensor, Tensor, Tensor]
+    experts: Any, digital: list[int], hardware: Hardware, inputs: tuple[Tensor, Tensor, Tensor]
 ) -> Tensor:
     """Token by token, expert by expert, matrix by matrix through the reference."""
 
-    def product(x: Tensor, weight: Tensor, name: str, expert: int) -> Tensor:
+    def product(x: Tensor, matrix: Matrix, name: str, expert: int) -> Tensor:
+        weight = matrix.weight.detach()
         if expert in digital:
-            return x @ weight.T
+            return x @ weight.T + matrix.bias
         each = for_experts(EXACT[name], EXPERTS)[expert]
         exact = analog_matmul(
             x[None], weight, hardware, input_std=each.input_std, kappa=each.kappa, lam=each.lam
         )
-        return exact.output[0]
+        return exact.output[0] + matrix.bias
 
     result = torch.zeros(inputs[0].shape)
     for token, (x, index, weights) in enumerate(zip(*inputs, strict=True)):
         for expert, weight in zip(index.tolist(), weights, strict=True):
-            gate, up = experts.gate_up_proj.detach()[expert].chunk(2)
+            gate, up, down = unfused(experts, expert)
             inner = product(x, gate, "gate_up_proj", expert) * product(x, up, "gate_up_proj", expert)
-            result[token] += weight * product(inner, experts.down_proj.detach()[expert], "down_proj", expert)
-    return result
+            result[token] += weight * product(inner, down, "down_proj", expert)
+    return result.detach()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
+    layout=st.sampled_from(sorted(LAYOUTS)),
     digital=st.lists(st.integers(0, EXPERTS - 1), unique=True),
     tokens=st.integers(0, 12),
     k=st.integers(1, 3),
@@ -204,11 +251,18 @@ def expected_layer(
     seed=st.integers(0, 2**31),
 )
 def test_whole_layer_equals_reference_bit_for_bit(
-    digital: list[int], tokens: int, k: int, tile_size: int, w_max: Granularity, pass_bytes: int, seed: int
+    layout: str,
+    digital: list[int],
+    tokens: int,
+    k: int,
+    tile_size: int,
+    w_max: Granularity,
+    pass_bytes: int,
+    seed: int,
 ) -> None:
-    """Any placement, pass length and routing: one token, none, idle experts, an expert twice for a token."""
+    """Any layout, placement, pass length and routing: one token, none, idle experts, an expert twice for a token."""
     generator = seeded(seed)
-    experts, hardware = exact_experts(generator), Hardware(c=0.0, tile_size=tile_size, w_max=w_max)
+    experts, hardware = exact_experts(generator, layout), Hardware(c=0.0, tile_size=tile_size, w_max=w_max)
     inputs = exact_inputs(tokens, k, generator)
     layer = AnalogExperts(experts, digital, hardware, EXACT)
     layer.program(generator)
@@ -229,9 +283,10 @@ def test_exact_numbers_reach_both_sides_of_every_bound() -> None:
         assert 0 < fractions.input < 1 and 0 < fractions.output < 1
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("digital", [[], [1, 3], list(range(EXPERTS))])
-def test_bfloat16_model_computes_codes_in_fp32(digital: list[int]) -> None:
-    experts = exact_experts(seeded(0))
+def test_bfloat16_model_computes_codes_in_fp32(digital: list[int], layout: str) -> None:
+    experts = exact_experts(seeded(0), layout)
     inputs = exact_inputs(9, 2, seeded(1))
     expected = expected_layer(experts, digital, Hardware(c=0.0), inputs)
     layer = AnalogExperts(experts.to(torch.bfloat16), digital, Hardware(c=0.0), EXACT)
@@ -244,12 +299,13 @@ def test_bfloat16_model_computes_codes_in_fp32(digital: list[int]) -> None:
         assert torch.equal(output, expected.to(torch.bfloat16))
     # A digital expert rounds to bf16 (u = 2^-9) gate, up, their product, that row's product with down, its
     # weighting and the sums of k = 2 terms: 7 roundings, and every path of the triple product adds up to the
-    # same in |.|.
+    # same in |.|. Adding a bias to gate, up and down is one more each.
     magnitude = expected_layer(_absolute(experts), digital, NO_CONVERTERS, (hidden.abs(), index, weights))
-    assert ((output.double() - expected).abs() <= 7 * 2.0**-9 / (1 - 7 * 2.0**-9) * magnitude).all()
+    unit = 2.0**-9 * (10 if layout == "gpt_oss" else 7)
+    assert ((output.double() - expected).abs() <= unit / (1 - unit) * magnitude).all()
 
 
-def _absolute(experts: OlmoeExperts) -> OlmoeExperts:
+def _absolute(experts: Any) -> Any:
     result = copy.deepcopy(experts).float()
     for parameter in result.parameters():
         parameter.data.abs_()
@@ -280,11 +336,15 @@ def test_tiles_of_zeros_give_zeros() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("digital", [[], [0, 4], list(range(EXPERTS))])
-@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_ideal_hardware_equals_digital_bit_for_bit(
-    dtype: torch.dtype, digital: list[int], implementation: str
+    dtype: torch.dtype, digital: list[int], implementation: str, layout: str
 ) -> None:
-    experts = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0), dtype, implementation)
+    experts = in_layout(fused_experts(EXPERTS, HIDDEN, INNER, seeded(0), dtype, implementation), layout)
+    for name, parameter in experts.named_parameters():
+        if name.endswith("_bias"):
+            parameter.data.normal_(generator=seeded(3))
     hidden = torch.randn(11, HIDDEN, generator=seeded(1)).to(dtype)
     weights, index = torch.rand(11, EXPERTS, generator=seeded(2)).to(dtype).topk(2)
     layer = deployed(experts, digital, NO_CONVERTERS)
@@ -294,6 +354,7 @@ def test_ideal_hardware_equals_digital_bit_for_bit(
         analog_linear = AnalogLinear(linear, NO_CONVERTERS, PLAIN)
         analog_linear.program(seeded(0))
         assert torch.equal(analog_linear(hidden[None]), linear(hidden[None]))
+        assert torch.equal(AnalogLinear(linear, Hardware(c=9.0), None)(hidden[None]), linear(hidden[None]))
 
 
 def test_linear_takes_any_batch_shape() -> None:
@@ -336,6 +397,22 @@ def test_noise_of_an_expert_does_not_depend_on_the_placement() -> None:
     for name, crossbars in everything.crossbars.items():
         assert torch.equal(crossbars.programmed()[:, [1, 2, 4]], some.crossbars[name].programmed())
         assert not torch.equal(crossbars.programmed(), other.crossbars[name].programmed())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_noise_does_not_depend_on_the_layout(layout: str) -> None:
+    hardware = Hardware(c=1.0, dac_bits=None, adc_bits=None)
+    experts = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0))
+    generator, other = seeded(7), in_layout(experts, layout)
+    gate_up = program(experts.gate_up_proj.detach().unflatten(1, (2, INNER)), hardware, generator)
+    down = program(experts.down_proj.detach(), hardware, generator)
+    for name, crossbars in deployed(other, [], hardware, seed=7).crossbars.items():
+        assert crossbars.programmed().shape == other.get_parameter(name).shape
+        other.get_parameter(name).data = crossbars.programmed()
+    for expert in range(EXPERTS):
+        expected = *gate_up[expert], down[expert]
+        for matrix, weight in zip(unfused(other, expert), expected, strict=True):
+            assert torch.equal(matrix.weight, weight)
 
 
 def test_forward_before_programming_says_what_to_do() -> None:
@@ -392,7 +469,13 @@ def layers() -> list[tuple[nn.Module, analog._Analog]]:
     experts, linear = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0)), nn.Linear(HIDDEN, INNER)
     analog_linear = AnalogLinear(linear, Hardware(), PLAIN)
     analog_linear.program(seeded(0))
-    return [(experts, deployed(experts, [1], Hardware())), (linear, analog_linear)]
+    transposed = in_layout(experts, "gpt_oss")
+    return [
+        (experts, deployed(experts, [1], Hardware())),
+        (linear, analog_linear),
+        (linear, AnalogLinear(linear, Hardware(), None)),
+        (transposed, deployed(transposed, [1], Hardware())),
+    ]
 
 
 def test_parameters_stay_the_same_objects_under_the_same_names() -> None:
@@ -428,7 +511,7 @@ def test_programmed_weights_follow_the_model_to_its_device() -> None:
 def test_a_copy_computes_the_same() -> None:
     x = torch.randn(3, HIDDEN, generator=seeded(1))
     routing = torch.tensor([[0, 1], [1, 2], [3, 4]]), torch.full((3, 2), 0.5)
-    for (original, layer), inputs in zip(layers(), [(x, *routing), (x,)], strict=True):
+    for (original, layer), inputs in zip(layers(), [(x, *routing), (x,), (x,), (x, *routing)], strict=True):
         other = copy.deepcopy(layer)
         assert torch.equal(other(*inputs), layer(*inputs))
         assert other.original is not original and not layer(*inputs).requires_grad

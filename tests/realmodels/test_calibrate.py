@@ -3,7 +3,7 @@
 import copy
 import importlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,15 +12,17 @@ import torch
 from small_models import (
     CONTEXT,
     EXPERTS,
-    OTHER_CONFIGS,
+    MODELS,
     TEXTS,
     TOP_K,
     as_model,
+    gated,
     in_fp64,
     leave_experts_idle,
-    network_of,
+    network_named,
     small_model,
     small_network,
+    unfused,
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,28 +53,46 @@ class ProbedExperts(nn.Module):
 
     def __init__(self, experts: Any) -> None:
         super().__init__()
-        self.weights = experts.gate_up_proj, experts.down_proj
-        self.probes: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self.experts = (experts,)
+        self.matrices = [unfused(experts, expert) for expert in range(EXPERTS)]
+        self.inputs: dict[
+            int, tuple[Tensor, Tensor, Tensor]
+        ] = {}  # tokens, and what gate and up, and down read
+        self.probes: dict[int, list[Tensor]] = {}  # of gate, up and down
 
     def forward(self, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-        self.inputs, result = (hidden.detach(), index), torch.zeros_like(hidden)
-        for expert in range(EXPERTS):
+        result = torch.zeros_like(hidden)
+        for expert, matrices in enumerate(self.matrices):
             token, choice = torch.where(index == expert)
-            gate_up, down = self.weights[0][expert], self.weights[1][expert]
-            first, second = (
-                torch.zeros(len(token), len(weight), dtype=hidden.dtype, requires_grad=True)
-                for weight in (gate_up, down)
-            )
-            gate, up = (hidden[token] @ gate_up.T + first).chunk(2, dim=-1)
-            inner = F.silu(gate) * up
-            output = inner @ down.T + second
-            result = result.index_add(0, token, output * weights[token, choice, None])
-            self.probes[expert] = token, first, inner.detach(), second
+            probes = [
+                torch.zeros(len(token), len(each.weight), dtype=hidden.dtype, requires_grad=True)
+                for each in matrices
+            ]
+
+            def product(x: Tensor, which: int, matrices: Any = matrices, probes: Any = probes) -> Tensor:
+                return x @ matrices[which].weight.T + matrices[which].bias + probes[which]
+
+            inner = gated(self.experts[0], product(hidden[token], 0), product(hidden[token], 1))
+            result = result.index_add(0, token, product(inner, 2) * weights[token, choice, None])
+            self.inputs[expert], self.probes[expert] = (token, hidden[token].detach(), inner.detach()), probes
         return result
 
 
-def groups_of(model: Model) -> dict[str, list[Group]]:
-    """By parameter name, for two linear layers and the experts of layer 1; all in fp64."""
+class ProbedBlock(nn.Module):
+    """A block of small_models.ListMoe with such experts."""
+
+    def __init__(self, block: Any, experts: ProbedExperts) -> None:
+        super().__init__()
+        self.gate, self.experts = block.gate, experts
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        rows = hidden.flatten(0, 1)
+        weights, index = self.gate(rows).float().softmax(-1).topk(TOP_K)
+        return self.experts(rows, index, weights.to(rows.dtype)).view_as(hidden)
+
+
+def groups_of(model: Model, texts: Sequence[str] = TEXTS) -> dict[tuple[str, ...], list[Group]]:
+    """By parameter names, for two linear layers and the experts of layer 1; all in fp64."""
     network = in_fp64(copy.deepcopy(model.network))
     recorded: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -87,29 +107,43 @@ def groups_of(model: Model) -> dict[str, list[Group]]:
     for name in LINEARS:
         network.get_submodule(name).register_forward_hook(probe(name))
     block = network.get_submodule(EXPERTS_NAME.rpartition(".")[0])
-    block.experts = probed = ProbedExperts(block.experts)
-    tokens = token_blocks(model, TEXTS, CONTEXT, CALIBRATION_TOKENS // CONTEXT).tokens
+    listed = isinstance(block.experts, nn.ModuleList)
+    probed = ProbedExperts(block.experts)
+    if listed:
+        network.model.layers[1].mlp = ProbedBlock(block, probed)
+    else:
+        block.experts = probed
+    tokens = token_blocks(model, texts, CONTEXT, CALIBRATION_TOKENS // CONTEXT).tokens
     logits = network(input_ids=tokens[:, :-1]).logits
     F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum").backward()
 
     count = tokens[:, 1:].numel()
-    chosen = torch.tensor([number * count // ROWS for number in range(ROWS)])
-    groups: dict[str, list[Group]] = {}
+    chosen = torch.tensor([number * count // module.ROWS for number in range(module.ROWS)])
+    groups: dict[tuple[str, ...], list[Group]] = {}
     for name, (inputs, zero) in recorded.items():
         assert zero.grad is not None
         sensitivity = zero.grad.flatten(0, 1)[chosen].square()
         weight = network.get_parameter(f"{name}.weight")
-        groups[f"{name}.weight"] = [(inputs.flatten(0, 1)[chosen], [weight], [sensitivity])]
-    hidden, _ = probed.inputs
-    groups |= {f"{EXPERTS_NAME}.gate_up_proj": [], f"{EXPERTS_NAME}.down_proj": []}
-    for expert, (token, first, inner, second) in probed.probes.items():
-        assert first.grad is not None and second.grad is not None
-        mine = torch.isin(token, chosen)
-        gate_up, down = probed.weights[0][expert], probed.weights[1][expert]
-        groups[f"{EXPERTS_NAME}.gate_up_proj"].append(
-            (hidden[token[mine]], list(gate_up.chunk(2)), list(first.grad[mine].square().chunk(2, dim=1)))
-        )
-        groups[f"{EXPERTS_NAME}.down_proj"].append((inner[mine], [down], [second.grad[mine].square()]))
+        groups[(f"{name}.weight",)] = [(inputs.flatten(0, 1)[chosen], [weight], [sensitivity])]
+    products = {"gate_proj": [0], "up_proj": [1], "down_proj": [2]}
+    if not listed:
+        products = {"gate_up_proj": [0, 1], "down_proj": [2]}
+    for name, which in products.items():
+        group: list[Group] = []
+        for expert, (token, x, inner) in probed.inputs.items():
+            mine = torch.isin(token, chosen)
+            weights = [probed.matrices[expert][each].weight for each in which]
+            sensitivities = []
+            for each in which:
+                gradient = probed.probes[expert][each].grad
+                assert gradient is not None
+                sensitivities.append(gradient[mine].square())
+            group.append(((inner if which == [2] else x)[mine], weights, sensitivities))
+        if listed:
+            names = tuple(f"{EXPERTS_NAME}.{expert}.{name}.weight" for expert in range(EXPERTS))
+        else:
+            names = (f"{EXPERTS_NAME}.{name}",)
+        groups[names] = group
     return groups
 
 
@@ -168,15 +202,18 @@ def assert_best_of_grid(found: float, costs: list[float], largest: float) -> Non
     assert costs[step] <= min(costs) * (1 + 1e-3)  # the search is in fp32
 
 
-def assert_calibrated(calibration: Calibration, groups: dict[str, list[Group]]) -> None:
+def assert_calibrated(calibration: Calibration, groups: dict[tuple[str, ...], list[Group]]) -> None:
     hardware = calibration.hardware
-    for name, group in groups.items():
+    for names, group in groups.items():
         together = float(torch.cat([rows for rows, _, _ in group]).std())
-        if name.endswith("down_proj"):  # each expert's inputs are its own
-            found = for_experts(calibration[name], len(group))
+        own_inputs = names[0].endswith("down_proj") or len(names) > 1
+        if own_inputs:
+            found = for_experts(calibration[names[0]], len(group))
+            if len(names) > 1:
+                found = tuple(for_experts(calibration[name], 1)[0] for name in names)
             stds = [float(rows.std(correction=0)) if len(rows) else together for rows, _, _ in group]
         else:
-            found = for_experts(calibration[name], 1) * len(group)
+            found = for_experts(calibration[names[0]], 1) * len(group)
             stds = [together] * len(group)
         ranges = found[0]
         assert {(each.kappa, each.lam) for each in found} == {(ranges.kappa, ranges.lam)}
@@ -237,7 +274,7 @@ def test_ranges_are_the_best_of_the_grid(
     """Experts without tokens among them; gate and up have tiles of their own."""
     monkeypatch.setattr(module, "ROWS", ROWS)
     groups = groups_of(idle_model)
-    sizes = [len(rows) for rows, _, _ in groups[f"{EXPERTS_NAME}.down_proj"]]
+    sizes = [len(rows) for rows, _, _ in groups[(f"{EXPERTS_NAME}.down_proj",)]]
     assert sum(sizes) == TOP_K * ROWS and min(sizes[:4]) > 0 and sizes[4:] == [0, 0]
     assert_calibrated(calibrate(idle_model, TEXTS, hardware), groups)
 
@@ -257,8 +294,75 @@ def test_busy_experts_all_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROWS", ROWS)
     model = small_model(seed=1)
     groups = groups_of(model)
-    assert all(len(rows) for rows, _, _ in groups[f"{EXPERTS_NAME}.down_proj"])
+    assert all(len(rows) for rows, _, _ in groups[(f"{EXPERTS_NAME}.down_proj",)])
     assert_calibrated(calibrate(model, TEXTS, Hardware(tile_size=16)), groups)
+
+
+@pytest.mark.parametrize(
+    "hardware", [Hardware(tile_size=20, w_max="column"), Hardware(dac_bits=4, adc_bits=6)], ids=str
+)
+@pytest.mark.parametrize("idle", [True, False])
+@pytest.mark.parametrize("name", ["gpt_oss", "list_moe"])
+def test_ranges_of_other_layouts_are_the_best_of_the_grid(
+    name: str, idle: bool, hardware: Hardware, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Biases and gates of their own; lists of experts have DACs of their own, in gate and up, too. On all rows."""
+    network = network_named(name)
+    if idle:
+        leave_experts_idle(network)
+    model, texts = as_model(network), TEXTS[:2]
+    monkeypatch.setattr(module, "ROWS", token_blocks(model, texts, CONTEXT).tokens[:, 1:].numel())
+    groups = groups_of(model, texts)
+    sizes = [len(rows) for rows, _, _ in next(reversed(groups.values()))]
+    assert sizes[4:] == [0, 0] or not idle
+    assert_calibrated(calibrate(model, texts, hardware), groups)
+
+
+def test_a_share_of_every_experts_rows_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = as_model(network_named("list_moe"))
+    found: dict[str, list[int]] = {}
+    search = module._search
+
+    def watch(name: str, layer: Any, hardware: Hardware) -> Any:
+        found[name] = layer.ends.diff(prepend=torch.zeros(1, dtype=torch.int32)).tolist()
+        return search(name, layer, hardware)
+
+    monkeypatch.setattr(module, "_search", watch)
+    tokens = token_blocks(model, TEXTS, CONTEXT, CALIBRATION_TOKENS // CONTEXT).tokens[:, 1:].numel()
+    monkeypatch.setattr(module, "ROWS", tokens)
+    calibrate(model, TEXTS, Hardware())
+    everything = found.copy()
+    monkeypatch.setattr(module, "ROWS", tokens // 4)
+    calibrate(model, TEXTS, Hardware())
+    for projection in ("gate", "up", "down"):
+        name = f"{EXPERTS_NAME}.0.{projection}_proj.weight"
+        assert sum(everything[name]) == TOP_K * tokens
+        assert found[name] == [math.ceil(count * (tokens // 4) / tokens) for count in everything[name]]
+    assert found["lm_head.weight"] == [tokens // 4]
+
+
+def test_rows_are_spread_evenly() -> None:
+    rows = torch.arange(10.0)[:, None]
+    assert module._spread(rows, 0.4)[:, 0].tolist() == [0, 2, 5, 7]
+    assert module._spread(rows, 0.41)[:, 0].tolist() == [0, 2, 4, 6, 8]
+    assert torch.equal(module._spread(rows.view(2, 5, 1), 1.0), rows)
+
+
+def test_modules_that_are_called_in_parts() -> None:
+    """As by blocks that go through a batch one text at a time: all calls count."""
+    network = network_named("list_moe")
+    whole = calibrate(as_model(network), TEXTS, Hardware())
+
+    def one_by_one(forward: Any) -> Any:
+        return lambda hidden: torch.cat([forward(each) for each in hidden.split(1)])
+
+    for layer in network.model.layers:
+        layer.mlp.forward = one_by_one(layer.mlp.forward)
+    parts = calibrate(as_model(network), TEXTS, Hardware())
+    assert parts.layers.keys() == whole.layers.keys()
+    for name, ranges in parts.layers.items():  # other rows of an expert are looked at, but of all texts
+        expected = for_experts(whole[name], 1)[0]
+        assert for_experts(ranges, 1)[0].input_std == pytest.approx(expected.input_std, rel=0.05)
 
 
 def test_all_rows_if_there_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,13 +383,13 @@ def test_grid_begins_where_nothing_saturates() -> None:
 # ------------------------------------------------------------------------------------------- properties
 
 
-@pytest.mark.parametrize("name", ["olmoe", *OTHER_CONFIGS])
+@pytest.mark.parametrize("name", MODELS)
 def test_every_layer_that_can_be_analog(name: str) -> None:
-    network = network_of(OTHER_CONFIGS[name]) if name in OTHER_CONFIGS else small_network()
-    model = as_model(network)
-    experts = [
-        f"{layer.experts}.{each}" for layer in model.map.moe_layers for each in ("gate_up_proj", "down_proj")
-    ]
+    model = as_model(network_named(name))
+    parts = ["gate_up_proj", "down_proj"]
+    if name == "list_moe":
+        parts = [f"{e}.{part}_proj.weight" for e in range(EXPERTS) for part in ("gate", "up", "down")]
+    experts = [f"{layer.experts}.{part}" for layer in model.map.moe_layers for part in parts]
     found = calibrate(model, TEXTS, Hardware())
     assert found.layers.keys() == {*experts, *(f"{linear}.weight" for linear in model.map.linears)}
     assert calibrate(model, TEXTS, Hardware()) == found
@@ -331,10 +435,11 @@ def test_the_model_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hooks(model) == 0
 
 
+@pytest.mark.parametrize("name", ["olmoe", "gpt_oss", "list_moe"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_little_saturates(dtype: torch.dtype) -> None:
+def test_little_saturates(dtype: torch.dtype, name: str) -> None:
     """The best 8-bit range of anything like a Gaussian leaves far less than a hundredth outside."""
-    model = as_model(small_network().to(dtype))
+    model = as_model(network_named(name).to(dtype))
     kinds = tuple(kind for kind, names in model.map.dense.items() if names)
     placement = Placement(model.map.num_experts, ((), ()), kinds)
     deploy(model, placement, Hardware(c=0.0), TEXTS)

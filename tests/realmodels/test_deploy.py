@@ -1,6 +1,7 @@
 """Deployment: all of a model is accounted for, what was not asked for stays digital, and nothing is left behind."""
 
 import copy
+import hashlib
 import itertools
 import math
 from collections.abc import Callable
@@ -14,27 +15,33 @@ import torch
 from hypothesis import given, settings
 from small_models import (
     EXPERTS,
+    HIDDEN,
     LAYERS,
-    OTHER_CONFIGS,
+    MODELS,
     TEXTS,
+    TOP_K,
     VOCABULARY,
+    Matrix,
     as_model,
+    gated,
     in_fp64,
     leave_experts_idle,
-    network_of,
+    network_named,
     save,
     small_model,
     small_network,
+    unfused,
 )
 from torch import Tensor, nn
 
 from realmodels import calibrate, deploy, evaluate, load, reprogram, scores, withdraw
-from realmodels.analog import AnalogExperts, AnalogLinear, for_experts
+from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, for_experts
 from realmodels.calibrate import Calibration
 from realmodels.deploy import STATUSES
+from realmodels.families import MoELayer
 from realmodels.load import Model
 from theory.errors import InputError
-from theory.hardware import Hardware, program, programming_sigma
+from theory.hardware import Granularity, Hardware, analog_matmul, program, programming_sigma
 from theory.placement import Placement, place
 
 IDEAL = Hardware(c=0.0, dac_bits=None, adc_bits=None)
@@ -64,7 +71,7 @@ def calibration(hardware: Hardware, seed: int = 0, name: str = "olmoe") -> Calib
 
 
 def fresh(name: str = "olmoe", seed: int = 0) -> Model:
-    return as_model(network_of(OTHER_CONFIGS[name], seed)) if name in OTHER_CONFIGS else small_model(seed)
+    return as_model(network_named(name, seed))
 
 
 def deployed(
@@ -115,7 +122,7 @@ def placements(draw: st.DrawFn, model: Model) -> Placement:
 
 
 @settings(max_examples=60)
-@given(data=st.data(), name=st.sampled_from(["olmoe", "tied", *OTHER_CONFIGS]))
+@given(data=st.data(), name=st.sampled_from(["tied", *MODELS]))
 def test_every_parameter_is_accounted_for(data: st.DataObject, name: str) -> None:
     """And the report tells of the modules that are there."""
     model = small_model(tie_word_embeddings=True) if name == "tied" else fresh(name)
@@ -125,22 +132,26 @@ def test_every_parameter_is_accounted_for(data: st.DataObject, name: str) -> Non
     report = deploy(model, placement, IDEAL, calibration(IDEAL, name=name if name != "tied" else "olmoe"))
 
     found = {
-        name: module for name, module in model.analog_modules.items() if isinstance(module, AnalogLinear)
+        name
+        for name, module in model.analog_modules.items()
+        if isinstance(module, AnalogLinear) and module.is_analog
     }
-    assert found.keys() == set(linears)
+    in_experts = {True: 0, False: 0}  # by whether they are analog
     for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
-        experts = model.analog_modules[layer.experts]
-        assert isinstance(experts, AnalogExperts) and tuple(experts.digital) == digital
-
-    in_experts = [
-        sizes[f"{layer.experts}.{each}"] // layer.num_experts * count
-        for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True)
-        for each in ("gate_up_proj", "down_proj")
-        for count in (layer.num_experts - len(digital), len(digital))
-    ]
+        experts = model.network.get_submodule(layer.experts)
+        if not layer.linears:
+            assert isinstance(experts, AnalogExperts) and tuple(experts.digital) == digital
+            experts = experts.original
+        for expert in range(EXPERTS):
+            in_experts[expert not in digital] += sum(each.weight.numel() for each in unfused(experts, expert))
+            if layer.linears and expert not in digital:
+                names = {f"{layer.experts}.{expert}.{each}_proj" for each in ("gate", "up", "down")}
+                assert names <= found
+                found -= names
+    assert found == set(linears)
     assert report.parameters["experts"] == {
-        "analog": sum(in_experts[::2]),
-        "digital by placement": sum(in_experts[1::2]),
+        "analog": in_experts[True],
+        "digital by placement": in_experts[False],
         "never analog": 0,
     }
     if name == "tied":  # one parameter, two uses: told of as what may be analog
@@ -198,7 +209,7 @@ def test_parameters_that_nobody_knows_are_refused() -> None:
 @settings(max_examples=40)
 @given(
     data=st.data(),
-    name=st.sampled_from(["olmoe", *OTHER_CONFIGS]),
+    name=st.sampled_from(MODELS),
     hardware=st.sampled_from([NOISY, Hardware(), Hardware(c=0.5, w_max="column", tile_size=16)]),
     seeds=st.lists(st.integers(), min_size=1, max_size=3),
 )
@@ -281,33 +292,143 @@ def test_ideal_hardware_is_digital_bit_for_bit(arm: str, dtype: torch.dtype, imp
     assert torch.equal(logits(model), digital)
 
 
-@pytest.mark.parametrize("name", OTHER_CONFIGS)
-def test_ideal_hardware_is_digital_for_other_architectures(name: str) -> None:
-    model = fresh(name)
-    digital = logits(model)
+@pytest.mark.parametrize(
+    ("name", "implementation"),
+    [
+        pair
+        for pair in itertools.product(MODELS, ["eager", "grouped_mm"])
+        if pair != ("list_moe", "grouped_mm")
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("digital_fraction", [0.0, 0.5])
+def test_ideal_hardware_is_digital_for_every_architecture(
+    name: str, dtype: torch.dtype, implementation: str, digital_fraction: float
+) -> None:
+    """With all that can be analog so, too; and so it is after withdrawing."""
+    network = network_named(name).to(dtype)
+    network.set_experts_implementation(implementation)
+    model = as_model(network)
+    weights, digital = state(model), logits(model)
     kinds = tuple(kind for kind, names in model.map.dense.items() if names)
-    deploy(model, place(scores(model), 0.5, analog_modules=kinds), IDEAL, calibration(IDEAL, name=name))
+    placement = place(scores(model), digital_fraction, analog_modules=kinds)
+    report = deploy(model, placement, IDEAL, calibration(IDEAL, name=name))
+    assert report.parameters["experts"]["analog"] > 0
+    assert (report.count("digital by placement") == 0) == (digital_fraction == 0)
     assert torch.equal(logits(model), digital)
     reprogram(model, 1)
     assert torch.equal(logits(model), digital)
+    withdraw(model)
+    assert equal(state(model), weights) and torch.equal(logits(model), digital)
 
 
+def generator_of(seed: int, name: str) -> torch.Generator:
+    """Of a module's noise."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+
+
+def programmed_matrices(model: Model, layer: MoELayer, seed: int, hardware: Hardware) -> list[list[Tensor]]:
+    """gate, up and down of every expert of an undeployed layer with its noise, from the reference."""
+    experts = model.network.get_submodule(layer.experts)
+    targets = [[matrix.weight.detach() for matrix in unfused(experts, number)] for number in range(EXPERTS)]
+    if layer.linears:
+        return [
+            [
+                program(target, hardware, generator_of(seed, name))
+                for target, name in zip(each, names, strict=True)
+            ]
+            for each, names in zip(targets, layer.linears, strict=True)
+        ]
+    generator = generator_of(seed, layer.experts)
+    gate_up = program(torch.stack([torch.stack(each[:2]) for each in targets]), hardware, generator)
+    down = program(torch.stack([each[2] for each in targets]), hardware, generator)
+    return [[*both, third] for both, third in zip(gate_up, down, strict=True)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("w_max", ["tile", "column"])
+def test_experts_compute_as_the_reference(name: str, w_max: Granularity) -> None:
+    """The last layer's experts in a deployed model with noise and converters: matrix by matrix through theory.hardware.
+
+    In fp64, where rounding reaches no converter's code.
+    """
+    hardware, digital, seed = Hardware(c=0.5, tile_size=16, w_max=w_max), (1, 4), 3
+    model = as_model(in_fp64(network_named(name)))
+    layer = model.map.moe_layers[-1]
+    experts, router = (model.network.get_submodule(each) for each in (layer.experts, layer.router))
+    matrices = [unfused(experts, expert) for expert in range(EXPERTS)]
+    weights = programmed_matrices(model, layer, seed, hardware)
+    ranges = calibrate(model, TEXTS, hardware)
+    number = len(model.map.moe_layers)
+    deploy(model, Placement((EXPERTS,) * number, (digital,) * number), hardware, ranges, seed)
+    seen: list[tuple[Any, Any]] = []
+    listened = model.network.get_submodule(layer.block if layer.linears else layer.experts)
+    listened.register_forward_hook(lambda _, inputs, output: seen.append((inputs, output)))
+    logits(model)
+    ((inputs, output),) = seen
+    hidden = inputs[0].reshape(-1, HIDDEN)
+    if layer.linears:
+        routing_weights, index = router(hidden).float().softmax(-1).topk(TOP_K)
+    else:
+        index, routing_weights = inputs[1:]
+
+    def range_of(expert: int, which: int) -> LayerCalibration:
+        if layer.linears:
+            return for_experts(ranges[f"{layer.linears[expert][which]}.weight"], 1)[0]
+        return for_experts(ranges[f"{layer.experts}.{'down' if which == 2 else 'gate_up'}_proj"], EXPERTS)[
+            expert
+        ]
+
+    def product(x: Tensor, expert: int, which: int) -> Tensor:
+        matrix: Matrix = matrices[expert][which]
+        if expert in digital:
+            return x @ matrix.weight.T + matrix.bias
+        each = range_of(expert, which)
+        found = analog_matmul(
+            x,
+            matrix.weight,
+            hardware,
+            input_std=each.input_std,
+            kappa=each.kappa,
+            lam=each.lam,
+            programmed=weights[expert][which],
+        )
+        return found.output + matrix.bias
+
+    expected, exact = torch.zeros_like(hidden), torch.zeros_like(hidden)
+    for expert in range(EXPERTS):
+        token, choice = torch.where(index == expert)
+        gate, up, down = matrices[expert]
+        x, weight = hidden[token], routing_weights[token, choice, None]
+        inner = gated(experts, product(x, expert, 0), product(x, expert, 1))
+        expected.index_add_(0, token, product(inner, expert, 2) * weight)
+        inner = gated(experts, x @ gate.weight.T + gate.bias, x @ up.weight.T + up.bias)
+        exact.index_add_(0, token, (inner @ down.weight.T + down.bias) * weight)
+    result = output.view_as(hidden)
+    assert torch.allclose(result, expected, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(result, exact, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["olmoe", "gpt_oss", "list_moe"])
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if arm != "nothing"])
-def test_every_arm_is_noisy(arm: str) -> None:
-    model = deployed(ARMS[arm])
-    assert not torch.equal(logits(model), logits(fresh()))
+def test_every_arm_is_noisy(arm: str, name: str) -> None:
+    model = deployed(ARMS[arm], name=name)
+    assert not torch.equal(logits(model), logits(fresh(name)))
 
 
-def test_nothing_analog_counts_as_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["olmoe", "gpt_oss", "list_moe"])
+def test_nothing_analog_counts_as_deployed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And is digital, whatever the hardware: so that sweeps need no special case. Nothing is programmed."""
     monkeypatch.delattr(AnalogExperts, "program")
-    model = fresh()
-    report = deploy(model, ARMS["nothing"], Hardware(c=9.0), calibration(Hardware()))
+    monkeypatch.delattr(AnalogLinear, "program")
+    model = fresh(name)
+    report = deploy(model, ARMS["nothing"], Hardware(c=9.0), calibration(Hardware(), name=name))
     assert report.count("analog") == 0
-    assert torch.equal(logits(model), logits(fresh()))
+    assert torch.equal(logits(model), logits(fresh(name)))
     reprogram(model, 1)
     with pytest.raises(InputError, match="deployed already"):
-        deploy(model, EVERYTHING, Hardware(), calibration(Hardware()))
+        deploy(model, EVERYTHING, Hardware(), calibration(Hardware(), name=name))
     withdraw(model)
     with pytest.raises(InputError, match="not deployed"):
         withdraw(model)
@@ -325,16 +446,17 @@ def test_converters_err_by_their_steps() -> None:
     assert errors[0] / errors[1] == pytest.approx(32767 / 127, rel=0.1)
 
 
+@pytest.mark.parametrize("kind", ["olmoe", "gpt_oss", "list_moe"])
 @pytest.mark.parametrize("given", [True, False])
-def test_given_ranges_win(given: bool) -> None:
+def test_given_ranges_win(given: bool, kind: str) -> None:
     """Every expert's down projection has a DAC bound of its own."""
     hardware = Hardware(kappa=2.0, lam=0.3) if given else Hardware()
-    for name, module in deployed(EVERYTHING, hardware).analog_modules.items():
+    for name, module in deployed(EVERYTHING, hardware, name=kind).analog_modules.items():
         for parameter, crossbars in module.crossbars.items():
             experts = len(module.down_proj) if isinstance(module, AnalogExperts) else 1
             own = experts if parameter == "down_proj" else 1
-            ranges = for_experts(calibration(hardware)[f"{name}.{parameter}"], own)
-            assert len({each.input_std for each in ranges}) == len(ranges)
+            ranges = for_experts(calibration(hardware, name=kind)[f"{name}.{parameter}"], own)
+            assert (len({each.input_std for each in ranges}) > 1) == (own > 1)
             bounds = [each.input_std * (2.0 if given else each.kappa) for each in ranges]
             assert crossbars.input_bound.tolist() == bounds
             assert crossbars.lam.tolist() == [0.3 if given else each.lam for each in ranges]
@@ -459,13 +581,18 @@ def test_idle_experts(digital: tuple[tuple[int, ...], ...]) -> None:
 
 
 @settings(max_examples=20)
-@given(data=st.data(), seed=st.integers(), hardware=st.sampled_from([NOISY, Hardware(tile_size=16)]))
-def test_placements_share_their_noise(data: st.DataObject, seed: int, hardware: Hardware) -> None:
+@given(
+    data=st.data(),
+    seed=st.integers(),
+    hardware=st.sampled_from([NOISY, Hardware(tile_size=16)]),
+    name=st.sampled_from(["olmoe", "gpt_oss", "list_moe"]),
+)
+def test_placements_share_their_noise(data: st.DataObject, seed: int, hardware: Hardware, name: str) -> None:
     """A module's and an expert's programmed weights do not depend on what else is analog."""
-    everything = deployed(EVERYTHING, hardware, seed)
-    model = fresh()
+    everything = deployed(EVERYTHING, hardware, seed, name)
+    model = fresh(name)
     some = data.draw(placements(model))
-    deploy(model, some, hardware, calibration(hardware), seed)
+    deploy(model, some, hardware, calibration(hardware, name=name), seed)
     whole = programmed(everything)
     for name, weights in programmed(model).items():
         module = model.analog_modules[name.rpartition(".")[0]]
@@ -476,9 +603,13 @@ def test_placements_share_their_noise(data: st.DataObject, seed: int, hardware: 
 
 
 @settings(max_examples=20)
-@given(seeds=st.lists(st.integers(), min_size=2, max_size=2, unique=True), arm=st.sampled_from(sorted(ARMS)))
-def test_reprogramming_is_a_fresh_deployment(seeds: list[int], arm: str) -> None:
-    model, other = deployed(ARMS[arm], seed=seeds[0]), deployed(ARMS[arm], seed=seeds[1])
+@given(
+    seeds=st.lists(st.integers(), min_size=2, max_size=2, unique=True),
+    arm=st.sampled_from(sorted(ARMS)),
+    name=st.sampled_from(["olmoe", "gpt_oss", "list_moe"]),
+)
+def test_reprogramming_is_a_fresh_deployment(seeds: list[int], arm: str, name: str) -> None:
+    model, other = (deployed(ARMS[arm], seed=seed, name=name) for seed in seeds)
     before = {name: weights.clone() for name, weights in programmed(model).items()}
     assert all(not torch.equal(weights, before[name]) for name, weights in programmed(other).items())
     reprogram(model, seeds[1])
@@ -487,11 +618,12 @@ def test_reprogramming_is_a_fresh_deployment(seeds: list[int], arm: str) -> None
     assert equal(programmed(model), before)
 
 
-def test_noise_is_standard_and_independent() -> None:
+@pytest.mark.parametrize("kind", ["olmoe", "list_moe"])
+def test_noise_is_standard_and_independent(kind: str) -> None:
     """In units of its sigma; of any two modules, and of two seeds, uncorrelated: failure probability 1e-9 each."""
 
     def noise(seed: int) -> dict[str, Tensor]:
-        model = deployed(seed=seed)
+        model = deployed(seed=seed, name=kind)
         found = {}
         for name, weights in programmed(model).items():
             target = model.network.get_parameter(name)

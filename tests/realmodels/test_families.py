@@ -1,6 +1,10 @@
 """The map of a model: every parameter in one kind, and every name in a placement means something."""
 
+import math
 from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -9,15 +13,38 @@ from hypothesis import given
 from small_models import (
     EXPERTS,
     HIDDEN,
+    INNER,
     LAYERS,
+    MOE,
     OTHER_CONFIGS,
     REFUSED_CONFIGS,
+    ListMoeConfig,
     network_of,
     small_network,
+    unfused,
 )
 from torch import nn
+from transformers.models.aria.modeling_aria import AriaExperts
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Experts
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.models.granitemoe.modeling_granitemoe import GraniteMoeExperts
+from transformers.models.llama4.modeling_llama4 import Llama4TextExperts
+from transformers.models.longcat_flash.modeling_longcat_flash import LongcatFlashExperts
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
+from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
+from transformers.models.openai_privacy_filter.modeling_openai_privacy_filter import (
+    OpenAIPrivacyFilterExperts,
+)
 
-from realmodels.families import DENSE_KINDS, NEVER_ANALOG_KINDS, ModelMap, MoELayer, describe
+from realmodels.families import (
+    DENSE_KINDS,
+    NEVER_ANALOG_KINDS,
+    FusedLayout,
+    ModelMap,
+    MoELayer,
+    describe,
+    fused_layout,
+)
 from theory.errors import InputError
 
 OLMOE = describe(small_network())
@@ -28,7 +55,7 @@ def assert_complete(network: nn.Module) -> None:
     """Every name of a parameter is in exactly one kind."""
     found = describe(network)
     names = Counter(
-        [f"{layer.experts}.{each}" for layer in found.moe_layers for each in ("gate_up_proj", "down_proj")]
+        [weight for layer in found.moe_layers for weight in layer.weights]
         + [f"{name}.weight" for name in found.linears]
         + [name for kind in found.never_analog.values() for name in kind]
     )
@@ -80,15 +107,20 @@ def test_other_architectures(name: str) -> None:
     network = network_of(OTHER_CONFIGS[name])
     assert_complete(network)
     found = describe(network)
-    assert all(layer.router == layer.experts.replace("experts", "gate") for layer in found.moe_layers)
-    mixed = name in ("qwen2_moe", "deepseek", "deepseek_v3")
-    assert [layer.experts for layer in found.moe_layers] == [
-        f"model.layers.{number}.mlp.experts" for number in range(LAYERS) if number or not mixed
-    ]
+    block = "block_sparse_moe" if name == "granitemoe" else "mlp"
+    router = "router" if name in ("gpt_oss", "granitemoe") else "gate"
+    mixed = name in ("qwen2_moe", "deepseek", "deepseek_v2", "deepseek_v3")
+    blocks = [f"model.layers.{number}.{block}" for number in range(LAYERS) if number or not mixed]
+    assert [layer.block for layer in found.moe_layers] == blocks
+    assert [layer.experts for layer in found.moe_layers] == [f"{each}.experts" for each in blocks]
+    assert [layer.router for layer in found.moe_layers] == [f"{each}.{router}" for each in blocks]
+    assert found.num_experts == (EXPERTS,) * len(blocks)
+    assert all(bool(layer.linears) == (name == "list_moe") for layer in found.moe_layers)
     projections = [f"{each}_proj" for each in ("gate", "up", "down")]
     shared_experts = {
         "qwen2_moe": (*(f"shared_expert.{each}" for each in projections), "shared_expert_gate"),
         "deepseek": tuple(f"shared_experts.{each}" for each in projections),
+        "deepseek_v2": tuple(f"shared_experts.{each}" for each in projections),
         "deepseek_v3": tuple(f"shared_experts.{each}" for each in projections),
     }
     assert found.dense["shared_experts"] == tuple(
@@ -99,12 +131,16 @@ def test_other_architectures(name: str) -> None:
     assert found.dense["lm_head"] == ("lm_head",)
 
 
+def test_biases_of_experts_are_never_analog() -> None:
+    found = describe(network_of(OTHER_CONFIGS["gpt_oss"])).never_analog
+    for name in ("gate_up_proj_bias", "down_proj_bias"):
+        assert f"model.layers.1.mlp.experts.{name}" in found["norms and biases"]
+    assert "model.layers.1.mlp.router.bias" in found["routers"]
+
+
 @pytest.mark.parametrize("name", REFUSED_CONFIGS)
 def test_models_that_are_not_supported(name: str) -> None:
-    expected = {
-        "llama": "LlamaForCausalLM has no fused experts",
-        "gpt_oss": "gate_up_proj_bias .*not supported",
-    }
+    expected = {"llama": "LlamaForCausalLM has no fused experts .* and no nn.ModuleList of experts"}
     with pytest.raises(InputError, match=expected[name]):
         describe(network_of(REFUSED_CONFIGS[name]))
 
@@ -151,6 +187,254 @@ def test_the_router_has_to_be_known(candidates: int) -> None:
     else:
         del block.gate
     with pytest.raises(InputError, match=f"model.layers.1.mlp has {candidates} candidates for the router"):
+        describe(network)
+
+
+# ------------------------------------------------------------------------------------------- fused layouts
+
+
+CONFIG = SimpleNamespace(
+    hidden_size=HIDDEN,
+    intermediate_size=INNER,
+    moe_intermediate_size=INNER,
+    expert_ffn_hidden_size=INNER,
+    num_experts=EXPERTS,
+    n_routed_experts=EXPERTS,
+    num_local_experts=EXPERTS,
+    moe_num_experts=EXPERTS,
+    zero_expert_num=2,
+    moe_latent_size=None,
+    mlp_hidden_act="relu2",
+    hidden_act="silu",
+    swiglu_alpha=1.702,
+    swiglu_limit=7.0,
+)
+LAYOUTS: dict[str, tuple[type[nn.Module], FusedLayout]] = {
+    "olmoe": (OlmoeExperts, FusedLayout()),
+    "deepseek_v2": (DeepseekV2Experts, FusedLayout()),
+    "granitemoe": (GraniteMoeExperts, FusedLayout()),
+    "aria": (AriaExperts, FusedLayout(transposed=True)),
+    "openai_privacy_filter": (OpenAIPrivacyFilterExperts, FusedLayout(transposed=True, biased=True)),
+    "gpt_oss": (GptOssExperts, FusedLayout(transposed=True, interleaved=True, biased=True)),
+}
+
+
+def experts_of(kind: type[Any]) -> Any:
+    experts = kind(CONFIG)
+    for parameter in experts.parameters():
+        parameter.data.normal_(generator=torch.Generator().manual_seed(0))
+    return experts
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_of_transformers(name: str) -> None:
+    kind, expected = LAYOUTS[name]
+    assert fused_layout(experts_of(kind)) == expected
+
+
+LAYOUT = st.builds(FusedLayout, transposed=st.booleans(), interleaved=st.booleans(), biased=st.booleans())
+SIZE = st.integers(1, 5)
+
+
+@given(layout=LAYOUT, experts=SIZE, hidden=SIZE, inner=SIZE)
+def test_matrices_are_views_and_stored_is_their_inverse(
+    layout: FusedLayout, experts: int, hidden: int, inner: int
+) -> None:
+    for name, size in (("gate_up_proj", (2, inner, hidden)), ("down_proj", (1, hidden, inner))):
+        shape = layout.shapes(experts, hidden, inner)[name]
+        parameter = torch.arange(math.prod(shape)).view(shape)
+        matrices = layout.matrices(name, parameter)
+        assert matrices.shape == (experts, *size) and matrices.data_ptr() == parameter.data_ptr()
+        stored = layout.stored(name, matrices)
+        assert torch.equal(stored, parameter) and stored.is_contiguous()
+
+
+@given(layout=LAYOUT, experts=SIZE, hidden=SIZE, inner=SIZE)
+def test_outputs_in_either_order(layout: FusedLayout, experts: int, hidden: int, inner: int) -> None:
+    """Of the product with the parameter as it is stored, and of those with gate and with up."""
+    shape = layout.shapes(experts, hidden, inner)["gate_up_proj"]
+    parameter = torch.arange(math.prod(shape)).view(shape)
+    x = torch.arange(3 * hidden).view(3, hidden)
+    for expert, (gate, up) in enumerate(layout.matrices("gate_up_proj", parameter)):
+        both = x @ (parameter[expert] if layout.transposed else parameter[expert].T)
+        canonical = torch.cat([x @ gate.T, x @ up.T], 1)
+        assert torch.equal(layout.gate_then_up(both), canonical)
+        assert torch.equal(layout.stored_order(canonical), both)
+        assert torch.equal(x @ layout.rows(parameter)[expert].T, both)
+
+
+@pytest.mark.parametrize("name", ["olmoe", "aria", "gpt_oss"])
+def test_matrices_are_those_of_the_architecture(name: str) -> None:
+    experts = experts_of(LAYOUTS[name][0])
+    layout = fused_layout(experts)
+    for number in range(EXPERTS):
+        gate, up, down = (matrix.weight for matrix in unfused(experts, number))
+        assert torch.equal(
+            layout.matrices("gate_up_proj", experts.gate_up_proj)[number], torch.stack([gate, up])
+        )
+        assert torch.equal(layout.matrices("down_proj", experts.down_proj)[number, 0], down)
+
+
+def changed(kind: type[nn.Module] = OlmoeExperts, **attributes: Any) -> Any:
+    experts = experts_of(kind)
+    for name, value in attributes.items():
+        setattr(experts, name, value)
+    return experts
+
+
+def without(kind: type[nn.Module], name: str) -> Any:
+    experts = experts_of(kind)
+    delattr(experts, name)
+    return experts
+
+
+def zeros(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(shape))
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "no gate": (lambda: experts_of(NemotronHExperts), "NemotronHExperts has up_proj .*has_gate=False"),
+    "norm": (lambda: changed(has_post_expert_norm=True), "has_post_expert_norm=True"),
+    "no routing": (
+        lambda: experts_of(Llama4TextExperts),
+        "Llama4TextExperts has .* a forward that does not take",
+    ),
+    "other numbers": (
+        lambda: experts_of(LongcatFlashExperts),
+        r"gate_up_proj \(8, 48, 32\), down_proj \(6, 32, 24\)",
+    ),
+    "expert parallel": (lambda: changed(_is_expert_parallel=True), "_is_expert_parallel=True"),
+    "declared transposed": (lambda: changed(is_transposed=True), "is_transposed=True"),
+    "declared straight": (lambda: changed(GptOssExperts, is_transposed=False), "is_transposed=False"),
+    "declared biased": (lambda: changed(has_bias=True), "has_bias=True"),
+    "declared unbiased": (lambda: changed(GptOssExperts, has_bias=False), "has_bias=False"),
+    "one bias": (
+        lambda: without(GptOssExperts, "down_proj_bias"),
+        r"gate_up_proj_bias \(6, 48\), down_proj .*: this layout",
+    ),
+    "short bias": (
+        lambda: changed(GptOssExperts, down_proj_bias=zeros(EXPERTS, INNER)),
+        r"down_proj_bias \(6, 24\): this layout",
+    ),
+    "other parameters": (lambda: changed(scale=zeros(EXPERTS)), r"scale \(6,\): this layout"),
+    "odd": (
+        lambda: changed(gate_up_proj=zeros(EXPERTS, 2 * INNER + 1, HIDDEN)),
+        r"\(6, 49, 32\).*: this layout",
+    ),
+    "one transposed": (
+        lambda: changed(down_proj=zeros(EXPERTS, INNER, HIDDEN)),
+        r"\(6, 24, 32\): this layout",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_layouts_are_refused(name: str) -> None:
+    """As soon as the model is described, whatever its other layers are."""
+    make, message = REFUSED[name]
+    network = small_network()
+    network.model.layers[1].mlp.experts = make()
+    with pytest.raises(InputError, match=message) as caught:
+        describe(network)
+    assert "\n" not in str(caught.value)
+
+
+def test_experts_without_an_activation_are_refused() -> None:
+    experts = nn.Module()
+    experts.gate_up_proj, experts.down_proj = zeros(EXPERTS, 2 * INNER, HIDDEN), zeros(EXPERTS, HIDDEN, INNER)
+    with pytest.raises(InputError, match="no _apply_gate and no act_fn: this layout"):
+        fused_layout(experts)
+    experts.act_fn = nn.SiLU()
+    assert fused_layout(experts) == FusedLayout()
+
+
+# ------------------------------------------------------------------------------------------- lists of experts
+
+
+def list_moe(**changes: Any) -> Any:
+    return network_of(ListMoeConfig(**{**MOE, **changes}))
+
+
+def test_experts_in_a_list() -> None:
+    found = describe(list_moe(shared_expert=True))
+    names = [[f"{each}_proj" for each in ("gate", "up", "down")]] * EXPERTS
+    for number, layer in enumerate(found.moe_layers):
+        block = f"model.layers.{number}.mlp"
+        linears = tuple(
+            tuple(f"{block}.experts.{expert}.{each}" for each in each_of)
+            for expert, each_of in enumerate(names)
+        )
+        assert layer == MoELayer(f"{block}.experts", f"{block}.gate", EXPERTS, linears)
+        assert layer.weights == tuple(f"{linear}.weight" for each in linears for linear in each)
+        assert f"{block}.experts.3.up_proj.bias" in found.never_analog["norms and biases"]
+    assert len(found.moe_layers) == LAYERS
+    assert found.dense["shared_experts"] == tuple(
+        f"model.layers.{number}.mlp.shared_expert.{each}" for number in range(LAYERS) for each in names[0]
+    )
+    assert found.dense["dense_ffn"] == ()
+    assert_complete(list_moe(shared_expert=True))
+
+
+def test_experts_may_have_any_structure() -> None:
+    """Linear layers at any depth, or be one themselves, with or without norms."""
+    network = list_moe()
+    network.model.layers[0].mlp.experts = nn.ModuleList(nn.Linear(HIDDEN, HIDDEN) for _ in range(EXPERTS))
+    network.model.layers[1].mlp.experts = nn.ModuleList(
+        nn.Sequential(nn.Sequential(nn.Linear(HIDDEN, 5)), nn.Linear(5, HIDDEN), nn.LayerNorm(HIDDEN))
+        for _ in range(EXPERTS)
+    )
+    assert_complete(network)
+    plain, nested = describe(network).moe_layers
+    assert plain.linears[2] == ("model.layers.0.mlp.experts.2",)
+    assert nested.linears[2] == ("model.layers.1.mlp.experts.2.0.0", "model.layers.1.mlp.experts.2.1")
+
+
+def test_a_list_without_a_router_is_no_layer_of_experts() -> None:
+    """Or one that holds anything but linear layers: as a list of decoder layers, or of norms."""
+    network = list_moe()
+    block = network.model.layers[1].mlp
+    del block.gate
+    block.norms = nn.ModuleList(nn.LayerNorm(HIDDEN) for _ in range(EXPERTS))
+    found = describe(network)
+    assert [layer.block for layer in found.moe_layers] == ["model.layers.0.mlp"]
+    assert found.dense["dense_ffn"] == tuple(
+        f"model.layers.1.mlp.experts.{expert}.{each}_proj"
+        for expert in range(EXPERTS)
+        for each in ("gate", "up", "down")
+    )
+    embedded = list_moe()
+    del embedded.model.layers[1].mlp.gate
+    embedded.model.layers[1].mlp.positions = nn.Embedding(EXPERTS, HIDDEN)
+    assert len(describe(embedded).moe_layers) == 1
+
+
+def test_the_router_of_a_list_has_to_be_known() -> None:
+    network = list_moe()
+    network.model.layers[1].mlp.another = nn.Linear(HIDDEN, EXPERTS)
+    with pytest.raises(
+        InputError, match="model.layers.1.mlp has 2 candidates for the router of its 6 experts"
+    ):
+        describe(network)
+
+
+@pytest.mark.parametrize("change", ["size", "name"])
+def test_experts_of_a_list_have_to_be_alike(change: str) -> None:
+    network = list_moe()
+    expert = network.model.layers[1].mlp.experts[4]
+    if change == "size":
+        expert.up_proj, expert.down_proj = nn.Linear(HIDDEN, 5), nn.Linear(5, HIDDEN)
+    else:
+        expert.w1 = expert.gate_proj
+        del expert.gate_proj
+    with pytest.raises(InputError, match="model.layers.1.mlp.experts holds experts of different shapes"):
+        describe(network)
+
+
+def test_experts_of_a_list_with_other_weights_are_refused() -> None:
+    network = list_moe()
+    for expert in network.model.layers[1].mlp.experts:
+        expert.extra = zeros(HIDDEN, HIDDEN)
+    with pytest.raises(InputError, match=r"experts.0.extra \(32, 32\) belongs to no known kind"):
         describe(network)
 
 

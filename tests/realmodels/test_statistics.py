@@ -6,24 +6,30 @@ import pytest
 import torch
 from small_models import (
     EXPERTS,
+    HIDDEN,
     INNER,
     LAYERS,
-    OTHER_CONFIGS,
+    MODELS,
+    MOE,
     TEXTS,
     TOP_K,
+    ListMoe,
+    ListMoeConfig,
     as_model,
     in_fp64,
     leave_experts_idle,
+    network_named,
     network_of,
     small_model,
     small_network,
+    unfused,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from realmodels import deploy, scores
-from realmodels.evaluate import token_blocks
+from realmodels.evaluate import block_results, token_blocks
 from realmodels.load import Model
-from realmodels.statistics import routing
+from realmodels.statistics import _listen, observe, routing
 from theory.errors import InputError
 from theory.hardware import Hardware
 from theory.placement import STRATEGIES, Placement, Strategy, place
@@ -33,13 +39,14 @@ MEASURED: tuple[Strategy, ...] = ("activation_frequency", "activation_weight")
 
 
 def routed(model: Model) -> tuple[list[Tensor], list[Tensor]]:
-    """Experts and weights of every token, by layer, as the routers themselves return them."""
+    """Experts and weights of every token, by layer, as the routers themselves return them, or logits that decide."""
     indices: list[Tensor] = []
     weights: list[Tensor] = []
 
-    def watch(_: Any, __: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
-        weights.append(output[1])
-        indices.append(output[2])
+    def watch(_: Any, __: Any, output: Any) -> None:
+        weight, index = output.float().softmax(-1).topk(TOP_K) if isinstance(output, Tensor) else output[1:]
+        weights.append(weight)
+        indices.append(index)
 
     handles = [
         model.network.get_submodule(layer.router).register_forward_hook(watch)
@@ -54,23 +61,19 @@ def routed(model: Model) -> tuple[list[Tensor], list[Tensor]]:
 # ------------------------------------------------------------------------------------------- from weights
 
 
-@pytest.mark.parametrize("name", ["olmoe", *OTHER_CONFIGS])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_maxnn_is_the_product_of_the_largest_neurons(name: str, dtype: torch.dtype) -> None:
-    """Of gate, up and down, one expert and one neuron at a time; gate above up, as transformers applies them."""
-    network = network_of(OTHER_CONFIGS[name]) if name in OTHER_CONFIGS else small_network()
-    model = as_model(network.to(dtype))
+    """Of gate, up and down, one expert and one neuron at a time; biases have no part in it."""
+    model = as_model(network_named(name).to(dtype))
     found = scores(model)
     assert found.shape == (len(model.map.moe_layers), EXPERTS) and found.dtype == torch.float64
     for layer, row in zip(model.map.moe_layers, found, strict=True):
-        gate_up = model.network.get_parameter(f"{layer.experts}.gate_up_proj").double()
-        down = model.network.get_parameter(f"{layer.experts}.down_proj").double()
+        experts = model.network.get_submodule(layer.experts)
         for expert in range(EXPERTS):
-            inner = down.shape[-1]
-            matrices = gate_up[expert, :inner], gate_up[expert, inner:], down[expert]
             product = 1.0
-            for matrix in matrices:
-                product *= max(float((neuron * neuron).sum()) ** 0.5 for neuron in matrix)
+            for matrix in unfused(experts, expert):
+                product *= max(float((neuron * neuron).sum()) ** 0.5 for neuron in matrix.weight.double())
             assert float(row[expert]) == pytest.approx(product, rel=1e-12)
 
 
@@ -87,29 +90,39 @@ def test_a_large_neuron_counts_where_it_is() -> None:
     assert (scores(model) != before).sum() == 1
 
 
-def test_router_norm() -> None:
-    found = scores(MODEL, "router_norm")
-    for number in range(LAYERS):
-        weight = MODEL.network.get_parameter(f"model.layers.{number}.mlp.gate.weight").double()
-        assert found[number].tolist() == pytest.approx([float((row * row).sum()) ** 0.5 for row in weight])
+@pytest.mark.parametrize("name", MODELS)
+def test_router_norm(name: str) -> None:
+    model = as_model(network_named(name))
+    block, router = {
+        "gpt_oss": ("mlp", "router"),
+        "granitemoe": ("block_sparse_moe", "router"),
+    }.get(name, ("mlp", "gate"))
+    first = LAYERS - len(model.map.moe_layers)
+    for number, found in enumerate(scores(model, "router_norm"), first):
+        weight = model.network.get_parameter(f"model.layers.{number}.{block}.{router}.weight").double()
+        assert found.tolist() == pytest.approx([float((row * row).sum()) ** 0.5 for row in weight])
 
 
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("strategy", [strategy for strategy in STRATEGIES if strategy != "balanced_maxnn"])
-def test_every_strategy_leads_to_a_placement(strategy: Strategy) -> None:
-    found = scores(MODEL, strategy, TEXTS)
+def test_every_strategy_leads_to_a_placement(strategy: Strategy, name: str) -> None:
+    model = as_model(network_named(name))
+    found = scores(model, strategy, TEXTS)
     placement = place(found, 0.5, strategy, generator=torch.Generator().manual_seed(0))
-    assert placement.num_experts == MODEL.map.num_experts
+    assert placement.num_experts == model.map.num_experts
     if strategy not in (*MEASURED, "router_norm"):
-        assert torch.equal(found, scores(MODEL))
+        assert torch.equal(found, scores(model))
 
 
 # ------------------------------------------------------------------------------------------- from text
 
 
-@pytest.mark.parametrize("name", ["olmoe", "idle", "normalised", *OTHER_CONFIGS])
+@pytest.mark.parametrize("name", ["idle", "normalised", "idle list", "shared list", *MODELS])
 def test_routing_is_that_of_the_routers(name: str) -> None:
-    network = network_of(OTHER_CONFIGS[name]) if name in OTHER_CONFIGS else small_network()
-    if name == "idle":
+    network = network_named(name)
+    if name.endswith("list"):
+        network = network_of(ListMoeConfig(**MOE, shared_expert=name.startswith("shared")))
+    if name.startswith("idle"):
         leave_experts_idle(network)
     if name == "normalised":
         network = small_network(norm_topk_prob=True)
@@ -130,27 +143,37 @@ def test_routing_is_that_of_the_routers(name: str) -> None:
                 assert float(weights[layer, expert]) == pytest.approx(mean, abs=1e-12)
     assert torch.allclose(frequencies.sum(1), torch.tensor(float(TOP_K)).double(), rtol=0, atol=1e-12)
     assert (weights <= frequencies + 1e-12).all() or name == "deepseek_v3"  # which scales its weights
-    if name == "idle":
+    if name.startswith("idle"):
         assert (
             (frequencies[:, 4:] == 0).all() and (weights[:, 4:] == 0).all() and (frequencies[:, :4] > 0).all()
         )
-    if name in ("normalised", "mixtral"):
+    if name in ("normalised", "mixtral", "gpt_oss", "granitemoe"):
         assert weights.sum(1).tolist() == pytest.approx([1.0] * LAYERS, abs=1e-6)
 
 
-def test_routing_of_a_deployed_model() -> None:
+@pytest.mark.parametrize("name", ["olmoe", "list_moe"])
+def test_routing_of_a_deployed_model(name: str) -> None:
     """Experts in layer 0 make no difference to what is routed there, but to all that comes after."""
-    digital, model = routing(MODEL, TEXTS), small_model()
+    model = as_model(network_named(name))
+    digital = routing(model, TEXTS)
     deploy(model, Placement(model.map.num_experts, ((), ())), Hardware(c=2.0), TEXTS)
     noisy = routing(model, TEXTS)
     assert torch.equal(noisy.frequency[0], digital.frequency[0])
     assert not torch.equal(noisy.frequency[1], digital.frequency[1])
 
 
-def test_routing_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small_model()
+def hooks(model: Model) -> int:
+    return sum(len(each._forward_pre_hooks) + len(each._forward_hooks) for each in model.network.modules())
+
+
+@pytest.mark.parametrize("name", ["olmoe", "list_moe"])
+def test_routing_leaves_nothing_behind(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = as_model(network_named(name))
+    tokens = token_blocks(model, TEXTS).tokens
+    before = model.network(input_ids=tokens[:2, :-1]).logits
     routing(model, TEXTS)
-    assert not any(module._forward_pre_hooks for module in model.network.modules())
+    assert hooks(model) == 0
+    assert torch.equal(model.network(input_ids=tokens[:2, :-1]).logits, before)
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
@@ -158,7 +181,89 @@ def test_routing_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model.network, "forward", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         routing(model, TEXTS)
-    assert not any(module._forward_pre_hooks for module in model.network.modules())
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize("name", ["list_moe", "shared list"])
+def test_measuring_a_list_of_experts_does_not_change_what_is_computed(name: str) -> None:
+    network = network_of(ListMoeConfig(**MOE, shared_expert=name == "shared list"))
+    model = as_model(network)
+    tokens, seen = token_blocks(model, TEXTS).tokens, []
+    expected, _ = block_results(network, tokens)
+    handle = network.lm_head.register_forward_hook(lambda *_: seen.append(1))
+    observe(model, tokens, lambda *_: None)
+    handle.remove()
+    batches = len(seen)
+    visits: list[tuple[int, int, int]] = []
+    observe(model, tokens, lambda layer, index, weight: visits.append((layer, *index.shape)))
+    assert [layer for layer, _, _ in visits] == list(range(LAYERS)) * batches
+    assert sum(count for _, count, _ in visits) == LAYERS * tokens[:, 1:].numel()
+    assert torch.equal(block_results(network, tokens)[0], expected)
+
+
+class OtherListMoe(ListMoe):
+    """Blocks of which one thing is different."""
+
+    def __init__(self, config: ListMoeConfig, what: str) -> None:
+        super().__init__(config)
+        self.what = what
+
+    def forward(self, hidden: Tensor) -> Any:
+        result = super().forward(hidden)
+        if self.what == "tuple":
+            return result, self.gate(hidden)
+        if self.what == "normalised":
+            return nn.functional.rms_norm(result, result.shape[-1:])
+        if self.what == "mixed":
+            return result @ torch.ones(HIDDEN, HIDDEN)
+        if self.what == "uneven":  # some tokens have expert 0 beside their best two
+            rows = hidden.flatten(0, 1)
+            token = torch.where(rows[:, 0] > 0)[0]
+            return result.flatten(0, 1).index_add(0, token, self.experts[0](rows[token])).view_as(hidden)
+        return result
+
+
+def with_block(what: str, **changes: Any) -> Model:
+    config = ListMoeConfig(**{**MOE, **changes})
+    network = network_of(config)
+    block = OtherListMoe(config, what)
+    block.load_state_dict(network.model.layers[1].mlp.state_dict())
+    network.model.layers[1].mlp = block.requires_grad_(False)
+    return as_model(network)
+
+
+def test_blocks_may_return_more_than_hidden_states() -> None:
+    model = with_block("tuple")
+    block = model.network.model.layers[1].mlp
+    found: list[tuple[Tensor, Tensor]] = []
+    handles = _listen(model.network, model.map.moe_layers[1], lambda *each: found.append(each))
+    hidden = torch.randn(2, 5, HIDDEN, generator=torch.Generator().manual_seed(0))
+    block(hidden)
+    for handle in handles:
+        handle.remove()
+    weight, index = block.gate(hidden.flatten(0, 1)).softmax(-1).topk(TOP_K)
+    ((measured_index, measured_weight),) = found
+    assert torch.equal(measured_index, index.sort(1).values)
+    assert torch.equal(measured_weight, weight.double().gather(1, index.argsort(1)))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("normalised", "its output is not linear in those of its experts"),
+        ("mixed", "its output is not linear in those of its experts"),
+        ("uneven", "it gives tokens to 2 to 3 experts"),
+        ("wide", f"it has {HIDDEN + 1} experts and only {HIDDEN} outputs"),
+    ],
+)
+def test_routing_that_cannot_be_measured_is_not_guessed(what: str, message: str) -> None:
+    model = with_block(what, num_experts=HIDDEN + 1 if what == "wide" else EXPERTS)
+    with pytest.raises(
+        InputError, match=f"routing weights of model.layers...mlp cannot be measured: {message}"
+    ):
+        routing(model, TEXTS)
+    assert hooks(model) == 0
+    assert scores(model).shape == scores(model, "router_norm").shape
 
 
 # ------------------------------------------------------------------------------------------- bad input
