@@ -164,9 +164,9 @@ def deployed_on(
     try:
         for name, module in model.analog_modules.items():
             peer: PeerLinear | PeerExperts
+            if not module.crossbars or (isinstance(module, AnalogExperts) and not module.analog):
+                continue  # nothing to compute
             if isinstance(module, AnalogExperts):
-                if not module.analog:
-                    continue  # nothing to compute
                 both = {each: calibration[f"{name}.{each}"] for each in ("gate_up_proj", "down_proj")}
                 peer = PeerExperts(simulator, module.original, module.digital, hardware, both)
             else:
@@ -332,11 +332,17 @@ def _check_converters(hardware: Hardware) -> None:
 
 
 def _check_layout(name: str, experts: nn.Module) -> None:
-    """gate above up in one parameter, as in OLMoE and DeepSeekMoE, and nothing else."""
+    """gate above up in one parameter, as in OLMoE and DeepSeekMoE, and no biases."""
     shapes = {each: tuple(parameter.shape) for each, parameter in experts.named_parameters()}
-    gate_up, down = shapes["gate_up_proj"], shapes["down_proj"]
-    if len(shapes) != 2 or down != (gate_up[0], gate_up[2], gate_up[1] // 2):
+    gate_up, down = shapes.get("gate_up_proj", ()), shapes.get("down_proj", ())
+    concatenated = getattr(experts, "is_concatenated", True)
+    if (
+        len(shapes) != 2
+        or len(gate_up) != 3
+        or down != (gate_up[0], gate_up[2], gate_up[1] // 2)
+        or not concatenated
+    ):
         raise InputError(
-            f"{name} has parameters {shapes}: on the peers experts have gate_up_proj (experts, 2 * inner, hidden),"
-            " down_proj (experts, hidden, inner) and no biases"
+            f"{name} has parameters {shapes}: the peers take gate_up_proj (experts, 2 * inner, hidden), gate above up,"
+            " and down_proj (experts, hidden, inner), as OLMoE and DeepSeekMoE have them; choose such a model"
         )
