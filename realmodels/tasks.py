@@ -208,13 +208,13 @@ def _passages(document: str) -> Iterator[tuple[str, str]]:
     context = answer = ""
     for word in re.findall(r"\s*\S+", document):
         if len(context.encode()) < CONTEXT_BYTES:
-            context += word
+            context = (context + word).lstrip()
         elif "\n" in word:
             context, answer = context + answer + word, ""
         else:
             answer += word
             if len(answer.strip().encode()) >= ANSWER_BYTES:
-                yield context.strip(), answer.strip()
+                yield context, answer.strip()
                 context = answer = ""
 
 
