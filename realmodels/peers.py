@@ -42,7 +42,7 @@ from realmodels.calibrate import Calibration, calibrate
 from realmodels.deploy import DeploymentReport, deploy, reprogram, withdraw
 from realmodels.load import Model
 from theory.errors import InputError
-from theory.hardware import Hardware, largest_weights, program
+from theory.hardware import Hardware, largest_weights
 from theory.placement import Placement
 
 with redirect_stdout(StringIO()):  # it prints that there is no GPU
@@ -188,19 +188,12 @@ class PeerLinear(AnalogLinear):
         self, simulator: Simulator, linear: nn.Linear, hardware: Hardware, calibration: LayerCalibration
     ) -> None:
         super().__init__(linear, hardware, calibration)
-        self.on_tiles = partial(_on_tiles, simulator, hardware=hardware, calibration=calibration)
-
-    @torch.no_grad()
-    def program(self, generator: torch.Generator) -> None:
-        """Programs the weights with fresh noise, drawn as `AnalogLinear.program` draws it."""
-        target = self.weight.detach()
-        w_max = largest_weights(target, self.hardware)
-        self.product = self.on_tiles(program(target, self.hardware, generator), w_max)
+        self.tiles = _take_over(self, simulator, {"weight": [calibration]})
 
     @torch.no_grad()
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """As `nn.Linear.forward`."""
-        output = self.product(input)
+        output = self.tiles["weight"].products[0](input)
         return output if self.bias is None else output + self.bias
 
 
@@ -216,29 +209,20 @@ class PeerExperts(AnalogExperts):
         calibration: Mapping[str, Ranges],
     ) -> None:
         super().__init__(experts, digital, hardware, calibration)
-        self.on_tiles = {
-            name: [
-                partial(_on_tiles, simulator, hardware=hardware, calibration=each)
-                for each in for_experts(ranges, self.num_experts)
-            ]
-            for name, ranges in calibration.items()
-        }
+        each = {name: for_experts(ranges, self.num_experts) for name, ranges in calibration.items()}
+        of_analog = {name: [ranges[expert] for expert in self.analog] for name, ranges in each.items()}
+        self.tiles = _take_over(self, simulator, of_analog)
 
-    @torch.no_grad()
-    def program(self, generator: torch.Generator) -> None:
-        """Programs the analog experts with fresh noise, drawn as `AnalogExperts.program` draws it."""
-        self.products: dict[str, list[Product]] = {}
-        for name, matrices in (("gate_up_proj", 2), ("down_proj", 1)):
-            weight = self.get_parameter(name).detach()
-            target = weight.unflatten(1, (matrices, -1))  # each with tiles of its own
-            programmed = program(target, self.hardware, generator).flatten(1, 2)
-            w_max = largest_weights(target, self.hardware).flatten(1, 2)
-            self.products[name] = [
-                partial(F.linear, weight=weight[expert])
-                if expert in self.digital
-                else self.on_tiles[name][expert](programmed[expert], w_max[expert])
-                for expert in range(self.num_experts)
-            ]
+    def products(self, name: str) -> list[Product]:
+        """Multiplication by each expert's matrix of that name."""
+        weight, on_tiles = (
+            self.get_parameter(name),
+            dict(zip(self.analog, self.tiles[name].products, strict=True)),
+        )
+        return [
+            on_tiles.get(expert) or partial(F.linear, weight=weight[expert])
+            for expert in range(self.num_experts)
+        ]
 
     @torch.no_grad()
     def forward(
@@ -248,15 +232,53 @@ class PeerExperts(AnalogExperts):
         top_k_weights: Float[Tensor, "tokens k"],
     ) -> Float[Tensor, "tokens hidden"]:
         """As the replaced module's forward."""
-        products = self.products["gate_up_proj"], self.products["down_proj"]
-        return _one_by_one(self.original, *products, hidden_states, top_k_index, top_k_weights)
+        gate_up, down = self.products("gate_up_proj"), self.products("down_proj")
+        return _one_by_one(self.original, gate_up, down, hidden_states, top_k_index, top_k_weights)
+
+
+class _Tiles(nn.Module):
+    """In the place of an analog module's crossbars: it is programmed like them. Saturation is not counted."""
+
+    has_converters = True
+
+    def __init__(
+        self, simulator: Simulator, hardware: Hardware, calibrations: Sequence[LayerCalibration]
+    ) -> None:
+        super().__init__()
+        self.simulator: Simulator = simulator
+        self.hardware, self.calibrations = hardware, calibrations
+        self.products: list[Product] = []  # of each expert
+
+    def program(
+        self,
+        target: Float[Tensor, "experts matrices out in"],
+        programmed: Float[Tensor, "experts matrices out in"],
+    ) -> None:
+        """Puts each expert's programmed matrices, of which each has w_max of its own, on one layer of the peer."""
+        w_max = largest_weights(target, self.hardware).flatten(1, 2)
+        self.products = [
+            _on_tiles(self.simulator, weights, largest, self.hardware, calibration)
+            for weights, largest, calibration in zip(
+                programmed.flatten(1, 2), w_max, self.calibrations, strict=True
+            )
+        ]
+
+
+def _take_over(
+    module: AnalogLinear | AnalogExperts,
+    simulator: Simulator,
+    calibrations: Mapping[str, Sequence[LayerCalibration]],
+) -> dict[str, _Tiles]:
+    """The peer's tiles in the place of the module's crossbars."""
+    tiles = {name: _Tiles(simulator, module.hardware, each) for name, each in calibrations.items()}
+    module.crossbars = nn.ModuleDict(tiles)  # type: ignore[assignment]
+    return tiles
 
 
 def _on_tiles(
     simulator: Simulator,
     programmed: Float[Tensor, "out in"],
     w_max: Float[Tensor, "out slices"],
-    *,
     hardware: Hardware,
     calibration: LayerCalibration,
 ) -> Product:

@@ -291,14 +291,14 @@ def test_codes_of_tiny_olmoe_flip_within_the_budget(
             for expert in inputs[name][1][0].tolist():
                 target, weight, ranges_of = both["gate_up_proj"]
                 x = settled(x, hardware, ranges_of[expert])
-                gate_up = module.products["gate_up_proj"][expert](x)
+                gate_up = module.products("gate_up_proj")[expert](x)
                 halves = (each[expert].chunk(2) for each in (target, weight))
                 for output, half, noisy in zip(gate_up.chunk(2, -1), *halves, strict=True):
                     judge(reference(x, half, noisy, hardware, ranges_of[expert]), output)
                 target, weight, ranges_of = both["down_proj"]
                 inner = settled(apply_gate(module.original, gate_up), hardware, ranges_of[expert])
                 expected = reference(inner, target[expert], weight[expert], hardware, ranges_of[expert])
-                judge(expected, module.products["down_proj"][expert](inner))
+                judge(expected, module.products("down_proj")[expert](inner))
     assert codes > 500_000
     assert doubtful <= DOUBTFUL * codes
     assert flipped <= FLIPPED * codes
