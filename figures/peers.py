@@ -1,6 +1,7 @@
 """Draws Figure 3's findings on three simulators, and how far the peers are from ours."""
 
 import math
+from textwrap import fill
 from typing import Any
 
 import seaborn as sns
@@ -14,6 +15,7 @@ SIMULATORS = {"ours": "this project", "aihwkit": "aihwkit", "lightning": "aihwki
 TITLES = {"tile": "w_max per tile (our default)", "column": "w_max per column of a tile"}
 EQUIVALENT = 0.02  # rule 2
 CONVERTERS = 0.01  # figure 3's rule 3, nats per token
+LABEL_WIDTH = 10  # characters
 
 
 def draw(result: Result) -> Figure:
@@ -35,7 +37,7 @@ def draw(result: Result) -> Figure:
         _points(row[1], [each for each in differences if each["c"]], "share", "share_interval", colours)
         row[1].axhspan(-EQUIVALENT, EQUIVALENT, color="grey", alpha=0.15, linewidth=0)
         row[1].set_ylabel("(loss on peer - on ours)\n/ loss increase on ours")
-        row[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+        row[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
         without = [curve for curve in curves if not curve["c"]]
         _points(row[2], without, "loss_change", "loss_change_interval", colours)
         row[2].axhline(CONVERTERS, color="grey", linestyle="--")
@@ -92,6 +94,7 @@ def _points(
         axis.errorbar(
             x, middle, (low, high), fmt="o", markersize=4, capsize=2, color=colours[name], label=name
         )
-    axis.set_xticks(range(len(places)), [f"{part}\nc = {c:g}" for part, c in places])
+    labels = [fill(part, LABEL_WIDTH) + f"\nc = {c:g}" for part, c in places]
+    axis.set_xticks(range(len(places)), labels)
     axis.set_xlim(-0.5, len(places) - 0.5)
     axis.grid(False, axis="x")
