@@ -108,6 +108,21 @@ EXHIBITS = (
         times={"quick": "20 s on 2 cores", "default": "2 min on 2 cores", "full": "10 min on 2 cores"},
     ),
     Exhibit(
+        name="figure-better-score",
+        title="OLMoE: scores that theory derives, against MaxNNScore and the best placement known",
+        experiment="realmodels.experiments.better_score",
+        drawing="figures.better_score",
+        times={"quick": "40 s on 2 cores", "default": "4 min on 2 cores", "full": "6 min on an H100"},
+    ),
+    Exhibit(
+        name="figure-better-score-deepseek",
+        title="DeepSeekMoE: scores that theory derives, against MaxNNScore and the best placement known",
+        experiment="realmodels.experiments.better_score",
+        drawing="figures.better_score",
+        times={"quick": "40 s on 2 cores", "default": "4 min on 2 cores", "full": "6 min on an H100"},
+        defaults={"model": "tiny-deepseek-moe"},
+    ),
+    Exhibit(
         name="figure-growth",
         title="Growth of specialists' neurons: the ratio of frequencies until the knee, and what separates the norms",
         experiment="synthetic.experiments.growth",

@@ -276,10 +276,10 @@ class AnalogLinear(_Analog):
         self.in_features, self.out_features = linear.in_features, linear.out_features
 
     @torch.no_grad()
-    def program(self, generator: torch.Generator) -> None:
+    def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
         """Programs the weights with fresh noise."""
         target = self.weight.detach()
-        programmed, crossbars = program(target, self.hardware, generator), self.crossbars["weight"]
+        programmed, crossbars = program(target, self.hardware, generator, mirrored=mirrored), self.crossbars["weight"]
         if crossbars.has_converters:
             crossbars.program(target[None, None], programmed[None, None])
         else:
@@ -355,15 +355,16 @@ class AnalogExperts(_Analog):
         return bool(self.analog)
 
     @torch.no_grad()
-    def program(self, generator: torch.Generator) -> None:
+    def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
         """Programs the analog experts with fresh noise.
 
         Noise is drawn for all experts, gate and up of each and then down of each: it depends neither on the placement
         nor on the layout.
         """
         for name in FUSED_WEIGHTS:
-            target = self.layout.matrices(name, self.get_parameter(name).detach())
-            programmed = program(target, self.hardware, generator)
+            # A copy of a transposed layer for the moment: noise is made two thirds faster of neighbours in memory.
+            target = self.layout.matrices(name, self.get_parameter(name).detach()).contiguous()
+            programmed = program(target, self.hardware, generator, mirrored=mirrored)
             if self.digital:
                 target, programmed = target[self.analog], programmed[self.analog]
             if self.crossbars[name].has_converters:

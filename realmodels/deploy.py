@@ -93,11 +93,14 @@ def deploy(
     return report
 
 
-def reprogram(model: Model, seed: int) -> None:
-    """Programs a deployed model's analog weights anew, as `deploy` with this seed would."""
+def reprogram(model: Model, seed: int, *, mirrored: bool = False) -> None:
+    """Programs a deployed model's analog weights anew, as `deploy` with this seed would.
+
+    mirrored: with the same noise of the opposite sign [theory.hardware.program].
+    """
     _check_seed(seed)
     for name, module in _require_deployed(model).items():
-        _program(name, module, seed)
+        _program(name, module, seed, mirrored)
 
 
 def withdraw(model: Model) -> None:
@@ -140,12 +143,13 @@ def _analog_linear(
     return AnalogLinear(linear, hardware, ranges)
 
 
-def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int) -> None:
+def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int, mirrored: bool = False) -> None:
     if not module.is_analog:
         return
     device = next(module.parameters()).device
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    module.program(torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big", signed=True)))
+    generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    module.program(generator, mirrored=mirrored)
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:

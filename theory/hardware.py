@@ -120,12 +120,17 @@ def programming_sigma(
 
 
 def program(
-    weight: Float[Tensor, "*batch out in"], hardware: Hardware, generator: torch.Generator
+    weight: Float[Tensor, "*batch out in"],
+    hardware: Hardware,
+    generator: torch.Generator,
+    *,
+    mirrored: bool = False,
 ) -> Float[Tensor, "*batch out in"]:
     """The weights as they are on the tiles after one programming event: W + N(0, sigma(|W|)^2).
 
     In fp32 at least (a bf16 weight is exact in fp32). c = 0 is no programming noise at all: the exact weights,
-    those in a dead zone included. Noise is drawn on the generator's device.
+    those in a dead zone included. Noise is drawn on the generator's device. mirrored: the same noise with the
+    opposite sign, just as likely; what is odd in the noise cancels in the mean of the two [antithetic draws].
     """
     weight = _precise(weight)
     if hardware.c == 0:
@@ -133,7 +138,7 @@ def program(
     noise = torch.randn(weight.shape, dtype=weight.dtype, device=generator.device, generator=generator)
     w_max, r = _w_max_and_r(weight, hardware)
     target = torch.where(r < PROGRAMMING_NOISE[hardware.programming].dead_zone, 0, weight)
-    return target + _sigma(w_max, r, hardware) * noise.to(weight.device)
+    return target + _sigma(w_max, r, hardware) * noise.to(weight.device) * (-1 if mirrored else 1)
 
 
 def quantise_input(x: Tensor, bound: float | Tensor, bits: int | None) -> Tensor:

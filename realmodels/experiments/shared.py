@@ -1,6 +1,7 @@
 """What the units of one process share: a model is loaded, scored and calibrated once."""
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -9,10 +10,11 @@ from torch import Tensor
 from realmodels import statistics
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.evaluate import token_blocks
+from realmodels.families import FUSED_WEIGHTS, fused_layout
 from realmodels.load import Model, load
 from realmodels.text import held_out, read_text, text_hash
 from theory.errors import InputError
-from theory.hardware import Granularity, Hardware
+from theory.hardware import Granularity, Hardware, programming_sigma
 from theory.placement import Strategy
 
 GRANULARITIES: tuple[Granularity, ...] = ("tile", "column")
@@ -43,10 +45,28 @@ class Preset:
 
     def seeds(self, given: int | None) -> range:
         """Of the noise draws; given: their number, if not the preset's, at least 2."""
-        draws = self.draws if given is None else given
-        if draws < 2:
-            raise InputError(f"--seeds {draws}: an interval needs at least 2 noise draws")
-        return range(draws)
+        return range(at_least_two(self.draws if given is None else given))
+
+
+def at_least_two(draws: int) -> int:
+    if draws < 2:
+        raise InputError(f"--seeds {draws}: an interval needs at least 2 noise draws")
+    return draws
+
+
+def as_noisy(model: Model, hardware: Hardware, programming: str) -> Hardware:
+    """The hardware with another programming noise of the same root mean square over all experts' weights."""
+    other = replace(hardware, programming=programming)
+    if programming == hardware.programming or not hardware.c:
+        return other
+    squares = [0.0, 0.0]
+    for layer in model.map.moe_layers:
+        experts = model.network.get_submodule(layer.experts)
+        for name in FUSED_WEIGHTS:
+            weight = fused_layout(experts).matrices(name, experts.get_parameter(name).detach())
+            for number, each in enumerate((hardware, other)):
+                squares[number] += float(programming_sigma(weight, each).double().square().sum())
+    return replace(other, c=hardware.c * math.sqrt(squares[0] / squares[1]))
 
 
 def evaluated(

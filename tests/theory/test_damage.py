@@ -1,7 +1,8 @@
 """Claim D: the closed form against programmed experts, in cases where it is exact and where it is of first order."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from theory.damage import expected_damage, gated_variance, product_variance
-from theory.hardware import Hardware, program
+from theory.hardware import Granularity, Hardware, program
 
 pytestmark = pytest.mark.claim("D")
 
@@ -124,9 +125,10 @@ def test_damage_scales_with_routing_output_and_tokens(seed: int, factor: float) 
 @given(seed=st.integers(0, 2**20))
 def test_no_noise_costs_nothing_and_a_larger_w_max_costs_more(seed: int) -> None:
     expert = Expert(seed)
+    tile, column, layer = (Hardware(c=0.5, w_max=w_max, tile_size=4) for w_max in get_args(Granularity))
     by_size = [
-        expected_damage(*expert.arguments(), Hardware(c=c, w_max=w_max, tile_size=4), silu, expert.routing)
-        for c, w_max in ((0.0, "tile"), (0.5, "column"), (0.5, "tile"), (0.5, "layer"))
+        expected_damage(*expert.arguments(), hardware, silu, expert.routing)
+        for hardware in (replace(tile, c=0.0), column, tile, layer)
     ]
     assert by_size[0] == 0 and by_size[1] <= by_size[2] <= by_size[3]
 

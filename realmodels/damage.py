@@ -1,0 +1,112 @@
+"""What programming noise on each expert is expected to cost a model, in closed form [theory.damage, claim D].
+
+The fast form of `theory.damage.expected_damage`: all experts of a layer at once, on the text that the router sends
+them. It needs one forward pass, and one backward pass for the form that knows the loss.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from realmodels.analog import apply_gate, grouped_matmul
+from realmodels.calibrate import CALIBRATION_TOKENS
+from realmodels.evaluate import BLOCK_TOKENS, token_blocks
+from realmodels.families import FUSED_WEIGHTS, fused_layout
+from realmodels.load import Model
+from theory.damage import gated_variance, product_variance
+from theory.errors import InputError
+from theory.hardware import Hardware, programming_sigma
+
+
+def expected_damage(
+    model: Model, texts: Sequence[str], hardware: Hardware, *, gradient: bool = False
+) -> Float[Tensor, "layers experts"]:
+    """Mean over CALIBRATION_TOKENS tokens spread over `texts`, fp64 on the CPU: scores for `theory.placement.rank`.
+
+    With `gradient`, what each expert's noise is expected to add to the loss, in nats per token; without, the squared
+    error of the layer's output. InputError if the model is deployed or its experts are not fused.
+    """
+    model.require_digital()
+    if any(layer.linears for layer in model.map.moe_layers):
+        raise InputError(f"{model.name} has experts in an nn.ModuleList: expected_damage takes fused ones")
+    length = min(BLOCK_TOKENS, model.context)
+    tokens = token_blocks(model, texts, length, max(2, CALIBRATION_TOKENS // length)).tokens
+    calls = _record(model, tokens.to(model.network.device), gradient)
+    damages = [
+        _layer(model.network.get_submodule(layer.experts), *call, hardware)
+        for layer, call in zip(model.map.moe_layers, calls, strict=True)
+    ]
+    return torch.stack(damages).cpu() / tokens[:, 1:].numel()
+
+
+@torch.inference_mode(False)  # gradients may be needed, in whatever mode the caller is
+def _record(
+    model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"], gradient: bool
+) -> list[tuple[tuple[Tensor, ...], Tensor | None]]:
+    """For each MoE layer the inputs of its experts, and the gradient of the summed loss at their output."""
+    inputs: list[tuple[Tensor, ...]] = []
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
+        inputs.append(tuple(each.detach() for each in given[:3]))
+        outputs.append(output)
+
+    handles = [
+        model.network.get_submodule(layer.experts).register_forward_hook(keep)
+        for layer in model.map.moe_layers
+    ]
+    try:
+        with torch.set_grad_enabled(gradient):
+            # Parameters need no gradient, but what is computed from these embeddings has one.
+            embedded = model.network.get_input_embeddings()(tokens[:, :-1]).detach().requires_grad_(gradient)
+            logits = model.network(inputs_embeds=embedded, use_cache=False).logits
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="sum")
+            gradients = torch.autograd.grad(loss, outputs) if gradient else [None] * len(outputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(zip(inputs, gradients, strict=True))
+
+
+def _layer(
+    experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tensor | None, hardware: Hardware
+) -> Float[Tensor, " experts"]:
+    """Sum over the tokens."""
+    hidden, index, weights = inputs
+    layout = fused_layout(experts)
+    gate_up, down = (
+        layout.matrices(name, experts.get_parameter(name).detach().float()) for name in FUSED_WEIGHTS
+    )
+    down = down.squeeze(1)
+    expert, order = index.flatten().sort()
+    token = order // index.shape[1]
+    ends = expert.bincount(minlength=len(down)).cumsum(0).int()
+    rows = hidden.float()[token]
+    with torch.enable_grad():
+        both = grouped_matmul(rows, gate_up.flatten(1, 2), ends)
+        if layout.biased:
+            both = (
+                both
+                + layout.gate_then_up(experts.get_parameter("gate_up_proj_bias").detach().float())[expert]
+            )
+        inner = apply_gate(experts, layout.stored_order(both.requires_grad_()))
+        (slopes,) = torch.autograd.grad(inner.sum(), both)  # inner j depends on gate j and up j alone
+    with torch.no_grad():
+        sigma = programming_sigma(gate_up, hardware).flatten(1, 2)
+        received = grouped_matmul(rows.square(), sigma.square(), ends)
+        variance = gated_variance(*slopes.chunk(2, -1), *received.chunk(2, -1))
+        sigma_down = programming_sigma(down, hardware)
+        if gradient is None:
+            weight, noise = (each.square().sum(1).sqrt()[expert] for each in (down, sigma_down))
+        else:
+            own = gradient.reshape(len(hidden), -1).float()[token]
+            weight = grouped_matmul(own, down.mT.contiguous(), ends)
+            noise = grouped_matmul(own.square(), sigma_down.square().mT.contiguous(), ends).sqrt()
+        each = product_variance(weight, noise, inner, variance).double().sum(1)
+        each *= weights.flatten()[order].double().square()
+        total = each.new_zeros(len(down)).index_add_(0, expert, each)
+    return total if gradient is None else total / 2

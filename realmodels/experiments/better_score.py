@@ -1,0 +1,440 @@
+"""Better scores: which experts should be digital, when the quantity that theory says is ranked?
+
+MaxNNScore and the routing statistics against the expected damage of claim D (closed form, `realmodels.damage`): its
+first form needs the weights and what a batch of text routes where, its second one backward pass more. Every score
+ranks either inside each layer, as the paper does, or all layers' experts together, so that the budget goes where the
+damage is. All have the same number of digital experts, which are of one size, and dense modules are digital.
+
+How good any placement can be, a reference tells that is too costly to be a method: single-expert damages are measured,
+the best of all placements here is taken, and then pairs of experts are exchanged as long as that lowers the loss.
+Scores, reference and the mean output shift see calibration text and noise of their own seeds (each with its mirror
+image, so that what is of first order in the noise cancels), at c = 2.5 for all magnitudes; what is reported is on
+evaluation text and other seeds.
+
+Two remedies that need no digital expert: programming the most damaging experts twice and averaging, and subtracting
+each expert's mean output shift, measured on calibration text after programming.
+
+Rules, fixed before the first run, for programming noise pcm at c = 2.5 with 8-bit converters, w_max per tile and per
+column, 12.5 % and 25 % digital experts; intervals are over noise draws and blocks of text together.
+1. [ours] At equal digital parameters the expected damage, ranked across layers, loses less than MaxNNScore, and less
+   than activation weight: the 95 % interval of the difference in loss below 0 holds, above 0 fails. One finding for
+   each of the two forms and baselines.
+2. [ours] It finds nearly all there is to find: its share of the reference's gain, (loss of no digital expert - its
+   loss)/(loss of no digital expert - the reference's), is above .8: holds, below: fails. The same of MaxNNScore.
+3. [ours] A digital expert buys more than a second copy: (loss with the experts of largest expected damage copied) -
+   (loss with the same experts digital) above 0 holds, below 0 fails.
+4. [ours] Subtracting the mean output shift of every expert helps without any digital expert: (loss with it) - (loss of
+   no digital expert) below 0 holds, above 0 fails.
+Other budgets, magnitudes, programming noises (at the magnitude whose root mean square over all experts' weights is
+that of pcm) and converters are in the data, without a finding.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from realmodels.calibrate import Calibration, calibrate
+from realmodels.damage import expected_damage
+from realmodels.evaluate import block_results, token_blocks
+from realmodels.experiments import shared
+from realmodels.experiments.shared import Evaluated
+from realmodels.load import DEFAULT_MODEL, Model
+from realmodels.placements import expert_damage, losses, mean_shift
+from realmodels.statistics import scores
+from theory.evidence import (
+    Direction,
+    Finding,
+    Result,
+    mean_interval,
+    ratio_interval,
+    two_way_interval,
+    verdict,
+)
+from theory.hardware import Granularity, Hardware
+from theory.placement import Strategy, num_digital, rank
+
+# By label: whose placements are compared. Each but random in two forms.
+SCORES = ("maxnn", "activation_weight", "activation_frequency", "damage", "damage with gradient", "measured")
+ACROSS = " across layers"
+STRATEGIES = (*(score + form for score in SCORES for form in ("", ACROSS)), "random")
+REFERENCE, NONE = "reference", "none"
+CLOSED_FORMS = ("damage" + ACROSS, "damage with gradient" + ACROSS)
+RULE_C, RULE_FRACTIONS, RULE_SHARE = 2.5, (0.125, 0.25), 0.8
+SEARCH_SEED = 1000  # of the first noise draw that scores and reference see
+SWAPS = 8  # of the digital experts that seem to matter least, and of the others most: all pairs are tried
+
+
+@dataclass(frozen=True)
+class Config(Evaluated):
+    """One kind of hardware; magnitudes: of c, in terms of pcm. rounds: of the exchange, at most.
+
+    search_draws, search_blocks: of what scores and reference are measured on.
+    """
+
+    w_max: Granularity
+    programming: str
+    bits: int
+    magnitudes: tuple[float, ...]
+    fractions: tuple[float, ...]
+    draws: int
+    search_draws: int
+    search_blocks: int
+    rounds: int
+
+    @property
+    def judged(self) -> bool:
+        """Whether the rules are about it."""
+        return self.programming == "pcm" and self.bits == 8
+
+
+@dataclass(frozen=True)
+class Preset:
+    """others: whether noises and converters that no rule is about are measured, too."""
+
+    granularities: tuple[Granularity, ...]
+    magnitudes: tuple[float, ...]
+    fractions: tuple[float, ...]
+    draws: int
+    blocks: int
+    block_tokens: int
+    search_draws: int
+    search_blocks: int
+    rounds: int
+    others: bool = False
+
+
+PRESETS = {
+    "quick": Preset(("tile",), (2.5,), RULE_FRACTIONS, 2, 4, 64, 1, 2, 0),
+    "default": Preset(("tile", "column"), (2.5,), RULE_FRACTIONS, 4, 8, 128, 1, 4, 1),
+    "full": Preset(
+        ("tile", "column"), (0.5, 1.0, 1.5, 2.5, 4.0), (0.03125, 0.0625, 0.125, 0.25, 0.5), 16, 32, 256, 6, 8, 4,
+        others=True,
+    ),
+}  # fmt: skip
+
+
+def grid(
+    preset: str,
+    model: str = DEFAULT_MODEL,
+    text: str | None = None,
+    device: str = "cpu",
+    seeds: int | None = None,
+) -> list[Config]:
+    """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
+    chosen = PRESETS[preset]
+    draws = shared.at_least_two(chosen.draws if seeds is None else seeds)
+    config = Config(
+        **shared.evaluated(model, text, device, chosen.blocks, chosen.block_tokens),
+        w_max=chosen.granularities[0],
+        programming="pcm",
+        bits=8,
+        magnitudes=chosen.magnitudes,
+        fractions=chosen.fractions,
+        draws=draws,
+        search_draws=chosen.search_draws,
+        search_blocks=chosen.search_blocks,
+        rounds=chosen.rounds,
+    )
+    judged = [replace(config, w_max=w_max) for w_max in chosen.granularities]
+    if not chosen.others:
+        return judged
+    other = replace(config, magnitudes=(RULE_C,), fractions=RULE_FRACTIONS, rounds=1)
+    return [
+        *judged,
+        *(replace(other, programming=programming) for programming in ("hermes", "proportional", "constant")),
+        *(replace(other, bits=bits) for bits in (6, 4)),
+    ]
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """For every magnitude and placement the loss of every draw and block; and how scores and damages agree."""
+    model, tokens = shared.model(config.model, config.device), shared.tokens(config)
+    search = _Search(config, model)
+    digital, _ = block_results(model.network, tokens)
+    damage = search.measured()
+    ranked = {**search.scores(), "measured": damage}
+    placements = {(NONE, 0.0): torch.zeros(damage.shape, dtype=torch.bool)}
+    for fraction in config.fractions:
+        by_label = {
+            score + form: _mask(rank(values, fraction, across_layers=bool(form)), damage.shape)
+            for score, values in ranked.items()
+            for form in ("", ACROSS)
+        }
+        placements |= {(label, fraction): mask for label, mask in by_label.items()}
+        placements[REFERENCE, fraction] = search.reference(list(by_label.values()))
+    found: list[dict[str, Any]] = []
+    for c in config.magnitudes:
+        found += _losses(search, placements, c, tokens)
+        if c == RULE_C and config.judged:
+            found += _remedies(search, ranked["damage"], c, tokens)
+    return {
+        "digital": digital.tolist(),
+        "losses": found,
+        "magnitudes": {str(c): search.hardware(c).c for c in config.magnitudes},
+        "agreement": {
+            score: [_spearman(values[layer], damage[layer]) for layer in range(len(damage))]
+            + [_spearman(values.flatten(), damage.flatten())]
+            for score, values in ranked.items()
+            if score != "measured"
+        },
+        "damage": damage.tolist(),
+    }
+
+
+class _Search:
+    """What is known of a model without evaluation text."""
+
+    def __init__(self, config: Config, model: Model) -> None:
+        self.config, self.model = config, model
+        texts = model.texts("calibration")
+        blocks = token_blocks(model, texts, config.block_tokens, config.search_blocks)
+        self.tokens = blocks.tokens.to(model.network.device)
+        self.seeds = range(SEARCH_SEED, SEARCH_SEED + config.search_draws)
+        pcm = Hardware(c=1.0, w_max=config.w_max, dac_bits=config.bits, adc_bits=config.bits)
+        self._unit = shared.as_noisy(model, pcm, config.programming)
+        self.calibration: Calibration = calibrate(model, texts, self._unit)
+
+    def hardware(self, c: float) -> Hardware:
+        """At the magnitude that is as noisy as pcm at c."""
+        return replace(self._unit, c=c * self._unit.c)
+
+    def scores(self) -> dict[str, Float[Tensor, "layers experts"]]:
+        texts = self.model.texts("calibration")
+        strategies: tuple[Strategy, ...] = ("maxnn", "activation_weight", "activation_frequency")
+        found = {str(name): scores(self.model, name, texts) for name in strategies}
+        hardware = self.hardware(RULE_C)
+        found["damage"] = expected_damage(self.model, texts, hardware)
+        found["damage with gradient"] = expected_damage(self.model, texts, hardware, gradient=True)
+        return found
+
+    def measured(
+        self, digital: Bool[Tensor, "layers experts"] | None = None
+    ) -> Float[Tensor, "layers experts"]:
+        return expert_damage(
+            self.model, self.hardware(RULE_C), self.calibration, self.seeds, self.tokens, digital=digital
+        )
+
+    def losses(self, masks: Sequence[Bool[Tensor, "layers experts"]]) -> Float[Tensor, " placements"]:
+        hardware, stacked = self.hardware(RULE_C), torch.stack(list(masks))
+        each = [
+            losses(self.model, stacked, hardware, self.calibration, seed, self.tokens, mirrored=mirrored)
+            for seed in self.seeds
+            for mirrored in (False, True)
+        ]
+        return torch.stack(each).mean((0, 2))
+
+    def reference(self, masks: Sequence[Bool[Tensor, "layers experts"]]) -> Bool[Tensor, "layers experts"]:
+        """The best of the placements, and then experts exchanged while that lowers the loss."""
+        found = self.losses(masks)
+        best, loss = masks[int(found.argmin())], float(found.min())
+        for _ in range(self.config.rounds):
+            change = self.measured(best).flatten()
+            inside, outside = best.flatten().nonzero()[:, 0], (~best).flatten().nonzero()[:, 0]
+            least = inside[change[inside].argsort()[:SWAPS]]
+            most = outside[change[outside].argsort(descending=True)[:SWAPS]]
+            swapped = []
+            for leaves in least:
+                for enters in most:
+                    mask = best.flatten().clone()
+                    mask[leaves], mask[enters] = False, True
+                    swapped.append(mask.view_as(best))
+            found = self.losses(swapped)
+            if not found.min() < loss:
+                break
+            best, loss = swapped[int(found.argmin())], float(found.min())
+        return best
+
+
+def _losses(
+    search: _Search,
+    placements: Mapping[tuple[str, float], Bool[Tensor, "layers experts"]],
+    c: float,
+    tokens: Int[Tensor, "blocks tokens_plus_1"],
+    **variant: Any,
+) -> list[dict[str, Any]]:
+    """Of each placement, and of random ones, new for every draw: (draws, blocks)."""
+    shape = next(iter(placements.values())).shape
+    keys = [*placements, *(() if variant else (("random", fraction) for fraction in search.config.fractions))]
+    tables = []
+    for draw in range(search.config.draws):
+        masks = list(placements.values())
+        if not variant:
+            generator = torch.Generator().manual_seed(draw)
+            order = torch.randperm(shape.numel(), generator=generator)
+            for fraction in search.config.fractions:
+                mask = torch.zeros(shape.numel(), dtype=torch.bool)
+                mask[order[: num_digital(fraction, shape.numel())]] = True
+                masks.append(mask.view(shape))
+        shift = variant.get("shift")
+        tables.append(
+            losses(
+                search.model,
+                torch.stack(masks),
+                search.hardware(c),
+                search.calibration,
+                draw,
+                tokens,
+                copied=variant.get("copied"),
+                shift=shift(draw) if shift else None,
+            )
+        )
+    return [
+        {"label": label, "fraction": fraction, "c": c, "loss": table.tolist()}
+        for (label, fraction), table in zip(keys, torch.stack(tables, 1), strict=True)
+    ]
+
+
+def _remedies(
+    search: _Search, damage: Float[Tensor, "layers experts"], c: float, tokens: Tensor
+) -> list[dict[str, Any]]:
+    """Copies of the most damaging experts, digital ones with copies of the next, and the mean shift subtracted."""
+    nothing = torch.zeros(damage.shape, dtype=torch.bool)
+    placements, copied = {}, []
+    for fraction in RULE_FRACTIONS:
+        first = _mask(rank(damage, fraction, across_layers=True), damage.shape)
+        both = _mask(rank(damage, 2 * fraction, across_layers=True), damage.shape)
+        placements["copied", fraction], placements["digital and copied", fraction] = nothing, first
+        copied += [first, both & ~first]
+    found = _losses(search, placements, c, tokens, copied=torch.stack(copied))
+
+    def shift(seed: int) -> Tensor:
+        return mean_shift(search.model, search.hardware(c), search.calibration, seed, search.tokens)
+
+    corrected = {("shift subtracted", 0.0): nothing}
+    for fraction in RULE_FRACTIONS:
+        corrected["digital, shift subtracted", fraction] = _mask(
+            rank(damage, fraction, across_layers=True), damage.shape
+        )
+    return [*found, *_losses(search, corrected, c, tokens, shift=shift)]
+
+
+def _mask(choice: Sequence[Sequence[int]], shape: Sequence[int]) -> Bool[Tensor, "layers experts"]:
+    mask = torch.zeros(tuple(shape), dtype=torch.bool)
+    for layer, experts in enumerate(choice):
+        mask[layer, list(experts)] = True
+    return mask
+
+
+def _spearman(first: Tensor, second: Tensor) -> float:
+    return float(stats.spearmanr(first, second).statistic)
+
+
+def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
+    """Every placement's loss, the part of it that is recovered, its share of the reference's gain; and the findings."""
+    rows: list[dict[str, Any]] = []
+    findings: list[Finding] = []
+    agreement = []
+    for config, record in zip(configs, records, strict=True):
+        digital = np.array(record["digital"])
+        tables = {
+            (each["label"], each["fraction"], each["c"]): np.array(each["loss"]) - digital
+            for each in record["losses"]
+        }
+        where = {"w_max": config.w_max, "programming": config.programming, "bits": config.bits}
+        agreement.append({**where, "spearman": record["agreement"]})
+        for (label, fraction, c), table in tables.items():
+            none, best = tables[NONE, 0.0, c], tables.get((REFERENCE, fraction, c))
+            rows.append(
+                {
+                    **where,
+                    "label": label,
+                    "fraction": fraction,
+                    "c": c,
+                    "magnitude": record["magnitudes"][str(c)],
+                    "draws": len(table),
+                    "loss_change": float(table.mean()),
+                    "loss_change_interval": two_way_interval(table),
+                    "recovered": float((none - table).mean() / none.mean()),
+                    "recovered_interval": ratio_interval(none - table, none),
+                    "share": None if best is None else float((none - table).mean() / (none - best).mean()),
+                    "share_interval": None if best is None else ratio_interval(none - table, none - best),
+                }
+            )
+        if config.judged and RULE_C in config.magnitudes:
+            findings += _findings(config.w_max, lambda *key, t=tables: t[*key, RULE_C])
+    first = configs[0]
+    return Result(
+        data={
+            "digital": {
+                "mean": float(np.mean(records[0]["digital"])),
+                "interval": mean_interval(records[0]["digital"]),
+            },
+            "rows": rows,
+            "agreement": agreement,
+            "model": first.model,
+            "text": first.text,
+            "blocks": first.blocks,
+            "block_tokens": first.block_tokens,
+        },
+        findings=tuple(findings),
+    )
+
+
+def _findings(w_max: str, of: Callable[..., NDArray[np.float64]]) -> list[Finding]:
+    """The rules of the module's docstring, for one granularity."""
+    found: list[Finding] = []
+
+    def difference(claim: str, statistic: str, table: NDArray[np.float64], direction: Direction) -> None:
+        interval = two_way_interval(table)
+        other = "above" if direction == "below" else "below"
+        found.append(
+            Finding(
+                claim=claim,
+                statistic=f"{statistic} at c = {RULE_C:g}, nats per token",
+                estimate=float(table.mean()),
+                interval=interval,
+                n=len(table),
+                rule=f"95 % interval {direction} 0: holds; {other}: fails",
+                verdict=verdict(interval, 0.0, direction),
+            )
+        )
+
+    none = of(NONE, 0.0)
+    for fraction in RULE_FRACTIONS:
+        where = f"w_max per {w_max}, {fraction:.1%} of experts digital"
+        for score in CLOSED_FORMS:
+            for baseline in ("maxnn", "activation_weight"):
+                difference(
+                    f"[ours] expected {score} loses less than {_words(baseline)}; {where}",
+                    f"loss of {score} - loss of {_words(baseline)}",
+                    of(score, fraction) - of(baseline, fraction),
+                    "below",
+                )
+        best = of(REFERENCE, fraction)
+        for score in ("maxnn", *CLOSED_FORMS):
+            share = ratio_interval(none - of(score, fraction), none - best)
+            found.append(
+                Finding(
+                    claim=f"[ours] {_words(score)} finds nearly all that a placement can gain; {where}",
+                    statistic=f"share of the reference's gain at c = {RULE_C:g}",
+                    estimate=float((none - of(score, fraction)).mean() / (none - best).mean()),
+                    interval=share,
+                    n=len(none),
+                    rule=f"95 % interval above {RULE_SHARE}: holds; below: fails",
+                    verdict=verdict(share, RULE_SHARE, "above"),
+                )
+            )
+        difference(
+            f"[ours] a digital expert buys more than a second copy of it; w_max per {w_max}, {fraction:.1%} of experts",
+            "loss with copies - loss with the same experts digital",
+            of("copied", fraction) - of("damage" + ACROSS, fraction),
+            "above",
+        )
+    difference(
+        f"[ours] subtracting each expert's mean output shift helps; w_max per {w_max}, no digital expert",
+        "loss with the shift subtracted - loss without",
+        of("shift subtracted", 0.0) - none,
+        "below",
+    )
+    return found
+
+
+def _words(label: str) -> str:
+    return label.replace("maxnn", "MaxNNScore").replace("_", " ")

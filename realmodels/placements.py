@@ -1,0 +1,217 @@
+"""Many placements of a model's experts at once, all under the same programming noise, dense modules digital.
+
+Whether an expert is digital changes which of two outputs a token gets from it, and nothing else. So all experts are
+programmed once, and a batch holds the text once for each placement: every MoE layer computes its digital and its
+analog output, and each row takes from both what its placement says. `deploy` gives the same numbers one placement at
+a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from realmodels.analog import AnalogExperts
+from realmodels.calibrate import Calibration
+from realmodels.deploy import deploy, reprogram, withdraw
+from realmodels.evaluate import block_results
+from realmodels.load import Model
+from theory.errors import InputError
+from theory.hardware import Hardware
+from theory.placement import Placement
+
+ROWS_AT_ONCE = {"cpu": 2048, "cuda": 2**17}  # tokens, of all placements together
+
+
+def losses(
+    model: Model,
+    digital: Bool[Tensor, "placements layers experts"],
+    hardware: Hardware,
+    calibration: Calibration,
+    seed: int,
+    tokens: Int[Tensor, "blocks tokens_plus_1"],
+    *,
+    mirrored: bool = False,
+    copied: Bool[Tensor, "placements layers experts"] | None = None,
+    shift: Float[Tensor, "layers experts hidden"] | None = None,
+) -> Float[Tensor, "placements blocks"]:
+    """Mean loss of every block, in nats per token, fp64 on the CPU, for every placement.
+
+    seed: of the programming noise, as `deploy` draws it. mirrored: the opposite noise. copied: analog experts that
+    are programmed twice, with noise of their own, and averaged. shift: `mean_shift`, subtracted from the output of
+    every expert that is analog and not copied. InputError if the model is deployed or the placements are not of its
+    shape.
+    """
+    shape = _shape(model)
+    for name, given in (("digital", digital), ("copied", copied)):
+        if given is not None and (tuple(given.shape[1:]) != shape or given.dtype != torch.bool):
+            raise InputError(
+                f"{name} is {given.dtype} of shape {tuple(given.shape)}: give bools (placements, *{shape})"
+            )
+    copies = torch.zeros_like(digital) if copied is None else copied
+    at_once = max(1, ROWS_AT_ONCE.get(model.network.device.type, ROWS_AT_ONCE["cpu"]) // tokens.numel())
+    found = []
+    with _switched(model, hardware, calibration, seed, mirrored, copied is not None, shift) as layers:
+        for placed, twice in zip(digital.split(at_once), copies.split(at_once), strict=True):
+            for number, layer in enumerate(layers):
+                layer.digital, layer.copied = (each[:, number].to(tokens.device) for each in (placed, twice))
+            blocks, _ = block_results(model.network, tokens.repeat(len(placed), 1))
+            found.append(blocks.view(len(placed), len(tokens)))
+    return torch.cat(found)
+
+
+def expert_damage(
+    model: Model,
+    hardware: Hardware,
+    calibration: Calibration,
+    seeds: Sequence[int],
+    tokens: Int[Tensor, "blocks tokens_plus_1"],
+    *,
+    digital: Bool[Tensor, "layers experts"] | None = None,
+) -> Float[Tensor, "layers experts"]:
+    """What changing one expert alone costs: mean over draws, their mirror images and blocks, in nats per token.
+
+    Every expert that `digital` (default: all) has digital is made analog: the loss that this adds. Every other is made
+    digital: the loss that this takes away.
+    """
+    layers, experts = _shape(model)
+    start = torch.ones(layers, experts, dtype=torch.bool) if digital is None else digital
+    changes = torch.eye(layers * experts, dtype=torch.bool).view(-1, layers, experts)
+    variants = torch.cat([start[None], start ^ changes])
+    total = torch.stack(
+        [
+            losses(model, variants, hardware, calibration, seed, tokens, mirrored=mirrored).mean(1)
+            for seed in seeds
+            for mirrored in (False, True)
+        ]
+    ).mean(0)
+    change = (total[1:] - total[0]).view(layers, experts)
+    return torch.where(start, change, -change)
+
+
+@torch.no_grad()
+def mean_shift(
+    model: Model,
+    hardware: Hardware,
+    calibration: Calibration,
+    seed: int,
+    tokens: Int[Tensor, "blocks tokens_plus_1"],
+) -> Float[Tensor, "layers experts hidden"]:
+    """Mean over the tokens routed to an expert of its analog minus its digital output; 0 without any token.
+
+    One chip, that of `seed`; the inputs are the digital model's.
+    """
+    inputs: list[tuple[Tensor, ...]] = []
+    modules = [model.network.get_submodule(layer.experts) for layer in model.map.moe_layers]
+    handles = [
+        module.register_forward_pre_hook(lambda _, given: inputs.append(given[:2])) for module in modules
+    ]
+    try:
+        block_results(model.network, tokens)
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers, experts = _shape(model)
+    sums = torch.zeros(layers, experts, model.network.config.hidden_size, device=tokens.device)
+    counts = torch.zeros(layers, experts, 1, device=tokens.device)
+    programmed = _programmed(model, hardware, calibration, seed)
+    for number, (hidden, index) in enumerate(inputs):
+        layer = number % layers  # block_results may need several batches
+        rows = hidden.repeat_interleave(index.shape[1], 0)
+        each, once = index.reshape(-1, 1), hidden.new_ones(len(rows), 1)
+        difference = programmed[layer](rows, each, once) - modules[layer](rows, each, once)
+        sums[layer].index_add_(0, each[:, 0], difference.float())
+        counts[layer].index_add_(0, each[:, 0], once.float())
+    return sums / counts.clamp(min=1)
+
+
+class _Switched(nn.Module):
+    """Experts of which each row takes the digital or the analog output, as the placement of its row says.
+
+    digital, copied: (placements, experts); the rows of a batch are those of the first placement, of the second ...
+    """
+
+    digital: Bool[Tensor, "placements experts"]
+    copied: Bool[Tensor, "placements experts"]
+
+    def __init__(
+        self,
+        original: nn.Module,
+        analog: AnalogExperts,
+        second: AnalogExperts | None,
+        shift: Float[Tensor, "experts hidden"] | None,
+    ) -> None:
+        super().__init__()
+        self.original, self.analog, self.second, self.shift = original, analog, second, shift
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "rows hidden"],
+        index: Int[Tensor, "rows k"],
+        weights: Float[Tensor, "rows k"],
+    ) -> Float[Tensor, "rows hidden"]:
+        placements = len(self.digital)
+        placement = torch.arange(placements, device=hidden.device)
+        placement = placement.repeat_interleave(len(hidden) // placements)[:, None]
+        digital, copied = self.digital[placement, index], self.copied[placement, index]
+        own = weights * ~digital
+        first = own * torch.where(copied, 0.5, 1.0).to(own.dtype)
+        output = self.original(hidden, index, weights * digital) + self.analog(hidden, index, first)
+        if self.second is not None:
+            output = output + self.second(hidden, index, own * copied * 0.5)
+        if self.shift is not None:
+            shares = own.new_zeros(len(own), len(self.shift)).scatter_add(1, index, own * ~copied)
+            output = output - shares @ self.shift.to(own.dtype)
+        return output
+
+
+@contextmanager
+def _switched(
+    model: Model,
+    hardware: Hardware,
+    calibration: Calibration,
+    seed: int,
+    mirrored: bool,
+    twice: bool,
+    shift: Float[Tensor, "layers experts hidden"] | None,
+) -> Iterator[list[_Switched]]:
+    analog = _programmed(model, hardware, calibration, seed, mirrored)
+    # A seed below zero is never that of a deployment's noise draw.
+    second = _programmed(model, hardware, calibration, -1 - seed, mirrored) if twice else [None] * len(analog)
+    layers = []
+    for number, layer in enumerate(model.map.moe_layers):
+        original = model.network.get_submodule(layer.experts)
+        own = None if shift is None else shift[number]
+        layers.append(_Switched(original, analog[number], second[number], own))
+    names = [layer.experts for layer in model.map.moe_layers]
+    try:
+        for name, switched in zip(names, layers, strict=True):
+            model.network.set_submodule(name, switched)
+        yield layers
+    finally:
+        for name, switched in zip(names, layers, strict=True):
+            model.network.set_submodule(name, switched.original)
+
+
+def _programmed(
+    model: Model, hardware: Hardware, calibration: Calibration, seed: int, mirrored: bool = False
+) -> list[AnalogExperts]:
+    """All experts of every layer on analog hardware, beside the model, which stays digital."""
+    layers, _ = _shape(model)
+    deploy(model, Placement(model.map.num_experts, ((),) * layers), hardware, calibration, seed)
+    try:
+        if mirrored:
+            reprogram(model, seed, mirrored=True)
+        modules = [model.analog_modules[layer.experts] for layer in model.map.moe_layers]
+    finally:
+        withdraw(model)
+    return [module for module in modules if isinstance(module, AnalogExperts)]
+
+
+def _shape(model: Model) -> tuple[int, int]:
+    sizes = set(model.map.num_experts)
+    if len(sizes) != 1:
+        raise InputError(f"{model.name} has {model.map.num_experts} experts: layers of one size are needed")
+    return len(model.map.num_experts), sizes.pop()
