@@ -106,7 +106,7 @@ def _curves(axis: Axes, rows: list[Row], x: str) -> None:
             continue
         at = [row[x] for row in line]
         low, high = zip(*(row["recovered_interval"] for row in line), strict=True)
-        style = {"linestyle": ":"} if label == "reference" else {}
+        style = ":" if label == "reference" else "-"
         axis.plot(
             at,
             [row["recovered"] for row in line],
@@ -114,7 +114,7 @@ def _curves(axis: Axes, rows: list[Row], x: str) -> None:
             marker="o",
             markersize=3,
             label=_name(label),
-            **style,
+            linestyle=style,
         )
         axis.fill_between(at, low, high, color=colour, alpha=0.1, linewidth=0)
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -56,7 +56,9 @@ def losses(
     with _switched(model, hardware, calibration, seed, mirrored, copied is not None, shift) as layers:
         for placed, twice in zip(digital.split(at_once), copies.split(at_once), strict=True):
             for number, layer in enumerate(layers):
-                layer.digital, layer.copied = (each[:, number].to(tokens.device) for each in (placed, twice))
+                layer.digital, layer.copied = (
+                    each[:, number].to(model.network.device) for each in (placed, twice)
+                )
             blocks, _ = block_results(model.network, tokens.repeat(len(placed), 1))
             found.append(blocks.view(len(placed), len(tokens)))
     return torch.cat(found)
@@ -114,8 +116,8 @@ def mean_shift(
         for handle in handles:
             handle.remove()
     layers, experts = _shape(model)
-    sums = torch.zeros(layers, experts, model.network.config.hidden_size, device=tokens.device)
-    counts = torch.zeros(layers, experts, 1, device=tokens.device)
+    sums = torch.zeros(layers, experts, model.network.config.hidden_size, device=model.network.device)
+    counts = torch.zeros(layers, experts, 1, device=model.network.device)
     programmed = _programmed(model, hardware, calibration, seed)
     for number, (hidden, index) in enumerate(inputs):
         layer = number % layers  # block_results may need several batches
