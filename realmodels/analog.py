@@ -362,8 +362,7 @@ class AnalogExperts(_Analog):
         nor on the layout.
         """
         for name in FUSED_WEIGHTS:
-            # A copy of a transposed layer for the moment: noise is made two thirds faster of neighbours in memory.
-            target = self.layout.matrices(name, self.get_parameter(name).detach()).contiguous()
+            target = self.layout.matrices(name, self.get_parameter(name).detach())
             programmed = program(target, self.hardware, generator, mirrored=mirrored)
             if self.digital:
                 target, programmed = target[self.analog], programmed[self.analog]

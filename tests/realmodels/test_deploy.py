@@ -157,14 +157,14 @@ def test_every_parameter_is_accounted_for(data: st.DataObject, name: str) -> Non
     if name == "tied":  # one parameter, two uses: told of as what may be analog
         sizes["lm_head.weight"] = sizes.pop("model.embed_tokens.weight")
         assert "embeddings" not in report.parameters
-    for kind, names in model.map.dense.items():
-        analog = sum(sizes[f"{each}.weight"] for each in names if each in linears)
-        rest = sum(sizes[f"{each}.weight"] for each in names) - analog
-        if names:
+    for kind, own in model.map.dense.items():
+        analog = sum(sizes[f"{each}.weight"] for each in own if each in linears)
+        rest = sum(sizes[f"{each}.weight"] for each in own) - analog
+        if own:
             expected = {"analog": analog, "digital by placement": rest, "never analog": 0}
             assert report.parameters[kind] == expected
-    for kind, names in model.map.never_analog.items():
-        count = sum(sizes.get(each, 0) for each in names)
+    for kind, own in model.map.never_analog.items():
+        count = sum(sizes.get(each, 0) for each in own)
         if count:
             expected = {"analog": 0, "digital by placement": 0, "never analog": count}
             assert report.parameters[kind] == expected
