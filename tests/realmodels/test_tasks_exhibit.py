@@ -1,0 +1,215 @@
+"""The exhibit of tasks: its units, its verdicts on data with known answers, and its drawing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_models import save, small_network
+
+from figures import tasks as drawing
+from realmodels.experiments import shared, tasks
+from realmodels.experiments.tasks import PLACEMENTS, RULE_C, Config, grid, measure, summarise
+from realmodels.load import load
+from realmodels.tasks import CONTINUATION, evaluate_tasks
+from realmodels.text import held_out, text_hash
+from theory.errors import InputError
+from theory.evidence import Finding, Result, mean_interval, two_way_interval
+
+QUESTIONS, DRAWS = 400, 6
+DIGITAL = 0.7
+LOSS = {("none", 0.0): 0.2, ("maxnn", 0.125): 0.1, ("maxnn", 0.25): 0.05, ("random", 0.25): 0.15}
+REFERENCE = Config("m", "h", "t", "cpu", QUESTIONS, None, 1.0, 0.0, 0)
+PAPER = "[paper] MaxNNScore"
+
+
+def records(loss: dict[Any, float], digital: float = DIGITAL) -> tuple[list[Config], list[dict[str, Any]]]:
+    """Units in which so many of the questions that the digital model gets right are lost, at every c alike."""
+    right = int(digital * QUESTIONS)
+
+    def correct(wrong: float, seed: int) -> dict[str, Any]:
+        answers = np.arange(QUESTIONS) < right
+        lost = np.random.default_rng(seed).permutation(right)[: round(wrong * QUESTIONS)]
+        answers[lost] = False
+        return {"correct": answers.astype(int).tolist()}
+
+    configs, found = [REFERENCE], [correct(0.0, 0)]
+    for strategy, fraction in PLACEMENTS:
+        for c in (1.5, RULE_C):
+            for draw in range(DRAWS):
+                configs.append(
+                    replace(REFERENCE, strategy=strategy, digital_fraction=fraction, c=c, seed=draw)
+                )
+                found.append(correct(loss[strategy, fraction] if c == RULE_C else 0.01, draw))
+    return configs, found
+
+
+def about(result: Result, words: str) -> list[Finding]:
+    return [finding for finding in result.findings if words in finding.claim]
+
+
+@pytest.mark.parametrize(("digital", "verdict"), [(0.7, "holds"), (0.15, "fails"), (0.26, "inconclusive")])
+def test_the_verdict_on_chance(digital: float, verdict: str) -> None:
+    (finding,) = about(summarise(*records(dict.fromkeys(PLACEMENTS, 0.0), digital)), "better than chance")
+    assert (finding.verdict, finding.n) == (verdict, QUESTIONS)
+    assert finding.estimate == pytest.approx(digital, abs=1 / QUESTIONS)
+
+
+@pytest.mark.parametrize(("none", "verdict"), [(0.2, "holds"), (0.0, "inconclusive")])
+def test_the_verdict_on_the_cost_of_noise(none: float, verdict: str) -> None:
+    (finding,) = about(summarise(*records({**LOSS, ("none", 0.0): none})), "noise on all experts costs")
+    assert (finding.verdict, finding.n) == (verdict, DRAWS)
+    assert finding.estimate == pytest.approx(none)
+
+
+@pytest.mark.parametrize(
+    ("maxnn", "gains", "third"),
+    [(0.05, "holds", "holds"), (0.2, "inconclusive", "fails"), (0.3, "fails", "fails")],
+)
+def test_the_verdicts_on_the_recovered_accuracy(maxnn: float, gains: str, third: str) -> None:
+    """Each budget of digital experts has its own; the other stays as it is."""
+    for fraction, share in ((0.125, "12.5%"), (0.25, "25.0%")):
+        result = summarise(*records({**LOSS, ("maxnn", fraction): maxnn}))
+        recovers, ratio = (
+            finding for finding in about(result, f"{PAPER} recovers") if share in finding.claim
+        )
+        assert (recovers.verdict, ratio.verdict) == (gains, third)
+        assert recovers.estimate == pytest.approx(0.2 - maxnn)
+        assert ratio.estimate == pytest.approx((0.2 - maxnn) / 0.2)
+
+
+@pytest.mark.parametrize(("random", "verdict"), [(0.15, "holds"), (0.0025, "fails"), (0.05, "inconclusive")])
+def test_the_verdict_on_random_choice(random: float, verdict: str) -> None:
+    (finding,) = about(
+        summarise(*records({**LOSS, ("random", 0.25): random, ("maxnn", 0.25): 0.05})), "random choice"
+    )
+    assert finding.verdict == verdict and finding.estimate == pytest.approx(random - 0.05)
+
+
+def test_nothing_lost_bounds_no_ratio() -> None:
+    findings = about(summarise(*records(dict.fromkeys(PLACEMENTS, 0.0))), "a third")
+    assert [(finding.verdict, finding.interval) for finding in findings] == [("inconclusive", None)] * 2
+
+
+def test_curves_are_paired_over_draws_and_questions() -> None:
+    configs, found = records(LOSS)
+    result = summarise(configs, found)
+    digital = np.array(found[0]["correct"])
+
+    def table(strategy: str, fraction: float) -> Any:
+        return np.array(
+            [
+                record["correct"]
+                for config, record in zip(configs, found, strict=True)
+                if (config.strategy, config.digital_fraction, config.c) == (strategy, fraction, RULE_C)
+            ]
+        )
+
+    none = table("none", 0.0)
+    curves = {
+        (curve["strategy"], curve["digital_fraction"]): curve
+        for curve in result.data["curves"]
+        if curve["c"] == RULE_C
+    }
+    assert curves.keys() == set(PLACEMENTS) and len(result.data["curves"]) == 2 * len(PLACEMENTS)
+    for key, curve in curves.items():
+        values = table(*key)
+        for name, expected in (
+            ("accuracy", values),
+            ("accuracy_change", values - digital),
+            ("gain", values - none),
+        ):
+            assert curve[name] == pytest.approx(expected.mean())
+            assert curve[f"{name}_interval"] == pytest.approx(two_way_interval(expected))
+    assert result.data["digital"]["accuracy_interval"] == list(mean_interval(digital))
+    assert (result.data["questions"], result.data["chance"]) == (QUESTIONS, 0.25)
+
+
+def test_the_picture_shows_every_placement_and_the_papers_claim() -> None:
+    result = summarise(*records(LOSS))
+    figure = drawing.draw(result)
+    change, gain = figure.axes
+    assert set(drawing.LABELS) == set(PLACEMENTS)
+    labels = list(drawing.LABELS.values())
+    assert [each.get_label() for each in change.containers] == labels
+    assert [each.get_label() for each in gain.containers] == labels[1:]
+    for axis, start, expected in ((change, 0, [-0.2, -0.1, -0.05, -0.15]), (gain, 1, [0.1, 0.15, 0.05])):
+        for container, value in zip(axis.containers, expected, strict=True):
+            points = np.asarray(container.lines[0].get_ydata())  # type: ignore[attr-defined]
+            assert points[-1] == pytest.approx(value), start
+    assert [label.get_text() for label in change.get_xticklabels()] == ["c = 1.5", "c = 2.5"]
+    assert "Published" in figure.get_suptitle() and f"{QUESTIONS} questions" in figure.get_suptitle()
+    rows = drawing.table(result)
+    assert len(rows) == len(result.data["curves"]) and all(row.keys() == rows[0].keys() for row in rows)
+    assert all(row["gain_low"] <= row["gain"] <= row["gain_high"] for row in rows)
+
+
+# On a model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model whose context holds the questions."""
+    return save(
+        small_network(num_experts=8, max_position_embeddings=512), tmp_path_factory.mktemp("small model")
+    )
+
+
+@pytest.fixture(scope="module")
+def units(folder: Path) -> list[Config]:
+    return grid("quick", model=str(folder), seeds=2)
+
+
+def test_the_grid_shares_everything_but_what_is_compared(units: list[Config]) -> None:
+    assert len(set(units)) == len(units) == 1 + 2 * len(PLACEMENTS)
+    reference = units[0]
+    assert reference.strategy is None and reference.text_hash == text_hash(held_out("evaluation"))
+    for unit in units[1:]:
+        assert unit.strategy is not None
+        assert replace(unit, strategy=None, digital_fraction=1.0, c=0.0, seed=0) == reference
+
+
+def test_every_rule_is_judged_at_every_preset(folder: Path) -> None:
+    for preset, settings in tasks.PRESETS.items():
+        assert RULE_C in settings.magnitudes
+        made = grid(preset, model=str(folder))
+        assert len(made) == 1 + len(PLACEMENTS) * len(settings.magnitudes) * settings.draws
+        assert {unit.questions for unit in made} == {settings.questions}
+    assert tasks.PRESETS["full"].draws >= 8 and tasks.PRESETS["full"].questions is None
+
+
+def test_units_are_what_they_say(units: list[Config], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The placement and the noise of the config, lm-eval's answers, and a digital model afterwards."""
+    seen: dict[Config, Any] = {}
+    real = tasks.deployed
+
+    def spy(model: Any, placement: Any, hardware: Any, calibration: Any, seed: int) -> Any:
+        seen[unit] = (placement.digital_experts, hardware.c, hardware.w_max, seed)
+        return real(model, placement, hardware, calibration, seed=seed)
+
+    monkeypatch.setattr(tasks, "deployed", spy)
+    small = [replace(unit, questions=6) for unit in units]
+    answers = {}
+    for unit in small:
+        answers[unit] = measure(unit)
+    assert measure(small[0]) == answers[small[0]]
+    plain = evaluate_tasks(load(folder), [CONTINUATION], 6)[CONTINUATION].correct
+    assert answers[small[0]]["correct"] == [int(each) for each in plain]
+    assert all(set(each["correct"]) <= {0, 1} and len(each["correct"]) == 6 for each in answers.values())
+    model = load(folder)
+    score = shared.statistics.scores(model, "maxnn")
+    for unit, (digital, c, w_max, seed) in seen.items():
+        assert (c, w_max, seed) == (unit.c, "tile", unit.seed)
+        for row, chosen in zip(score, digital, strict=True):
+            assert len(chosen) == round(unit.digital_fraction * len(row))
+            if unit.strategy == "maxnn":
+                rest = [expert for expert in range(len(row)) if expert not in chosen]
+                assert row[list(chosen)].min() >= row[rest].max()
+    random = [digital for unit, (digital, *_) in seen.items() if unit.strategy == "random"]
+    assert len(seen) == len(units) - 1 and random[0] != random[1]
+
+
+def test_one_draw_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="--seeds 1: .*at least 2"):
+        grid("quick", model=str(folder), seeds=1)
