@@ -22,6 +22,7 @@ from theory.errors import InputError
 from theory.hardware import Hardware, programming_sigma
 
 
+@torch.inference_mode(False)  # slopes are gradients, in whatever mode the caller is
 def expected_damage(
     model: Model, texts: Sequence[str], hardware: Hardware, *, gradient: bool = False
 ) -> Float[Tensor, "layers experts"]:
@@ -43,7 +44,6 @@ def expected_damage(
     return torch.stack(damages).cpu() / tokens[:, 1:].numel()
 
 
-@torch.inference_mode(False)  # gradients may be needed, in whatever mode the caller is
 def _record(
     model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"], gradient: bool
 ) -> list[tuple[tuple[Tensor, ...], Tensor | None]]:

@@ -1,0 +1,110 @@
+"""The fast form of claim D: the reference expert by expert, and real programming of whole layers."""
+
+import pytest
+import torch
+from monte_carlo import FAILURE
+from scipy import stats
+from small_models import MODELS, TEXTS, as_model, network_named, small_model, unfused
+from torch import Tensor
+from torch.nn.functional import silu
+
+from realmodels.calibrate import calibrate
+from realmodels.damage import _record, expected_damage
+from realmodels.deploy import deploy, reprogram, withdraw
+from realmodels.evaluate import token_blocks
+from realmodels.load import Model
+from theory import damage as reference
+from theory.errors import InputError
+from theory.hardware import Hardware
+from theory.placement import Placement
+
+pytestmark = pytest.mark.claim("D")
+
+FUSED = [name for name in MODELS if name != "list_moe"]
+DRAWS = 400
+
+
+def calls(model: Model, gradient: bool) -> list[tuple[tuple[Tensor, ...], Tensor | None]]:
+    return _record(model, token_blocks(model, TEXTS, model.context, 64).tokens, gradient)
+
+
+@pytest.mark.parametrize("gradient", [False, True], ids=["error", "loss"])
+@pytest.mark.parametrize("name", ["olmoe", "mixtral", "deepseek", "granitemoe", "qwen2_moe"])
+def test_fast_form_is_the_reference_for_every_expert(name: str, gradient: bool) -> None:
+    model = as_model(network_named(name))
+    hardware = Hardware(programming="pcm", c=1.3, w_max="tile", tile_size=16)
+    found = expected_damage(model, TEXTS, hardware, gradient=gradient)
+    assert found.dtype == torch.float64 and (found >= 0).all() and found.max() > 0
+    for number, (layer, (inputs, slope)) in enumerate(
+        zip(model.map.moe_layers, calls(model, gradient), strict=True)
+    ):
+        hidden, index, weights = inputs
+        for expert in range(layer.num_experts):
+            token, choice = (index == expert).nonzero(as_tuple=True)
+            gate, up, down = (
+                each.weight for each in unfused(model.network.get_submodule(layer.experts), expert)
+            )
+            own = None if slope is None else slope.reshape(hidden.shape)[token]
+            expected = reference.expected_damage(
+                hidden[token], gate, up, down, hardware, silu, weights[token, choice], own
+            )
+            assert float(found[number, expert]) == pytest.approx(
+                float(expected) / len(hidden), rel=1e-3, abs=1e-12
+            )
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("gradient", [False, True], ids=["error", "loss"])
+def test_a_programmed_layer_errs_as_much_as_its_experts_are_expected_to(name: str, gradient: bool) -> None:
+    """Experts' noises are independent: the expected squared error of a layer is the sum of theirs."""
+    model = as_model(network_named(name))
+    hardware = Hardware(programming="constant", c=1e-3, dac_bits=None, adc_bits=None)
+    found = expected_damage(model, TEXTS, hardware, gradient=gradient)[0].sum()
+    inputs, slope = calls(model, gradient)[0]
+    experts = model.network.get_submodule(model.map.moe_layers[0].experts)
+    exact = experts(*inputs)
+    placement = Placement(model.map.num_experts, ((),) * len(model.map.moe_layers))
+    deploy(model, placement, hardware, calibrate(model, TEXTS, hardware))
+    analog = model.analog_modules[model.map.moe_layers[0].experts]
+    costs = []
+    for seed in range(DRAWS):
+        reprogram(model, seed)
+        error = (analog(*inputs) - exact).double()
+        if slope is None:
+            costs.append(error.square().sum(1).mean())
+        else:
+            costs.append((error * slope.reshape(error.shape)).sum(1).square().mean() / 2)
+    withdraw(model)
+    cost = torch.stack(costs)
+    z = (cost.mean() - found) / (cost.std() / DRAWS**0.5)
+    assert abs(float(z)) < stats.norm.isf(FAILURE / 2)
+    assert float(cost.mean()) == pytest.approx(float(found), rel=0.2)
+
+
+def test_the_loss_form_predicts_what_small_noise_adds_to_the_loss() -> None:
+    """Up to what the Fisher matrix leaves out: the right order of magnitude, and proportional to c^2."""
+    model = small_model()
+    one, two = (expected_damage(model, TEXTS, Hardware(c=c), gradient=True) for c in (0.01, 0.02))
+    torch.testing.assert_close(two, 4 * one, rtol=1e-3, atol=0)
+
+
+def test_an_expert_without_tokens_costs_nothing() -> None:
+    from small_models import leave_experts_idle
+
+    network = network_named("olmoe")
+    leave_experts_idle(network)
+    found = expected_damage(as_model(network), TEXTS, Hardware(c=1.0))
+    assert (found[:, :4] > 0).any() and (found[:, 4:] == 0).all()
+
+
+def test_inference_mode_and_deployed_models() -> None:
+    model = small_model()
+    with torch.inference_mode():
+        found = expected_damage(model, TEXTS, Hardware(c=1.0), gradient=True)
+    assert torch.equal(found, expected_damage(model, TEXTS, Hardware(c=1.0), gradient=True))
+    with pytest.raises(InputError, match="nn.ModuleList"):
+        expected_damage(as_model(network_named("list_moe")), TEXTS, Hardware())
+    hardware = Hardware()
+    deploy(model, Placement(model.map.num_experts, ((),) * 2), hardware, calibrate(model, TEXTS, hardware))
+    with pytest.raises(InputError, match="deployed already"):
+        expected_damage(model, TEXTS, hardware)
