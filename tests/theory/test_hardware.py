@@ -785,3 +785,22 @@ def test_hardware_by_default_is_the_papers() -> None:
 def test_a_product_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         AnalogProduct(torch.zeros(1, 1), 0.0, 0.0).output = torch.ones(1, 1)  # type: ignore[misc]
+
+
+@models
+@given(weight=whole_weights(), w_max=any_w_max, tile_size=tile_sizes, seed=seeds, c=st.just(0.0) | st.floats(0.01, 4))
+def test_a_mirror_image_is_the_same_noise_with_the_opposite_sign(
+    model: str, weight: Tensor, w_max: Granularity, tile_size: int, seed: int, c: float
+) -> None:
+    """Around the target, which is 0 in a dead zone; without noise there is nothing to mirror."""
+    hardware = Hardware(programming=model, c=c, w_max=w_max, tile_size=tile_size)
+    first, second = (program(weight, hardware, seeded(seed), mirrored=mirrored) for mirrored in (False, True))
+    sigma = programming_sigma(weight, hardware)
+    if c == 0:
+        assert torch.equal(first, weight) and torch.equal(second, weight)
+        return
+    target = (first + second) / 2
+    dead = (sigma == 0) & (target == 0)
+    torch.testing.assert_close(target, torch.where(dead, 0, weight), rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(first - target, target - second, rtol=1e-9, atol=1e-9)
+    assert ((first != second) | (sigma == 0)).all()
