@@ -157,6 +157,13 @@ EXHIBITS = (
         drawing="figures.stress",
         times={"quick": "15 s on 2 cores", "default": "3 min on 2 cores", "full": "8 min on 2 cores"},
     ),
+    Exhibit(
+        name="figure-link-map",
+        title="When does MaxNNScore follow frequency in small language models, and when does MaxNN pay? A map of training",
+        experiment="realmodels.experiments.link_map",
+        drawing="figures.link_map",
+        times={"quick": "1 min on 2 cores", "default": "5 min on 2 cores", "full": "not run yet"},
+    ),
 )
 
 

@@ -35,6 +35,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.olmoe.modeling_olmoe import OlmoeTopKRouter
 
 from realmodels.deepseek_moe import DeepseekConfig
 from realmodels.text import SPLITS
@@ -43,6 +44,7 @@ from theory.errors import InputError, run
 END_OF_TEXT: Final = "<|endoftext|>"  # the only special token: id 0, before every document
 
 BETAS: Final = (0.9, 0.95)
+EPSILON: Final = 1e-8  # torch's of AdamW
 LARGEST_GRADIENT_NORM: Final = 1.0
 MOMENTUM: Final = 0.95
 NEWTON_SCHULZ: Final = (3.4445, -4.7750, 2.0315)  # [Jordan et al., 2024]: singular values end near 1
@@ -77,13 +79,21 @@ class Recipe:
     context: int = 512  # tokens predicted per sequence
     batch_tokens: int = 65536
     steps: int = 4000
-    optimiser: Literal["adamw", "muon"] = "muon"  # of attention and expert matrices; AdamW for the rest
+    # Of attention and expert matrices; the rest has AdamW, but for "sgd", which is for everything.
+    optimiser: Literal["adamw", "muon", "sgd"] = "muon"
+    # Of the experts alone: "same" is the optimiser of all matrices, "adamw_one_rms" AdamW with one second moment for
+    # all experts of a layer. Whatever the optimiser, weights shrink by the same factor in a step.
+    expert_optimiser: Literal["same", "sgd", "adamw_one_rms"] = "same"
     matrix_learning_rate: float = 5e-3
     learning_rate: float = 3e-3  # embeddings, LM head, routers, norms
+    sgd_learning_rate: float = 0.1  # of whatever is trained by SGD
     warmup: float = 0.02  # share of the steps in which the rates rise from 0
     decay: float = 0.5  # share of the steps, the last ones, in which they fall to 0; constant between
     weight_decay: float = 0.1
     balance: float = 0.01  # weight of a layer's load-balancing loss beside the loss in nats per token
+    # How much an expert's bias moves in a step, up below its fair share of the tokens and down above [Wang et al., 2024];
+    # the bias has a say in which experts are chosen, none in their weights. 0: no bias.
+    balance_bias: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -96,9 +106,21 @@ class Recipe:
                 raise InputError(f"recipe: {field.name} is {value!r}; give a number that is not negative")
         if type(self.normalise_top_k) is not bool:
             raise InputError(f"recipe: normalise_top_k is {self.normalise_top_k!r}; give true or false")
-        for name, allowed in (("optimiser", ("adamw", "muon")), ("family", ("olmoe", "deepseek"))):
+        for name, allowed in (
+            ("optimiser", ("adamw", "muon", "sgd")),
+            ("expert_optimiser", ("same", "sgd", "adamw_one_rms")),
+            ("family", ("olmoe", "deepseek")),
+        ):
             if getattr(self, name) not in allowed:
                 raise InputError(f"recipe: {name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        if self.optimiser == "sgd" and self.expert_optimiser != "same":
+            raise InputError(
+                f"recipe: expert_optimiser is {self.expert_optimiser}, but sgd is for everything; give same"
+            )
+        if not self.sgd_learning_rate > 0:
+            raise InputError(f"recipe: sgd_learning_rate is {self.sgd_learning_rate}; give a number above 0")
+        if self.balance_bias and self.family != "olmoe":
+            raise InputError(f"recipe: balance_bias is {self.balance_bias}; give 0, or family=olmoe")
         for name in ("shared_experts", "dense_layers"):
             if self.family == "olmoe" and getattr(self, name):
                 raise InputError(f"recipe: {name} is {getattr(self, name)}; give 0, or family=deepseek")
@@ -259,6 +281,39 @@ class Routing(NamedTuple):
         return self.probabilities.shape[1] * (self.load() * self.probabilities.mean(0)).sum()
 
 
+class BiasedRouter(OlmoeTopKRouter):
+    """OLMoE's router with a bias in the choice of the experts, which their weights do not see; it starts at 0.
+
+    The bias is no parameter: no gradient trains it. transformers has no such OLMoE, so that a model that holds these
+    routers is for use in memory only.
+    """
+
+    bias: Tensor
+
+    def __init__(self, router: OlmoeTopKRouter, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        self.weight = router.weight
+        self.register_buffer("bias", torch.zeros(self.num_experts))
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As OLMoE's: (tokens, experts) logits, weights and indices (tokens, top_k) of the chosen experts."""
+        logits = F.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight)
+        weights, chosen = choose(self, logits.softmax(-1, dtype=torch.float32))
+        return logits, weights.to(logits.dtype), chosen
+
+
+def choose(router: Any, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and indices (tokens, top_k) of the experts that a router chooses by (tokens, experts) probabilities."""
+    if isinstance(router, BiasedRouter):
+        chosen = (probabilities + router.bias).topk(router.top_k).indices
+        weights = probabilities.gather(1, chosen)
+    else:
+        weights, chosen = probabilities.topk(router.top_k)
+    if router.norm_topk_prob:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights, chosen
+
+
 def forward(model: Any, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
     """Logits (batch, length, vocabulary) of tokens (batch, length), and the routing of each layer with experts.
 
@@ -274,9 +329,7 @@ def forward(model: Any, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
             hidden = hidden + layer.mlp(inputs).view_as(hidden)
             continue
         probabilities = F.linear(inputs, layer.mlp.gate.weight).softmax(-1, dtype=torch.float32)
-        weights, chosen = probabilities.topk(layer.mlp.gate.top_k)
-        if layer.mlp.gate.norm_topk_prob:
-            weights = weights / weights.sum(-1, keepdim=True)
+        weights, chosen = choose(layer.mlp.gate, probabilities)
         mixed = layer.mlp.experts(inputs, chosen, weights.to(inputs.dtype))
         if getattr(layer.mlp, "shared_experts", None) is not None:
             mixed = mixed + layer.mlp.shared_experts(inputs)
@@ -285,11 +338,17 @@ def forward(model: Any, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
     return model.lm_head(model.model.norm(hidden)), routings
 
 
-def losses(model: PreTrainedModel, crops: Tensor) -> tuple[Tensor, Tensor]:
-    """Next-token loss in nats per token, and the sum of the balance losses; crops (batch, length + 1)."""
+def losses(
+    model: PreTrainedModel, crops: Tensor, with_loads: bool = False
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Next-token loss in nats per token, the sum of the balance losses, and each layer's load (experts,) if asked for.
+
+    crops (batch, length + 1).
+    """
     logits, routings = forward(model, crops[:, :-1])
     loss = F.cross_entropy(logits.flatten(0, 1).float(), crops[:, 1:].flatten())
-    return loss, sum((routing.balance_loss() for routing in routings), loss.new_zeros(()))
+    loads = [routing.load() for routing in routings] if with_loads else []
+    return loss, sum((routing.balance_loss() for routing in routings), loss.new_zeros(())), loads
 
 
 class HeldOut(NamedTuple):
@@ -371,6 +430,50 @@ class Muon(torch.optim.Optimizer):
                     parameter.add_(update, alpha=-group["lr"] * size)
 
 
+class SGD(torch.optim.Optimizer):
+    """SGD with momentum as torch's, and with AdamW's weight decay [SGDW, Loshchilov & Hutter, 2019].
+
+    A step is b <- MOMENTUM b + gradient, p <- (1 - lr weight_decay) p - lr b.
+    """
+
+    def __init__(self, params: Sequence[dict[str, Any]]) -> None:
+        super().__init__(params, {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                momentum.mul_(MOMENTUM).add_(parameter.grad)
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(momentum, alpha=-group["lr"])
+
+
+class OneRmsAdamW(torch.optim.Optimizer):
+    """AdamW whose second moment is one number for a tensor, the mean over its entries: its steps follow gradients.
+
+    What AdamW divides by differs between weights and makes all their steps alike; here large gradients make large
+    steps, as they do under SGD, and the tensor as a whole moves as fast as under AdamW.
+    """
+
+    def __init__(self, params: Sequence[dict[str, Any]]) -> None:
+        super().__init__(params, {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state, gradient = self.state[parameter], parameter.grad
+                momentum = state.setdefault("momentum", torch.zeros_like(parameter))
+                square = state.setdefault("square", parameter.new_zeros(()))
+                state["step"] = state.get("step", 0) + 1
+                momentum.lerp_(gradient, 1 - BETAS[0])
+                square.lerp_(gradient.square().mean(), 1 - BETAS[1])
+                first, second = (1 - beta ** state["step"] for beta in BETAS)
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(momentum / first / ((square / second).sqrt() + EPSILON) * group["lr"])
+
+
 # -------------------------------------------------------------------------------------------------- training
 
 
@@ -400,9 +503,16 @@ class Training:
     def __init__(self, recipe: Recipe, stream: np.ndarray, device: torch.device, compiled: bool) -> None:
         self.recipe, self.step = recipe, 0
         self.stream = torch.from_numpy(stream.astype(np.int32)).to(device)
-        self.losses: Callable[..., tuple[Tensor, Tensor]] = torch.compile(losses) if compiled else losses
+        self.losses: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = (
+            torch.compile(losses) if compiled else losses
+        )
         torch.manual_seed(recipe.seed)
-        self.model = AutoModelForCausalLM.from_config(recipe.model_config()).to(device)
+        self.model = AutoModelForCausalLM.from_config(recipe.model_config())
+        self.biased: list[BiasedRouter] = []
+        for layer in self.model.model.layers if recipe.balance_bias else ():
+            layer.mlp.gate = BiasedRouter(layer.mlp.gate, self.model.config)
+            self.biased.append(layer.mlp.gate)
+        self.model.to(device)
         self.masters = {
             name: _matrices(name, parameter).detach().clone()
             for name, parameter in self.model.named_parameters()
@@ -412,31 +522,41 @@ class Training:
         def members(kind: Callable[[str, Tensor], bool]) -> list[Tensor]:
             return [master for name, master in self.masters.items() if kind(name, master)]
 
-        matrices = members(_is_matrix)
+        def group(parameters: list[Tensor], rate: float, decay: float, sgd: bool = False) -> dict[str, Any]:
+            """SGD's rate is its own, and its decay such that weights shrink as they do under another optimiser."""
+            if sgd:
+                rate, decay = recipe.sgd_learning_rate, decay * rate / recipe.sgd_learning_rate
+            return {"params": parameters, "lr": rate, "weight_decay": decay}
+
+        apart = recipe.expert_optimiser != "same"
+        experts = members(lambda name, _: apart and ".mlp.experts." in name)
+        matrices = members(lambda name, p: _is_matrix(name, p) and not (apart and ".mlp.experts." in name))
         others = members(lambda name, p: not _is_matrix(name, p) and p.ndim > 1)
         norms = members(lambda name, p: p.ndim == 1)
-        adam = [
-            {"params": others, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay},
-            {"params": norms, "lr": recipe.learning_rate, "weight_decay": 0.0},
+        everywhere = recipe.optimiser == "sgd"
+        rest = [
+            group(others, recipe.learning_rate, recipe.weight_decay, everywhere),
+            group(norms, recipe.learning_rate, 0.0, everywhere),
         ]
-        matrix_group = {
-            "params": matrices,
-            "lr": recipe.matrix_learning_rate,
-            "weight_decay": recipe.weight_decay,
-        }
+        matrix_group = group(matrices, recipe.matrix_learning_rate, recipe.weight_decay, everywhere)
         self.optimisers: list[torch.optim.Optimizer] = []
         if recipe.optimiser == "muon":
-            self.optimisers.append(Muon(**matrix_group))  # type: ignore[arg-type]
+            self.optimisers.append(Muon(**matrix_group))
         else:
-            adam.append(matrix_group)
-        self.optimisers.append(torch.optim.AdamW(adam, betas=BETAS, fused=True))
+            rest.append(matrix_group)
+        self.optimisers.append(SGD(rest) if everywhere else torch.optim.AdamW(rest, betas=BETAS, fused=True))
+        if apart:
+            sgd = recipe.expert_optimiser == "sgd"
+            expert_group = group(experts, recipe.matrix_learning_rate, recipe.weight_decay, sgd)
+            self.optimisers.append(SGD([expert_group]) if sgd else OneRmsAdamW([expert_group]))
         self.full_rates = [group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups]
 
     def advance(self) -> Tensor:
         """One step; its next-token loss in nats per token, left on the device."""
         starts = torch.from_numpy(crop_starts(len(self.stream), self.recipe, self.step))
         positions = starts[:, None] + torch.arange(self.recipe.context + 1)
-        loss, balance_loss = self.losses(self.model, self.stream[positions.to(self.stream.device)].long())
+        crops = self.stream[positions.to(self.stream.device)].long()
+        loss, balance_loss, loads = self.losses(self.model, crops, bool(self.biased))
         (loss + self.recipe.balance * balance_loss).backward()
         for name, parameter in self.model.named_parameters():
             master = self.masters[name]
@@ -449,6 +569,8 @@ class Training:
         for optimiser in self.optimisers:
             optimiser.step()
         self._copy_masters()
+        for router, load in zip(self.biased, loads, strict=True):
+            router.bias += self.recipe.balance_bias * (1 / self.recipe.experts - load).sign()
         self.step += 1
         return loss.detach()
 
@@ -515,6 +637,10 @@ def train(
         raise InputError(
             f"the recipe has vocabulary={recipe.vocabulary} but the tokens in {tokens.folder} have"
             f" {tokens.vocabulary}: set vocabulary={tokens.vocabulary}"
+        )
+    if recipe.balance_bias:
+        raise InputError(
+            f"balance_bias is {recipe.balance_bias}: no checkpoint of transformers' OLMoE can hold the bias; give 0"
         )
     if (out / "model.safetensors").exists():
         raise InputError(f"{out} holds a finished model: give another folder")

@@ -169,6 +169,33 @@ def verdict(interval: Interval | None, threshold: float, direction: Direction) -
     return "holds" if (interval[0] > threshold) == (direction == "above") else "fails"
 
 
+def balanced_accuracy(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
+    """Mean of the shares of positives and of negatives that are predicted right, of those of them that exist."""
+    return float(
+        np.mean(
+            [(predicted[actual == side] == side).mean() for side in (True, False) if (actual == side).any()]
+        )
+    )
+
+
+def best_threshold(
+    values: NDArray[np.float64], actual: NDArray[np.bool_], both_sides: bool = False
+) -> tuple[float, float, int]:
+    """Balanced accuracy, threshold and side of the best rule "positive where side * value >= side * threshold".
+
+    values, actual: (n,). Thresholds lie between every two neighbouring values; the side is 1, or, with `both_sides`,
+    1 or -1. The largest threshold among equals. InputError if all values are alike.
+    """
+    ordered = np.unique(values)
+    if len(ordered) < 2:
+        raise InputError(f"{len(values)} values, all alike: a threshold needs two that differ")
+    return max(
+        (balanced_accuracy(side * values >= side * threshold, actual), float(threshold), side)
+        for side in ((1, -1) if both_sides else (1,))
+        for threshold in (ordered[1:] + ordered[:-1]) / 2
+    )
+
+
 def _squared_half_width(first: NDArray[np.float64], second: NDArray[np.float64], confidence: float) -> float:
     """The bilinear form whose diagonal is the squared half width of the two-way interval."""
     total = 0.0

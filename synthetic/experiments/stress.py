@@ -61,7 +61,17 @@ from synthetic.model import Expert, ModelConfig, MoE, Routing
 from synthetic.robustness import program, tolerance
 from synthetic.training import Loss, Optimiser, Training, train
 from theory.errors import InputError
-from theory.evidence import Direction, Finding, Interval, Result, Verdict, mean_interval, verdict
+from theory.evidence import (
+    Direction,
+    Finding,
+    Interval,
+    Result,
+    Verdict,
+    balanced_accuracy,
+    best_threshold,
+    mean_interval,
+    verdict,
+)
 from theory.hardware import Granularity, Hardware
 from theory.setting import Setting
 
@@ -535,10 +545,9 @@ def _rule_of_thumb(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
     design = [point for point in points if point["design"]]
     pays = np.array([point["gain"] >= PAYS for point in design])
     accuracy, name, threshold = max(
-        (balanced_accuracy(values >= threshold, pays), name, float(threshold))
+        (accuracy, name, threshold)
         for name in STATISTICS
-        for values in [np.array([point[name] for point in design])]
-        for threshold in _thresholds(values)
+        for accuracy, threshold, _ in [best_threshold(np.array([point[name] for point in design]), pays)]
     )
     by_seed: dict[int, list[dict[str, Any]]] = {}
     for point in points:
@@ -569,21 +578,6 @@ def _rule_of_thumb(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
         tested,
         _arithmetic,
     )
-
-
-def balanced_accuracy(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
-    """Mean of the shares of positives and of negatives that are predicted right, of those of them that exist."""
-    return float(
-        np.mean(
-            [(predicted[actual == side] == side).mean() for side in (True, False) if (actual == side).any()]
-        )
-    )
-
-
-def _thresholds(values: Array) -> Array:
-    """Between every two neighbouring values."""
-    ordered = np.unique(values)
-    return np.asarray((ordered[1:] + ordered[:-1]) / 2)
 
 
 def _words(name: str) -> str:

@@ -15,6 +15,8 @@ from theory.errors import InputError
 from theory.evidence import (
     Finding,
     Result,
+    balanced_accuracy,
+    best_threshold,
     mean_interval,
     ratio_interval,
     two_way_interval,
@@ -286,3 +288,40 @@ def test_what_is_not_json_is_rejected() -> None:
 def test_findings_are_findings() -> None:
     with pytest.raises(InputError, match=r"result\.findings\[0\] is a dict"):
         Result(data={}, findings=(FINDING,))  # type: ignore[arg-type]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))
+def test_balanced_accuracy(pairs: list[tuple[bool, bool]]) -> None:
+    predicted, actual = np.array(pairs, dtype=bool).T
+    found = balanced_accuracy(predicted, actual)
+    assert 0 <= found <= 1
+    assert found + balanced_accuracy(~predicted, actual) == pytest.approx(1)
+    assert balanced_accuracy(actual, actual) == 1
+    if actual.any() and not actual.all():
+        assert balanced_accuracy(np.ones_like(actual), actual) == 0.5
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2),
+    both=st.booleans(),
+)
+def test_no_threshold_beats_the_best_one(pairs: list[tuple[int, bool]], both: bool) -> None:
+    values, actual = (np.array(column) for column in zip(*pairs, strict=True))
+    if np.ptp(values) == 0:
+        with pytest.raises(InputError, match="all alike"):
+            best_threshold(values, actual, both)
+        return
+    accuracy, threshold, side = best_threshold(values, actual, both)
+    assert accuracy == balanced_accuracy(side * values >= side * threshold, actual)
+    assert side == 1 or both
+    for other in np.unique(values)[1:] - 0.5:
+        assert balanced_accuracy(values >= other, actual) <= accuracy
+        if both:
+            assert balanced_accuracy(values <= other, actual) <= accuracy
+
+
+def test_a_threshold_lies_between_the_sides() -> None:
+    values, actual = np.array([3.0, 1.0, 4.0, 1.5]), np.array([True, False, True, False])
+    assert best_threshold(values, actual) == (1.0, 2.25, 1)
+    assert best_threshold(values, ~actual, both_sides=True) == (1.0, 2.25, -1)
+    assert best_threshold(values, ~actual) == (0.25, 3.5, 1)

@@ -274,7 +274,7 @@ def test_recipes_are_read_from_files_and_overrides(tmp_path: Path) -> None:
         ("balance=-1", "balance is -1; give a number that is not negative"),
         ("learning_rate=NaN", "learning_rate is nan"),
         ("normalise_top_k=1", "normalise_top_k is 1; give true or false"),
-        ("optimiser=sgd", "optimiser is 'sgd'; allowed: adamw, muon"),
+        ("optimiser=lion", "optimiser is 'lion'; allowed: adamw, muon, sgd"),
         ("family=llama", "family is 'llama'; allowed: olmoe, deepseek"),
         ("shared_experts=1", "shared_experts is 1; give 0, or family=deepseek"),
         ("dense_layers=-1", "dense_layers is -1; give an integer of at least 0"),
