@@ -40,6 +40,7 @@ from torch.nn import functional as F
 from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, Ranges, apply_gate, for_experts
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.deploy import DeploymentReport, deploy, reprogram, withdraw
+from realmodels.families import FUSED_WEIGHTS, FusedLayout, fused_layout
 from realmodels.load import Model
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights
@@ -156,18 +157,17 @@ def deployed_on(
         raise InputError(
             f"model {model.name} is in {model.network.dtype}: load it in torch.float32 for the peers"
         )
-    for layer in model.map.moe_layers:
-        _check_layout(layer.experts, model.network.get_submodule(layer.experts))
+    _check_layout(model)
     if not isinstance(calibration, Calibration):
         calibration = calibrate(model, calibration, hardware)
     report = deploy(model, placement, hardware, calibration, seed)
     try:
         for name, module in model.analog_modules.items():
             peer: PeerLinear | PeerExperts
-            if not module.crossbars or (isinstance(module, AnalogExperts) and not module.analog):
+            if not module.is_analog:
                 continue  # nothing to compute
             if isinstance(module, AnalogExperts):
-                both = {each: calibration[f"{name}.{each}"] for each in ("gate_up_proj", "down_proj")}
+                both = {each: calibration[f"{name}.{each}"] for each in FUSED_WEIGHTS}
                 peer = PeerExperts(simulator, module.original, module.digital, hardware, both)
             else:
                 linear, (ranges,) = module.original, for_experts(calibration[f"{name}.weight"], 1)
@@ -353,18 +353,10 @@ def _check_converters(hardware: Hardware) -> None:
         )
 
 
-def _check_layout(name: str, experts: nn.Module) -> None:
-    """gate above up in one parameter, as in OLMoE and DeepSeekMoE, and no biases."""
-    shapes = {each: tuple(parameter.shape) for each, parameter in experts.named_parameters()}
-    gate_up, down = shapes.get("gate_up_proj", ()), shapes.get("down_proj", ())
-    concatenated = getattr(experts, "is_concatenated", True)
-    if (
-        len(shapes) != 2
-        or len(gate_up) != 3
-        or down != (gate_up[0], gate_up[2], gate_up[1] // 2)
-        or not concatenated
-    ):
-        raise InputError(
-            f"{name} has parameters {shapes}: the peers take gate_up_proj (experts, 2 * inner, hidden), gate above up,"
-            " and down_proj (experts, hidden, inner), as OLMoE and DeepSeekMoE have them; choose such a model"
-        )
+def _check_layout(model: Model) -> None:
+    for layer in model.map.moe_layers:
+        if layer.linears or fused_layout(model.network.get_submodule(layer.experts)) != FusedLayout():
+            raise InputError(
+                f"model {model.name}: {layer.experts} is not laid out as in OLMoE and DeepSeekMoE, the layout that"
+                " can be deployed on the peers; use realmodels.deploy"
+            )

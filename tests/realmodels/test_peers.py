@@ -182,7 +182,7 @@ def everything_analog(model: Model) -> Placement:
     return Placement(model.map.num_experts, tuple(() for _ in model.map.moe_layers), kinds)
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(
     simulator=st.sampled_from(SIMULATORS),
     family=st.sampled_from(["olmoe", "deepseek", "qwen2_moe"]),
@@ -246,7 +246,7 @@ def test_codes_of_tiny_olmoe_flip_within_the_budget(
 ) -> None:
     """Each matrix on the inputs that it has in our deployment; of the experts those that are used first."""
     model, hardware, calibration = tiny
-    tokens = token_blocks(model, model.texts("evaluation"), 64, 2).tokens[:, :-1]
+    tokens = token_blocks(model, model.texts("evaluation"), 32, 2).tokens[:, :-1]
     placement = everything_analog(model)
     inputs: dict[str, tuple[Tensor, ...]] = {}
     with deployed(model, placement, hardware, calibration, seed=3), ExitStack() as hooks, torch.no_grad():
@@ -299,7 +299,7 @@ def test_codes_of_tiny_olmoe_flip_within_the_budget(
                 inner = settled(apply_gate(module.original, gate_up), hardware, ranges_of[expert])
                 expected = reference(inner, target[expert], weight[expert], hardware, ranges_of[expert])
                 judge(expected, module.products("down_proj")[expert](inner))
-    assert codes > 500_000
+    assert codes > 300_000
     assert doubtful <= DOUBTFUL * codes
     assert flipped <= FLIPPED * codes
 
@@ -309,7 +309,7 @@ def test_flipped_codes_change_tiny_olmoe_as_other_rounding_would(
     simulator: Simulator, tiny: tuple[Model, Hardware, Calibration]
 ) -> None:
     model, hardware, calibration = tiny
-    tokens = token_blocks(model, model.texts("evaluation"), 128, 12).tokens
+    tokens = token_blocks(model, model.texts("evaluation"), 128, 6).tokens
     placement = everything_analog(model)
 
     def results() -> tuple[Tensor, Tensor]:
@@ -390,15 +390,14 @@ def refused(**given: Any) -> None:
 
 
 def test_what_cannot_be_deployed_on_a_peer_is_refused() -> None:
-    other_layout, halved = small_model(), small_model()
-    experts = other_layout.network.get_submodule(other_layout.map.moe_layers[0].experts)
-    experts.register_parameter("gate_up_proj_bias", nn.Parameter(torch.zeros(1)))
+    halved = small_model()
     halved.network.bfloat16()
+    other_layouts = [as_model(network_of(OTHER_CONFIGS[name])) for name in ("gpt_oss", "list_moe")]
     cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"simulator": "spice"}, "simulator is 'spice': give one of aihwkit, lightning"),
         ({"hardware": Hardware(adc_bits=None)}, "dac_bits and adc_bits"),
         ({"hardware": Hardware(dac_bits=None)}, "dac_bits and adc_bits"),
-        ({"model": other_layout}, "gate_up_proj_bias.*choose such a model"),
+        *(({"model": model}, "is not laid out as in OLMoE") for model in other_layouts),
         ({"model": halved}, "bfloat16: load it in torch.float32"),
         ({"placement": Placement((6,), ((),))}, "placement.num_experts"),
         ({"calibration": Calibration({}, Hardware(dac_bits=7))}, "calibration is for"),
