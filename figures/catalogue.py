@@ -98,7 +98,7 @@ EXHIBITS = (
         title="A multiple-choice task through lm-eval: what noise takes, and what digital experts give back",
         experiment="realmodels.experiments.tasks",
         drawing="figures.tasks",
-        times={"quick": "20 s on 2 cores", "default": "3 min on 2 cores", "full": "3 min on an H100"},
+        times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "8 min on an H100"},
     ),
     Exhibit(
         name="figure-peers",

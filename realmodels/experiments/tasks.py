@@ -85,7 +85,7 @@ class Preset:
 PRESETS = {
     "quick": Preset((2.5,), 2, 40),
     "default": Preset((1.5, 2.5), 4, 200),
-    "full": Preset((1.5, 2.5), 16, None),
+    "full": Preset((1.5, 2.5), 8, None),
 }
 
 
