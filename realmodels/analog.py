@@ -279,7 +279,10 @@ class AnalogLinear(_Analog):
     def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
         """Programs the weights with fresh noise."""
         target = self.weight.detach()
-        programmed, crossbars = program(target, self.hardware, generator, mirrored=mirrored), self.crossbars["weight"]
+        programmed, crossbars = (
+            program(target, self.hardware, generator, mirrored=mirrored),
+            self.crossbars["weight"],
+        )
         if crossbars.has_converters:
             crossbars.program(target[None, None], programmed[None, None])
         else:

@@ -27,10 +27,12 @@ from transformers import (
     Qwen2MoeConfig,
     Qwen3MoeConfig,
 )
-from transformers.models.aria.modeling_aria import AriaExperts
 from transformers.models.auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.models.openai_privacy_filter.modeling_openai_privacy_filter import (
+    OpenAIPrivacyFilterExperts,
+)
 
 from realmodels.deepseek_moe import DeepseekConfig
 from realmodels.families import describe
@@ -231,9 +233,13 @@ def unfused(experts: Any, number: int) -> tuple[Matrix, ...]:
             Matrix(gate_up[:, 1::2].T, bias[1::2]),
             Matrix(down.T, experts.down_proj_bias[number]),
         )
-    if isinstance(experts, AriaExperts):  # x @ gate_up: first gate, then up
-        inner = gate_up.shape[1] // 2
-        return Matrix(gate_up[:, :inner].T), Matrix(gate_up[:, inner:].T), Matrix(down.T)
+    if isinstance(experts, OpenAIPrivacyFilterExperts):  # the same, but first gate, then up
+        inner, bias = gate_up.shape[1] // 2, experts.gate_up_proj_bias[number]
+        return (
+            Matrix(gate_up[:, :inner].T, bias[:inner]),
+            Matrix(gate_up[:, inner:].T, bias[inner:]),
+            Matrix(down.T, experts.down_proj_bias[number]),
+        )
     inner = gate_up.shape[0] // 2  # gate_up @ x: first gate, then up
     return Matrix(gate_up[:inner]), Matrix(gate_up[inner:]), Matrix(down)
 

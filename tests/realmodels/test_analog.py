@@ -12,10 +12,12 @@ from adc_parity import reference, settled
 from hypothesis import given, settings
 from small_models import Matrix, unfused
 from torch import Tensor, nn
-from transformers.models.aria.modeling_aria import AriaExperts
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.models.olmoe.configuration_olmoe import OlmoeConfig
 from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
+from transformers.models.openai_privacy_filter.modeling_openai_privacy_filter import (
+    OpenAIPrivacyFilterExperts,
+)
 
 from realmodels import analog
 from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, Ranges, for_experts
@@ -46,7 +48,11 @@ def fused_experts(
     return module.to(dtype)
 
 
-LAYOUTS: dict[str, type[Any]] = {"olmoe": OlmoeExperts, "aria": AriaExperts, "gpt_oss": GptOssExperts}
+LAYOUTS: dict[str, type[Any]] = {
+    "olmoe": OlmoeExperts,
+    "gpt_oss": GptOssExperts,
+    "openai_privacy_filter": OpenAIPrivacyFilterExperts,
+}
 
 
 def in_layout(experts: Any, name: str) -> Any:
@@ -58,7 +64,6 @@ def in_layout(experts: Any, name: str) -> Any:
         hidden_act="silu",
         num_experts=number,
         num_local_experts=number,
-        moe_num_experts=number,
         swiglu_alpha=1.702,
         swiglu_limit=7.0,
         _experts_implementation=experts.config._experts_implementation,
@@ -200,6 +205,9 @@ def exact_experts(generator: torch.Generator, layout: str = "olmoe") -> Any:
     experts.act_fn = nn.Identity()
     if layout == "gpt_oss":
         experts._apply_gate = lambda both: both[..., ::2] * both[..., 1::2]
+    if layout == "openai_privacy_filter":
+        experts._apply_gate = lambda both: both[..., :INNER] * both[..., INNER:]
+    if layout != "olmoe":
         for name, step in (("gate_up_proj_bias", 2), ("down_proj_bias", 4)):
             bias = experts.get_parameter(name)
             bias.data = torch.randint(-5, 6, bias.shape, generator=generator) / step
@@ -301,7 +309,7 @@ def test_bfloat16_model_computes_codes_in_fp32(digital: list[int], layout: str) 
     # weighting and the sums of k = 2 terms: 7 roundings, and every path of the triple product adds up to the
     # same in |.|. Adding a bias to gate, up and down is one more each.
     magnitude = expected_layer(_absolute(experts), digital, NO_CONVERTERS, (hidden.abs(), index, weights))
-    unit = 2.0**-9 * (10 if layout == "gpt_oss" else 7)
+    unit = 2.0**-9 * (7 if layout == "olmoe" else 10)
     assert ((output.double() - expected).abs() <= unit / (1 - unit) * magnitude).all()
 
 
