@@ -10,7 +10,6 @@ linear layer with inputs of its own, has a standard deviation of its own, and so
 `nn.ModuleList`, which have DACs of their own. The search is on a geometric grid that begins where nothing saturates.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,27 +83,26 @@ def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibra
 
 @dataclass
 class _Call:
-    """One call of a module: up to ROWS rows of each input, and of the gradient of the summed loss at its output."""
+    """Some rows of the inputs of one call of a module, and of the gradient of the summed loss at its output."""
 
     inputs: tuple[Tensor, ...]
     gradient: Tensor | None = None
 
 
 def _record(model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"]) -> dict[str, list[_Call]]:
-    """Calls of the modules that can be analog, by name."""
-    network, layers = model.network, model.map.moe_layers
-    share = min(1.0, ROWS / tokens[:, 1:].numel())
+    """Calls of the modules that can be analog, by name: of all tokens ROWS rows, of some tokens so large a share."""
+    network, layers, count = model.network, model.map.moe_layers, tokens[:, 1:].numel()
     calls: dict[str, list[_Call]] = {}
 
     def hook(name: str) -> Any:
         def record(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
             if not output.numel():
                 return  # an expert without tokens
-            call = _Call(tuple(_spread(each.detach(), share) for each in given))
+            call = _Call(tuple(_spread(each.detach(), count) for each in given))
             calls.setdefault(name, []).append(call)
 
             def at_output(gradient: Tensor) -> None:
-                call.gradient = _spread(gradient, share)
+                call.gradient = _spread(gradient, count)
 
             output.register_hook(at_output)
 
@@ -187,10 +185,10 @@ def _joined(calls: Sequence[_Call]) -> tuple[tuple[Tensor, ...], Tensor]:
     return tuple(map(torch.cat, zip(*(call.inputs for call in calls), strict=True))), torch.cat(gradients)
 
 
-def _spread(values: Float[Tensor, "*tokens width"], share: float) -> Float[Tensor, "rows width"]:
-    """This share of the rows, evenly spread."""
+def _spread(values: Float[Tensor, "*tokens width"], all_tokens: int) -> Float[Tensor, "rows width"]:
+    """ROWS of all tokens, or so large a share of some tokens: evenly spread, rounded up."""
     rows = values.reshape(-1, values.shape[-1])
-    count = math.ceil(share * len(rows))
+    count = min(len(rows), -(-len(rows) * ROWS // all_tokens))
     return rows[torch.arange(count, device=rows.device) * len(rows) // count]
 
 

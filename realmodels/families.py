@@ -195,8 +195,9 @@ class ModelMap:
 
 def describe(network: nn.Module) -> ModelMap:
     """The map of an undeployed model; InputError if it has no experts, or a part of no known kind."""
-    fused = {name: module for name, module in network.named_modules() if _is_fused_experts(module)}
-    layouts = {name: fused_layout(module) for name, module in fused.items()}
+    layouts = {
+        name: fused_layout(module) for name, module in network.named_modules() if _is_fused_experts(module)
+    }
     layers = tuple(
         layer
         for name, module in network.named_modules()
@@ -285,7 +286,7 @@ def _moe_layer(
         and weight.shape[0] == num_experts
         and not isinstance(sibling, nn.Embedding)
     ]
-    if linears and not (routers and all(linears)):
+    if name not in layouts and not (routers and any(linears)):
         return None  # any other list of modules
     if len(routers) != 1:
         raise InputError(

@@ -17,9 +17,8 @@ from theory.errors import InputError
 from theory.placement import STRATEGIES, Strategy
 from theory.score import maxnn_score, neuron_norms
 
-ANSWER = (
-    2.0**10
-)  # of probed experts: exact, far above what else a block adds, far below fp16's largest number
+# Of probed experts: a power of two, far above what else a block adds, far below fp16's largest number.
+ANSWER = 2.0**10
 LINEAR = 2.0**-6  # of probed blocks, with bf16's rounding in mind
 
 

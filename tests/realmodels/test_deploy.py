@@ -737,7 +737,7 @@ def test_programming_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     model = fresh()
     before = modules(model)
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(AnalogExperts, "program", fail)

@@ -414,11 +414,14 @@ def test_the_router_of_a_list_has_to_be_known() -> None:
         describe(network)
 
 
-@pytest.mark.parametrize("change", ["size", "name"])
+@pytest.mark.parametrize("change", ["size", "name", "none"])
 def test_experts_of_a_list_have_to_be_alike(change: str) -> None:
     network = list_moe()
-    expert = network.model.layers[1].mlp.experts[4]
-    if change == "size":
+    experts = network.model.layers[1].mlp.experts
+    expert = experts[4]
+    if change == "none":  # as one that returns its inputs
+        experts[4] = nn.Identity()
+    elif change == "size":
         expert.up_proj, expert.down_proj = nn.Linear(HIDDEN, 5), nn.Linear(5, HIDDEN)
     else:
         expert.w1 = expert.gate_proj
