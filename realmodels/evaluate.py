@@ -91,15 +91,20 @@ def token_blocks(
     return TokenBlocks(tokens, sum(len(text.encode()) for text in texts) / len(stream))
 
 
+def blocks_per_batch(network: nn.Module, tokens: Int[Tensor, "blocks tokens_plus_1"]) -> int:
+    """How many blocks `block_results` gives the network at once."""
+    device = next(network.parameters()).device
+    return max(1, TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"]) // tokens.shape[1])
+
+
 @torch.no_grad()
 def block_results(
     network: nn.Module, tokens: Int[Tensor, "blocks tokens_plus_1"]
 ) -> tuple[Float[Tensor, " blocks"], Float[Tensor, " blocks"]]:
     """Mean loss (nats per token) and share of correct top-1 predictions of each block, fp64 on the CPU."""
     device = next(network.parameters()).device
-    per_batch = max(1, TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"]) // tokens.shape[1])
     losses, hits = [], []
-    for batch in tokens.to(device).split(per_batch):
+    for batch in tokens.to(device).split(blocks_per_batch(network, tokens)):
         logits = network(input_ids=batch[:, :-1], use_cache=False).logits
         rows_per_chunk = max(1, LOGITS_PER_CHUNK // (logits.shape[1] * logits.shape[2]))
         for scores, target in zip(

@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from realmodels.analog import AnalogExperts
 from realmodels.calibrate import Calibration
 from realmodels.deploy import deploy, reprogram, withdraw
-from realmodels.evaluate import block_results
+from realmodels.evaluate import block_results, blocks_per_batch
 from realmodels.load import Model
 from theory.errors import InputError
 from theory.hardware import Hardware
 from theory.placement import Placement
-
-ROWS_AT_ONCE = {"cpu": 2048, "cuda": 2**17}  # tokens, of all placements together
 
 
 def losses(
@@ -51,7 +49,7 @@ def losses(
                 f"{name} is {given.dtype} of shape {tuple(given.shape)}: give bools (placements, *{shape})"
             )
     copies = torch.zeros_like(digital) if copied is None else copied
-    at_once = max(1, ROWS_AT_ONCE.get(model.network.device.type, ROWS_AT_ONCE["cpu"]) // tokens.numel())
+    at_once = max(1, blocks_per_batch(model.network, tokens) // len(tokens))
     found = []
     with _switched(model, hardware, calibration, seed, mirrored, copied is not None, shift) as layers:
         for placed, twice in zip(digital.split(at_once), copies.split(at_once), strict=True):

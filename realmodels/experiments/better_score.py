@@ -114,7 +114,7 @@ PRESETS = {
     "quick": Preset(("tile",), (2.5,), RULE_FRACTIONS, 2, 4, 64, 1, 2, 0),
     "default": Preset(("tile", "column"), (2.5,), RULE_FRACTIONS, 4, 8, 128, 1, 4, 1),
     "full": Preset(
-        ("tile", "column"), (0.5, 1.0, 1.5, 2.5, 4.0), (0.03125, 0.0625, 0.125, 0.25, 0.5), 16, 32, 256, 6, 8, 4,
+        ("tile", "column"), (0.5, 1.5, 2.5, 4.0), (0.03125, 0.0625, 0.125, 0.25, 0.5), 16, 32, 256, 4, 8, 3,
         others=True,
     ),
 }  # fmt: skip
