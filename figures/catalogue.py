@@ -105,7 +105,7 @@ EXHIBITS = (
         title="Figure 3 on IBM's simulators: the same programmed weights on ours, aihwkit and aihwkit-lightning",
         experiment="realmodels.experiments.peers",
         drawing="figures.peers",
-        times={"quick": "20 s on 2 cores", "default": "2 min on 2 cores", "full": "10 min on 2 cores"},
+        times={"quick": "30 s on 2 cores", "default": "5 min on 2 cores", "full": "19 min on 2 cores"},
     ),
     Exhibit(
         name="figure-better-score",
@@ -159,7 +159,7 @@ EXHIBITS = (
     ),
     Exhibit(
         name="figure-link-map",
-        title="When does MaxNNScore follow frequency in small language models, and when does MaxNN pay? A map of training",
+        title="When does MaxNNScore follow frequency in small language models, and when does MaxNN pay?",
         experiment="realmodels.experiments.link_map",
         drawing="figures.link_map",
         times={"quick": "1 min on 2 cores", "default": "5 min on 2 cores", "full": "not run yet"},

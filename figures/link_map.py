@@ -25,7 +25,7 @@ def draw(result: Result) -> Figure:
         figure = Figure(figsize=(17, 4.5 + 0.32 * len(last)), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(0.32 * len(last) + 1.5, 3.5))
         correlations, random, load = above.subplots(
-            1, 3, width_ratios=(2 * lengths + len(kinds), len(kinds), len(kinds)), sharey=True
+            1, 3, width_ratios=(2 * lengths + len(kinds), len(kinds), len(kinds))
         )
     labels, values = [], []
     for name in followed:

@@ -91,8 +91,8 @@ class Recipe:
     decay: float = 0.5  # share of the steps, the last ones, in which they fall to 0; constant between
     weight_decay: float = 0.1
     balance: float = 0.01  # weight of a layer's load-balancing loss beside the loss in nats per token
-    # How much an expert's bias moves in a step, up below its fair share of the tokens and down above [Wang et al., 2024];
-    # the bias has a say in which experts are chosen, none in their weights. 0: no bias.
+    # How much an expert's bias moves in a step, up below its fair share of the tokens, down above [Wang et al., 2024].
+    # It has a say in which experts are chosen, none in their weights. 0: no bias.
     balance_bias: float = 0.0
     seed: int = 0
 

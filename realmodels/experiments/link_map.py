@@ -15,7 +15,8 @@ Scores and statistics come from calibration text, losses from evaluation text; n
 - Recovered fraction of the loss, (loss of no digital expert - loss)/(loss of no digital expert - digital loss), means
   over noise draws and text, for 12.5 % and 25 % digital experts: MaxNN, its reverse, RANDOM random ones (mean), load,
   routing weight, expected damage (closed form, with gradient) and measured damage, these two ranked across layers. The
-  last is the best known placement here. Dense modules are digital.
+  last is the best known placement here. Dense modules are digital. Where noise on all experts costs less than HURTS
+  nats per token there is nothing to recover: every fraction is 0 there.
 - Hardware: pcm at c = 2.5 with w_max per tile, column and layer, and, per tile, each other noise at the c at which the
   root mean square of the noise on the experts' weights is that of pcm. Tiles are of a quarter of the hidden size, as
   OLMoE has it; in tiles of 512 one tile would hold a whole matrix of these models, and tile and layer be the same.
@@ -25,25 +26,27 @@ seeds all are.
 
 Rules, fixed before the first run. Intervals are 95 % intervals over training seeds, of what is named or of its mean
 over the design cells, at the end of training unless a length is named.
-1. [paper] MaxNNScore follows token frequency: Spearman above .5 holds, below fails. One finding for each cell of another
-   optimiser (and the base) and each length.
-2. [ours] The experts' optimiser decides: the Spearman with token frequency, and that with load, is larger with only the
-   experts' optimiser changed, and with all changed to SGD, than with AdamW: paired difference above 0 holds, below fails.
+1. [paper] MaxNNScore follows token frequency: Spearman above .5 holds, below fails. One finding for each optimiser (the
+   base is one of them) and length.
+2. [ours] The experts' optimiser decides: the Spearman with token frequency, and that with load, is larger with only
+   the experts' optimiser changed, and with all changed to SGD, than with AdamW: paired difference above 0 holds, below
+   fails.
 3. [ours] Other axes: the same for both ends of each axis (more weight decay, load balancing against none, longer
    training, larger learning rates, more experts, larger vocabulary), the Spearman with load.
 4. [ours] Large neurons matter through w_max and not through frequency: (Spearman with damage) - (Spearman with load)
    above 0 holds, below fails, mean over the design cells; for each granularity.
-5. [paper] MaxNN recovers more than random choice, 12.5 % and 25 %: difference above 0 holds, below fails, mean over the
-   design cells, for each hardware. [ours] The same over load, over its reverse, and of expected damage over MaxNN, 25 %.
+5. [paper] MaxNN recovers more than random choice, 12.5 % and 25 %: difference above 0 holds, below fails, mean over
+   the design cells, for each hardware. [ours] The same over load, over its reverse, and of expected damage over MaxNN,
+   25 %.
 6. [ours] The finer w_max, the less there is in MaxNN: (MaxNN - random) per layer minus per column above 0 holds, below
    fails, 25 %.
 7. [ours] A statistic of a checkpoint, or of it and one batch, tells whether MaxNN will beat load. MaxNN "beats load"
-   where its recovered fraction is the larger one at 25 %, for one model, length and hardware. Candidates: "damage edge"
-   (expected damage of MaxNN's experts minus that of load's, 25 % of each layer, over that of the layer, mean over
-   layers), "rank agreement" (Spearman of MaxNN and load), "spread of MaxNN" and "spread of load" (largest over median, mean
-   over layers; an unused median expert counts as one token). Candidate, threshold and side are those of largest balanced
-   accuracy on the design cells; they are then tested on the fresh cells, each of two changes and with other seeds:
-   balanced accuracy, one for each fresh cell, above .75 holds, below fails.
+   where its recovered fraction is the larger one at 25 %, for one model, length and hardware. Candidates: "damage
+   edge" (expected damage of MaxNN's experts minus that of load's, 25 % of each layer, over that of the layer, mean
+   over layers), "rank agreement" (Spearman of MaxNN and load), "spread of MaxNN" and "spread of load" (largest over
+   median, mean over layers; an unused expert counts as one token). Candidate, threshold and side are those of largest
+   balanced accuracy on the design cells; they are then tested on the fresh cells, each of two changes and with other
+   seeds: balanced accuracy, one for each fresh cell, above .75 holds, below fails.
 """
 
 import hashlib
@@ -80,7 +83,7 @@ from realmodels.statistics import routing, scores
 from theory.errors import InputError
 from theory.evidence import Finding, Result, balanced_accuracy, best_threshold, mean_interval, verdict
 from theory.hardware import PROGRAMMING_NOISE, Granularity, Hardware
-from theory.placement import num_digital, rank
+from theory.placement import rank
 
 Array = NDArray[np.float64]
 
@@ -99,6 +102,7 @@ CORRELATIONS = ("frequency", "load", "damage")
 STATISTICS = ("damage edge", "rank agreement", "spread of MaxNN", "spread of load")
 RANDOM = 4  # random placements
 ALIVE = 0.05  # of the fair share
+HURTS = 0.01  # nats per token
 FRESH_SEED = 100  # of the first seed of the fresh cells
 DAMAGE_SEED = 1000  # of the first noise draw that damage is measured with
 
@@ -240,7 +244,7 @@ PRESETS = {
 
 
 def grid(preset: str, text: str | None = None, device: str = "cpu", seeds: int | None = None) -> list[Config]:
-    """Every training run; `seeds` of each cell (at least 2), `text` a folder with a token folder for each vocabulary."""
+    """Every training run; `seeds` of each cell (at least 2), `text` a folder of token folders."""
     chosen = PRESETS[preset]
     count = chosen.seeds if seeds is None else seeds
     if count < 2:
@@ -416,7 +420,7 @@ def _look(model: Model, frequency: Float[Tensor, " vocabulary"], config: Config)
         found["hardware"].append(
             {
                 "c": hardware.c,
-                "loss": float(noisy[0]),
+                "loss_increase": float(noisy[0]) - digital_loss,
                 "spearman": spearman(maxnn, measured),
                 "recovered": recovered(labels, noisy, digital_loss),
                 "statistics": {
@@ -491,8 +495,12 @@ def placements(
 def recovered(
     labels: Sequence[tuple[float, str]], loss: Float[Tensor, " placements"], digital: float
 ) -> list[dict[str, float]]:
-    """Of every fraction, by name: (loss of none - loss)/(loss of none - digital loss), random ones averaged."""
+    """Of every fraction, by name: (loss of none - loss)/(loss of none - digital loss), random ones averaged.
+
+    0 where that denominator is below HURTS.
+    """
     none = float(loss[0])
+    hurts = none - digital
     found = []
     for fraction in FRACTIONS:
         mean = {
@@ -507,7 +515,7 @@ def recovered(
             )
             for name in PLACEMENTS
         }
-        found.append({name: (none - each) / (none - digital) for name, each in mean.items()})
+        found.append({name: (none - each) / hurts if hurts >= HURTS else 0.0 for name, each in mean.items()})
     return found
 
 
@@ -606,6 +614,9 @@ def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
         quantities = {name: cell.loss(length, name) for name in ("loss", "bits_per_byte", "least_share")}
         quantities |= {f"spearman {name}": cell.spearman(name, length) for name in CORRELATIONS[:2]}
         for number, kind in enumerate(cell.kinds):
+            quantities[f"loss increase, {kind}"] = np.array(
+                [looks[length]["hardware"][number]["loss_increase"] for looks in cell.looks]
+            )
             quantities[f"spearman damage, {kind}"] = cell.spearman("damage", length, number)
             for fraction, name in product(FRACTIONS, PLACEMENTS):
                 quantities[f"{name} {fraction:.1%}, {kind}"] = cell.recovered(name, fraction, number, length)
@@ -747,8 +758,8 @@ def _statistic(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
         "points": [{key: point[key] for key in ("cell", "design", "kind", "gain", name)} for point in points],
     }
     return choice, _judge(
-        f"[ours] MaxNN beats load where {name} is {'at least' if side > 0 else 'at most'} {threshold:.3g}; chosen on the"
-        " design cells, tested on fresh ones",
+        f"[ours] MaxNN beats load where {name} is {'at least' if side > 0 else 'at most'} {threshold:.3g};"
+        " chosen on the design cells, tested on fresh ones",
         f"balanced accuracy, one for each fresh cell (on the design cells {accuracy:.2f})",
         np.array(tested),
         0.75,

@@ -14,7 +14,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeForCausalLM
 
 from realmodels import load, pretrain
-from realmodels.pretrain import Muon, Recipe, Routing, TokenFolder, Training
+from realmodels.pretrain import (
+    SGD,
+    BiasedRouter,
+    Muon,
+    OneRmsAdamW,
+    Recipe,
+    Routing,
+    TokenFolder,
+    Training,
+)
 from theory.errors import InputError
 
 CPU = torch.device("cpu")
@@ -250,6 +259,118 @@ def test_muon_turns_a_first_gradient_into_its_orthogonal_factor() -> None:
         assert torch.nn.functional.cosine_similarity(update.flatten(), (left @ right).flatten(), 0) > 0.97
 
 
+def steps_of(optimiser: torch.optim.Optimizer, parameter: torch.nn.Parameter, gradients: Any) -> torch.Tensor:
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimiser.step()
+    return parameter.detach().clone()
+
+
+def gradients_and_start(seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(3, 2, 4, generator=generator) for _ in range(5)], torch.randn(
+        3, 2, 4, generator=generator
+    )
+
+
+def test_sgd_is_that_of_torch_and_decays_as_adamw_does() -> None:
+    gradients, start = gradients_and_start(0)
+    ours, torchs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    found = steps_of(SGD([{"params": [ours], "lr": 0.3, "weight_decay": 0.0}]), ours, gradients)
+    wanted = steps_of(torch.optim.SGD([torchs], lr=0.3, momentum=pretrain.MOMENTUM), torchs, gradients)
+    torch.testing.assert_close(found, wanted)
+    decayed = torch.nn.Parameter(start.clone())
+    optimiser = SGD([{"params": [decayed], "lr": 0.3, "weight_decay": 0.5}])
+    torch.testing.assert_close(steps_of(optimiser, decayed, gradients[:1]), start * 0.85 - 0.3 * gradients[0])
+
+
+def test_one_rms_is_adamw_where_all_gradients_are_of_one_size() -> None:
+    """There the mean of the squares is each square; torch's own AdamW is the reference, its decay included."""
+    gradients, start = gradients_and_start(1)
+    alike = [gradient.sign() * (1 + number) for number, gradient in enumerate(gradients)]
+    ours, torchs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    found = steps_of(OneRmsAdamW([{"params": [ours], "lr": 0.01, "weight_decay": 0.5}]), ours, alike)
+    reference = torch.optim.AdamW([torchs], lr=0.01, weight_decay=0.5, betas=pretrain.BETAS)
+    torch.testing.assert_close(found, steps_of(reference, torchs, alike))
+
+
+def test_one_rms_steps_are_proportional_to_gradients() -> None:
+    gradients, start = gradients_and_start(2)
+    parameter = torch.nn.Parameter(start.clone())
+    optimiser = OneRmsAdamW([{"params": [parameter], "lr": 0.01, "weight_decay": 0.0}])
+    step = steps_of(optimiser, parameter, gradients[:1]) - start
+    torch.testing.assert_close(step, -0.01 * gradients[0] / gradients[0].square().mean().sqrt())
+
+
+@pytest.mark.parametrize("experts", ["sgd", "adamw_one_rms"])
+def test_only_the_experts_have_their_own_optimiser(tokens: TokenFolder, experts: Any) -> None:
+    """After one step everything else is where AdamW alone takes it, and experts are where their optimiser does."""
+    recipe = replace(TINY, optimiser="adamw", warmup=0.0, weight_decay=0.4, matrix_learning_rate=0.01)
+    stream = tokens.stream("training")
+    one = Training(recipe, stream, CPU, compiled=False)
+    other = Training(
+        replace(recipe, expert_optimiser=experts, sgd_learning_rate=0.5), stream, CPU, compiled=False
+    )
+    start = {name: master.clone() for name, master in other.masters.items()}
+    for training in (one, other):
+        training.advance()
+    for name, master in other.masters.items():
+        gradient = master.grad
+        assert gradient is not None
+        if ".experts." not in name:
+            assert torch.equal(master, one.masters[name])
+            continue
+        rms = gradient.square().mean().sqrt() + pretrain.EPSILON
+        step = 0.5 * gradient if experts == "sgd" else 0.01 * gradient / rms
+        torch.testing.assert_close(master, start[name] * (1 - 0.01 * 0.4) - step)
+
+
+def test_sgd_is_for_everything(tokens: TokenFolder) -> None:
+    recipe = replace(TINY, optimiser="sgd", warmup=0.0, weight_decay=0.4, sgd_learning_rate=0.5)
+    training = Training(recipe, tokens.stream("training"), CPU, compiled=False)
+    start = {name: master.clone() for name, master in training.masters.items()}
+    training.advance()
+    for name, master in training.masters.items():
+        assert master.grad is not None
+        rate = recipe.matrix_learning_rate if pretrain._is_matrix(name, master) else recipe.learning_rate
+        shrunk = start[name] * (1 - rate * 0.4 * (master.ndim > 1))
+        torch.testing.assert_close(master, shrunk - 0.5 * master.grad)
+
+
+def test_biased_routers_choose_by_the_bias_and_weigh_without_it(tokens: TokenFolder) -> None:
+    recipe = replace(TINY, balance=0.0, balance_bias=0.02)
+    training = Training(recipe, tokens.stream("training"), CPU, compiled=False)
+    gates = [layer.mlp.gate for layer in training.model.model.layers]
+    assert all(isinstance(gate, BiasedRouter) and not gate.bias.any() for gate in gates)
+    crops = training.stream[
+        pretrain.crop_starts(len(training.stream), recipe, 0)[:, None] + np.arange(33)
+    ].long()
+    _, _, loads = pretrain.losses(training.model, crops, with_loads=True)
+    training.advance()
+    for gate, load in zip(gates, loads, strict=True):
+        torch.testing.assert_close(gate.bias, 0.02 * (1 / TINY.experts - load).sign())
+    gates[0].bias.copy_(torch.tensor([10.0, 10.0, *[0.0] * 6]))
+    batch = crops[:3, :-1]
+    logits, routings = pretrain.forward(training.model, batch)
+    torch.testing.assert_close(logits, training.model(batch).logits)
+    assert set(routings[0].chosen.flatten().tolist()) == {0, 1}
+    weights, chosen = pretrain.choose(gates[0], routings[0].probabilities)
+    own = routings[0].probabilities.gather(1, chosen)
+    torch.testing.assert_close(weights, own / own.sum(1, keepdim=True))
+
+
+def test_a_bias_keeps_the_load_even(tokens: TokenFolder) -> None:
+    stream = torch.from_numpy(tokens.stream("calibration").astype(np.int64))
+    least = []
+    for bias in (0.0, 0.01):
+        recipe = replace(TINY, balance=0.0, balance_bias=bias, steps=60)
+        training = Training(recipe, tokens.stream("training"), CPU, compiled=False)
+        for _ in range(recipe.steps):
+            training.advance()
+        least.append(min(pretrain.held_out(training.model, stream, TINY.context).balance()))
+    assert least[1] > least[0] + 0.1
+
+
 def test_rates_rise_stay_and_fall_to_zero() -> None:
     recipe = replace(TINY, steps=100, warmup=0.1, decay=0.4)
     rates = [recipe.rate(step) for step in range(101)]
@@ -275,6 +396,8 @@ def test_recipes_are_read_from_files_and_overrides(tmp_path: Path) -> None:
         ("learning_rate=NaN", "learning_rate is nan"),
         ("normalise_top_k=1", "normalise_top_k is 1; give true or false"),
         ("optimiser=lion", "optimiser is 'lion'; allowed: adamw, muon, sgd"),
+        ("expert_optimiser=muon", "expert_optimiser is 'muon'; allowed: same, sgd, adamw_one_rms"),
+        ("sgd_learning_rate=0", "sgd_learning_rate is 0; give a number above 0"),
         ("family=llama", "family is 'llama'; allowed: olmoe, deepseek"),
         ("shared_experts=1", "shared_experts is 1; give 0, or family=deepseek"),
         ("dense_layers=-1", "dense_layers is -1; give an integer of at least 0"),
@@ -289,6 +412,15 @@ def test_recipes_are_read_from_files_and_overrides(tmp_path: Path) -> None:
 def test_bad_recipes_are_refused(entry: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Recipe.read(None, [entry])
+
+
+def test_recipes_that_contradict_themselves_are_refused(tokens: TokenFolder, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="sgd is for everything; give same"):
+        Recipe(optimiser="sgd", expert_optimiser="adamw_one_rms")
+    with pytest.raises(InputError, match="give 0, or family=olmoe"):
+        Recipe(family="deepseek", balance_bias=0.1)
+    with pytest.raises(InputError, match="can hold the bias; give 0"):
+        pretrain.train(tokens, tmp_path, replace(TINY, balance_bias=0.1), CPU)
 
 
 def test_bad_folders_are_refused(tokens: TokenFolder, trained: Path, tmp_path: Path) -> None:
