@@ -105,7 +105,7 @@ EXHIBITS = (
         title="Figure 3 on IBM's simulators: the same programmed weights on ours, aihwkit and aihwkit-lightning",
         experiment="realmodels.experiments.peers",
         drawing="figures.peers",
-        times={"quick": "30 s on 2 cores", "default": "5 min on 2 cores", "full": "19 min on 2 cores"},
+        times={"quick": "30 s on 2 cores", "default": "2 min on 2 cores", "full": "19 min on 2 cores"},
     ),
     Exhibit(
         name="figure-better-score",
