@@ -23,7 +23,8 @@ def draw(result: Result) -> Figure:
     followed = ["frequency", "load", *(f"damage, {kind}" for kind in kinds)]
     with sns.axes_style("white"), sns.plotting_context("paper"):
         figure = Figure(figsize=(17, 4.5 + 0.32 * len(last)), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=(0.32 * len(last) + 1.5, 3.5))
+        parts: Any = figure.subfigures(2, 1, height_ratios=(0.32 * len(last) + 1.5, 3.5))
+        above, below = parts
         correlations, random, load = above.subplots(
             1, 3, width_ratios=(2 * lengths + len(kinds), len(kinds), len(kinds))
         )
