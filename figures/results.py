@@ -26,14 +26,15 @@ def row(finding: Finding) -> str:
 
 
 def counts(result: Result) -> str:
-    """How many findings have which verdict."""
+    """How many findings have which verdict, and whether they are of a smaller preset than full."""
     found = Counter(finding.verdict for finding in result.findings)
     plural = {"holds": "hold", "fails": "fail"}
-    return ", ".join(
+    counted = ", ".join(
         f"{found[verdict]} {verdict if found[verdict] == 1 else plural.get(verdict, verdict)}"
         for verdict in get_args(Verdict)
         if found[verdict]
     )
+    return counted if result.preset == "full" else f"{counted} ({result.preset} preset only)"
 
 
 def overview(exhibits: Sequence[Exhibit], data: Traversable) -> str:
