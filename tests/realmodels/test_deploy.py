@@ -274,7 +274,8 @@ def test_state_dict_and_checkpoint_are_the_digital_ones(name: str, tmp_path: Pat
     reloaded = load(save(model.network, tmp_path))
     assert equal(state(reloaded), digital)
     withdraw(model)
-    assert torch.equal(logits(reloaded), logits(model))
+    # Weights that a file was mapped to need not be aligned as others are, and sums then round differently.
+    assert torch.allclose(logits(reloaded), logits(model), rtol=0, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------- what it computes

@@ -44,7 +44,11 @@ def routed(model: Model) -> tuple[list[Tensor], list[Tensor]]:
     weights: list[Tensor] = []
 
     def watch(_: Any, __: Any, output: Any) -> None:
-        weight, index = output.float().softmax(-1).topk(TOP_K) if isinstance(output, Tensor) else output[1:]
+        if isinstance(output, Tensor):
+            weight, index = output.float().softmax(-1).topk(TOP_K)
+        else:  # logits are beside these two, in an order that is not the same in all releases
+            (index,) = (each for each in output if not each.is_floating_point())
+            (weight,) = (each for each in output if each.is_floating_point() and each.shape == index.shape)
         weights.append(weight)
         indices.append(index)
 
