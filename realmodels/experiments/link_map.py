@@ -106,6 +106,10 @@ HURTS = 0.01  # nats per token
 FRESH_SEED = 100  # of the first seed of the fresh cells
 DAMAGE_SEED = 1000  # of the first noise draw that damage is measured with
 
+# In 100 steps of small models, SGD learned most at a rate of .1 (Recipe's), of .03, .1, .3 and 1. Experts alone hardly
+# grow at such rates: in 80 steps their norm went from 6.04 to 6.06 at .3, to 6.25 at 1, and at 3 to 20 with dead ones.
+EXPERT_SGD_RATE = 1.0
+
 BASE = "muon"
 ADAMW = "AdamW"
 OPTIMISERS = (BASE, ADAMW, "SGD", "AdamW, experts SGD", "AdamW, experts one RMS")
@@ -134,7 +138,9 @@ CHANGES: dict[str, Callable[[Recipe], Recipe]] = {
     BASE: lambda recipe: recipe,
     ADAMW: lambda recipe: replace(recipe, optimiser="adamw"),
     "SGD": lambda recipe: replace(recipe, optimiser="sgd"),
-    "AdamW, experts SGD": lambda recipe: replace(recipe, optimiser="adamw", expert_optimiser="sgd"),
+    "AdamW, experts SGD": lambda recipe: replace(
+        recipe, optimiser="adamw", expert_optimiser="sgd", sgd_learning_rate=EXPERT_SGD_RATE
+    ),
     "AdamW, experts one RMS": lambda recipe: replace(
         recipe, optimiser="adamw", expert_optimiser="adamw_one_rms"
     ),
