@@ -129,17 +129,21 @@ class _Crossbars(nn.Module):
         width = min(self.hardware.tile_size, inputs)
         slices = math.ceil(inputs / width)
         tiles = _cut(programmed, slices, width)
-        gap = ROW_GAP if width % ROW_GAP_PERIOD == 0 else 0
-        weight = programmed.new_empty(slices, *target.shape[:3], width + gap)[..., :width]
-        weight.copy_(tiles.permute(3, 0, 1, 2, 4))
+        shape = (slices, *target.shape[:3], width)
+        weight = None if self.weight is None else self.weight.unflatten(2, target.shape[1:3])
+        if weight is None or weight.shape != shape or weight.dtype != programmed.dtype:
+            gap = ROW_GAP if width % ROW_GAP_PERIOD == 0 else 0
+            weight = programmed.new_empty(*shape[:-1], width + gap)[..., :width]
+        tiles = tiles.permute(3, 0, 1, 2, 4)
         if self.adc_levels is None:
+            weight.copy_(tiles)
             self.scale = code_value.transpose(0, 1)
         else:
             w_max = largest_weights(target, self.hardware).to(weight.dtype)
             # (experts, matrices, out, slices)
             step = w_max * of_experts(self.lam * self.input_bound / self.adc_levels)
             gain = torch.where(step > 0, code_value / step, 0)  # a tile of zeros has no scale and gives zeros
-            weight *= gain.permute(3, 0, 1, 2).unsqueeze(-1)
+            torch.mul(tiles, gain.permute(3, 0, 1, 2).unsqueeze(-1), out=weight)
             # Runs of outputs with one step: what divides both tile and outputs crosses no border of a tile.
             block = {"column": 1, "layer": outputs, "tile": math.gcd(outputs, self.hardware.tile_size)}
             by_block = step[:, :, :: block[self.hardware.w_max]].flatten(1, 2)

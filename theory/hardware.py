@@ -21,6 +21,10 @@ from theory.strict_json import is_finite, is_whole
 
 Granularity = Literal["tile", "column", "layer"]
 
+# Weights that are programmed at once: on a CPU what stays in its cache, on an accelerator what keeps temporary memory
+# small.
+PROGRAMMED_AT_ONCE = {"cpu": 2**16, "cuda": 2**24}
+
 
 @dataclass(frozen=True)
 class ProgrammingNoise:
@@ -102,7 +106,9 @@ def largest_weights(
     weight: Float[Tensor, "*batch out in"], hardware: Hardware
 ) -> Float[Tensor, "*batch out slices"]:
     """w_max of every output and input slice: the largest |w| of the weights that `hardware.w_max` names."""
-    columns = torch.stack([part.amax(-1) for part in weight.abs().split(hardware.tile_size, -1)], -1)
+    slices = weight.split(hardware.tile_size, -1)
+    # Not of abs(): that would be a copy of all weights.
+    columns = torch.stack([torch.maximum(part.amax(-1), -part.amin(-1)) for part in slices], -1)
     if hardware.w_max == "column":
         return columns
     if hardware.w_max == "layer":
@@ -115,8 +121,13 @@ def programming_sigma(
     weight: Float[Tensor, "*batch out in"], hardware: Hardware
 ) -> Float[Tensor, "*batch out in"]:
     """Standard deviation of every programmed weight, in units of the weight, in fp32 at least."""
-    w_max, r = _w_max_and_r(_precise(weight), hardware)
-    return _sigma(w_max, r, hardware)
+    weight, noise = _precise(weight), PROGRAMMING_NOISE[hardware.programming]
+    inputs = weight.shape[-1]
+    # A slice is at most the whole width: a tile size beyond it costs nothing.
+    width = min(hardware.tile_size, inputs)
+    w_max = largest_weights(weight, hardware).repeat_interleave(width, -1)[..., :inputs]
+    r = torch.where(w_max > 0, weight.abs() / w_max, 0)
+    return torch.where(r < noise.dead_zone, 0, hardware.c * w_max * noise.sigma(r))
 
 
 def program(
@@ -136,9 +147,35 @@ def program(
     if hardware.c == 0:
         return weight.clone()
     noise = torch.randn(weight.shape, dtype=weight.dtype, device=generator.device, generator=generator)
-    w_max, r = _w_max_and_r(weight, hardware)
-    target = torch.where(r < PROGRAMMING_NOISE[hardware.programming].dead_zone, 0, weight)
-    return target + _sigma(w_max, r, hardware) * noise.to(weight.device) * (-1 if mirrored else 1)
+    noise = noise.neg_() if mirrored else noise
+    programmed = noise.to(weight.device)
+    _program(weight, largest_weights(weight, hardware), programmed, hardware)
+    return programmed
+
+
+def _program(
+    weight: Float[Tensor, "*batch out in"],
+    w_max: Float[Tensor, "*batch out slices"],
+    noise: Float[Tensor, "*batch out in"],
+    hardware: Hardware,
+) -> None:
+    """Turns unit noise into target + sigma * noise [`programming_sigma`], in place and block by block."""
+    at_once = PROGRAMMED_AT_ONCE.get(weight.device.type, PROGRAMMED_AT_ONCE["cpu"])
+    if weight.numel() > at_once and len(weight) > 1:
+        size = max(1, at_once // weight[0].numel())
+        for block in zip(weight.split(size), w_max.split(size), noise.split(size), strict=True):
+            _program(*block, hardware)
+        return
+    model = PROGRAMMING_NOISE[hardware.programming]
+    parts = (each.split(hardware.tile_size, -1) for each in (weight, noise))
+    for target, programmed, largest in zip(*parts, w_max.split(1, -1), strict=True):
+        r = target.abs().div_(torch.where(largest > 0, largest, 1))
+        programmed.mul_(model.sigma(r).mul_(hardware.c * largest))
+        if model.dead_zone:
+            dead = r < model.dead_zone
+            programmed.masked_fill_(dead, 0).add_(target.masked_fill(dead, 0))
+        else:
+            programmed.add_(target)
 
 
 def quantise_input(x: Tensor, bound: float | Tensor, bits: int | None) -> Tensor:
@@ -217,20 +254,6 @@ def _fraction(count: int, total: int, bits: int | None) -> float:
 
 def _precise(weight: Tensor) -> Tensor:
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
-
-
-def _w_max_and_r(weight: Tensor, hardware: Hardware) -> tuple[Tensor, Tensor]:
-    """Of every weight: w_max, and |w|/w_max, which is 0 where all weights are."""
-    inputs = weight.shape[-1]
-    # A slice is at most the whole width: a tile size beyond it costs nothing.
-    width = min(hardware.tile_size, inputs)
-    w_max = largest_weights(weight, hardware).repeat_interleave(width, -1)[..., :inputs]
-    return w_max, torch.where(w_max > 0, weight.abs() / w_max, 0)
-
-
-def _sigma(w_max: Tensor, r: Tensor, hardware: Hardware) -> Tensor:
-    noise = PROGRAMMING_NOISE[hardware.programming]
-    return torch.where(r < noise.dead_zone, 0, hardware.c * w_max * noise.sigma(r))
 
 
 def _is_positive(value: object) -> bool:
