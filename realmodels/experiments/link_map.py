@@ -237,11 +237,11 @@ PRESETS = {
         2, (1,), (("pcm", "tile"), ("pcm", "column"), ("pcm", "layer")), 2, 4, 1, 2, 16, 64,
     ),
     "default": Preset(
-        replace(_SMALL_RECIPE, steps=200),
+        replace(_SMALL_RECIPE, steps=80),
         "sympy,networkx",
         OPTIMISERS,
         ((ADAMW, "weight decay 0"), ("no balancing", "rates / 3")),
-        3, (4, 1), KINDS, 4, 8, 1, 4, 4, 128,
+        3, (4, 1), KINDS[:3], 2, 8, 1, 4, 4, 128,
     ),
     "full": Preset(
         _BASE_RECIPE, "", tuple(CHANGES), FRESH, 3, (4, 2, 1), KINDS, 4, 32, 1, 16, 4, 128
