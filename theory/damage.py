@@ -57,7 +57,8 @@ def expected_damage(
         (slope,) = torch.autograd.grad(activation(before).sum(), before)
     active = activation(before.detach())
     gate_variance, up_variance = (
-        product_variance(0, sigma, x, 0) for sigma in (sigma_gate[:, None], sigma_up[:, None])
+        product_variance(weight[:, None], sigma[:, None], x, 0)
+        for weight, sigma in ((gate, sigma_gate), (up, sigma_up))
     )
     variance = gated_variance(slope * factor, active, gate_variance.sum(-1).T, up_variance.sum(-1).T)
     inner = active * factor
