@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from realmodels.devices import device_of, hook_of, weights_of, without_hook
 from realmodels.families import FUSED_WEIGHTS, fused_layout
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights, program
@@ -217,17 +218,23 @@ class _Crossbars(nn.Module):
 
 
 class _Analog(nn.Module):
-    """What analog layers share: the replaced module's own parameters under their names, and crossbars."""
+    """What analog layers share: the replaced module's own parameters under their names, and crossbars.
+
+    If accelerate has a hook on the replaced module, calls run as that hook would run the module's.
+    """
 
     crossbars: Mapping[str, _Crossbars]  # by name of the parameter
+    needs_parameters: bool  # whether a call computes with any of the replaced module's
 
     def __init__(
         self, original: nn.Module, hardware: Hardware, calibration: dict[str, Sequence[LayerCalibration]]
     ) -> None:
         super().__init__()
         self._original = (original,)  # in a tuple: as a submodule its parameters would be counted twice
-        for name, parameter in original.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
+        self._digital = (without_hook(original),)
+        self._parameters = original._parameters  # one dict: moved or fetched, they are the same for both
+        if (hook := hook_of(original)) is not None:
+            self._hf_hook = hook
         crossbars = {name: _Crossbars(hardware, each) for name, each in calibration.items()}
         self.crossbars = nn.ModuleDict(crossbars)  # type: ignore[assignment]
         self.hardware = hardware
@@ -241,8 +248,18 @@ class _Analog(nn.Module):
     @property
     def original(self) -> nn.Module:
         """The replaced module, with the parameters that this one holds now."""
-        self._original[0]._parameters.update(self._parameters)  # moving a model may have replaced them
         return self._original[0]
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        hook = hook_of(self)
+        if hook is None:
+            return super().__call__(*inputs, **named)
+        if self.needs_parameters:
+            inputs, named = hook.pre_forward(self, *inputs, **named)
+            return hook.post_forward(self, super().__call__(*inputs, **named))
+        device = device_of(self)  # nothing has to be fetched, but inputs may be elsewhere
+        there = {name: each.to(device) for name, each in named.items()}
+        return super().__call__(*(each.to(device) for each in inputs), **there)
 
     @property
     def count_saturation(self) -> bool:
@@ -275,14 +292,13 @@ class AnalogLinear(_Analog):
 
     def __init__(self, linear: nn.Linear, hardware: Hardware, calibration: LayerCalibration | None) -> None:
         super().__init__(linear, hardware, {} if calibration is None else {"weight": [calibration]})
-        if linear.bias is None:
-            self.register_parameter("bias", None)
+        self.needs_parameters = not self.is_analog or linear.bias is not None
         self.in_features, self.out_features = linear.in_features, linear.out_features
 
     @torch.no_grad()
     def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
         """Programs the weights with fresh noise."""
-        target = self.weight.detach()
+        target = weights_of(self)["weight"]
         programmed, crossbars = (
             program(target, self.hardware, generator, mirrored=mirrored),
             self.crossbars["weight"],
@@ -296,11 +312,11 @@ class AnalogLinear(_Analog):
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """As `nn.Linear.forward`, in the dtype of `input`."""
         if not self.is_analog:
-            return self.original(input)
+            return self._digital[0](input)
         crossbars = self.crossbars["weight"]
         weight = crossbars.programmed()
         if not crossbars.has_converters:
-            return functional_call(self.original, {"weight": weight.to(self.weight.dtype)}, (input,))
+            return functional_call(self._digital[0], {"weight": weight.to(self.weight.dtype)}, (input,))
         rows = input.reshape(-1, self.in_features)
         output = rows.new_empty(rows.shape[0], self.out_features)
         for part in _passes(rows.shape[0], crossbars.rows_per_pass()):
@@ -354,7 +370,8 @@ class AnalogExperts(_Analog):
             hardware,
             {"gate_up_proj": [gate_up], "down_proj": [down[expert] for expert in self.analog]},
         )
-        sequence = torch.tensor(self.analog + self.digital, device=self.gate_up_proj.device)
+        self.needs_parameters = bool(self.digital) or self.layout.biased
+        sequence = torch.tensor(self.analog + self.digital, device=device_of(experts))
         self.register_buffer("sequence", sequence, persistent=False)
 
     @property
@@ -368,8 +385,9 @@ class AnalogExperts(_Analog):
         Noise is drawn for all experts, gate and up of each and then down of each: it depends neither on the placement
         nor on the layout.
         """
+        weights = weights_of(self)
         for name in FUSED_WEIGHTS:
-            target = self.layout.matrices(name, self.get_parameter(name).detach())
+            target = self.layout.matrices(name, weights[name])
             programmed = program(target, self.hardware, generator, mirrored=mirrored)
             if self.digital:
                 target, programmed = target[self.analog], programmed[self.analog]
@@ -388,10 +406,10 @@ class AnalogExperts(_Analog):
         """As the replaced module's forward, in the dtype of `hidden_states`."""
         gate_up, down = self.crossbars["gate_up_proj"], self.crossbars["down_proj"]
         if not self.analog:
-            return self.original(hidden_states, top_k_index, top_k_weights)
+            return self._digital[0](hidden_states, top_k_index, top_k_weights)
         if not gate_up.has_converters:
             weights = {name: self._swapped(name) for name in self.crossbars}
-            return functional_call(self.original, weights, (hidden_states, top_k_index, top_k_weights))
+            return functional_call(self._digital[0], weights, (hidden_states, top_k_index, top_k_weights))
         tokens, k = top_k_index.shape
 
         # One sort groups the (token, expert) pairs, those of analog experts first.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realmodels.analog import LayerCalibration, Ranges, apply_gate, for_experts, grouped_matmul
+from realmodels.devices import device_of, fetched_again_for_gradients, weights_of
 from realmodels.evaluate import BLOCK_TOKENS, token_blocks
 from realmodels.families import FUSED_WEIGHTS, fused_layout
 from realmodels.load import Model
@@ -72,7 +73,7 @@ def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibra
     model.require_digital()
     length = min(BLOCK_TOKENS, model.context)
     tokens = token_blocks(model, texts, length, max(2, CALIBRATION_TOKENS // length)).tokens
-    calls = _record(model, tokens.to(model.network.device))
+    calls = _record(model, tokens.to(device_of(model.network)))
     found: dict[str, Ranges] = {}
     for names, layer in _layers(model, calls):
         ranges = _search(names[0], layer, hardware)
@@ -98,7 +99,8 @@ def _record(model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"]) -> dict[s
         def record(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
             if not output.numel():
                 return  # an expert without tokens
-            call = _Call(tuple(_spread(each.detach(), count) for each in given))
+            # The inputs may come from another device: accelerate moves them after this hook.
+            call = _Call(tuple(_spread(each.detach(), count).to(output.device) for each in given))
             calls.setdefault(name, []).append(call)
 
             def at_output(gradient: Tensor) -> None:
@@ -112,11 +114,12 @@ def _record(model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"]) -> dict[s
     names += [name for layer in layers for expert in layer.linears for name in expert]
     handles = [network.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), fetched_again_for_gradients(network):
             # Parameters need no gradient, but what is computed from these embeddings has one.
             embedded = network.get_input_embeddings()(tokens[:, :-1]).requires_grad_()
             logits = network(inputs_embeds=embedded, use_cache=False).logits
-            F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="sum").backward()
+            targets = tokens[:, 1:].flatten().to(logits.device)
+            F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum").backward()
     finally:
         for handle in handles:
             handle.remove()
@@ -147,7 +150,8 @@ def _linear_layer(
     parts = [calls.get(name, []) for name in names]
     counts = torch.tensor([sum(len(call.inputs[0]) for call in part) for part in parts])
     (rows, *_), gradient = _joined([call for part in parts for call in part])
-    weight = torch.stack([model.network.get_parameter(f"{name}.weight").detach() for name in names]).float()
+    weights = [weights_of(model.network.get_submodule(name))["weight"] for name in names]
+    weight = torch.stack(weights).float()
     ends = counts.cumsum(0).int().to(rows.device)
     return _Layer(rows.float(), weight, ends, gradient.float().square(), own_inputs=own_inputs)
 
@@ -156,7 +160,7 @@ def _fused_layers(experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tens
     """gate_up and down of a fused experts module, from the gradient at its output."""
     hidden, index, weights = inputs[:3]
     layout = fused_layout(experts)
-    weight = {name: experts.get_parameter(name).detach().float() for name in FUSED_WEIGHTS}
+    weight = {name: each.float() for name, each in weights_of(experts).items()}
     expert, order = index.flatten().sort()
     token = order // index.shape[1]
     ends = expert.bincount(minlength=len(weight["down_proj"])).cumsum(0).int()
@@ -165,7 +169,7 @@ def _fused_layers(experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tens
     with torch.enable_grad():
         both = grouped_matmul(rows, layout.rows(weight["gate_up_proj"]), ends)
         if layout.biased:
-            both = both + experts.get_parameter("gate_up_proj_bias").detach().float()[expert]
+            both = both + weight["gate_up_proj_bias"][expert]
         inner = apply_gate(experts, both.requires_grad_())
         inner_gradient = grouped_matmul(down_gradient, down.mT.contiguous(), ends)
         (both_gradient,) = torch.autograd.grad(inner, both, inner_gradient)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from realmodels.analog import apply_gate, grouped_matmul
 from realmodels.calibrate import CALIBRATION_TOKENS
+from realmodels.devices import device_of, fetched_again_for_gradients, weights_of
 from realmodels.evaluate import BLOCK_TOKENS, token_blocks
 from realmodels.families import FUSED_WEIGHTS, fused_layout
 from realmodels.load import Model
@@ -36,12 +37,12 @@ def expected_damage(
         raise InputError(f"{model.name} has experts in an nn.ModuleList: expected_damage takes fused ones")
     length = min(BLOCK_TOKENS, model.context)
     tokens = token_blocks(model, texts, length, max(2, CALIBRATION_TOKENS // length)).tokens
-    calls = _record(model, tokens.to(model.network.device), gradient)
+    calls = _record(model, tokens.to(device_of(model.network)), gradient)
     damages = [
         _layer(model.network.get_submodule(layer.experts), *call, hardware)
         for layer, call in zip(model.map.moe_layers, calls, strict=True)
     ]
-    return torch.stack(damages).cpu() / tokens[:, 1:].numel()
+    return torch.stack([each.cpu() for each in damages]) / tokens[:, 1:].numel()
 
 
 def _record(
@@ -52,7 +53,8 @@ def _record(
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-        inputs.append(tuple(each.detach() for each in given[:3]))
+        # The inputs may come from another device: accelerate moves them after this hook.
+        inputs.append(tuple(each.detach().to(output.device) for each in given[:3]))
         outputs.append(output)
 
     handles = [
@@ -60,11 +62,12 @@ def _record(
         for layer in model.map.moe_layers
     ]
     try:
-        with torch.set_grad_enabled(gradient):
+        with torch.set_grad_enabled(gradient), fetched_again_for_gradients(model.network):
             # Parameters need no gradient, but what is computed from these embeddings has one.
             embedded = model.network.get_input_embeddings()(tokens[:, :-1]).detach().requires_grad_(gradient)
             logits = model.network(inputs_embeds=embedded, use_cache=False).logits
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="sum")
+            targets = tokens[:, 1:].flatten().to(logits.device)
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")
             gradients = torch.autograd.grad(loss, outputs) if gradient else [None] * len(outputs)
     finally:
         for handle in handles:
@@ -78,9 +81,8 @@ def _layer(
     """Sum over the tokens."""
     hidden, index, weights = inputs
     layout = fused_layout(experts)
-    gate_up, down = (
-        layout.matrices(name, experts.get_parameter(name).detach().float()) for name in FUSED_WEIGHTS
-    )
+    own_weights = {name: each.float() for name, each in weights_of(experts).items()}
+    gate_up, down = (layout.matrices(name, own_weights[name]) for name in FUSED_WEIGHTS)
     down = down.squeeze(1)
     expert, order = index.flatten().sort()
     token = order // index.shape[1]
@@ -89,10 +91,7 @@ def _layer(
     with torch.enable_grad():
         both = grouped_matmul(rows, gate_up.flatten(1, 2), ends)
         if layout.biased:
-            both = (
-                both
-                + layout.gate_then_up(experts.get_parameter("gate_up_proj_bias").detach().float())[expert]
-            )
+            both = both + layout.gate_then_up(own_weights["gate_up_proj_bias"])[expert]
         inner = apply_gate(experts, layout.stored_order(both.requires_grad_()))
         (slopes,) = torch.autograd.grad(inner.sum(), both)  # inner j depends on gate j and up j alone
     with torch.no_grad():

@@ -15,6 +15,7 @@ from torch import nn
 
 from realmodels.analog import AnalogExperts, AnalogLinear, for_experts
 from realmodels.calibrate import Calibration, calibrate
+from realmodels.devices import device_of
 from realmodels.families import DENSE_KINDS, FUSED_WEIGHTS, NEVER_ANALOG_KINDS
 from realmodels.load import Model
 from theory.errors import InputError
@@ -146,7 +147,7 @@ def _analog_linear(
 def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int, mirrored: bool = False) -> None:
     if not module.is_analog:
         return
-    device = next(module.parameters()).device
+    device = device_of(module)
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big", signed=True))
     module.program(generator, mirrored=mirrored)
@@ -171,33 +172,37 @@ def _account(model: Model, placement: Placement, linears: tuple[str, ...]) -> De
     """Every parameter once; one with two uses (a tied LM head) is analog if one of them is."""
     kinds = ("experts", *DENSE_KINDS, *NEVER_ANALOG_KINDS)
     counts = {kind: dict.fromkeys(STATUSES, 0) for kind in kinds}
-    seen: set[int] = set()
+    # By name: offloaded parameters with two uses are two empty ones.
+    same = model.network.all_tied_weights_keys
+    seen: set[str] = set()
 
-    def add(kind: str, status: str, parameter: nn.Parameter, count: int | None = None) -> None:
-        if count is not None or id(parameter) not in seen:
-            counts[kind][status] += parameter.numel() if count is None else count
-        seen.add(id(parameter))
+    def add(kind: str, status: str, name: str, count: int | None = None) -> None:
+        first = same.get(name, name)
+        if count is not None or first not in seen:
+            counts[kind][status] += model.network.get_parameter(name).numel() if count is None else count
+        seen.add(first)
 
     for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
         for name in () if layer.linears else layer.weights:
-            parameter = model.network.get_parameter(name)
-            each = parameter.numel() // layer.num_experts
-            add("experts", "analog", parameter, each * (layer.num_experts - len(digital)))
-            add("experts", "digital by placement", parameter, each * len(digital))
+            each = model.network.get_parameter(name).numel() // layer.num_experts
+            add("experts", "analog", name, each * (layer.num_experts - len(digital)))
+            add("experts", "digital by placement", name, each * len(digital))
         for expert, names in enumerate(layer.linears):
             for name in names:
-                parameter = model.network.get_parameter(f"{name}.weight")
-                add("experts", "digital by placement" if expert in digital else "analog", parameter)
+                add("experts", "digital by placement" if expert in digital else "analog", f"{name}.weight")
     for analog in (True, False):  # analog uses first
         for kind, names in model.map.dense.items():
             for name in names:
                 if (name in linears) == analog:
-                    parameter = model.network.get_parameter(f"{name}.weight")
-                    add(kind, "analog" if analog else "digital by placement", parameter)
+                    add(kind, "analog" if analog else "digital by placement", f"{name}.weight")
     for kind, names in model.map.never_analog.items():
         for name in names:
-            add(kind, "never analog", model.network.get_parameter(name))
-    total = sum(parameter.numel() for parameter in model.network.parameters())
+            add(kind, "never analog", name)
+    total = sum(
+        parameter.numel()
+        for name, parameter in model.network.named_parameters(remove_duplicate=False)
+        if name not in same
+    )
     report = DeploymentReport({kind: each for kind, each in counts.items() if any(each.values())}, total)
     counted = sum(report.count(status) for status in STATUSES)
     if counted != total:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from realmodels.devices import device_of
 from realmodels.load import Model
 from theory.errors import InputError
 from theory.evidence import Interval, mean_interval
@@ -93,7 +94,7 @@ def token_blocks(
 
 def blocks_per_batch(network: nn.Module, tokens: Int[Tensor, "blocks tokens_plus_1"]) -> int:
     """How many blocks `block_results` gives the network at once."""
-    device = next(network.parameters()).device
+    device = device_of(network)
     return max(1, TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"]) // tokens.shape[1])
 
 
@@ -102,7 +103,7 @@ def block_results(
     network: nn.Module, tokens: Int[Tensor, "blocks tokens_plus_1"]
 ) -> tuple[Float[Tensor, " blocks"], Float[Tensor, " blocks"]]:
     """Mean loss (nats per token) and share of correct top-1 predictions of each block, fp64 on the CPU."""
-    device = next(network.parameters()).device
+    device = device_of(network)
     losses, hits = [], []
     for batch in tokens.to(device).split(blocks_per_batch(network, tokens)):
         logits = network(input_ids=batch[:, :-1], use_cache=False).logits

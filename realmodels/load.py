@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import logging as standard_logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from realmodels import (
     text,
 )
 from realmodels.analog import AnalogExperts, AnalogLinear
+from realmodels.devices import weights_of
 from realmodels.families import ModelMap, describe
 from theory.errors import InputError
 
@@ -75,16 +77,38 @@ def load(
     name_or_path: str | Path = DEFAULT_MODEL,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    *,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    offload_folder: str | Path | None = None,
 ) -> Model:
     """A causal MoE language model, ready for inference.
 
     name_or_path: the name of an embedded checkpoint, a folder with config.json, tokenizer and *.safetensors, or
     a hub id, which needs a network or hub cache. dtype: of all parameters; converters compute in fp32 anyway.
+
+    device "auto": over all GPUs, what does not fit on them in CPU memory, and the rest on disk, from where it is read
+    at each use [accelerate's device_map="auto"]. max_memory: bytes, or a text such as "20GiB", that weights may take,
+    by the number of a GPU or "cpu"; default: what is free. offload_folder: for those on disk; it gets one folder for
+    each checkpoint and dtype, and has to stay there for as long as the model is in use.
+    InputError for what is no such model, has missing, superfluous, misshapen or not finite weights, or does not fit.
     """
     name = str(name_or_path)
-    _check_device(device)
+    auto = device == "auto"
+    if not auto:
+        _check_device(device)
+        if max_memory is not None or offload_folder is not None:
+            raise InputError(
+                f"device {device}: max_memory and offload_folder are for device auto; leave them out"
+            )
     folder = checkpoint_folder(name)
     _check_files(folder)
+    own_hash = weights_hash(folder)
+    placing: dict[str, Any] = {}
+    if auto:
+        placing = {"device_map": "auto", "max_memory": None if max_memory is None else dict(max_memory)}
+        if offload_folder is not None:
+            # Files there are named after parameters: another model's would be overwritten.
+            placing["offload_folder"] = Path(offload_folder).expanduser() / f"{own_hash}-{dtype}"
     try:
         with _quiet_transformers():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -97,12 +121,19 @@ def load(
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are in the report, too
+                **placing,
             )
             network, report = loaded
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a broken config.json makes transformers raise about anything
+        if auto and offload_folder is None and "offload_folder" in str(error):
+            raise InputError(
+                f"model {name}: not all of its weights fit on the devices and in CPU memory (max_memory:"
+                f" {max_memory}); give load an offload_folder with space for the rest"
+            ) from error
+        advice = "give a folder that it can" + (", or another max_memory or offload_folder" if auto else "")
         raise InputError(
-            f"model {name}: transformers cannot load it ({_in_short(error)}); give a folder that it can"
+            f"model {name}: transformers cannot load it ({_in_short(error)}); {advice}"
         ) from error
     problems = [
         *(f"{key} is missing" for key in sorted(report["missing_keys"])),
@@ -112,16 +143,21 @@ def load(
             for key, found, wanted in sorted(report["mismatched_keys"])
         ),
     ]
-    if problems:
+    _refuse_misfits(name, problems)
+    broken: list[str] = []
+    for module_name, module in network.named_modules():
+        for own_name, weight in weights_of(module).items():
+            parameter_name = f"{module_name}.{own_name}"
+            wanted = tuple(module.get_parameter(own_name).shape)
+            if weight.shape != wanted:  # transformers has not looked at what stays on disk
+                problems.append(f"{parameter_name} is {tuple(weight.shape)}, not {wanted}")
+            elif not torch.isfinite(weight).all():
+                broken.append(parameter_name)
+    _refuse_misfits(name, sorted(problems))
+    if broken:
         raise InputError(
-            f"model {name}: {len(problems)} of its tensors do not fit its config.json, first {problems[0]}: get"
-            " the complete checkpoint of this architecture"
+            f"model {name}: parameter {broken[0]} has values that are not finite: get an intact copy"
         )
-    for parameter_name, parameter in network.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise InputError(
-                f"model {name}: parameter {parameter_name} has values that are not finite: get an intact copy"
-            )
     if len(tokenizer) > (vocabulary := network.get_input_embeddings().num_embeddings):
         raise InputError(
             f"model {name}: its tokenizer has {len(tokenizer)} tokens, its embedding {vocabulary}: get the"
@@ -131,7 +167,17 @@ def load(
         model_map = describe(network)
     except InputError as error:
         raise InputError(f"model {name}: {error}") from None
-    return Model(name, network.to(device).requires_grad_(False), tokenizer, model_map, weights_hash(folder))
+    if not auto:
+        network.to(device)
+    return Model(name, network.requires_grad_(False), tokenizer, model_map, own_hash)
+
+
+def _refuse_misfits(name: str, problems: Sequence[str]) -> None:
+    if problems:
+        raise InputError(
+            f"model {name}: {len(problems)} of its tensors do not fit its config.json, first {problems[0]}: get"
+            " the complete checkpoint of this architecture"
+        )
 
 
 def checkpoint_folder(name: str) -> Path:
@@ -175,7 +221,7 @@ def _check_device(device: str | torch.device) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"device {device}: torch cannot use it ({_in_short(error)}); give cpu or cuda"
+            f"device {device}: torch cannot use it ({_in_short(error)}); give cpu or cuda, or auto for all there are"
         ) from error
 
 
@@ -183,12 +229,16 @@ def _check_device(device: str | torch.device) -> None:
 def _quiet_transformers() -> Iterator[None]:
     """Without progress bars and tables on stderr: what matters of them becomes an InputError."""
     verbosity, progress_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    accelerate = standard_logging.getLogger("accelerate")
+    level = accelerate.level
     logging.set_verbosity_error()
+    accelerate.setLevel(standard_logging.ERROR)
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        accelerate.setLevel(level)
         if progress_bars:
             logging.enable_progress_bar()
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from realmodels.analog import AnalogExperts
 from realmodels.calibrate import Calibration
 from realmodels.deploy import deploy, reprogram, withdraw
+from realmodels.devices import device_of
 from realmodels.evaluate import block_results, blocks_per_batch
 from realmodels.load import Model
 from theory.errors import InputError
@@ -55,7 +56,7 @@ def losses(
         for placed, twice in zip(digital.split(at_once), copies.split(at_once), strict=True):
             for number, layer in enumerate(layers):
                 layer.digital, layer.copied = (
-                    each[:, number].to(model.network.device) for each in (placed, twice)
+                    each[:, number].to(device_of(layer.original)) for each in (placed, twice)
                 )
             blocks, _ = block_results(model.network, tokens.repeat(len(placed), 1))
             found.append(blocks.view(len(placed), len(tokens)))
@@ -114,16 +115,18 @@ def mean_shift(
         for handle in handles:
             handle.remove()
     layers, experts = _shape(model)
-    sums = torch.zeros(layers, experts, model.network.config.hidden_size, device=model.network.device)
-    counts = torch.zeros(layers, experts, 1, device=model.network.device)
+    device = device_of(model.network)
+    sums = torch.zeros(layers, experts, model.network.config.hidden_size, device=device)
+    counts = torch.zeros(layers, experts, 1, device=device)
     programmed = _programmed(model, hardware, calibration, seed)
     for number, (hidden, index) in enumerate(inputs):
         layer = number % layers  # block_results may need several batches
         rows = hidden.repeat_interleave(index.shape[1], 0)
         each, once = index.reshape(-1, 1), hidden.new_ones(len(rows), 1)
         difference = programmed[layer](rows, each, once) - modules[layer](rows, each, once)
-        sums[layer].index_add_(0, each[:, 0], difference.float())
-        counts[layer].index_add_(0, each[:, 0], once.float())
+        each = each[:, 0].to(device)
+        sums[layer].index_add_(0, each, difference.float().to(device))
+        counts[layer].index_add_(0, each, once.float().to(device))
     return sums / counts.clamp(min=1)
 
 
@@ -183,7 +186,7 @@ def _switched(
     layers = []
     for number, layer in enumerate(model.map.moe_layers):
         original = model.network.get_submodule(layer.experts)
-        own = None if shift is None else shift[number]
+        own = None if shift is None else shift[number].to(device_of(original))
         layers.append(_Switched(original, analog[number], second[number], own))
     names = [layer.experts for layer in model.map.moe_layers]
     try:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from realmodels.devices import weights_of
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.families import FUSED_WEIGHTS, MoELayer, fused_layout
 from realmodels.load import Model
@@ -51,7 +52,7 @@ def scores(
         return measured.frequency if strategy == "activation_frequency" else measured.weight
     if strategy == "router_norm":
         rows = [
-            neuron_norms(model.network.get_parameter(f"{layer.router}.weight"))
+            neuron_norms(weights_of(model.network.get_submodule(layer.router))["weight"])
             for layer in model.map.moe_layers
         ]
     else:
@@ -167,15 +168,11 @@ def _maxnn(network: nn.Module, layer: MoELayer) -> Float[Tensor, " experts"]:
     if layer.linears:
         return torch.stack(
             [
-                maxnn_score([network.get_parameter(f"{name}.weight").detach() for name in expert])
+                maxnn_score([weights_of(network.get_submodule(name))["weight"] for name in expert])
                 for expert in layer.linears
             ]
         )
     experts = network.get_submodule(layer.experts)
-    layout = fused_layout(experts)
-    matrices = [
-        matrix
-        for name in FUSED_WEIGHTS
-        for matrix in layout.matrices(name, experts.get_parameter(name).detach()).unbind(1)
-    ]
+    layout, weights = fused_layout(experts), weights_of(experts)
+    matrices = [matrix for name in FUSED_WEIGHTS for matrix in layout.matrices(name, weights[name]).unbind(1)]
     return maxnn_score(matrices)

@@ -3,12 +3,14 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -53,10 +55,10 @@ def copy(checkpoint: Path, tmp_path: Path) -> Path:
     return shutil.copytree(checkpoint, tmp_path / "copy")
 
 
-def refusal(name: str | Path) -> str:
+def refusal(name: str | Path, **options: Any) -> str:
     """What `load` says, which has to be one line that names the value."""
     with pytest.raises(InputError) as caught:
-        load(name)
+        load(name, **options)
     message = str(caught.value)
     assert "\n" not in message and str(name) in message
     return message
@@ -281,13 +283,15 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
 }
 
 
+@pytest.mark.parametrize("offloaded", [False, True])
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damaged_checkpoint(name: str, copy: Path) -> None:
+def test_damaged_checkpoint(name: str, offloaded: bool, copy: Path, tmp_path: Path) -> None:
     damage, message = DAMAGE[name]
     damage(copy)
-    with pytest.raises(InputError, match=message):
-        load(copy)
-    refusal(copy)
+    options: dict[str, Any] = {}
+    if offloaded:
+        options = {"device": "auto", "max_memory": {"cpu": 0}, "offload_folder": tmp_path / "rest"}
+    assert re.search(message, refusal(copy, **options))
 
 
 def test_missing_shard(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""Where a model's weights are: on one device, or spread by accelerate over several, CPU memory and disk.
+
+A module whose weights accelerate keeps elsewhere has empty parameters on the meta device and a hook around its
+`forward`, which moves the inputs to the device that it computes on, fetches its weights, and lets go of them
+afterwards. What reads weights outside such a call has to ask for them here.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device that a module computes on; for a whole network, the one that its inputs should be on."""
+    device = getattr(hook_of(module), "execution_device", None)
+    return next(module.parameters()).device if device is None else torch.device(device)
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """A module's own parameters by name, detached, on the device that it computes on, wherever they are kept.
+
+    Those fetched from elsewhere are nobody else's: they are gone when the caller lets go of them.
+    """
+    own = {name: weight.detach() for name, weight in module.named_parameters(recurse=False)}
+    if not is_offloaded(module):
+        return own
+    device, kept = device_of(module), hook_of(module).weights_map
+    return {name: kept[name].to(device, weight.dtype) for name, weight in own.items()}
+
+
+def hook_of(module: nn.Module) -> Any:
+    """accelerate's hook, or None."""
+    return getattr(module, "_hf_hook", None)
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether accelerate fetches the module's weights for each call."""
+    return bool(getattr(hook_of(module), "offload", False))
+
+
+def without_hook(module: nn.Module) -> nn.Module:
+    """The module, or if accelerate has a hook on it, one without that shares all its state: who calls it has to
+    do what the hook does."""
+    if hook_of(module) is None:
+        return module
+    plain = copy.copy(module)
+    for name in ("_hf_hook", "_old_forward", "forward"):
+        del plain.__dict__[name]
+    return plain
+
+
+@contextmanager
+def fetched_again_for_gradients(network: nn.Module) -> Iterator[None]:
+    """Within this block the backward pass fetches offloaded weights again, one module at a time.
+
+    Otherwise autograd would keep all that the forward pass used, more than the device may hold. The same numbers.
+    """
+    offloaded = [module for module in network.modules() if is_offloaded(module)]
+
+    def pack(saved: Tensor) -> Any:
+        for module in offloaded:
+            for name, weight in module.named_parameters(recurse=False):
+                if weight.is_meta or weight.device != saved.device or weight.dtype != saved.dtype:
+                    continue
+                place = saved.data_ptr() - weight.data_ptr()
+                if 0 <= place < weight.nbytes:
+                    return module, name, saved.size(), saved.stride(), place // weight.element_size()
+        return saved
+
+    def unpack(packed: Any) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        module, name, size, stride, place = packed
+        weight = weights_of(module)[name]
+        return weight.as_strided(size, stride, weight.storage_offset() + place)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
