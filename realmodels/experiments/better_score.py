@@ -29,7 +29,7 @@ Other budgets, magnitudes, programming noises (at the magnitude whose root mean 
 that of pcm) and converters are in the data, without a finding.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +59,8 @@ from theory.evidence import (
 )
 from theory.hardware import Granularity, Hardware
 from theory.placement import Strategy, num_digital, rank
+
+Placements = dict[tuple[str, float], Bool[Tensor, "layers experts"]]  # by label and digital fraction
 
 # By label: whose placements are compared. Each but random in two forms.
 SCORES = ("maxnn", "activation_weight", "activation_frequency", "damage", "damage with gradient", "measured")
@@ -160,7 +162,7 @@ def measure(config: Config) -> dict[str, Any]:
     digital, _ = block_results(model.network, tokens)
     damage = search.measured()
     ranked = {**search.scores(), "measured": damage}
-    placements = {(NONE, 0.0): torch.zeros(damage.shape, dtype=torch.bool)}
+    placements: Placements = {(NONE, 0.0): torch.zeros(damage.shape, dtype=torch.bool)}
     for fraction in config.fractions:
         by_label = {
             score + form: _mask(rank(values, fraction, across_layers=bool(form)), damage.shape)
@@ -171,7 +173,9 @@ def measure(config: Config) -> dict[str, Any]:
         placements[REFERENCE, fraction] = search.reference(list(by_label.values()))
     found: list[dict[str, Any]] = []
     for c in config.magnitudes:
-        found += _losses(search, placements, c, tokens)
+        found += _losses(
+            search, lambda draw: placements | _random(damage.shape, config.fractions, draw), c, tokens
+        )
         if c == RULE_C and config.judged:
             found += _remedies(search, ranked["damage"], c, tokens)
     return {
@@ -254,41 +258,42 @@ class _Search:
 
 def _losses(
     search: _Search,
-    placements: Mapping[tuple[str, float], Bool[Tensor, "layers experts"]],
+    placements: Callable[[int], Placements],
     c: float,
     tokens: Int[Tensor, "blocks tokens_plus_1"],
-    **variant: Any,
+    *,
+    copied: Bool[Tensor, "placements layers experts"] | None = None,
+    shift: Callable[[int], Float[Tensor, "layers experts hidden"]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Of each placement, and of random ones, new for every draw: (draws, blocks)."""
-    shape = next(iter(placements.values())).shape
-    keys = [*placements, *(() if variant else (("random", fraction) for fraction in search.config.fractions))]
-    tables = []
-    for draw in range(search.config.draws):
-        masks = list(placements.values())
-        if not variant:
-            generator = torch.Generator().manual_seed(draw)
-            order = torch.randperm(shape.numel(), generator=generator)
-            for fraction in search.config.fractions:
-                mask = torch.zeros(shape.numel(), dtype=torch.bool)
-                mask[order[: num_digital(fraction, shape.numel())]] = True
-                masks.append(mask.view(shape))
-        shift = variant.get("shift")
-        tables.append(
-            losses(
-                search.model,
-                torch.stack(masks),
-                search.hardware(c),
-                search.calibration,
-                draw,
-                tokens,
-                copied=variant.get("copied"),
-                shift=shift(draw) if shift else None,
-            )
+    """Of each placement (draws, blocks); placements and shift by noise draw."""
+    tables = [
+        losses(
+            search.model,
+            torch.stack(list(placements(draw).values())),
+            search.hardware(c),
+            search.calibration,
+            draw,
+            tokens,
+            copied=copied,
+            shift=None if shift is None else shift(draw),
         )
+        for draw in range(search.config.draws)
+    ]
     return [
         {"label": label, "fraction": fraction, "c": c, "loss": table.tolist()}
-        for (label, fraction), table in zip(keys, torch.stack(tables, 1), strict=True)
+        for (label, fraction), table in zip(placements(0), torch.stack(tables, 1), strict=True)
     ]
+
+
+def _random(shape: torch.Size, fractions: Sequence[float], draw: int) -> Placements:
+    """Nested ones, new for every draw."""
+    order = torch.randperm(shape.numel(), generator=torch.Generator().manual_seed(draw))
+    found = {}
+    for fraction in fractions:
+        mask = torch.zeros(shape.numel(), dtype=torch.bool)
+        mask[order[: num_digital(fraction, shape.numel())]] = True
+        found["random", fraction] = mask.view(shape)
+    return found
 
 
 def _remedies(
@@ -297,22 +302,22 @@ def _remedies(
     """Copies of the most damaging experts, digital ones with copies of the next, and the mean shift subtracted."""
     nothing = torch.zeros(damage.shape, dtype=torch.bool)
     placements, copied = {}, []
-    for fraction in RULE_FRACTIONS:
-        first = _mask(rank(damage, fraction, across_layers=True), damage.shape)
-        both = _mask(rank(damage, 2 * fraction, across_layers=True), damage.shape)
-        placements["copied", fraction], placements["digital and copied", fraction] = nothing, first
-        copied += [first, both & ~first]
-    found = _losses(search, placements, c, tokens, copied=torch.stack(copied))
-
-    def shift(seed: int) -> Tensor:
-        return mean_shift(search.model, search.hardware(c), search.calibration, seed, search.tokens)
-
     corrected = {("shift subtracted", 0.0): nothing}
     for fraction in RULE_FRACTIONS:
-        corrected["digital, shift subtracted", fraction] = _mask(
-            rank(damage, fraction, across_layers=True), damage.shape
+        first, both = (
+            _mask(rank(damage, part, across_layers=True), damage.shape) for part in (fraction, 2 * fraction)
         )
-    return [*found, *_losses(search, corrected, c, tokens, shift=shift)]
+        placements["copied", fraction], placements["digital and copied", fraction] = nothing, first
+        copied += [first, both & ~first]
+        corrected["digital, shift subtracted", fraction] = first
+
+    def shift(seed: int) -> Float[Tensor, "layers experts hidden"]:
+        return mean_shift(search.model, search.hardware(c), search.calibration, seed, search.tokens)
+
+    return [
+        *_losses(search, lambda _: placements, c, tokens, copied=torch.stack(copied)),
+        *_losses(search, lambda _: corrected, c, tokens, shift=shift),
+    ]
 
 
 def _mask(choice: Sequence[Sequence[int]], shape: Sequence[int]) -> Bool[Tensor, "layers experts"]:
