@@ -144,12 +144,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", help="tiny-olmoe, a folder or a hub id")
     parser.add_argument("--preset", choices=PRESETS, help="how much to compute (default: default)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="where to compute (default: cpu)")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda", "auto"),
+        help="where to compute (default: cpu); auto: one model over all GPUs and CPU memory",
+    )
     parser.add_argument("--seeds", type=_count, metavar="N", help="independent noise draws or trainings")
     parser.add_argument("--text", metavar="FILE", help="evaluate on this UTF-8 text")
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("results"), help="default: results/")
     parser.add_argument(
-        "--workers", type=_count, metavar="N", help="processes (default: one per core; 1 on cuda)"
+        "--workers", type=_count, metavar="N", help="processes (default: one per core; 1 on cuda and auto)"
     )
     parser.add_argument(
         "--cluster",
@@ -215,6 +219,8 @@ def _run(
     for name in given:
         if name not in inspect.signature(experiment.grid).parameters:
             raise InputError(f"--{name}: {exhibit.option} does not use it; leave it out")
+    if options.device == "auto" and "model" not in inspect.signature(experiment.grid).parameters:
+        raise InputError(f"--device auto: {exhibit.option} loads no model; use cpu or cuda")
     preset = options.preset or "default"
     configs = experiment.grid(preset, **{**exhibit.defaults, **given})
     with _backend(options.cluster):
@@ -248,7 +254,7 @@ def _run(
 def _default_workers(options: argparse.Namespace) -> int:
     if options.cluster:
         return -1  # all that the cluster has
-    return 1 if options.device == "cuda" else joblib.cpu_count()
+    return 1 if options.device in ("cuda", "auto") else joblib.cpu_count()
 
 
 def _backend(cluster: str | None) -> joblib.parallel_config:
@@ -415,10 +421,12 @@ def _versions() -> dict[str, str]:
 
 
 def _device_name(device: str | None) -> str:
-    if device == "cuda":
+    if device in ("cuda", "auto"):
         import torch
 
-        return str(torch.cuda.get_device_name())
+        if count := torch.cuda.device_count():
+            name = torch.cuda.get_device_name()
+            return name if device == "cuda" else f"{count} x {name}"
     processor = platform.processor() or platform.machine()
     cpuinfo = Path(
         "/proc/cpuinfo"
