@@ -189,9 +189,12 @@ def test_modules_without_anything_digital_read_nothing(pair: Pair, monkeypatch: 
     """Experts of which all are analog, and linear layers without a bias."""
     read: list[str] = []
     fetch = OffloadedWeightsLoader.__getitem__
-    monkeypatch.setattr(
-        OffloadedWeightsLoader, "__getitem__", lambda self, key: (read.append(key), fetch(self, key))[1]
-    )
+
+    def noted(self: OffloadedWeightsLoader, key: str) -> torch.Tensor:
+        read.append(key)
+        return fetch(self, key)
+
+    monkeypatch.setattr(OffloadedWeightsLoader, "__getitem__", noted)
     model = pair.split
     with deployed(model, mixed(model), CONVERTERS, pair.ranges[1]):
         read.clear()
