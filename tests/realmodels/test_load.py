@@ -72,6 +72,7 @@ def test_public_names() -> None:
         "calibrate",
         "deploy",
         "evaluate",
+        "expected_damage",
         "load",
         "reprogram",
         "scores",
