@@ -42,6 +42,7 @@ from torch import Tensor
 
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.damage import expected_damage
+from realmodels.devices import device_of
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated
@@ -199,7 +200,7 @@ class _Search:
         self.config, self.model = config, model
         texts = model.texts("calibration")
         blocks = token_blocks(model, texts, config.block_tokens, config.search_blocks)
-        self.tokens = blocks.tokens.to(model.network.device)
+        self.tokens = blocks.tokens.to(device_of(model.network))
         self.seeds = range(SEARCH_SEED, SEARCH_SEED + config.search_draws)
         pcm = Hardware(c=1.0, w_max=config.w_max, dac_bits=config.bits, adc_bits=config.bits)
         self._unit = shared.as_noisy(model, pcm, config.programming)
