@@ -51,7 +51,9 @@ def test_rows_and_counts() -> None:
     verdicts = ["fails", "holds", "inconclusive", "holds"]
     result = Result(preset="full", data={}, findings=tuple(map(finding, verdicts)))
     assert counts(result) == "2 hold, 1 fails, 1 inconclusive"
-    assert counts(replace(result, preset="default")) == "2 hold, 1 fails, 1 inconclusive (default preset only)"
+    assert (
+        counts(replace(result, preset="default")) == "2 hold, 1 fails, 1 inconclusive (default preset only)"
+    )
 
 
 def test_a_missing_result_is_named(tmp_path: Path) -> None:

@@ -347,8 +347,8 @@ def test_biased_routers_choose_by_the_bias_and_weigh_without_it(tokens: TokenFol
     ].long()
     _, _, loads = pretrain.losses(training.model, crops, with_loads=True)
     training.advance()
-    for gate, load in zip(gates, loads, strict=True):
-        torch.testing.assert_close(gate.bias, 0.02 * (1 / TINY.experts - load).sign())
+    for gate, share in zip(gates, loads, strict=True):
+        torch.testing.assert_close(gate.bias, 0.02 * (1 / TINY.experts - share).sign())
     gates[0].bias.copy_(torch.tensor([10.0, 10.0, *[0.0] * 6]))
     batch = crops[:3, :-1]
     logits, routings = pretrain.forward(training.model, batch)

@@ -788,7 +788,13 @@ def test_a_product_is_frozen() -> None:
 
 
 @models
-@given(weight=whole_weights(), w_max=any_w_max, tile_size=tile_sizes, seed=seeds, c=st.just(0.0) | st.floats(0.01, 4))
+@given(
+    weight=whole_weights(),
+    w_max=any_w_max,
+    tile_size=tile_sizes,
+    seed=seeds,
+    c=st.just(0.0) | st.floats(0.01, 4),
+)
 def test_a_mirror_image_is_the_same_noise_with_the_opposite_sign(
     model: str, weight: Tensor, w_max: Granularity, tile_size: int, seed: int, c: float
 ) -> None:
