@@ -77,6 +77,7 @@ def test_links_and_pictures_exist(page: Path) -> None:
 
 
 def test_the_code_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})  # what it says is what a user would paste
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    exec(compile("\n".join(blocks), "README.md", "exec"), {})  # what it says is what a user would paste
     assert "bits per byte" in capsys.readouterr().out
