@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from figures.tables import with_bounds
 from theory.evidence import Result
 
 Row = dict[str, Any]
@@ -68,13 +69,7 @@ def draw(result: Result) -> Figure:
 
 def table(result: Result) -> list[Row]:
     """One row for each placement, magnitude and kind of hardware."""
-    rows = []
-    for each in result.data["rows"]:
-        row = {name: value for name, value in each.items() if not name.endswith("_interval")}
-        for quantity in ("loss_change", "recovered", "share"):
-            row[f"{quantity}_low"], row[f"{quantity}_high"] = each[f"{quantity}_interval"] or (None, None)
-        rows.append(row)
-    return rows
+    return with_bounds(result.data["rows"])
 
 
 def _shown() -> list[str]:

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from figures.tables import with_bounds
 from theory.evidence import Result
 
 TITLES = {"tile": "w_max per tile (our default)", "column": "w_max per column of a tile"}
@@ -52,13 +53,7 @@ def draw(result: Result) -> Figure:
 
 def table(result: Result) -> list[dict[str, Any]]:
     """The curves, one row for each part, magnitude and granularity."""
-    rows = []
-    for curve in result.data["curves"]:
-        row = {name: value for name, value in curve.items() if not name.endswith("_interval")}
-        for quantity in ("loss_change", "accuracy_change"):
-            row[f"{quantity}_low"], row[f"{quantity}_high"] = curve[f"{quantity}_interval"]
-        rows.append(row)
-    return rows
+    return with_bounds(result.data["curves"])
 
 
 def _styles(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

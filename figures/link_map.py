@@ -7,6 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from figures.tables import with_bounds
 from theory.evidence import Result
 
 Row = dict[str, Any]
@@ -56,15 +57,7 @@ def draw(result: Result) -> Figure:
 
 def table(result: Result) -> list[Row]:
     """The map, one row for each cell and length."""
-    rows = []
-    for cell in result.data["map"]:
-        row = {name: value for name, value in cell.items() if not name.endswith("_interval")}
-        for name, value in cell.items():
-            if name.endswith("_interval"):
-                quantity = name.removesuffix("_interval")
-                row[f"{quantity}, low"], row[f"{quantity}, high"] = value
-        rows.append(row)
-    return rows
+    return with_bounds(result.data["map"], separator=", ")
 
 
 def _looks(rows: list[Row], cell: str) -> list[Row]:
@@ -83,7 +76,6 @@ def _heat(axis: Axes, values: Any, end: float, columns: list[str], rows: list[st
         annot_kws={"fontsize": "small"}, xticklabels=columns, yticklabels=rows or False,
     )  # fmt: skip
     axis.tick_params(labelrotation=0, labelsize="x-small", length=0)
-    axis.title.set_fontsize("medium")
 
 
 def _statistic(axes: Any, choice: Row, last: list[Row], kinds: list[str]) -> None:

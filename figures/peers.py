@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from figures.tables import with_bounds
 from theory.evidence import Result
 
 SIMULATORS = {"ours": "this project", "aihwkit": "aihwkit", "lightning": "aihwkit-lightning"}
@@ -51,13 +52,7 @@ def draw(result: Result) -> Figure:
 
 def table(result: Result) -> list[dict[str, Any]]:
     """The loss increases, one row for each simulator, granularity, part and magnitude."""
-    rows = []
-    for curve in result.data["curves"]:
-        row = {name: value for name, value in curve.items() if not name.endswith("_interval")}
-        for quantity in ("loss_change", "accuracy_change"):
-            row[f"{quantity}_low"], row[f"{quantity}_high"] = curve[f"{quantity}_interval"]
-        rows.append(row)
-    return rows
+    return with_bounds(result.data["curves"])
 
 
 def _title(result: Result) -> str:

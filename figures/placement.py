@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
+from figures.tables import with_bounds
 from theory.evidence import Result
 
 _COLOURS = sns.color_palette("deep")
@@ -89,13 +90,7 @@ def draw(result: Result) -> Figure:
 
 def table(result: Result) -> list[dict[str, Any]]:
     """The curves, one row for each condition, strategy and number of digital experts."""
-    rows = []
-    for curve in result.data["curves"]:
-        row = {name: value for name, value in curve.items() if not name.endswith("_interval")}
-        for quantity in ("c_star", "gain"):
-            row[f"{quantity}_low"], row[f"{quantity}_high"] = curve[f"{quantity}_interval"]
-        rows.append(row)
-    return rows
+    return with_bounds(result.data["curves"])
 
 
 def _tolerances(axis: Axes, curves: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+from figures.tables import with_bounds
 from theory.evidence import Result
 
 Row = dict[str, Any]
@@ -71,15 +72,7 @@ def draw(result: Result) -> Figure:
 
 def table(result: Result) -> list[Row]:
     """The map, one row for each cell."""
-    rows = []
-    for cell in result.data["map"]:
-        row = {name: value for name, value in cell.items() if not name.endswith("_interval")}
-        for name, value in cell.items():
-            if name.endswith("_interval"):
-                quantity = name.removesuffix("_interval")
-                row[f"{quantity}, low"], row[f"{quantity}, high"] = value
-        rows.append(row)
-    return rows
+    return with_bounds(result.data["map"], separator=", ")
 
 
 def _map(

@@ -6,6 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from figures.tables import with_bounds
 from theory.evidence import Result
 
 LABELS = {
@@ -76,10 +77,4 @@ def draw(result: Result) -> Figure:
 
 def table(result: Result) -> list[dict[str, Any]]:
     """One row for each placement and magnitude."""
-    rows = []
-    for curve in result.data["curves"]:
-        row = {name: value for name, value in curve.items() if not name.endswith("_interval")}
-        for quantity in ("accuracy", "accuracy_change", "gain"):
-            row[f"{quantity}_low"], row[f"{quantity}_high"] = curve[f"{quantity}_interval"]
-        rows.append(row)
-    return rows
+    return with_bounds(result.data["curves"])

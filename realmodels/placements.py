@@ -21,7 +21,15 @@ from realmodels.evaluate import block_results, blocks_per_batch
 from realmodels.load import Model
 from theory.errors import InputError
 from theory.hardware import Hardware
-from theory.placement import Placement
+from theory.placement import Choice, Placement
+
+
+def as_mask(choice: Choice, experts: int) -> Bool[Tensor, "layers experts"]:
+    """Whether each expert is among the digital ones of its layer [theory.placement.rank]."""
+    mask = torch.zeros(len(choice), experts, dtype=torch.bool)
+    for row, digital in zip(mask, choice, strict=True):
+        row[list(digital)] = True
+    return mask
 
 
 def losses(

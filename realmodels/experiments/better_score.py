@@ -47,7 +47,7 @@ from realmodels.evaluate import block_results, token_blocks
 from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated
 from realmodels.load import DEFAULT_MODEL, Model
-from realmodels.placements import expert_damage, losses, mean_shift
+from realmodels.placements import as_mask, expert_damage, losses, mean_shift
 from realmodels.statistics import scores
 from theory.evidence import (
     Direction,
@@ -166,7 +166,7 @@ def measure(config: Config) -> dict[str, Any]:
     placements: Placements = {(NONE, 0.0): torch.zeros(damage.shape, dtype=torch.bool)}
     for fraction in config.fractions:
         by_label = {
-            score + form: _mask(rank(values, fraction, across_layers=bool(form)), damage.shape)
+            score + form: as_mask(rank(values, fraction, across_layers=bool(form)), damage.shape[1])
             for score, values in ranked.items()
             for form in ("", ACROSS)
         }
@@ -306,7 +306,8 @@ def _remedies(
     corrected = {("shift subtracted", 0.0): nothing}
     for fraction in RULE_FRACTIONS:
         first, both = (
-            _mask(rank(damage, part, across_layers=True), damage.shape) for part in (fraction, 2 * fraction)
+            as_mask(rank(damage, part, across_layers=True), damage.shape[1])
+            for part in (fraction, 2 * fraction)
         )
         placements["copied", fraction], placements["digital and copied", fraction] = nothing, first
         copied += [first, both & ~first]
@@ -319,13 +320,6 @@ def _remedies(
         *_losses(search, lambda _: placements, c, tokens, copied=torch.stack(copied)),
         *_losses(search, lambda _: corrected, c, tokens, shift=shift),
     ]
-
-
-def _mask(choice: Sequence[Sequence[int]], shape: Sequence[int]) -> Bool[Tensor, "layers experts"]:
-    mask = torch.zeros(tuple(shape), dtype=torch.bool)
-    for layer, experts in enumerate(choice):
-        mask[layer, list(experts)] = True
-    return mask
 
 
 def _spearman(first: Tensor, second: Tensor) -> float:

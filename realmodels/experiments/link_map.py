@@ -78,7 +78,7 @@ from realmodels.experiments.figure_6 import choices
 from realmodels.experiments.shared import as_noisy
 from realmodels.families import describe
 from realmodels.load import CHECKPOINTS, DEFAULT_MODEL, Model
-from realmodels.placements import expert_damage, losses
+from realmodels.placements import as_mask, expert_damage, losses
 from realmodels.pretrain import Recipe, TokenFolder, Training, encode
 from realmodels.statistics import routing, scores
 from theory.errors import InputError
@@ -492,11 +492,7 @@ def placements(
         chosen += found.values()
         labels += [(fraction, "random")] * RANDOM
         chosen += [rank(maxnn, fraction, "random", generator=generator) for _ in range(RANDOM)]
-    digital = torch.zeros(len(chosen), *maxnn.shape, dtype=torch.bool)
-    for placement, layers in zip(digital, chosen, strict=True):
-        for row, experts in zip(placement, layers, strict=True):
-            row[list(experts)] = True
-    return labels, digital
+    return labels, torch.stack([as_mask(choice, maxnn.shape[1]) for choice in chosen])
 
 
 def recovered(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from realmodels import statistics
 from realmodels.calibrate import Calibration, calibrate
+from realmodels.devices import weights_of
 from realmodels.evaluate import token_blocks
 from realmodels.families import FUSED_WEIGHTS, fused_layout
 from realmodels.load import Model, load
@@ -63,7 +64,7 @@ def as_noisy(model: Model, hardware: Hardware, programming: str) -> Hardware:
     for layer in model.map.moe_layers:
         experts = model.network.get_submodule(layer.experts)
         for name in FUSED_WEIGHTS:
-            weight = fused_layout(experts).matrices(name, experts.get_parameter(name).detach())
+            weight = fused_layout(experts).matrices(name, weights_of(experts)[name])
             for number, each in enumerate((hardware, other)):
                 squares[number] += float(programming_sigma(weight, each).double().square().sum())
     return replace(other, c=hardware.c * math.sqrt(squares[0] / squares[1]))

@@ -31,7 +31,6 @@ from realmodels.experiments import shared
 from realmodels.load import DEFAULT_MODEL
 from realmodels.tasks import CHOICES, CONTINUATION, evaluate_tasks
 from realmodels.text import held_out, text_hash
-from theory.errors import InputError
 from theory.evidence import (
     Finding,
     Interval,
@@ -94,9 +93,7 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws (at least 2)."""
     settings = PRESETS[preset]
-    draws = settings.draws if seeds is None else seeds
-    if draws < 2:
-        raise InputError(f"--seeds {draws}: an interval needs at least 2 noise draws")
+    draws = shared.at_least_two(settings.draws if seeds is None else seeds)
     reference = Config(
         model=model,
         weights=shared.model(model, device).weights_hash,
