@@ -83,21 +83,39 @@ def expert_damage(
     """What changing one expert alone costs: mean over draws, their mirror images and blocks, in nats per token.
 
     Every expert that `digital` (default: all) has digital is made analog: the loss that this adds. Every other is made
-    digital: the loss that this takes away.
+    digital: the loss that this takes away. Blocks are shared out among the draws, as in `mean_losses`.
     """
     layers, experts = _shape(model)
     start = torch.ones(layers, experts, dtype=torch.bool) if digital is None else digital
     changes = torch.eye(layers * experts, dtype=torch.bool).view(-1, layers, experts)
     variants = torch.cat([start[None], start ^ changes])
-    total = torch.stack(
-        [
-            losses(model, variants, hardware, calibration, seed, tokens, mirrored=mirrored).mean(1)
-            for seed in seeds
-            for mirrored in (False, True)
-        ]
-    ).mean(0)
+    total = mean_losses(model, variants, hardware, calibration, seeds, tokens)
     change = (total[1:] - total[0]).view(layers, experts)
     return torch.where(start, change, -change)
+
+
+def mean_losses(
+    model: Model,
+    digital: Bool[Tensor, "placements layers experts"],
+    hardware: Hardware,
+    calibration: Calibration,
+    seeds: Sequence[int],
+    tokens: Int[Tensor, "blocks tokens_plus_1"],
+) -> Float[Tensor, " placements"]:
+    """Mean of `losses` over draws, their mirror images and blocks, for comparing placements with each other.
+
+    Every draw reads blocks of its own, as many as the others: for the same work that averages over more text.
+    InputError if the blocks cannot be shared out evenly.
+    """
+    if not seeds or len(tokens) % len(seeds):
+        raise InputError(f"{len(tokens)} blocks for {len(seeds)} draws: give a multiple of the draws")
+    own = tokens.split(len(tokens) // len(seeds))
+    each = [
+        losses(model, digital, hardware, calibration, seed, blocks, mirrored=mirrored).mean(1)
+        for seed, blocks in zip(seeds, own, strict=True)
+        for mirrored in (False, True)
+    ]
+    return torch.stack(each).mean(0)
 
 
 @torch.no_grad()
@@ -168,10 +186,17 @@ class _Switched(nn.Module):
         placement = placement.repeat_interleave(len(hidden) // placements)[:, None]
         digital, copied = self.digital[placement, index], self.copied[placement, index]
         own = weights * ~digital
-        first = own * torch.where(copied, 0.5, 1.0).to(own.dtype)
-        output = self.original(hidden, index, weights * digital) + self.analog(hidden, index, first)
+        parts = [
+            (self.original, weights * digital),
+            (self.analog, own * torch.where(copied, 0.5, 1.0).to(own.dtype)),
+        ]
         if self.second is not None:
-            output = output + self.second(hidden, index, own * copied * 0.5)
+            parts.append((self.second, own * copied * 0.5))
+        output = torch.zeros_like(hidden)
+        for experts, shares in parts:
+            rows = shares.any(1).nonzero()[:, 0]  # most need only one of them
+            if len(rows):
+                output[rows] += experts(hidden[rows], index[rows], shares[rows])
         if self.shift is not None:
             shares = own.new_zeros(len(own), len(self.shift)).scatter_add(1, index, own * ~copied)
             output = output - shares @ self.shift.to(own.dtype)

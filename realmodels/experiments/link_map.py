@@ -172,8 +172,8 @@ class Config:
 
     text: a folder with a token folder `tokens-VOCABULARY` for each vocabulary, or packages whose docstrings are the
     training text, separated by commas; text_hash: of its tokens. recipe: its own seed does not matter. draws,
-    damage_draws: of the noise, for losses and for damage; blocks, damage_blocks: of evaluation and calibration text.
-    every: of so many documents of the calibration text, one is used.
+    damage_draws: of the noise, for losses and for damage; blocks, damage_blocks: of evaluation text, and of
+    calibration text, where each draw has its own. every: of so many documents of the calibration text, one is used.
     """
 
     cell: str
@@ -245,7 +245,7 @@ PRESETS = {
         3, (4, 1), KINDS[:3], 2, 8, 1, 4, 4, 128,
     ),
     "full": Preset(
-        _BASE_RECIPE, "", tuple(CHANGES), FRESH, 3, (4, 2, 1), KINDS, 4, 32, 1, 16, 4, 128
+        _BASE_RECIPE, "", tuple(CHANGES), FRESH, 3, (4, 2, 1), KINDS, 4, 32, 4, 16, 4, 128
     ),
 }  # fmt: skip
 
@@ -289,7 +289,7 @@ def grid(preset: str, text: str | None = None, device: str = "cpu", seeds: int |
             )
             for seed in range(count)
         ]
-    return found
+    return sorted(found, key=lambda config: -config.recipe.steps)  # so that workers end together
 
 
 # ------------------------------------------------------------------------------------------------------ text
@@ -588,6 +588,7 @@ def _cells(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> list
     by_name: dict[str, list[tuple[Config, dict[str, Any]]]] = {}
     for config, record in zip(configs, records, strict=True):
         by_name.setdefault(config.cell, []).append((config, record))
+    order = [*CHANGES, *(" + ".join(changes) for changes in FRESH)]
     return [
         Cell(
             name,
@@ -597,7 +598,7 @@ def _cells(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> list
             tuple(_kind(*kind) for kind in runs[0][0].kinds),
             tuple(tuple(record["looks"]) for _, record in runs),
         )
-        for name, runs in by_name.items()
+        for name, runs in sorted(by_name.items(), key=lambda item: order.index(item[0]))
     ]
 
 

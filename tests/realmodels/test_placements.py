@@ -14,7 +14,7 @@ from realmodels.calibrate import Calibration, calibrate
 from realmodels.deploy import deploy, deployed, reprogram, withdraw
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.load import Model
-from realmodels.placements import expert_damage, losses, mean_shift
+from realmodels.placements import expert_damage, losses, mean_losses, mean_shift
 from theory.errors import InputError
 from theory.hardware import Hardware
 from theory.placement import Placement
@@ -110,9 +110,11 @@ def test_damage_is_the_difference_that_one_expert_makes() -> None:
         analog, digital = start.clone(), start.clone()
         analog[layer, expert], digital[layer, expert] = False, True
         differences = [
-            one_at_a_time(analog, NO_CONVERTERS, seed, mirrored)
-            - one_at_a_time(digital, NO_CONVERTERS, seed, mirrored)
-            for seed in (4, 5)
+            (
+                one_at_a_time(analog, NO_CONVERTERS, seed, mirrored)
+                - one_at_a_time(digital, NO_CONVERTERS, seed, mirrored)
+            )[own]
+            for seed, own in ((4, slice(0, 2)), (5, slice(2, 4)))  # each draw has half of the blocks
             for mirrored in (False, True)
         ]
         assert float(found[layer, expert]) == pytest.approx(float(torch.stack(differences).mean()), abs=1e-7)
@@ -122,6 +124,13 @@ def test_damage_is_the_difference_that_one_expert_makes() -> None:
         alone,
         expert_damage(MODEL, NO_CONVERTERS, CALIBRATIONS[NO_CONVERTERS], [4], TOKENS, digital=everything),
     )
+
+
+@pytest.mark.parametrize("seeds", [[], [0, 1, 2]])
+def test_blocks_are_shared_out_evenly(seeds: list[int]) -> None:
+    nothing = torch.zeros(1, LAYERS, EXPERTS, dtype=torch.bool)
+    with pytest.raises(InputError, match=f"4 blocks for {len(seeds)} draws: give a multiple"):
+        mean_losses(MODEL, nothing, NO_CONVERTERS, CALIBRATIONS[NO_CONVERTERS], seeds, TOKENS)
 
 
 def chips(hardware: Hardware, *seeds: int) -> list[placements.AnalogExperts]:
