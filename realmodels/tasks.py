@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from realmodels.devices import device_of
 from realmodels.load import Model
 from realmodels.text import held_out
 from theory.errors import InputError
@@ -128,9 +129,39 @@ def evaluate_tasks(
 ) -> TasksAccuracy:
     """Accuracy of the model as it is now, deployed or not, on each of `tasks`, zero-shot.
 
-    tasks: of METRICS, the paper's eight or `continuation`; limit: so many questions of each (of each subject of MMLU),
-    the first ones. InputError if lm-eval is not installed or a task's questions are not to be had.
+    tasks: of METRICS, the paper's eight or `continuation`; limit: so many questions of each, the first ones, for MMLU
+    as many of each subject, rounded up. InputError if lm-eval is not installed or a task's questions are not to be had.
     """
+    if limit is not None and (not is_whole(limit) or limit < 2):
+        raise InputError(f"limit is {limit!r}: give a whole number of at least 2, or None for all questions")
+    require_tasks(tasks)  # all before the first is run: it may take hours
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    with _quiet_lm_eval():
+        # Not the network's own, which is that of its first parameter: kept on disk, it is on none.
+        device = device_of(model.network)
+        ours, papers = SEQUENCES_PER_BATCH.get(device.type, SEQUENCES_PER_BATCH["cpu"])
+        found = []
+        for task in tasks:
+            parts = _load(task)
+            network = HFLM(
+                pretrained=model.network,
+                tokenizer=copy.deepcopy(model.tokenizer),  # lm-eval gives it a padding token
+                backend="causal",
+                batch_size=papers if task in PAPER_TASKS else ours,
+            )
+            network._device = device  # where it puts inputs; it takes no device together with a network
+            of_each = None if limit is None else math.ceil(limit / len(parts["tasks"]))
+            results = evaluate(network, parts, limit=of_each, bootstrap_iters=0)
+            samples = [sample for part in results["samples"].values() for sample in part]
+            correct = tuple(float(sample[METRICS[task]]) for sample in samples)
+            found.append(TaskAccuracy(task, METRICS[task], correct))
+        return TasksAccuracy(tuple(found))
+
+
+def require_tasks(tasks: Sequence[str]) -> None:
+    """InputError, as `evaluate_tasks` raises it, if these tasks cannot be evaluated here."""
     if isinstance(tasks, str) or not tasks:
         raise InputError(f"tasks is {tasks!r}: give a list of some of {', '.join(METRICS)}")
     for task in tasks:
@@ -138,32 +169,16 @@ def evaluate_tasks(
             raise InputError(f"task {task!r}: no such task; give some of {', '.join(METRICS)}")
     if len(set(tasks)) < len(tasks):
         raise InputError(f"tasks is {', '.join(tasks)}: give each task once")
-    if limit is not None and (not is_whole(limit) or limit < 2):
-        raise InputError(f"limit is {limit!r}: give a whole number of at least 2, or None for all questions")
     try:
-        from lm_eval.evaluator import evaluate
-        from lm_eval.models.huggingface import HFLM
+        import lm_eval.evaluator
+        import lm_eval.models.huggingface  # noqa: F401
     except ImportError as error:
         raise InputError(
             f"tasks need lm-eval ({error}): run pip install 'paper-repro[lm-eval]', or make, which installs it"
         ) from error
     with _quiet_lm_eval():
-        loaded = [(task, _load(task)) for task in tasks]  # all before the first is run: it may take hours
-        device = model.network.device.type
-        ours, papers = SEQUENCES_PER_BATCH.get(device, SEQUENCES_PER_BATCH["cpu"])
-        found = []
-        for task, parts in loaded:
-            network = HFLM(
-                pretrained=model.network,
-                tokenizer=copy.deepcopy(model.tokenizer),  # lm-eval gives it a padding token
-                backend="causal",
-                batch_size=papers if task in PAPER_TASKS else ours,
-            )
-            results = evaluate(network, parts, limit=limit, bootstrap_iters=0)
-            samples = [sample for part in results["samples"].values() for sample in part]
-            correct = tuple(float(sample[METRICS[task]]) for sample in samples)
-            found.append(TaskAccuracy(task, METRICS[task], correct))
-        return TasksAccuracy(tuple(found))
+        for task in tasks:
+            _load(task)
 
 
 def questions(documents: Iterable[str]) -> list[dict[str, Any]]:
@@ -216,6 +231,7 @@ def _hash(*parts: str) -> bytes:
     return hashlib.sha256("\0".join(parts).encode()).digest()
 
 
+@lru_cache(maxsize=len(METRICS))  # to look whether the questions on the hub have changed takes seconds
 def _load(task: str) -> Any:
     """lm-eval's task, or group of them, with its questions; zero-shot."""
     try:

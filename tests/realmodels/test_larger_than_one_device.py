@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lm_eval.evaluator
 import pytest
 import torch
 from accelerate.utils.offload import OffloadedWeightsLoader
@@ -20,7 +21,9 @@ from realmodels.devices import device_of, fetched_again_for_gradients, is_offloa
 from realmodels.evaluate import token_blocks
 from realmodels.families import describe
 from realmodels.load import Model
+from realmodels.peers import SIMULATORS, PeerExperts, PeerLinear, Simulator, deployed_on
 from realmodels.placements import expert_damage, losses, mean_shift
+from realmodels.tasks import CONTINUATION, evaluate_tasks
 from theory.errors import InputError
 from theory.hardware import Hardware
 from theory.placement import STRATEGIES, Placement
@@ -254,6 +257,60 @@ def test_a_head_tied_to_the_embedding_is_counted_once(tmp_path: Path) -> None:
             evaluations.append(evaluate(model, TEXT))
     assert reports[0] == reports[1] and evaluations[0] == evaluations[1]
     assert reports[0].total == sum(parameter.numel() for parameter in whole.network.parameters())
+
+
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_peers(simulator: Simulator, pair: Pair) -> None:
+    """The peers are programmed anew, and the model is digital after it."""
+    if (
+        any(layer.linears for layer in pair.whole.map.moe_layers)
+        or pair.whole.network.config.model_type == "gpt_oss"
+    ):
+        pytest.skip("the peers take experts that are laid out as OLMoE's")
+    digital, results = evaluate(pair.whole, TEXT), []
+    for model, ranges in zip(pair, pair.ranges, strict=True):
+        before = offloaded_parameters(model)
+        with deployed_on(simulator, model, mixed(model), CONVERTERS, ranges, seed=1) as report:
+            assert {type(each) for each in model.analog_modules.values()} == {PeerLinear, PeerExperts}
+            first = evaluate(model, TEXT)
+            reprogram(model, seed=2)
+            results.append((report, first, evaluate(model, TEXT)))
+            assert offloaded_parameters(model) == before
+        assert evaluate(model, TEXT) == digital
+        assert offloaded_parameters(model) == before and not model.analog_modules
+    assert results[0] == results[1]
+    assert results[0][1] != digital and results[0][1] != results[0][2]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_tasks(tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers and log-likelihoods of a model that is all on disk, its embedding too, digital and deployed."""
+    network = small_network(tie_word_embeddings=tied, max_position_embeddings=512)  # the questions' context
+    folder = save(network, tmp_path / "model")
+    whole, split = load(folder), load_split(folder, tmp_path / "rest", share=0.0)
+    assert split.network.device.type == "meta"
+    samples: list[Any] = []
+    real = lm_eval.evaluator.evaluate
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        found = real(*arguments, **options)
+        samples.append([each["filtered_resps"] for each in found["samples"][CONTINUATION]])
+        return found
+
+    monkeypatch.setattr(lm_eval.evaluator, "evaluate", noted)
+    results = []
+    for model in (whole, split):
+        samples.clear()
+        evaluate(model, TEXTS)  # after a call, a tied head's parameter is another empty one
+        before = offloaded_parameters(model)
+        digital = evaluate_tasks(model, [CONTINUATION], 12)
+        with deployed(model, mixed(model), CONVERTERS, calibrate(model, TEXTS, CONVERTERS)):
+            analog = evaluate_tasks(model, [CONTINUATION], 12)
+        assert evaluate_tasks(model, [CONTINUATION], 12) == digital
+        assert offloaded_parameters(model) == before and not model.analog_modules
+        assert samples[0] == samples[2] != samples[1]
+        results.append((digital, analog, samples[:2]))
+    assert results[0] == results[1]
 
 
 # -------------------------------------------------------------------------------------------------- memory

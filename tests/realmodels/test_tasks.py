@@ -4,8 +4,10 @@ import hashlib
 import json
 import logging
 import math
+import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis.strategies as st
@@ -30,6 +32,7 @@ from realmodels.tasks import (
     TasksAccuracy,
     evaluate_tasks,
     questions,
+    require_tasks,
 )
 from realmodels.text import documents, held_out, installed_folder
 from theory.errors import InputError
@@ -320,7 +323,15 @@ def made_up(path: str, name: str | None) -> dict[str, Any]:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def nothing_loaded() -> Iterator[None]:
+    """No questions of other tests, and none for them."""
+    tasks._load.cache_clear()
+    yield
+    tasks._load.cache_clear()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, nothing_loaded: None) -> list[str]:
     """A hub whose data sets have three questions; the list says which were asked for."""
     import datasets
 
@@ -351,6 +362,11 @@ def test_the_papers_tasks(model: Model, hub: list[str], harness: list[dict[str, 
                 assert len(sample["arguments"][0][0]) < 180  # no examples before the question
     assert len({each.accuracy for each in found.tasks}) > 1
     assert found.accuracy == pytest.approx(sum(each.accuracy for each in found.tasks) / 8)
+    before = len(hub)
+    for limit, counts in ((2, [57, 2]), (58, [114, 3])):  # a subject has three questions, too
+        some = evaluate_tasks(model, ["mmlu", "boolq"], limit)
+        assert [len(each.correct) for each in some.tasks] == counts
+    assert len(hub) == before  # what was loaded is not looked for again
 
 
 @pytest.mark.parametrize("order", [("continuation", "boolq"), ("boolq", "continuation")])
@@ -362,6 +378,8 @@ def test_an_unreachable_task_is_named_before_anything_runs(
     ) as found:
         evaluate_tasks(model, order, 2)
     assert "\n" not in str(found.value) and not harness
+    with pytest.raises(InputError, match=re.escape(str(found.value))):
+        require_tasks(order)
 
 
 @pytest.mark.parametrize(
@@ -395,6 +413,7 @@ def test_a_changed_evaluation_text_is_not_blamed_on_the_hub(
 
     monkeypatch.setattr(tasks, "held_out", broken)
     tasks.continuation_dataset.cache_clear()
+    tasks._load.cache_clear()
     with pytest.raises(InputError, match="^the rebuilt evaluation text differs"):
         evaluate_tasks(model, [CONTINUATION], 2)
 
