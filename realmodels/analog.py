@@ -10,9 +10,11 @@ For inference only: no gradient flows through these modules.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -119,37 +121,69 @@ class _Crossbars(nn.Module):
         programmed: Float[Tensor, "experts matrices out in"],
     ) -> None:
         """Stores the weights that came out of programming in the form that `quantise` and `read` need."""
-        experts, _, outputs, inputs = target.shape
-        self.input_bound, self.lam = self.input_bound.to(target.device), self.lam.to(target.device)
+        weight = self._tiles(target.shape, programmed.dtype, programmed.device)
+        gain = self._set_scale(largest_weights(target, self.hardware).to(weight.dtype))
+        tiles = _cut(programmed, weight.shape[0], weight.shape[-1]).permute(3, 0, 1, 2, 4)
+        torch.mul(tiles, gain.permute(3, 0, 1, 2).unsqueeze(-1), out=weight)
+        self.weight = weight.flatten(2, 3)
+
+    def program_fused(
+        self,
+        target: Float[Tensor, "all_experts matrices out in"],
+        experts: Int[Tensor, " experts"],
+        generator: torch.Generator,
+        stored: Callable[[Tensor], Tensor],
+        *,
+        mirrored: bool,
+    ) -> None:
+        """Noise and `program`, or without converters `stored`, in one pass over the weights that `_takes_kernel`."""
+        from realmodels.fused_programming import fused_program
+
+        w_max = largest_weights(target, self.hardware).float()
+        inputs = target.shape[-1]
+        if self.has_converters:
+            weight = self._tiles((len(experts), *target.shape[1:]), w_max.dtype, w_max.device)
+            weight[-1, ..., inputs - (len(weight) - 1) * weight.shape[-1] :] = 0
+            gain = self._set_scale(w_max[experts])
+        else:  # with the target's strides, so that `stored` is a view
+            weight = torch.empty_like(target[: len(experts)], dtype=w_max.dtype)
+            gain = torch.ones_like(w_max[experts])
+        fused_program(target, w_max, gain, experts, weight, self.hardware, generator, mirrored=mirrored)
+        self.weight = weight.flatten(2, 3) if self.has_converters else stored(weight)
+
+    def _tiles(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+    ) -> Float[Tensor, "slices experts matrices out width"]:
+        """Where weights (experts, matrices, out, in) are kept with converters: the present ones' memory, if it fits."""
+        width = min(self.hardware.tile_size, shape[-1])
+        sizes = (math.ceil(shape[-1] / width), *shape[:-1], width)
+        weight = None if self.weight is None else self.weight.unflatten(2, shape[1:3])
+        if weight is None or (weight.shape, weight.dtype, weight.device) != (sizes, dtype, device):
+            gap = ROW_GAP if width % ROW_GAP_PERIOD == 0 else 0
+            weight = torch.empty(*sizes[:-1], width + gap, dtype=dtype, device=device)[..., :width]
+        return weight
+
+    def _set_scale(
+        self, w_max: Float[Tensor, "experts matrices out slices"]
+    ) -> Float[Tensor, "experts matrices out slices"]:
+        """Sets the value of an ADC code; returns the stored weights in units of the programmed ones."""
+        self.input_bound, self.lam = self.input_bound.to(w_max.device), self.lam.to(w_max.device)
 
         def of_experts(values: Tensor) -> Tensor:
-            return values.to(programmed.dtype).expand(experts).view(-1, 1, 1, 1)
+            return values.to(w_max.dtype).expand(len(w_max)).view(-1, 1, 1, 1)
 
         no_dac = torch.ones_like(self.input_bound)
         code_value = of_experts(no_dac if self.dac_levels is None else self.input_bound / self.dac_levels)
-        width = min(self.hardware.tile_size, inputs)
-        slices = math.ceil(inputs / width)
-        tiles = _cut(programmed, slices, width)
-        shape = (slices, *target.shape[:3], width)
-        weight = None if self.weight is None else self.weight.unflatten(2, target.shape[1:3])
-        if weight is None or weight.shape != shape or weight.dtype != programmed.dtype:
-            gap = ROW_GAP if width % ROW_GAP_PERIOD == 0 else 0
-            weight = programmed.new_empty(*shape[:-1], width + gap)[..., :width]
-        tiles = tiles.permute(3, 0, 1, 2, 4)
         if self.adc_levels is None:
-            weight.copy_(tiles)
             self.scale = code_value.transpose(0, 1)
-        else:
-            w_max = largest_weights(target, self.hardware).to(weight.dtype)
-            # (experts, matrices, out, slices)
-            step = w_max * of_experts(self.lam * self.input_bound / self.adc_levels)
-            gain = torch.where(step > 0, code_value / step, 0)  # a tile of zeros has no scale and gives zeros
-            torch.mul(tiles, gain.permute(3, 0, 1, 2).unsqueeze(-1), out=weight)
-            # Runs of outputs with one step: what divides both tile and outputs crosses no border of a tile.
-            block = {"column": 1, "layer": outputs, "tile": math.gcd(outputs, self.hardware.tile_size)}
-            by_block = step[:, :, :: block[self.hardware.w_max]].flatten(1, 2)
-            self.scale = by_block.permute(2, 0, 1).unsqueeze(-1).contiguous()
-        self.weight = weight.flatten(2, 3)
+            return torch.ones_like(w_max)
+        step = w_max * of_experts(self.lam * self.input_bound / self.adc_levels)
+        # Runs of outputs with one step: what divides both tile and outputs crosses no border of a tile.
+        outputs = w_max.shape[2]
+        block = {"column": 1, "layer": outputs, "tile": math.gcd(outputs, self.hardware.tile_size)}
+        by_block = step[:, :, :: block[self.hardware.w_max]].flatten(1, 2)
+        self.scale = by_block.permute(2, 0, 1).unsqueeze(-1).contiguous()
+        return torch.where(step > 0, code_value / step, 0)  # a tile of zeros has no scale and gives zeros
 
     def quantise(
         self,
@@ -217,6 +251,50 @@ class _Crossbars(nn.Module):
         return self
 
 
+def _takes_kernel(target: Tensor, hardware: Hardware, generator: torch.Generator) -> bool:
+    """Whether noise is made by `realmodels.fused_programming`, with draws of its own.
+
+    Where both weights and generator are on an NVIDIA GPU that Triton can compile for, unless there is no noise, or fp64
+    is wanted. A generator elsewhere means the same draws on every machine.
+    """
+    return (
+        hardware.c > 0
+        and target.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and target.device.type == generator.device.type == "cuda"
+        and torch.version.hip is None
+        and _kernel_runs(target.device)
+    )
+
+
+@cache
+def _kernel_runs(device: torch.device) -> bool:
+    """Tries it once; what stands in its way differs between machines: a C compiler, the driver, the GPU's age."""
+    if find_spec("triton") is None:
+        return False
+    weight = torch.ones(1, 1, 1, 1, device=device)
+    arguments = (
+        weight,
+        weight,
+        weight,
+        torch.zeros(1, dtype=torch.int64, device=device),
+        weight.clone(),
+        Hardware(),
+    )
+    try:
+        from realmodels.fused_programming import fused_program
+
+        fused_program(*arguments, torch.Generator(device))
+    except Exception as error:
+        warnings.warn(
+            "programming noise takes a slower way, with other draws: Triton does not work on"
+            f" {device}: {type(error).__name__}: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
 class _Analog(nn.Module):
     """What analog layers share: the replaced module's own parameters under their names, and crossbars.
 
@@ -261,6 +339,33 @@ class _Analog(nn.Module):
         there = {name: each.to(device) for name, each in named.items()}
         return super().__call__(*(each.to(device) for each in inputs), **there)
 
+    def _program(
+        self,
+        name: str,
+        target: Float[Tensor, "all_experts matrices out in"],
+        experts: Int[Tensor, " experts"],
+        generator: torch.Generator,
+        stored: Callable[[Tensor], Tensor],
+        *,
+        mirrored: bool,
+    ) -> None:
+        """Programs the given experts of a parameter with fresh noise, drawn for all of them.
+
+        stored: how programmed weights are kept without converters.
+        """
+        crossbars = self.crossbars[name]
+        # Not a peer's tiles.
+        if isinstance(crossbars, _Crossbars) and _takes_kernel(target, self.hardware, generator):
+            crossbars.program_fused(target, experts, generator, stored, mirrored=mirrored)
+            return
+        programmed = program(target, self.hardware, generator, mirrored=mirrored)
+        if len(experts) < len(target):
+            target, programmed = target[experts], programmed[experts]
+        if crossbars.has_converters:
+            crossbars.program(target, programmed)
+        else:
+            crossbars.weight = stored(programmed)
+
     @property
     def count_saturation(self) -> bool:
         """Whether forward counts saturated conversions; off by default: it costs a pass over the outputs."""
@@ -298,15 +403,9 @@ class AnalogLinear(_Analog):
     @torch.no_grad()
     def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
         """Programs the weights with fresh noise."""
-        target = weights_of(self)["weight"]
-        programmed, crossbars = (
-            program(target, self.hardware, generator, mirrored=mirrored),
-            self.crossbars["weight"],
-        )
-        if crossbars.has_converters:
-            crossbars.program(target[None, None], programmed[None, None])
-        else:
-            crossbars.weight = programmed
+        target = weights_of(self)["weight"][None, None]
+        only = torch.zeros(1, dtype=torch.int64, device=target.device)
+        self._program("weight", target, only, generator, lambda matrices: matrices[0, 0], mirrored=mirrored)
 
     @torch.no_grad()
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
@@ -387,14 +486,9 @@ class AnalogExperts(_Analog):
         """
         weights = weights_of(self)
         for name in FUSED_WEIGHTS:
-            target = self.layout.matrices(name, weights[name])
-            programmed = program(target, self.hardware, generator, mirrored=mirrored)
-            if self.digital:
-                target, programmed = target[self.analog], programmed[self.analog]
-            if self.crossbars[name].has_converters:
-                self.crossbars[name].program(target, programmed)
-            else:
-                self.crossbars[name].weight = self.layout.stored(name, programmed)
+            target, stored = self.layout.matrices(name, weights[name]), partial(self.layout.stored, name)
+            experts = self.sequence[: len(self.analog)].to(target.device)
+            self._program(name, target, experts, generator, stored, mirrored=mirrored)
 
     @torch.no_grad()
     def forward(

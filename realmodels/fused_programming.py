@@ -1,0 +1,139 @@
+"""Programming noise on an NVIDIA GPU in one pass, which reads the targets, makes the noise and stores what results.
+
+The same as `theory.hardware.program` followed by what `realmodels.analog` does to the result, but for the draws: noise
+comes from Philox counters [Salmon et al., SC 2011] made of a weight's expert, matrix, output and input, so that it
+depends on nothing else: not on which experts are programmed, nor on how they are stored or cut into tiles.
+
+Importing this module needs Triton, which comes with torch for CUDA: `realmodels.analog` asks for it only there.
+"""
+
+import torch
+import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from theory.hardware import PROGRAMMING_NOISE, Hardware
+
+# One Philox counter gives four normals, to the weights of four runs of this many inputs; part of what a seed means.
+RUN: int = 32
+ROUNDS: int = 10  # of Philox, as in torch
+# What one program of the grid takes, and the warps for it: speed alone.
+ROWS, WARPS = 16, 4
+
+
+@torch.no_grad()
+def fused_program(
+    target: Float[Tensor, "all_experts matrices out in"],
+    w_max: Float[Tensor, "all_experts matrices out slices"],
+    gain: Float[Tensor, "experts matrices out slices"],
+    experts: Int[Tensor, " experts"],
+    programmed: Tensor,
+    hardware: Hardware,
+    generator: torch.Generator,
+    *,
+    mirrored: bool = False,
+) -> None:
+    """Writes gain * (target + sigma * noise) of the given experts into `programmed`.
+
+    All on one device and with any strides; target in fp32, fp16 or bf16, w_max, gain and programmed in fp32. w_max: of
+    `largest_weights`. programmed: (experts, matrices, out, in), or in tiles (slices, experts, matrices, out, width), of
+    which what is beyond `in` is left as it is. mirrored: the same noise with the opposite sign.
+    """
+    _, matrices, outputs, inputs = target.shape
+    # A tensor, so that the host need not wait for it.
+    seed = torch.randint(2**63 - 1, (1,), device=generator.device, generator=generator).to(target.device)
+    noise = PROGRAMMING_NOISE[hardware.programming]
+    cubics = [
+        [piece.get(power, 0.0) / noise.scale for power in range(4)]
+        for piece in (noise.pieces[0], noise.pieces[-1])
+    ]
+    # All inputs in one slice: as in a tile of whole runs, which is faster, and no size is too large.
+    tile = hardware.tile_size if w_max.shape[-1] > 1 else triton.cdiv(inputs, RUN) * RUN
+    strides = programmed.stride()
+    if programmed.ndim == 4:
+        strides = (tile * strides[-1], *strides)
+    grid = (triton.cdiv(outputs, ROWS) * triton.cdiv(inputs, 4 * RUN), matrices, len(experts))
+    with torch.cuda.device_of(target):
+        _program[grid](
+            target, w_max, gain, experts, seed, programmed,
+            outputs, inputs, *target.stride(), *w_max.stride(), *gain.stride(), *strides,
+            *cubics[0], *cubics[1], noise.x_max, noise.border, noise.dead_zone,
+            float(-hardware.c if mirrored else hardware.c),
+            pieces=len(noise.pieces), tile=tile, rows=ROWS, run=RUN, rounds=ROUNDS, num_warps=WARPS,
+            enable_fp_fusion=True,  # which later releases leave off unless told
+        )  # fmt: skip
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _program(  # type: ignore[no-untyped-def]  # a kernel takes no types
+    target, w_max, gain, experts, seed, programmed,
+    outputs, inputs,
+    target_expert, target_matrix, target_out, target_in,
+    w_max_expert, w_max_matrix, w_max_out, w_max_slice,
+    gain_expert, gain_matrix, gain_out, gain_slice,
+    programmed_slice, programmed_expert, programmed_matrix, programmed_out, programmed_in,
+    low_0, low_1, low_2, low_3, high_0, high_1, high_2, high_3,
+    x_max, border, dead_zone, c,
+    pieces: tl.constexpr, tile: tl.constexpr, rows: tl.constexpr, run: tl.constexpr, rounds: tl.constexpr,
+):  # fmt: skip
+    """So many rows times four runs of inputs of one matrix. Strides are named tensor_axis."""
+    across = tl.cdiv(inputs, 4 * run)
+    group = tl.program_id(0) % across
+    row = tl.program_id(0) // across * rows + tl.arange(0, rows)
+    matrix = tl.program_id(1).to(tl.int64)
+    place = tl.program_id(2).to(tl.int64)
+    expert = tl.load(experts + place)
+
+    zeros = tl.zeros((rows, run), tl.int32)
+    of_inputs, of_output = zeros + (group * run + tl.arange(0, run))[None, :], zeros + row[:, None]
+    of_matrix, of_expert = zeros + matrix.to(tl.int32), zeros + expert.to(tl.int32)
+    bits = tl.philox(tl.load(seed), of_inputs, of_output, of_matrix, of_expert, rounds)
+    normals = _normals(bits[0], bits[1]) + _normals(bits[2], bits[3])
+
+    wide_row = row.to(tl.int64)[:, None]  # products with strides may be beyond 2^31
+    target += expert * target_expert + matrix * target_matrix + wide_row * target_out
+    w_max += expert * w_max_expert + matrix * w_max_matrix + wide_row * w_max_out
+    gain += place * gain_expert + matrix * gain_matrix + wide_row * gain_out
+    programmed += place * programmed_expert + matrix * programmed_matrix + wide_row * programmed_out
+    for part in tl.static_range(4):
+        start = (4 * group + part) * run
+        column = start + tl.arange(0, run)[None, :]
+        # A run within one slice needs one w_max and gain for each row; others one for each weight.
+        slice_of = start // tile + tl.zeros((1, 1), tl.int32) if tile % run == 0 else column // tile
+        there = (row < outputs)[:, None] & (column < inputs)
+        slice_there = (row < outputs)[:, None] & (slice_of * tile < inputs)
+        wide_slice = slice_of.to(tl.int64)
+        weight = tl.load(target + column.to(tl.int64) * target_in, there, other=0).to(tl.float32)
+        largest = tl.load(w_max + wide_slice * w_max_slice, slice_there, other=0)
+        r = tl.div_rn(tl.abs(weight), tl.broadcast_to(tl.where(largest > 0, largest, 1.0), weight.shape))
+        x = x_max * r
+        sigma = ((low_3 * x + low_2) * x + low_1) * x + low_0
+        if pieces == 2:
+            sigma = tl.where(x <= border, sigma, ((high_3 * x + high_2) * x + high_1) * x + high_0)
+        sigma *= c * largest
+        written = tl.where(r < dead_zone, 0.0, weight + normals[part] * sigma)
+        scaled = written * tl.load(gain + wide_slice * gain_slice, slice_there, other=0)
+        place_in_slice = (column - slice_of * tile).to(tl.int64)
+        tl.store(programmed + wide_slice * programmed_slice + place_in_slice * programmed_in, scaled, there)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _normals(first, second):  # type: ignore[no-untyped-def]
+    """Two independent unit normals of two times 32 random bits [Box and Muller 1958], to 6.7 sigma, as cuRAND's.
+
+    Of the second's bits, 30 are an angle within an eighth of a turn, one swaps the axes, and one turns by half a turn:
+    with tl.sin and tl.cos, which take any angle, the kernel has almost twice as many instructions.
+    """
+    uniform = first.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10  # 2^-32, 2^-33: never 0
+    radius = tl.sqrt(-2.0 * tl.log(uniform))
+    radius = tl.where(second >> 31 == 1, -radius, radius)
+    angle = (second << 2).to(tl.int32, bitcast=True).to(tl.float32) * 3.657295211131668e-10  # pi / 4 / 2^31
+    square = angle * angle
+    # Taylor's polynomials: (pi/4)^9/9! = 3.2e-7 and (pi/4)^10/10! = 2.5e-8 bound what is left out.
+    sine = ((-1.984126984e-4 * square + 8.333333333e-3) * square - 0.1666666667) * square * angle + angle
+    cosine = (
+        ((2.480158730e-5 * square - 1.388888889e-3) * square + 4.166666667e-2) * square - 0.5
+    ) * square + 1.0
+    swap = (second >> 30) & 1 == 1
+    return radius * tl.where(swap, sine, cosine), radius * tl.where(swap, cosine, sine)
