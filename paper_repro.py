@@ -60,8 +60,18 @@ Item = TypeVar("Item")
 PROGRAM = "paper_repro.py"
 TESTS = Path(__file__).parent / "tests"
 FORMATS = ("png", "pdf", "svg")
-EXPERIMENT_OPTIONS = ("model", "text", "device", "seeds")
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "matplotlib", "joblib")
+EXPERIMENT_OPTIONS = ("model", "text", "device", "seeds", "tasks")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "joblib",
+    "lm-eval",
+)
 # EFBIG: a limit on the size of files is, for the user, the same as a full disk.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SECONDS_BETWEEN_LINES = 10.0
@@ -151,6 +161,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=_count, metavar="N", help="independent noise draws or trainings")
     parser.add_argument("--text", metavar="FILE", help="evaluate on this UTF-8 text")
+    parser.add_argument(
+        "--tasks",
+        metavar="NAMES",
+        help="measure accuracy on these tasks of lm-eval, too: names with commas between, or paper for its eight",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("results"), help="default: results/")
     parser.add_argument(
         "--workers", type=_count, metavar="N", help="processes (default: one per core; 1 on cuda and auto)"

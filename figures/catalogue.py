@@ -6,7 +6,7 @@ An experiment module has
     summarise(configs, records) -> Result     records in the order of the grid; the command line fills in the
                                               names of exhibit and preset, and the provenance
 where `grid` names as keywords the options of the command line that it understands (model, text, device,
-seeds) and is given those that the user gave. A drawing module has
+seeds, tasks) and is given those that the user gave. A drawing module has
     draw(result) -> matplotlib Figure
     table(result) -> list[dict]               optional: the rows of the CSV (else the findings)
 """

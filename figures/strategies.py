@@ -1,4 +1,7 @@
-"""Draws figures 4 and 5: loss, accuracy and recovered loss against the magnitude of programming noise."""
+"""Draws figures 4 and 5: loss, accuracy and recovered loss against the magnitude of programming noise.
+
+Where there are tasks, accuracy on them, too.
+"""
 
 from typing import Any
 
@@ -25,6 +28,7 @@ COLUMNS = (
     ("accuracy_change", "change of top-1 accuracy", True),
     ("recovered", "recovered part of the loss", True),
 )
+TASKS_COLUMN = ("tasks_accuracy", "accuracy on the tasks", True)
 PAPER = (
     "Published (arXiv 2603.02633, Figs. 4 and 5): MaxNNScore is best, and recovers a third to more than a half of the"
     " loss at c = 2.5."
@@ -39,10 +43,12 @@ def draw(result: Result) -> Figure:
             (curve["w_max"], curve["digital_fraction"]) for curve in curves if curve["strategy"] != "none"
         )
     )
+    digital = result.data["digital"]
+    columns = (*COLUMNS, TASKS_COLUMN) if "tasks" in digital else COLUMNS
     palette = dict(zip(LABELS, ["black", *sns.color_palette("colorblind", len(LABELS) - 1)], strict=True))
     with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
-        figure = Figure(figsize=(11, 2.6 * len(rows) + 1.2), layout="constrained")
-        axes = figure.subplots(len(rows), len(COLUMNS), squeeze=False, sharex=True, sharey="col")
+        figure = Figure(figsize=(11 / 3 * len(columns), 2.6 * len(rows) + 1.2), layout="constrained")
+        axes = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey="col")
     for row, (w_max, fraction) in zip(axes, rows, strict=True):
         shown = [
             curve
@@ -50,8 +56,10 @@ def draw(result: Result) -> Figure:
             if curve["w_max"] == w_max
             and (curve["strategy"] == "none" or curve["digital_fraction"] == fraction)
         ]
-        for axis, (quantity, label, percent) in zip(row, COLUMNS, strict=True):
+        for axis, (quantity, label, percent) in zip(row, columns, strict=True):
             _curves(axis, shown, quantity, palette)
+            if quantity == "tasks_accuracy":
+                axis.axhline(digital["tasks"]["mean"], color="grey", linewidth=0.8)
             axis.set_ylabel(label)
             if percent:
                 axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
@@ -60,11 +68,10 @@ def draw(result: Result) -> Figure:
         row[0].set_title(f"{TITLES[w_max]}, {fraction:.1%} of experts digital", loc="left", fontweight="bold")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    digital = result.data["digital"]
     figure.suptitle(
         f"{result.data['model']}, dense modules digital: loss {digital['loss']['mean']:.3f} nats per token, accuracy"
         f" {digital['accuracy']['mean']:.1%} when all digital; {result.data['blocks']} blocks of"
-        f" {result.data['block_tokens']} tokens\n{PAPER}",
+        f" {result.data['block_tokens']} tokens\n{_tasks(digital) if 'tasks' in digital else ''}{PAPER}",
         fontsize="small",
     )
     return figure
@@ -73,6 +80,12 @@ def draw(result: Result) -> Figure:
 def table(result: Result) -> list[dict[str, Any]]:
     """The curves, one row for each placement, magnitude and granularity."""
     return with_bounds(result.data["curves"])
+
+
+def _tasks(digital: dict[str, Any]) -> str:
+    tasks = digital["tasks"]
+    each = ", ".join(f"{name} ({found['questions']})" for name, found in tasks["each"].items())
+    return f"Tasks (questions): {each}; accuracy {tasks['mean']:.1%} when all digital (grey line)\n"
 
 
 def _curves(axis: Axes, curves: list[dict[str, Any]], quantity: str, palette: dict[str, Any]) -> None:

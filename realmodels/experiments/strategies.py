@@ -14,8 +14,18 @@ for 12.5 % and 25 % digital experts:
    the baseline) is below 0, fails if it is above.
 3. Our control: the same against the smallest scores.
 Intervals are over noise draws and blocks of text together.
+
+With tasks [realmodels.tasks], zero-shot accuracy on them is measured, too, of every unit on the same questions. It is
+the plain mean over tasks. Rules, fixed before any run, where there are tasks, at c = 2.5 and for w_max as above:
+4. The paper's claim "MaxNNScore recovers more than a third of the accuracy lost" holds if the 95 % interval of
+   (accuracy of MaxNN - of no digital expert)/(accuracy of the digital model - of no digital expert) is above 1/3, fails
+   if below; for 12.5 % digital experts.
+5. Its claim "MaxNNScore is no worse" on the tasks than each baseline, for 12.5 % and 25 %: (accuracy of MaxNN -
+   accuracy of the baseline) above 0 holds, below fails; equal accuracies decide nothing.
+Their intervals are over noise draws, which tasks share, and over the questions of each task.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,12 +33,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
 from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated, Preset
-from realmodels.load import DEFAULT_MODEL
+from realmodels.load import DEFAULT_MODEL, Model
+from realmodels.tasks import METRICS, PAPER_TASKS, TaskAccuracy, TasksAccuracy, evaluate_tasks, require_tasks
 from theory.evidence import Finding, Result, mean_interval, ratio_interval, two_way_interval, verdict
 from theory.hardware import Granularity, Hardware
 from theory.placement import Strategy, place
@@ -42,18 +54,28 @@ STRATEGIES: tuple[Strategy, ...] = (
     "minnn",
 )
 FRACTIONS = (0.125, 0.25)
-RULE_C, RULE_1_RECOVERED = 2.5, 1 / 3
+BASELINES = STRATEGIES[1:-1]
+RULE_C, RULE_1_RECOVERED, RULE_4_FRACTION = 2.5, 1 / 3, 0.125
+
+
+# The records of all noise draws by w_max, strategy, digital fraction and c.
+Tables = dict[tuple[Granularity, Strategy, float, float], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Config(Evaluated):
-    """One noise draw of one placement at one magnitude; strategy None: all digital, the reference."""
+    """One noise draw of one placement at one magnitude; strategy None: all digital, the reference.
+
+    questions: so many of each of the tasks, the first ones; None for all.
+    """
 
     w_max: Granularity
     strategy: Strategy | None
     digital_fraction: float
     c: float
     seed: int
+    tasks: tuple[str, ...]
+    questions: int | None
 
 
 PRESETS = {
@@ -61,6 +83,7 @@ PRESETS = {
     "default": Preset((1.5, 2.5), 6, 8, 256),
     "full": Preset((0.5, 1.0, 1.5, 2.0, 2.5), 24, 32, 256),
 }
+QUESTIONS = {"quick": 40, "default": 200, "full": None}  # of each task
 
 
 def grid(
@@ -69,9 +92,15 @@ def grid(
     text: str | None = None,
     device: str = "cpu",
     seeds: int | None = None,
+    tasks: str | None = None,
 ) -> list[Config]:
-    """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
+    """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on.
+
+    tasks: names of METRICS with commas between them, `paper` for the paper's eight. InputError if one of them cannot
+    be evaluated here.
+    """
     settings = PRESETS[preset]
+    named = _named(tasks)
     draws = settings.seeds(seeds)
     reference = Config(
         **shared.evaluated(model, text, device, settings.blocks, settings.block_tokens),
@@ -80,6 +109,8 @@ def grid(
         digital_fraction=1.0,
         c=0.0,
         seed=0,
+        tasks=named,
+        questions=QUESTIONS[preset] if named else None,
     )
     placements: list[tuple[Strategy, float]] = [
         ("none", 0.0),
@@ -98,11 +129,10 @@ def grid(
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """Mean loss and accuracy of every block of text."""
-    model, tokens = shared.model(config.model, config.device), shared.tokens(config)
+    """Mean loss and accuracy of every block of text; of each task's questions, whether the answer is right (1 or 0)."""
+    model = shared.model(config.model, config.device)
     if config.strategy is None:
-        losses, hits = block_results(model.network, tokens)
-        return {"loss": losses.tolist(), "accuracy": hits.tolist()}
+        return _results(model, config)
     placement = place(
         shared.scores(config.model, config.device, config.strategy),
         config.digital_fraction,
@@ -112,23 +142,41 @@ def measure(config: Config) -> dict[str, Any]:
     calibration = shared.calibration(config.model, config.device, config.w_max)
     hardware = Hardware(c=config.c, w_max=config.w_max)
     with deployed(model, placement, hardware, calibration, seed=config.seed):
-        losses, hits = block_results(model.network, tokens)
-    return {"loss": losses.tolist(), "accuracy": hits.tolist()}
+        return _results(model, config)
+
+
+def _named(tasks: str | None) -> tuple[str, ...]:
+    if tasks is None:
+        return ()
+    names = [name for each in tasks.split(",") for name in (PAPER_TASKS if each == "paper" else (each,))]
+    require_tasks(names)
+    return tuple(names)
+
+
+def _results(model: Model, config: Config) -> dict[str, Any]:
+    """Of the model as it is now."""
+    losses, hits = block_results(model.network, shared.tokens(config))
+    found: dict[str, Any] = {"loss": losses.tolist(), "accuracy": hits.tolist()}
+    if config.tasks:
+        answers = evaluate_tasks(model, config.tasks, config.questions)
+        found["tasks"] = {each.task: [int(right) for right in each.correct] for each in answers.tasks}
+    return found
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
     """Curves with 95 % intervals, and the findings by the rules above."""
+    first = configs[0]
     reference = next(
         record for config, record in zip(configs, records, strict=True) if config.strategy is None
     )
-    tables: dict[tuple[str, Strategy, float, float], list[dict[str, Any]]] = {}
+    tables: Tables = {}
     for config, record in zip(configs, records, strict=True):
         if config.strategy is not None:
             key = config.w_max, config.strategy, config.digital_fraction, config.c
             tables.setdefault(key, []).append(record)
 
     def change(
-        w_max: str, strategy: Strategy, fraction: float, c: float, quantity: str = "loss"
+        w_max: Granularity, strategy: Strategy, fraction: float, c: float, quantity: str = "loss"
     ) -> NDArray[np.float64]:
         """(draws, blocks) of the change against the digital model."""
         draws = tables[w_max, strategy, fraction, c]
@@ -151,30 +199,45 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
                 "accuracy_change_interval": two_way_interval(accuracy),
                 "recovered": float((none - loss).mean() / none.mean()),
                 "recovered_interval": ratio_interval(none - loss, none),
+                **(_curve_on_tasks(tables, w_max, strategy, fraction, c) if first.tasks else {}),
             }
         )
-    first = configs[0]
+    findings = [
+        finding
+        for w_max in shared.GRANULARITIES
+        for fraction in FRACTIONS
+        for finding in _findings(w_max, fraction, change)
+    ]
+    digital: dict[str, Any] = {
+        quantity: {
+            "mean": float(np.mean(reference[quantity])),
+            "interval": mean_interval(reference[quantity]),
+        }
+        for quantity in ("loss", "accuracy")
+    }
+    if first.tasks:
+        found = TasksAccuracy(
+            tuple(TaskAccuracy(task, METRICS[task], tuple(reference["tasks"][task])) for task in first.tasks)
+        )
+        digital["tasks"] = {
+            "mean": found.accuracy,
+            "interval": found.interval,
+            "each": {
+                each.task: {"mean": each.accuracy, "questions": len(each.correct)} for each in found.tasks
+            },
+        }
+        for w_max in shared.GRANULARITIES:
+            findings += _findings_on_tasks(tables, w_max, reference)
     return Result(
         data={
-            "digital": {
-                quantity: {
-                    "mean": float(np.mean(reference[quantity])),
-                    "interval": mean_interval(reference[quantity]),
-                }
-                for quantity in ("loss", "accuracy")
-            },
+            "digital": digital,
             "curves": curves,
             "model": first.model,
             "text": first.text,
             "blocks": first.blocks,
             "block_tokens": first.block_tokens,
         },
-        findings=tuple(
-            finding
-            for w_max in shared.GRANULARITIES
-            for fraction in FRACTIONS
-            for finding in _findings(w_max, fraction, change)
-        ),
+        findings=tuple(findings),
     )
 
 
@@ -211,4 +274,86 @@ def _findings(w_max: str, fraction: float, change: Callable[..., NDArray[np.floa
                 verdict=verdict(interval, 0.0, "below"),
             )
         )
+    return findings
+
+
+def _over_tasks(draws: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+    """(draws, questions of all tasks): a table whose mean is the plain mean over tasks of their accuracies.
+
+    Its `two_way_interval` adds in quadrature the half widths over draws, which tasks share (other noise may be worse
+    for all of them), and over the questions of each task, as `TasksAccuracy` does. It is linear in the answers, so
+    that differences and ratios of such tables are those of accuracies. Of one task alone it gives what its answers do.
+    """
+    answers = [np.array([draw["tasks"][task] for draw in draws], dtype=float) for task in draws[0]["tasks"]]
+    total = sum(each.shape[1] for each in answers)
+
+    def half_width(questions: int) -> float:
+        """Of a mean, in units of the root of the sum of squares."""
+        return float(stdtrit(questions - 1, 0.975)) / math.sqrt(questions * (questions - 1))
+
+    columns = [
+        half_width(each.shape[1]) / half_width(total) / len(answers) * (each.mean(0) - each.mean())
+        for each in answers
+    ]
+    rows: NDArray[np.float64] = np.mean([each.mean(1) for each in answers], axis=0)
+    return rows[:, None] + np.concatenate(columns)
+
+
+def _curve_on_tasks(
+    tables: Tables, w_max: Granularity, strategy: Strategy, fraction: float, c: float
+) -> dict[str, Any]:
+    """Accuracy on the tasks, and what it exceeds that of MaxNN by, with as many digital experts, if there are any."""
+    draws = tables[w_max, strategy, fraction, c]
+    accuracy = _over_tasks(draws)
+    found: dict[str, Any] = {
+        "tasks_accuracy": float(accuracy.mean()),
+        "tasks_accuracy_interval": two_way_interval(accuracy),
+        "tasks_minus_maxnn": None,
+        "tasks_minus_maxnn_interval": None,
+    }
+    if strategy != "none":
+        difference = accuracy - _over_tasks(tables[w_max, "maxnn", fraction, c])
+        found["tasks_minus_maxnn"] = float(difference.mean())
+        found["tasks_minus_maxnn_interval"] = two_way_interval(difference)
+    for task in draws[0]["tasks"]:
+        found[f"{task}_accuracy"] = float(np.mean([draw["tasks"][task] for draw in draws]))
+    return found
+
+
+def _findings_on_tasks(tables: Tables, w_max: Granularity, reference: dict[str, Any]) -> list[Finding]:
+    """Rules 4 and 5, for one granularity."""
+    none = _over_tasks(tables[w_max, "none", 0.0, RULE_C])
+    gain = _over_tasks(tables[w_max, "maxnn", RULE_4_FRACTION, RULE_C]) - none
+    cost = _over_tasks([reference]) - none  # the same digital model against every draw
+    recovered = ratio_interval(gain, cost)
+    lost = round(float(cost.mean()), 12)  # but for rounding
+    findings = [
+        Finding(
+            claim="[paper] MaxNNScore recovers more than a third of the accuracy lost on the tasks;"
+            f" w_max per {w_max}, {RULE_4_FRACTION:.1%} of experts digital",
+            statistic=f"recovered fraction of the accuracy lost at c = {RULE_C:g}",
+            estimate=float(gain.mean()) / lost if lost else 0.0,
+            interval=recovered,
+            n=len(none),
+            rule="95 % interval above 1/3: holds; below: fails",
+            verdict=verdict(recovered, RULE_1_RECOVERED, "above"),
+        )
+    ]
+    for fraction in FRACTIONS:
+        maxnn = _over_tasks(tables[w_max, "maxnn", fraction, RULE_C])
+        for strategy in BASELINES:
+            difference = maxnn - _over_tasks(tables[w_max, strategy, fraction, RULE_C])
+            interval = two_way_interval(difference)
+            findings.append(
+                Finding(
+                    claim=f"[paper] MaxNNScore is no worse than {strategy.replace('_', ' ')} on the tasks;"
+                    f" w_max per {w_max}, {fraction:.1%} of experts digital",
+                    statistic=f"accuracy with MaxNN - with {strategy} at c = {RULE_C:g}",
+                    estimate=float(difference.mean()),
+                    interval=interval,
+                    n=len(maxnn),
+                    rule="95 % interval above 0: holds; below: fails",
+                    verdict=verdict(interval, 0.0, "above"),
+                )
+            )
     return findings

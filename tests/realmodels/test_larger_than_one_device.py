@@ -21,7 +21,6 @@ from realmodels.devices import device_of, fetched_again_for_gradients, is_offloa
 from realmodels.evaluate import token_blocks
 from realmodels.families import describe
 from realmodels.load import Model
-from realmodels.peers import SIMULATORS, PeerExperts, PeerLinear, Simulator, deployed_on
 from realmodels.placements import expert_damage, losses, mean_shift
 from realmodels.tasks import CONTINUATION, evaluate_tasks
 from theory.errors import InputError
@@ -259,9 +258,12 @@ def test_a_head_tied_to_the_embedding_is_counted_once(tmp_path: Path) -> None:
     assert reports[0].total == sum(parameter.numel() for parameter in whole.network.parameters())
 
 
-@pytest.mark.parametrize("simulator", SIMULATORS)
-def test_peers(simulator: Simulator, pair: Pair) -> None:
+@pytest.mark.parametrize("simulator", ["aihwkit", "lightning"])
+def test_peers(simulator: Any, pair: Pair) -> None:
     """The peers are programmed anew, and the model is digital after it."""
+    pytest.importorskip("aihwkit")  # its wheels are for Linux on x86-64 only
+    from realmodels.peers import PeerExperts, PeerLinear, deployed_on
+
     if (
         any(layer.linears for layer in pair.whole.map.moe_layers)
         or pair.whole.network.config.model_type == "gpt_oss"

@@ -1,21 +1,41 @@
 """Figures 4 and 5: their units, their verdicts on data with known answers, and their drawing."""
 
+import csv
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as with_settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from small_models import save, small_network
 
+import paper_repro
 from figures import strategies as drawing
 from realmodels.experiments import shared, strategies
-from realmodels.experiments.strategies import FRACTIONS, RULE_C, STRATEGIES, Config, grid, measure, summarise
+from realmodels.experiments.strategies import (
+    BASELINES,
+    FRACTIONS,
+    QUESTIONS,
+    RULE_C,
+    STRATEGIES,
+    Config,
+    grid,
+    measure,
+    summarise,
+)
 from realmodels.load import load
+from realmodels.tasks import CONTINUATION, METRICS, PAPER_TASKS, TaskAccuracy, TasksAccuracy, evaluate_tasks
 from theory.errors import InputError
-from theory.evidence import Finding, Result
+from theory.evidence import Finding, Result, mean_interval, two_way_interval
 from theory.placement import Strategy
 
 BLOCKS, DRAWS = 6, 4
+ASKED = {"boolq": 300, "arc_easy": 800, CONTINUATION: 500}  # questions of made-up answers
 DAMAGE: dict[Strategy, float] = dict.fromkeys(STRATEGIES, 0.08) | {"none": 0.1, "maxnn": 0.05, "minnn": 0.09}
 
 
@@ -25,7 +45,7 @@ def records(
     """Units whose loss increase is c * damage on average, with effects of draw and block."""
     generator = np.random.default_rng(seed)
     digital = 2 + generator.random(BLOCKS)
-    reference = Config("m", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 1.0, 0.0, 0)
+    reference = Config("m", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 1.0, 0.0, 0, (), None)
     configs, found = [reference], [{"loss": list(digital), "accuracy": [0.5] * BLOCKS}]
     for w_max in shared.GRANULARITIES:
         for strategy, fraction in [("none", 0.0), *((each, f) for f in FRACTIONS for each in STRATEGIES)]:
@@ -45,6 +65,25 @@ def records(
                     increase = c * (damage[strategy] + noise)
                     found.append({"loss": list(digital + increase), "accuracy": [0.5 - 0.1 * c] * BLOCKS})
     return configs, found
+
+
+def with_tasks(
+    lost: dict[Strategy, float], asked: dict[str, int] = ASKED
+) -> tuple[list[Config], list[dict[str, Any]]]:
+    """Units which answer 80 % of all questions right, or a share `lost` less: other questions for each draw."""
+    configs, found = records(DAMAGE)
+    for config, record in zip(configs, found, strict=True):
+        share = 0.0 if config.strategy is None else lost[config.strategy] * config.c / RULE_C
+        record["tasks"] = {}
+        for task, count in asked.items():
+            right = round(0.8 * count)
+            answers = (np.arange(count) < right).astype(int)
+            answers[np.random.default_rng(config.seed).permutation(right)[: round(share * count)]] = 0
+            record["tasks"][task] = answers.tolist()
+    return [replace(config, tasks=tuple(asked)) for config in configs], found
+
+
+LOST: dict[Strategy, float] = dict.fromkeys(STRATEGIES, 0.16) | {"none": 0.24, "maxnn": 0.08, "minnn": 0.2}
 
 
 def about(result: Result, words: str) -> list[Finding]:
@@ -89,6 +128,193 @@ def test_the_picture_shows_every_curve_and_the_papers_claim() -> None:
     assert "Published" in figure.get_suptitle()
     rows = drawing.table(result)
     assert len(rows) == len(result.data["curves"]) and all(len(row) == len(rows[0]) for row in rows)
+
+
+# On tasks
+
+
+def cells(result: Result) -> dict[Any, dict[str, Any]]:
+    """Of w_max per tile."""
+    return {
+        (curve["strategy"], curve["digital_fraction"], curve["c"]): curve
+        for curve in result.data["curves"]
+        if curve["w_max"] == "tile"
+    }
+
+
+def half(table: Any) -> float:
+    low, high = two_way_interval(table)
+    return (high - low) / 2
+
+
+def test_without_tasks_there_is_nothing_about_them() -> None:
+    result = summarise(*records(DAMAGE))
+    assert "task" not in result.to_json()
+    more = summarise(*with_tasks(LOST))
+    assert more.findings[: len(result.findings)] == result.findings
+    assert all(each.items() <= cells(more)[key].items() for key, each in cells(result).items())
+
+
+@pytest.mark.parametrize(
+    ("none", "maxnn", "verdict", "recovered"),
+    [
+        (0.24, 0.08, "holds", 2 / 3),
+        (0.24, 0.2, "fails", 1 / 6),
+        (0.24, 0.16, "inconclusive", 1 / 3),
+        (0.0, 0.08, "inconclusive", 0.0),
+    ],
+)
+def test_the_verdict_on_the_recovered_accuracy(
+    none: float, maxnn: float, verdict: str, recovered: float
+) -> None:
+    findings = about(summarise(*with_tasks(LOST | {"none": none, "maxnn": maxnn})), "recovers more than")
+    assert [finding.verdict for finding in findings] == [verdict] * 2  # two granularities, 12.5 % alone
+    for finding in findings:
+        assert finding.estimate == pytest.approx(recovered, abs=1e-9) and finding.n == DRAWS
+        assert finding.claim.startswith("[paper]") and "12.5%" in finding.claim
+        assert (finding.interval is None) == (none == 0)
+
+
+@pytest.mark.parametrize(("baseline", "verdict"), [(0.16, "holds"), (0.02, "fails"), (0.08, "inconclusive")])
+def test_the_verdict_on_a_baseline_on_tasks(baseline: float, verdict: str) -> None:
+    result = summarise(*with_tasks(LOST | {"activation_weight": baseline}))
+    findings = about(result, "no worse than activation weight on the tasks")
+    assert [finding.verdict for finding in findings] == [verdict] * 4
+    for finding in findings:
+        assert finding.estimate == pytest.approx(baseline - 0.08, abs=1e-9)
+
+
+def test_every_baseline_is_judged_on_tasks() -> None:
+    claims = [finding.claim for finding in about(summarise(*with_tasks(LOST)), "on the tasks")]
+    assert set(BASELINES) == {"activation_frequency", "activation_weight", "router_norm", "random"}
+    assert len(claims) == len(set(claims)) == 2 * (1 + len(FRACTIONS) * len(BASELINES))
+    assert all(claim.startswith("[paper]") for claim in claims)
+
+
+def test_curves_have_the_accuracy_on_tasks() -> None:
+    """Every number is that of its own placement and magnitude, and differences are paired."""
+    lost: dict[Strategy, float] = {each: 0.02 * number for number, each in enumerate(LOST, 1)}
+    configs, found = with_tasks(lost)
+    result = summarise(configs, found)
+    for (strategy, _fraction, c), curve in cells(result).items():
+        accuracy = 0.8 - lost[strategy] * c / RULE_C
+        assert curve["tasks_accuracy"] == pytest.approx(accuracy, abs=2e-3)  # whole questions
+        assert curve["tasks_accuracy"] == pytest.approx(
+            sum(curve[f"{task}_accuracy"] for task in ASKED) / len(ASKED)
+        )
+        low, high = curve["tasks_accuracy_interval"]
+        assert (low + high) / 2 == pytest.approx(curve["tasks_accuracy"])
+        if strategy == "none":
+            assert curve["tasks_minus_maxnn"] is None is curve["tasks_minus_maxnn_interval"]
+            continue
+        assert curve["tasks_minus_maxnn"] == pytest.approx(
+            (lost["maxnn"] - lost[strategy]) * c / RULE_C, abs=2e-3
+        )
+        low, high = curve["tasks_minus_maxnn_interval"]
+        assert low <= curve["tasks_minus_maxnn"] <= high
+        assert (low == high) == (strategy == "maxnn")
+    digital = result.data["digital"]["tasks"]
+    expected = TasksAccuracy(
+        tuple(TaskAccuracy(task, METRICS[task], tuple(found[0]["tasks"][task])) for task in ASKED)
+    )
+    assert (digital["mean"], digital["interval"]) == (expected.accuracy, list(expected.interval))
+    assert {task: each["questions"] for task, each in digital["each"].items()} == ASKED
+    assert digital["each"]["boolq"]["mean"] == pytest.approx(0.8)
+
+
+def test_one_task_is_judged_as_its_answers_are() -> None:
+    """Differences of (draws, questions), and their ratio, as elsewhere."""
+    configs, found = with_tasks(LOST, {CONTINUATION: 200})
+
+    def table(strategy: str, fraction: float) -> NDArray[np.float64]:
+        return np.array(
+            [
+                record["tasks"][CONTINUATION]
+                for config, record in zip(configs, found, strict=True)
+                if (config.w_max, config.strategy, config.digital_fraction, config.c)
+                == ("tile", strategy, fraction, RULE_C)
+            ],
+            dtype=float,
+        )
+
+    result = summarise(configs, found)
+    for fraction in FRACTIONS:
+        maxnn, other = table("maxnn", fraction), table("router_norm", fraction)
+        curve = cells(result)["router_norm", fraction, RULE_C]
+        assert curve["tasks_accuracy_interval"] == pytest.approx(two_way_interval(other))
+        assert curve["tasks_minus_maxnn_interval"] == pytest.approx(two_way_interval(other - maxnn))
+    none, maxnn = table("none", 0.0), table("maxnn", 0.125)
+    cost = np.array(found[0]["tasks"][CONTINUATION]) - none
+    (finding, _) = about(result, "recovers more than")
+    assert finding.interval == pytest.approx(strategies.ratio_interval(maxnn - none, cost))
+
+
+answers = st.integers(2, 12).flatmap(
+    lambda count: st.lists(
+        st.lists(st.integers(0, 1), min_size=count, max_size=count), min_size=3, max_size=3
+    )
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(METRICS)), answers, min_size=1), st.randoms(use_true_random=False)
+)
+def test_the_interval_over_tasks(tables: dict[str, Any], order: random.Random) -> None:
+    """Draws are in common, questions are each task's own; the order of tasks is nothing."""
+    draws = [{"tasks": {task: table[draw] for task, table in tables.items()}} for draw in range(3)]
+    found = strategies._over_tasks(draws)
+    arrays = [np.array(table, dtype=float) for table in tables.values()]
+    assert found.mean() == pytest.approx(np.mean([each.mean() for each in arrays]))
+    means = np.mean([each.mean(1) for each in arrays], axis=0)
+    of_questions = [np.diff(mean_interval(each.mean(0)))[0] / 2 for each in arrays]
+    expected = np.hypot(np.diff(mean_interval(means))[0] / 2, np.linalg.norm(of_questions) / len(arrays))
+    assert half(found) == pytest.approx(expected, abs=1e-12)
+    shuffled = list(tables)
+    order.shuffle(shuffled)
+    again = strategies._over_tasks(
+        [{"tasks": {task: draw["tasks"][task] for task in shuffled}} for draw in draws]
+    )
+    assert two_way_interval(again) == pytest.approx(two_way_interval(found), abs=1e-12)
+
+
+@with_settings(max_examples=5)
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_units_and_tasks_changes_nothing(order: random.Random) -> None:
+    configs, found = with_tasks(LOST, {"boolq": 20, "piqa": 30})
+    tasks = order.sample(configs[0].tasks, 2)
+    units = order.sample(list(zip(configs, found, strict=True)), len(configs))
+    again = summarise(
+        [replace(config, tasks=tuple(tasks)) for config, _ in units],
+        [record | {"tasks": {task: record["tasks"][task] for task in tasks}} for _, record in units],
+    )
+    once = summarise(configs, found)
+    for first, second in zip(once.findings, again.findings, strict=True):
+        assert (first.claim, first.verdict) == (second.claim, second.verdict)
+        assert first.estimate == pytest.approx(second.estimate, abs=1e-9)
+    for key, curve in cells(once).items():
+        assert cells(again)[key].keys() == curve.keys()
+        assert cells(again)[key]["tasks_accuracy"] == pytest.approx(curve["tasks_accuracy"])
+    assert again.data["digital"]["tasks"]["mean"] == pytest.approx(once.data["digital"]["tasks"]["mean"])
+
+
+def test_the_picture_shows_the_tasks() -> None:
+    result = summarise(*with_tasks(LOST))
+    figure = drawing.draw(result)
+    assert len(figure.axes) == 2 * len(FRACTIONS) * 4
+    for row in range(4):
+        axis = figure.axes[4 * row + 3]
+        assert axis.get_ylabel() == "accuracy on the tasks"
+        *curves, digital = axis.lines
+        assert [line.get_label() for line in curves] == list(drawing.LABELS.values())
+        for line, strategy in zip(curves, drawing.LABELS, strict=True):
+            expected = 0.8 - LOST[strategy]  # type: ignore[index]
+            assert np.asarray(line.get_ydata())[-1] == pytest.approx(expected, abs=1e-3)
+        assert np.asarray(digital.get_ydata()) == pytest.approx(0.8)
+    for task, count in ASKED.items():
+        assert f"{task} ({count})" in figure.get_suptitle()
+    rows = drawing.table(result)
+    assert all(row.keys() == rows[0].keys() for row in rows)
+    assert {"tasks_minus_maxnn_low", "boolq_accuracy"} <= rows[0].keys()
 
 
 # On a model
@@ -155,6 +381,92 @@ def test_units_are_reproducible_and_leave_the_model_digital(units: list[Config])
     reference, noisy = measure(units[0]), measure(units[1])
     assert noisy["loss"] != reference["loss"]
     assert measure(units[0]) == reference and measure(units[1]) == noisy
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model whose context holds the questions."""
+    network = small_network(num_experts=8, max_position_embeddings=512)
+    return save(network, tmp_path_factory.mktemp("small model"))
+
+
+def test_units_ask_the_model_that_they_deploy(folder: Path) -> None:
+    """Every unit the same questions, so many as the preset says."""
+    units = grid("quick", model=str(folder), seeds=2, tasks=CONTINUATION)
+    assert {(unit.tasks, unit.questions) for unit in units} == {((CONTINUATION,), QUESTIONS["quick"])}
+    plain = grid("quick", model=str(folder), seeds=2)
+    assert plain == [replace(unit, tasks=(), questions=None) for unit in units]
+    found = [measure(unit) for unit in units[:2]]
+    expected = evaluate_tasks(load(folder), [CONTINUATION], 40)[CONTINUATION].correct
+    assert found[0]["tasks"] == {CONTINUATION: [int(each) for each in expected]}
+    assert len(found[1]["tasks"][CONTINUATION]) == 40
+    for unit, record in zip(plain[:2], found, strict=True):
+        assert measure(unit) == {name: record[name] for name in ("loss", "accuracy")}
+
+
+def test_tasks_are_measured_under_noise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(model: Any, tasks: Any, limit: Any) -> TasksAccuracy:
+        seen.append((bool(model.analog_modules), tasks, limit))
+        return TasksAccuracy(tuple(TaskAccuracy(task, METRICS[task], (1.0, 0.0)) for task in tasks))
+
+    monkeypatch.setattr(strategies, "evaluate_tasks", spy)
+    units = grid("default", model=str(folder), seeds=2, tasks=CONTINUATION)
+    records = [measure(unit) for unit in units[:2]]
+    assert seen == [(False, (CONTINUATION,), 200), (True, (CONTINUATION,), 200)]
+    assert [record["tasks"] for record in records] == [{CONTINUATION: [1, 0]}] * 2
+
+
+def test_names_of_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(strategies, "require_tasks", asked.append)
+    for names, expected in (
+        ("paper", PAPER_TASKS),
+        ("paper,continuation", (*PAPER_TASKS, CONTINUATION)),
+        ("mmlu,boolq", ("mmlu", "boolq")),
+    ):
+        units = grid("full", model=str(folder), tasks=names)
+        assert {(unit.tasks, unit.questions) for unit in units} == {(expected, None)}
+        assert tuple(asked.pop()) == expected
+    assert grid("full", model=str(folder))[0].tasks == () and not asked
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ("", "task '': no such task; give some of piqa"),
+        ("paper,papers", "task 'papers': no such task"),
+        ("paper,mmlu", "give each task once"),
+    ],
+)
+def test_tasks_that_are_not_to_be_had_are_refused_before_the_model_is_loaded(
+    tasks: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        grid("quick", model="no such model", tasks=tasks)
+
+
+def test_the_command_with_a_task(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, so that there can be few questions."""
+    monkeypatch.setattr(strategies, "QUESTIONS", {"quick": 3})
+    options = ["--figure", "4", "--preset", "quick", "--model", str(folder), "--seeds", "2", "--workers", "1"]
+    assert paper_repro.main([*options, "--tasks", CONTINUATION, "--out", str(tmp_path)]) == 0
+    assert not capsys.readouterr().err
+    result = Result.from_json((tmp_path / "figure-4.json").read_text())
+    shared_by_all = result.provenance["shared"]
+    assert (shared_by_all["tasks"], shared_by_all["questions"]) == ([CONTINUATION], 3)
+    assert result.provenance["versions"]["lm-eval"]
+    assert result.data["digital"]["tasks"]["each"][CONTINUATION]["questions"] == 3
+    assert len(about(result, "on the tasks")) == 18
+    with (tmp_path / "figure-4.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    curves = result.data["curves"]
+    assert [float(row["tasks_accuracy"]) for row in rows] == [curve["tasks_accuracy"] for curve in curves]
+    assert [row["tasks_minus_maxnn"] == "" for row in rows] == [row["strategy"] == "none" for row in rows]
+    assert (tmp_path / "figure-4.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_one_draw_is_refused(small_model_folder: Path) -> None:

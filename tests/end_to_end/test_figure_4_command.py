@@ -1,0 +1,55 @@
+"""`paper_repro.py --figure 4 --tasks`: from questions to pictures, and what is refused."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import paper_repro
+from realmodels.load import CHECKPOINTS
+from theory.evidence import Result
+
+PROGRAM = Path(paper_repro.__file__)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--figure", "4", "--tasks", "papers"), ["task 'papers'", "give some of", "continuation"]),
+        (("--figure", "5", "--tasks", "continuation,"), ["task ''", "give some of"]),
+        (("--figure", "4", "--tasks", "continuation,boolq"), ["task boolq", "HF_HOME"]),
+        (("--figure", "3", "--tasks", "continuation"), ["--tasks", "--figure 3 does not use it"]),
+        (("--figure", "4", "--tasks", "continuation", "--from-data"), ["--from-data", "--tasks"]),
+    ],
+)
+def test_bad_usage(
+    options: tuple[str, ...], parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert paper_repro.main([*options, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("paper_repro.py: error: ") and error.count("\n") == 1, error
+    for part in parts:
+        assert part in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", ["4", "5"])
+def test_a_quick_run_with_tasks(figure: str, tmp_path: Path) -> None:
+    options = ["--figure", figure, "--preset", "quick", "--seeds", "2", "--tasks", "continuation"]
+    options += ["--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), *options],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    result = Result.from_json((tmp_path / f"figure-{figure}.json").read_text())
+    assert (CHECKPOINTS / result.data["model"]).is_dir()
+    digital = result.data["digital"]["tasks"]
+    assert digital["each"]["continuation"]["questions"] == 40 and 0.25 < digital["mean"] < 1
