@@ -118,7 +118,7 @@ PRESETS = {
     "quick": Preset(("tile",), (2.5,), RULE_FRACTIONS, 2, 4, 64, 1, 2, 0),
     "default": Preset(("tile", "column"), (2.5,), RULE_FRACTIONS, 4, 8, 128, 2, 4, 1),
     "full": Preset(
-        ("tile", "column"), (0.5, 1.5, 2.5, 4.0), (0.03125, 0.0625, 0.125, 0.25, 0.5), 16, 32, 256, 16, 128, 2,
+        ("tile", "column"), (0.5, 1.5, 2.5, 4.0), (0.03125, 0.0625, 0.125, 0.25, 0.5), 16, 32, 256, 8, 64, 2,
         others=True,
     ),
 }  # fmt: skip
@@ -155,6 +155,7 @@ def grid(
         fractions=RULE_FRACTIONS,
         search_draws=max(1, chosen.search_draws // 2),
         search_blocks=chosen.search_blocks // 2,
+        rounds=1,
     )
     return [
         *judged,
