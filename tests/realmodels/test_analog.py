@@ -2,6 +2,8 @@
 
 import copy
 import math
+import sys
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -421,6 +423,71 @@ def test_noise_does_not_depend_on_the_layout(layout: str) -> None:
         expected = *gate_up[expert], down[expert]
         for matrix, weight in zip(unfused(other, expert), expected, strict=True):
             assert torch.equal(matrix.weight, weight)
+
+
+# (dtype, device of the weights and of the generator, c): fp32 or less, both on one kind of GPU, and noise
+KERNELS = [
+    (torch.float32, "cuda:1", "cuda:1", 1.0, True),
+    (torch.bfloat16, "cuda:0", "cuda:1", 0.5, True),
+    (torch.float16, "cuda:0", "cuda:0", 2, True),
+    (torch.float64, "cuda:0", "cuda:0", 1.0, False),
+    (torch.float32, "cpu", "cpu", 1.0, False),
+    (torch.float32, "cuda:0", "cpu", 1.0, False),
+    (torch.float32, "mps:0", "mps:0", 1.0, False),
+    (torch.float32, "cuda:0", "cuda:0", 0, False),
+]
+
+
+@pytest.mark.parametrize(("dtype", "device", "source", "c", "takes"), KERNELS, ids=str)
+def test_which_weights_take_the_kernel(
+    dtype: torch.dtype, device: str, source: str, c: float, takes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target: Any = SimpleNamespace(dtype=dtype, device=torch.device(device))
+    generator: Any = SimpleNamespace(device=torch.device(source))
+    asked: list[torch.device] = []
+
+    def runs(device: torch.device) -> bool:
+        asked.append(device)
+        return True
+
+    monkeypatch.setattr(analog, "_kernel_runs", runs)
+    assert analog._takes_kernel(target, Hardware(c=c), generator) is takes
+    assert asked == ([target.device] if takes else [])
+    monkeypatch.setattr(analog, "_kernel_runs", lambda _: False)
+    assert not analog._takes_kernel(target, Hardware(c=c), generator)
+
+
+def _with_triton(monkeypatch: pytest.MonkeyPatch, fused_program: Any) -> None:
+    monkeypatch.setattr(analog, "find_spec", lambda _: object())
+    module = SimpleNamespace(fused_program=fused_program)
+    monkeypatch.setitem(sys.modules, "realmodels.fused_programming", module)
+    # With a cache of its own.
+    monkeypatch.setattr(analog, "_kernel_runs", cache(analog._kernel_runs.__wrapped__))
+
+
+def test_a_kernel_that_does_not_compile_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    _with_triton(monkeypatch, broken)
+    with pytest.warns(RuntimeWarning, match="slower way.*on cpu: RuntimeError: Failed to find C compiler"):
+        assert not analog._kernel_runs(torch.device("cpu"))
+    assert not analog._kernel_runs(torch.device("cpu"))  # a second warning would be an error
+
+
+def test_a_kernel_is_tried_on_each_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[torch.device] = []
+    _with_triton(monkeypatch, lambda target, *_: tried.append(target.device))
+    for device in ("cpu", "meta", "cpu"):
+        monkeypatch.setattr(torch, "Generator", lambda _: None)
+        assert analog._kernel_runs(torch.device(device))
+    assert tried == [torch.device("cpu"), torch.device("meta")]
+
+
+def test_without_triton_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_triton(monkeypatch, None)
+    monkeypatch.setattr(analog, "find_spec", lambda _: None)
+    assert not analog._kernel_runs(torch.device("cpu"))
 
 
 def test_forward_before_programming_says_what_to_do() -> None:

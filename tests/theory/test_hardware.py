@@ -15,6 +15,7 @@ from torch import Tensor
 
 from theory.errors import InputError
 from theory.hardware import (
+    PROGRAMMING_NOISE,
     AnalogProduct,
     Granularity,
     Hardware,
@@ -171,6 +172,23 @@ def test_sigma_is_the_models(
     # Per term at most: 3 for r = |w|/w_max and h = 180 r, cubed, 2 for the powers, 2 for the coefficient, 3 for
     # the sum, 3 for g_max, c and w_max; and as many for the other side.
     assert ((sigma.double().cpu() - exact).abs() <= gamma(2 * 19, precision) * magnitude).all()
+
+
+def test_models_are_at_most_two_cubics() -> None:
+    """As realmodels.fused_programming takes them."""
+    assert list(PROGRAMMING_NOISE) == MODELS
+    for noise in PROGRAMMING_NOISE.values():
+        assert 1 <= len(noise.pieces) <= 2 and (len(noise.pieces) == 2) == math.isfinite(noise.border)
+        for piece in noise.pieces:
+            assert max(piece) >= 1 and set(piece) <= {0, 1, 2, 3}
+
+
+@models
+def test_sigma_leaves_its_argument_alone(model: str) -> None:
+    r = torch.linspace(0, 1, 20)
+    before = r.clone()
+    PROGRAMMING_NOISE[model].sigma(r).zero_()
+    assert torch.equal(r, before)
 
 
 def test_hermes_borders() -> None:
