@@ -70,10 +70,15 @@ def records(
 def with_tasks(
     lost: dict[Strategy, float], asked: dict[str, int] = ASKED
 ) -> tuple[list[Config], list[dict[str, Any]]]:
-    """Units which answer 80 % of all questions right, or a share `lost` less: other questions for each draw."""
+    """Units which answer 80 % of all questions right, or a share `lost` less: other questions for each draw.
+
+    With 12.5 % digital experts, that is; half of it with 25 %.
+    """
     configs, found = records(DAMAGE)
     for config, record in zip(configs, found, strict=True):
-        share = 0.0 if config.strategy is None else lost[config.strategy] * config.c / RULE_C
+        share = 0.0
+        if config.strategy is not None:
+            share = lost[config.strategy] * config.c / RULE_C / (2 if config.digital_fraction == 0.25 else 1)
         record["tasks"] = {}
         for task, count in asked.items():
             right = round(0.8 * count)
@@ -181,7 +186,19 @@ def test_the_verdict_on_a_baseline_on_tasks(baseline: float, verdict: str) -> No
     findings = about(result, "no worse than activation weight on the tasks")
     assert [finding.verdict for finding in findings] == [verdict] * 4
     for finding in findings:
-        assert finding.estimate == pytest.approx(baseline - 0.08, abs=1e-9)
+        expected = (baseline - 0.08) / (2 if "25.0%" in finding.claim else 1)
+        assert finding.estimate == pytest.approx(expected, abs=1e-9)
+
+
+def test_no_accuracy_lost_in_all() -> None:
+    """But 10 % on one task, which another gains."""
+    configs, found = with_tasks(LOST | {"none": 0.0})
+    for config, record in zip(configs, found, strict=True):
+        if config.strategy == "none":
+            record["tasks"]["boolq"][-30:] = [1] * 30
+            record["tasks"]["arc_easy"][:80] = [0] * 80
+    for finding in about(summarise(configs, found), "recovers more than"):
+        assert (finding.estimate, finding.interval) == (0.0, None)
 
 
 def test_every_baseline_is_judged_on_tasks() -> None:
@@ -196,8 +213,9 @@ def test_curves_have_the_accuracy_on_tasks() -> None:
     lost: dict[Strategy, float] = {each: 0.02 * number for number, each in enumerate(LOST, 1)}
     configs, found = with_tasks(lost)
     result = summarise(configs, found)
-    for (strategy, _fraction, c), curve in cells(result).items():
-        accuracy = 0.8 - lost[strategy] * c / RULE_C
+    for (strategy, fraction, c), curve in cells(result).items():
+        share = c / RULE_C / (2 if fraction == 0.25 else 1)
+        accuracy = 0.8 - lost[strategy] * share
         assert curve["tasks_accuracy"] == pytest.approx(accuracy, abs=2e-3)  # whole questions
         assert curve["tasks_accuracy"] == pytest.approx(
             sum(curve[f"{task}_accuracy"] for task in ASKED) / len(ASKED)
@@ -207,9 +225,7 @@ def test_curves_have_the_accuracy_on_tasks() -> None:
         if strategy == "none":
             assert curve["tasks_minus_maxnn"] is None is curve["tasks_minus_maxnn_interval"]
             continue
-        assert curve["tasks_minus_maxnn"] == pytest.approx(
-            (lost["maxnn"] - lost[strategy]) * c / RULE_C, abs=2e-3
-        )
+        assert curve["tasks_minus_maxnn"] == pytest.approx((lost["maxnn"] - lost[strategy]) * share, abs=2e-3)
         low, high = curve["tasks_minus_maxnn_interval"]
         assert low <= curve["tasks_minus_maxnn"] <= high
         assert (low == high) == (strategy == "maxnn")
@@ -307,7 +323,8 @@ def test_the_picture_shows_the_tasks() -> None:
         *curves, digital = axis.lines
         assert [line.get_label() for line in curves] == list(drawing.LABELS.values())
         for line, strategy in zip(curves, drawing.LABELS, strict=True):
-            expected = 0.8 - LOST[strategy]  # type: ignore[index]
+            half_as_much = row % 2 and strategy != "none"  # the second of both budgets
+            expected = 0.8 - LOST[strategy] / (2 if half_as_much else 1)  # type: ignore[index]
             assert np.asarray(line.get_ydata())[-1] == pytest.approx(expected, abs=1e-3)
         assert np.asarray(digital.get_ydata()) == pytest.approx(0.8)
     for task, count in ASKED.items():
