@@ -409,6 +409,21 @@ def test_noise_of_an_expert_does_not_depend_on_the_placement() -> None:
         assert not torch.equal(crossbars.programmed(), other.crossbars[name].programmed())
 
 
+@pytest.mark.parametrize("kind", ["experts", "linear"])
+def test_a_mirror_image_has_the_opposite_noise(kind: str) -> None:
+    hardware, linear = Hardware(c=1.0, dac_bits=None, adc_bits=None), nn.Linear(HIDDEN, INNER)
+    experts = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0))
+    layer = AnalogLinear(linear, hardware, PLAIN) if kind == "linear" else deployed(experts, [], hardware)
+    programmed = []
+    for mirrored in (False, True):
+        layer.program(seeded(7), mirrored=mirrored)
+        programmed.append([crossbars.programmed().clone() for crossbars in layer.crossbars.values()])
+    for name, one, other in zip(layer.crossbars, *programmed, strict=True):
+        target = layer.get_parameter(name).detach()
+        assert not torch.equal(one, target)
+        torch.testing.assert_close(one - target, target - other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_noise_does_not_depend_on_the_layout(layout: str) -> None:
     hardware = Hardware(c=1.0, dac_bits=None, adc_bits=None)

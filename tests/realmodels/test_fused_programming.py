@@ -259,15 +259,15 @@ CONVERTERS = [(8, 8), (8, None), (None, 6), (None, None)]
 def test_experts_are_stored_as_without_the_kernel(
     layout: str, digital: list[int], bits: tuple[int | None, int | None]
 ) -> None:
-    """Also where each expert has a calibration of its own, and where fp32 weights come after bf16 ones."""
+    """Also where each expert has a calibration of its own, and in the place of weights programmed before."""
     each = [LayerCalibration(1.0 + expert, 2.5, 0.2) for expert in range(4)]
     experts = in_layout(fused_experts(4, 20, 12, seeded(0)), layout).to(DEVICE)
     hardware = Hardware(c=1.5, tile_size=16, w_max="column", dac_bits=bits[0], adc_bits=bits[1])
 
     def layer() -> AnalogExperts:
         result = AnalogExperts(experts, digital, hardware, {"gate_up_proj": PLAIN, "down_proj": each})
-        result.program(generator(3), mirrored=True)
         result.program(generator(4))
+        result.program(generator(3), mirrored=True)
         return result
 
     assert_same_crossbars(*both_ways(layer))
