@@ -34,6 +34,8 @@ REMEDIES = {
 }
 C = 2.5  # of the map and the remedies
 
+SHORT = {"proportional": "prop.", "constant": "const."}
+
 
 def draw(result: Result) -> Figure:
     """Recovered loss against budget and magnitude, the map of shares, the remedies; bands are 95 % intervals."""
@@ -158,7 +160,10 @@ def _shares(axis: Axes, rows: list[Row]) -> None:
         values, ax=axis, annot=True, fmt=".2f", cmap="viridis", vmin=0, vmax=1, cbar=False, linewidths=0.5,
         annot_kws={"fontsize": "small"},
         yticklabels=[_name(label) for label in labels],
-        xticklabels=[f"{w_max}\n{noise[:5]}\n{bits} bit\n{fraction:.3g}" for w_max, noise, bits, fraction in columns],
+        xticklabels=[
+            f"{w_max}\n{SHORT.get(noise, noise)}\n{bits} bit\n{fraction:.3g}"
+            for w_max, noise, bits, fraction in columns
+        ],
     )  # fmt: skip
     axis.tick_params(labelrotation=0, labelsize="small", length=0)
     axis.set_title(

@@ -98,7 +98,7 @@ EXHIBITS = (
         title="A multiple-choice task through lm-eval: what noise takes, and what digital experts give back",
         experiment="realmodels.experiments.tasks",
         drawing="figures.tasks",
-        times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "not run yet"},
+        times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "7 min on 20 cores"},
     ),
     Exhibit(
         name="figure-peers",
@@ -112,14 +112,14 @@ EXHIBITS = (
         title="OLMoE: scores that theory derives, against MaxNNScore and the best placement known",
         experiment="realmodels.experiments.better_score",
         drawing="figures.better_score",
-        times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "4 min on an H100"},
+        times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "9 min on an H100"},
     ),
     Exhibit(
         name="figure-better-score-deepseek",
         title="DeepSeekMoE: scores that theory derives, against MaxNNScore and the best placement known",
         experiment="realmodels.experiments.better_score",
         drawing="figures.better_score",
-        times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "not run yet"},
+        times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "11 min on an H100"},
         defaults={"model": "tiny-deepseek-moe"},
     ),
     Exhibit(
@@ -162,7 +162,7 @@ EXHIBITS = (
         title="When does MaxNNScore follow frequency in small language models, and when does MaxNN pay?",
         experiment="realmodels.experiments.link_map",
         drawing="figures.link_map",
-        times={"quick": "2 min on 2 cores", "default": "6 min on 2 cores", "full": "not run yet"},
+        times={"quick": "2 min on 2 cores", "default": "6 min on 2 cores", "full": "19 min on two H100s"},
     ),
 )
 

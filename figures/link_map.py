@@ -14,6 +14,8 @@ Row = dict[str, Any]
 
 FRACTION = "25.0%"
 GAIN_LIMIT = 0.5  # of the recovered fraction, where the colours end
+HURTS = 0.01  # nats per token, of realmodels.experiments.link_map
+WIDE = 30.0  # largest over smallest value beyond which an axis is logarithmic
 
 
 def draw(result: Result) -> Figure:
@@ -41,11 +43,19 @@ def draw(result: Result) -> Figure:
     )
     for axis, other in ((random, "random"), (load, "load")):
         gains = [
-            [row[f"maxnn {FRACTION}, {kind}"] - row[f"{other} {FRACTION}, {kind}"] for kind in kinds]
+            [
+                row[f"maxnn {FRACTION}, {kind}"] - row[f"{other} {FRACTION}, {kind}"]
+                if row[f"loss increase, {kind}"] >= HURTS
+                else np.nan
+                for kind in kinds
+            ]
             for row in last
         ]
         _heat(axis, np.array(gains), GAIN_LIMIT, [kind.replace(", ", "\n") for kind in kinds], None)
-        axis.set_title(f"MaxNN recovers more than {other}, 25 %", fontsize="medium")
+        axis.set_title(
+            f"MaxNN recovers more than {other}, 25 %\n(grey: noise costs less than {HURTS:g} nats)",
+            fontsize="medium",
+        )
     _statistic(below.subplots(1, 2), result.data["statistic"], last, kinds)
     figure.suptitle(
         f"What MaxNNScore follows and where it pays; means over {result.data['seeds']} training seeds. * fresh cells;"
@@ -75,6 +85,7 @@ def _heat(axis: Axes, values: Any, end: float, columns: list[str], rows: list[st
         values, ax=axis, annot=True, fmt=".2f", cmap="vlag", vmin=-end, vmax=end, cbar=False, linewidths=0.5,
         annot_kws={"fontsize": "small"}, xticklabels=columns, yticklabels=rows or False,
     )  # fmt: skip
+    axis.set_facecolor("0.85")
     axis.tick_params(labelrotation=0, labelsize="x-small", length=0)
 
 
@@ -101,7 +112,7 @@ def _statistic(axes: Any, choice: Row, last: list[Row], kinds: list[str]) -> Non
     right.set_xticks(range(len(kinds)), kinds, fontsize="small")
     right.set(ylabel="recovered fraction of the loss")
     right.set_title("25 % digital, mean over the design cells", fontsize="medium")
-    right.legend(fontsize="x-small", ncols=2)
+    right.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
 
 def _points(left: Any, choice: Row, kinds: list[str]) -> None:
@@ -123,4 +134,7 @@ def _points(left: Any, choice: Row, kinds: list[str]) -> None:
         f" {choice['design accuracy']:.2f} on design cells, {accuracy:.2f} on fresh ones",
         fontsize="medium",
     )
-    left.legend(fontsize="x-small", ncols=2)
+    values = [point[choice["name"]] for point in choice["points"]]
+    if min(values) > 0 and max(values) > WIDE * min(values):
+        left.set_xscale("log")
+    left.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)

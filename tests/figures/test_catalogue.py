@@ -23,7 +23,7 @@ def test_every_exhibit_keeps_the_contract(exhibit: Exhibit) -> None:
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda exhibit: exhibit.name)
 def test_committed_results_can_be_read(exhibit: Exhibit) -> None:
     result = committed(exhibit, DATA)
-    assert result is None or (result.exhibit == exhibit.name and result.preset in ("full", "default"))
+    assert result is None or (result.exhibit == exhibit.name and result.preset == "full")
 
 
 def test_names_are_unique() -> None:

@@ -220,7 +220,7 @@ def test_normals_of_given_bits() -> None:
         error = 2e-6 * radius + math.sqrt(2 * 2.0**-24) * (uniform > 0.9)
         assert math.isclose(x[number].item(), sign * radius * axes[0], abs_tol=error)
         assert math.isclose(y[number].item(), sign * radius * axes[1], abs_tol=error)
-    assert x[0].square() + y[0].square() == pytest.approx(66 * math.log(2), rel=1e-5)
+    assert float(x[0].square() + y[0].square()) == pytest.approx(66 * math.log(2), rel=1e-5)
 
 
 # --------------------------------------------------------------------------------- in analog layers
