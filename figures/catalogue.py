@@ -164,6 +164,13 @@ EXHIBITS = (
         drawing="figures.link_map",
         times={"quick": "2 min on 2 cores", "default": "6 min on 2 cores", "full": "19 min on two H100s"},
     ),
+    Exhibit(
+        name="figure-balance",
+        title="Does load balancing break the link between MaxNNScore and load, and does the optimiser turn its sign?",
+        experiment="realmodels.experiments.balance",
+        drawing="figures.balance",
+        times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "not run yet"},
+    ),
 )
 
 

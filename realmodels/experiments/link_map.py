@@ -277,7 +277,7 @@ def grid(preset: str, text: str | None = None, device: str = "cpu", seeds: int |
                 seed=seed + FRESH_SEED * fresh,
                 lengths=tuple(recipe.steps // part for part in chosen.parts),
                 text=source,
-                text_hash=_tokens(source, recipe.vocabulary).hash,
+                text_hash=training_tokens(source, recipe.vocabulary).hash,
                 kinds=chosen.kinds,
                 draws=chosen.draws,
                 blocks=chosen.blocks,
@@ -305,7 +305,7 @@ class Tokens:
 
 
 @lru_cache(maxsize=2)
-def _tokens(source: str, vocabulary: int) -> Tokens:
+def training_tokens(source: str, vocabulary: int) -> Tokens:
     folder = CHECKPOINTS / DEFAULT_MODEL
     if set(source.split(",")) <= set(corpus.HELD_OUT_PACKAGES):
         documents = training_documents(source)
@@ -348,7 +348,7 @@ def training_documents(packages: str) -> list[str]:
 def measure(config: Config) -> dict[str, Any]:
     """For every length: losses, least share, correlations, statistics, recovered fractions."""
     device = _device(config.device)
-    tokens = _tokens(config.text, config.recipe.vocabulary)
+    tokens = training_tokens(config.text, config.recipe.vocabulary)
     recipe = replace(config.recipe, seed=config.seed)
     training = Training(recipe, tokens.stream, device, compiled=False)
     counts = np.bincount(tokens.stream, minlength=recipe.vocabulary) + 1.0
@@ -398,7 +398,7 @@ def _look(model: Model, frequency: Float[Tensor, " vocabulary"], config: Config)
         "bits_per_byte": digital_loss / math.log(2) / blocks.bytes_per_token,
         "least_share": float(used.frequency.min()) * used.frequency.shape[1] / config.recipe.top_k,
         "spearman": {
-            "frequency": _with_frequency(model, maxnn, frequency, read),
+            "frequency": spearman_with_frequency(model, maxnn, frequency, read),
             "load": spearman(maxnn, used.frequency),
         },
         "hardware": [],
@@ -441,7 +441,7 @@ def _look(model: Model, frequency: Float[Tensor, " vocabulary"], config: Config)
     return found
 
 
-def _with_frequency(
+def spearman_with_frequency(
     model: Model,
     maxnn: Float[Tensor, "layers experts"],
     frequency: Float[Tensor, " vocabulary"],

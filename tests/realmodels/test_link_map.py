@@ -294,8 +294,10 @@ def test_the_grid_has_design_and_fresh_cells_of_other_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = token_folder(tmp_path / "tokens-260", 260)
-    real = link_map._tokens(str(folder.parent), 260)
-    monkeypatch.setattr(link_map, "_tokens", lambda _, vocabulary: replace(real, hash=f"{vocabulary}"))
+    real = link_map.training_tokens(str(folder.parent), 260)
+    monkeypatch.setattr(
+        link_map, "training_tokens", lambda _, vocabulary: replace(real, hash=f"{vocabulary}")
+    )
     found = grid("full", str(folder.parent), "cuda")
     assert len(found) == 3 * (15 + 6) and {config.device for config in found} == {"cuda"}
     design, fresh = ({config.seed for config in found if config.fresh == side} for side in (False, True))

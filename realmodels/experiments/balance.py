@@ -1,0 +1,377 @@
+"""Balance: does the load-balancing loss break the link between MaxNNScore and load, and who decides its sign?
+
+The map of trainings (`link-map`) found, after the fact, that MaxNNScore follows neither load nor token frequency where
+a load-balancing loss is trained with, and that without one it follows load, upwards or downwards as the optimiser has
+it. The theory knows no such loss: its experts have unequal load, and SGD. Here that guess has a test of its own: the
+optimisers of the map, each with its load-balancing loss of weight .05 and with none, all else alike; at another size,
+with other seeds. Both runs of a seed start from the same weights and see the same text. Nothing is noisy here.
+
+Scores and routing come from calibration text, the loss from evaluation text; neither occurs in training text.
+- Spearman's correlation of MaxNNScore, mean over layers, as the map has it: with load; with the mean log frequency, in
+  the training text, of the tokens that an expert serves. A layer with fewer than 4 experts to compare, or all alike,
+  counts as 0.
+- That with load among the experts alive alone, which have more than ALIVE of their fair share of the tokens: others
+  keep their first weights, but for decay, and could be all there is in a link. How many are alive is told.
+- Spread of load and of MaxNNScore: largest over median, mean over layers; an unused expert counts as one token.
+- Growth: MaxNNScore over that of the same expert before the first step, geometric mean over the quarter of the experts
+  of each layer with the most load, and the same for the quarter with the least.
+
+Rules, fixed before the first run. Intervals are 95 % intervals over training seeds, at the end of training. There is
+one finding for each rule and optimiser. The sign is -1 for Muon and 1 for all others.
+1. [ours] With the load-balancing loss there is no link: Spearman with load, interval within -.3 ... .3 holds, entirely
+   beyond on one side fails.
+2. Without it there is one, and its sign is the optimiser's: sign times Spearman with load above .5 holds, below fails.
+   [ours] for Muon and AdamW, [paper] where the experts have SGD, or AdamW with one RMS: the theory's own assumption.
+3. [ours] There is more to it than dead against alive: sign times Spearman with load, without balancing and among alive
+   experts only, above 0 holds, below fails.
+4. [ours] Balancing is what breaks it: sign times (Spearman with load without balancing - with), paired by seed, above 0
+   holds, below fails.
+5. [paper] Without balancing MaxNNScore follows token frequency: Spearman above .5 holds, below fails; for Muon, too.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from realmodels.evaluate import block_results, token_blocks
+from realmodels.experiments import link_map
+from realmodels.experiments.link_map import (
+    ALIVE,
+    BASE,
+    CHANGES,
+    OPTIMISERS,
+    snapshot,
+    spearman,
+    spearman_with_frequency,
+    spread,
+    training_tokens,
+)
+from realmodels.pretrain import Recipe, Training
+from realmodels.statistics import routing, scores
+from theory.errors import InputError
+from theory.evidence import Finding, Interval, Result, Verdict, mean_interval, verdict
+
+Array = NDArray[np.float64]
+
+FIRST_SEED = 200  # the map has 0 to 2 and 100 to 102
+NO_LINK = 0.3  # Spearman's correlations at most so large
+LINK = 0.5
+SIGNS = {name: -1 if name == BASE else 1 for name in OPTIMISERS}
+OURS = (BASE, "AdamW")  # whose sign is a guess of ours; the others have what the theory assumes
+QUANTITIES = (
+    "spearman load",
+    "spearman load among alive",
+    "spearman frequency",
+    "alive",
+    "spread of load",
+    "spread of MaxNN",
+    "growth of the most used",
+    "growth of the least used",
+    "loss",
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run; `text`, `text_hash`, `every`, `blocks` and `block_tokens` are those of the map of trainings.
+
+    optimiser: a name of OPTIMISERS; balanced: with the load-balancing loss. recipe: its own seed does not matter.
+    """
+
+    optimiser: str
+    balanced: bool
+    recipe: Recipe
+    seed: int
+    text: str
+    text_hash: str
+    every: int
+    blocks: int
+    block_tokens: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    recipe: Recipe  # with the load-balancing loss
+    text: str
+    seeds: int
+    every: int
+    blocks: int
+
+
+_SMALL_RECIPE = replace(link_map.PRESETS["default"].recipe, batch_tokens=1024)
+BLOCK_TOKENS = 128
+PRESETS = {
+    "quick": Preset(replace(_SMALL_RECIPE, hidden=32, batch_tokens=512, steps=6), "networkx", 2, 16, 4),
+    "default": Preset(_SMALL_RECIPE, "sympy,networkx", 3, 16, 16),
+    "full": Preset(
+        replace(
+            _SMALL_RECIPE, hidden=128, layers=3, heads=4, experts=16, expert_width=48, batch_tokens=2048, steps=150
+        ),
+        "sympy,networkx", 4, 8, 32,
+    ),
+}  # fmt: skip
+
+
+def grid(preset: str, seeds: int | None = None) -> list[Config]:
+    """Every training run; `seeds` of each optimiser (at least 2), with and without the load-balancing loss."""
+    chosen = PRESETS[preset]
+    count = chosen.seeds if seeds is None else seeds
+    if count < 2:
+        raise InputError(f"--seeds {count}: an interval needs at least 2 training seeds")
+    text_hash = training_tokens(chosen.text, chosen.recipe.vocabulary).hash
+    found = []
+    for optimiser, balanced, seed in product(OPTIMISERS, (True, False), range(count)):
+        recipe = CHANGES[optimiser](chosen.recipe)
+        found.append(
+            Config(
+                optimiser=optimiser,
+                balanced=balanced,
+                recipe=recipe if balanced else CHANGES["no balancing"](recipe),
+                seed=FIRST_SEED + seed,
+                text=chosen.text,
+                text_hash=text_hash,
+                every=chosen.every,
+                blocks=chosen.blocks,
+                block_tokens=BLOCK_TOKENS,
+            )
+        )
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- measure
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """QUANTITIES of one run, and for each layer load, MaxNNScore and first MaxNNScore of its experts.
+
+    Loads are in fair shares of the tokens, "alive" is the mean number of such experts in a layer.
+    """
+    tokens = training_tokens(config.text, config.recipe.vocabulary)
+    training = Training(
+        replace(config.recipe, seed=config.seed), tokens.stream, torch.device("cpu"), compiled=False
+    )
+    first = scores(snapshot(training, tokens.tokenizer), "maxnn")
+    while training.step < config.recipe.steps:
+        loss = training.advance()
+    if not math.isfinite(float(loss)):
+        raise InputError(f"{config.optimiser}: the last loss is {float(loss)}: lower its rates")
+    model = snapshot(training, tokens.tokenizer)
+    calibration = model.texts("calibration")[:: config.every]
+    read = token_blocks(model, calibration).tokens
+    evaluation = token_blocks(model, model.texts("evaluation"), config.block_tokens, config.blocks)
+    maxnn, used = scores(model, "maxnn"), routing(model, calibration).frequency
+    fair = config.recipe.top_k / config.recipe.experts
+    counts = np.bincount(tokens.stream, minlength=config.recipe.vocabulary) + 1.0
+    frequency = torch.from_numpy(np.log(counts / counts.sum()))
+    least, most = growth(first, maxnn, used)
+    return {
+        "spearman load": spearman(maxnn, used),
+        "spearman load among alive": spearman_alive(maxnn, used, fair),
+        "spearman frequency": spearman_with_frequency(model, maxnn, frequency, read),
+        "alive": float((used > ALIVE * fair).double().sum(1).mean()),
+        "spread of load": spread(used.clamp(min=1 / read[:, 1:].numel())),
+        "spread of MaxNN": spread(maxnn),
+        "growth of the most used": most,
+        "growth of the least used": least,
+        "loss": float(block_results(model.network, evaluation.tokens)[0].mean()),
+        "experts": [
+            {"load": load.tolist(), "score": score.tolist(), "first": before.tolist()}
+            for load, score, before in zip(used / fair, maxnn, first, strict=True)
+        ],
+    }
+
+
+def spearman_alive(
+    maxnn: Float[Tensor, "layers experts"], load: Float[Tensor, "layers experts"], fair: float
+) -> float:
+    """Spearman's correlation among the experts with more than ALIVE of the fair load, mean over layers.
+
+    A layer with fewer than 4 of them counts as 0.
+    """
+    return float(
+        np.mean(
+            [
+                spearman(score[alive][None], used[alive][None])
+                for score, used, alive in zip(maxnn, load, load > ALIVE * fair, strict=True)
+            ]
+        )
+    )
+
+
+def growth(
+    first: Float[Tensor, "layers experts"],
+    last: Float[Tensor, "layers experts"],
+    load: Float[Tensor, "layers experts"],
+) -> tuple[float, float]:
+    """Geometric mean of last over first for the quarter of each layer's experts with the least load, and the most."""
+    quarter = load.shape[1] // 4
+    ordered = (last / first).log().gather(1, load.argsort(dim=1, stable=True))
+    return float(ordered[:, :quarter].mean().exp()), float(ordered[:, -quarter:].mean().exp())
+
+
+# ------------------------------------------------------------------------------------------------- summarise
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The runs of an optimiser, without and with the load-balancing loss, in the same order of seeds."""
+
+    optimiser: str
+    free: tuple[dict[str, Any], ...]
+    balanced: tuple[dict[str, Any], ...]
+
+    def without(self, quantity: str) -> Array:
+        return np.array([record[quantity] for record in self.free])
+
+    def with_loss(self, quantity: str) -> Array:
+        return np.array([record[quantity] for record in self.balanced])
+
+
+def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
+    """Quantities of every optimiser with and without the loss, experts of the first seed, findings by the rules."""
+    pairs = _pairs(configs, records)
+    return Result(
+        data={
+            "runs": [row for pair in pairs for row in _rows(pair)],
+            "experts": [
+                {
+                    "optimiser": pair.optimiser,
+                    "with": pair.balanced[0]["experts"],
+                    "without": pair.free[0]["experts"],
+                }
+                for pair in pairs
+            ],
+            "seeds": sorted({config.seed for config in configs}),
+        },
+        findings=tuple(finding for rule in _RULES for pair in pairs for finding in [rule(pair)]),
+    )
+
+
+def _pairs(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> list[Pair]:
+    runs = {
+        (config.optimiser, config.balanced, config.seed): record
+        for config, record in zip(configs, records, strict=True)
+    }
+    seeds = sorted({config.seed for config in configs})
+    return [
+        Pair(
+            name,
+            tuple(runs[name, False, seed] for seed in seeds),
+            tuple(runs[name, True, seed] for seed in seeds),
+        )
+        for name in OPTIMISERS
+    ]
+
+
+def _rows(pair: Pair) -> Iterator[dict[str, Any]]:
+    for balancing, values_of in (("with", pair.with_loss), ("without", pair.without)):
+        row: dict[str, Any] = {"optimiser": pair.optimiser, "balancing": balancing}
+        for name in QUANTITIES:
+            values = values_of(name)
+            row[name], row[f"{name}_interval"] = float(values.mean()), mean_interval(values)
+        yield row
+
+
+def _no_link(pair: Pair) -> Finding:
+    """Rule 1."""
+    values = pair.with_loss("spearman load")
+    interval = mean_interval(values)
+    return _finding(
+        f"[ours] with a load-balancing loss MaxNNScore does not follow load; {pair.optimiser}",
+        "Spearman's correlation of MaxNNScore and load",
+        values,
+        interval,
+        f"95 % interval within -{NO_LINK:g} ... {NO_LINK:g}: holds; entirely beyond on one side: fails",
+        within(interval, NO_LINK),
+    )
+
+
+def within(interval: Interval, limit: float) -> Verdict:
+    """Whether the interval lies in -limit ... limit; it fails only where all of it is beyond, on one side."""
+    low, high = interval
+    if -limit <= low and high <= limit:
+        return "holds"
+    return "fails" if low > limit or high < -limit else "inconclusive"
+
+
+def _link(pair: Pair) -> Finding:
+    """Rule 2."""
+    origin = "ours" if pair.optimiser in OURS else "paper"
+    return _signed(
+        pair,
+        f"[{origin}] without a load-balancing loss {_follows(pair)}",
+        "Spearman's correlation of MaxNNScore and load",
+        pair.without("spearman load"),
+        LINK,
+    )
+
+
+def _among_alive(pair: Pair) -> Finding:
+    """Rule 3."""
+    return _signed(
+        pair,
+        f"[ours] without a load-balancing loss, and among experts that are alive, {_follows(pair)}",
+        "Spearman's correlation of MaxNNScore and load among alive experts",
+        pair.without("spearman load among alive"),
+        0.0,
+    )
+
+
+def _breaks(pair: Pair) -> Finding:
+    """Rule 4."""
+    return _signed(
+        pair,
+        f"[ours] load balancing takes the link away: without it {_follows(pair)} more",
+        "Spearman's correlation of MaxNNScore and load, without the loss minus with it, paired by seed",
+        pair.without("spearman load") - pair.with_loss("spearman load"),
+        0.0,
+    )
+
+
+def _frequency(pair: Pair) -> Finding:
+    """Rule 5."""
+    values = pair.without("spearman frequency")
+    interval = mean_interval(values)
+    return _finding(
+        f"[paper] without a load-balancing loss MaxNNScore follows token frequency; {pair.optimiser}",
+        "Spearman's correlation of MaxNNScore and mean log token frequency",
+        values,
+        interval,
+        _rule(LINK, 1),
+        verdict(interval, LINK, "above"),
+    )
+
+
+_RULES: tuple[Callable[[Pair], Finding], ...] = (_no_link, _link, _among_alive, _breaks, _frequency)
+
+
+def _follows(pair: Pair) -> str:
+    way = "rises" if SIGNS[pair.optimiser] > 0 else "falls"
+    return f"MaxNNScore {way} with load; {pair.optimiser}"
+
+
+def _signed(pair: Pair, claim: str, statistic: str, values: Array, limit: float) -> Finding:
+    """Beyond sign times `limit`, on the side that the sign says: holds."""
+    sign, interval = SIGNS[pair.optimiser], mean_interval(values)
+    threshold = sign * limit + 0.0  # not -0
+    judged = verdict(interval, threshold, "above" if sign > 0 else "below")
+    return _finding(claim, statistic, values, interval, _rule(threshold, sign), judged)
+
+
+def _rule(threshold: float, sign: int) -> str:
+    holds, fails = ("above", "below") if sign > 0 else ("below", "above")
+    return f"95 % interval {holds} {threshold:g}: holds; {fails}: fails"
+
+
+def _finding(
+    claim: str, statistic: str, values: Array, interval: Interval, rule: str, judged: Verdict
+) -> Finding:
+    return Finding(claim, statistic, float(values.mean()), interval, values.size, rule, judged)
