@@ -169,6 +169,28 @@ def verdict(interval: Interval | None, threshold: float, direction: Direction) -
     return "holds" if (interval[0] > threshold) == (direction == "above") else "fails"
 
 
+def judged(
+    claim: str,
+    statistic: str,
+    estimate: float,
+    interval: Interval | None,
+    n: int,
+    threshold: float = 0.0,
+    direction: Direction = "above",
+) -> Finding:
+    """The finding that a quantity is above (below) a threshold: one `verdict`, and the same rule in words."""
+    other = "below" if direction == "above" else "above"
+    return Finding(
+        claim=claim,
+        statistic=statistic,
+        estimate=estimate,
+        interval=interval,
+        n=n,
+        rule=f"95 % interval {direction} {threshold:.3g}: holds; {other}: fails",
+        verdict=verdict(interval, threshold, direction),
+    )
+
+
 def balanced_accuracy(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
     """Mean of the shares of positives and of negatives that are predicted right, of those of them that exist."""
     return float(

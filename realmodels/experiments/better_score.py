@@ -54,10 +54,10 @@ from theory.evidence import (
     Direction,
     Finding,
     Result,
+    judged,
     mean_interval,
     ratio_interval,
     two_way_interval,
-    verdict,
 )
 from theory.hardware import Granularity, Hardware
 from theory.placement import Strategy, num_digital, rank
@@ -389,16 +389,14 @@ def _findings(w_max: str, of: Callable[..., NDArray[np.float64]]) -> list[Findin
 
     def difference(claim: str, statistic: str, table: NDArray[np.float64], direction: Direction) -> None:
         interval = two_way_interval(table)
-        other = "above" if direction == "below" else "below"
         found.append(
-            Finding(
+            judged(
                 claim=claim,
                 statistic=f"{statistic} at c = {RULE_C:g}, nats per token",
                 estimate=float(table.mean()),
                 interval=interval,
                 n=len(table),
-                rule=f"95 % interval {direction} 0: holds; {other}: fails",
-                verdict=verdict(interval, 0.0, direction),
+                direction=direction,
             )
         )
 
@@ -417,14 +415,13 @@ def _findings(w_max: str, of: Callable[..., NDArray[np.float64]]) -> list[Findin
         for score in ("maxnn", *CLOSED_FORMS):
             share = ratio_interval(none - of(score, fraction), none - best)
             found.append(
-                Finding(
+                judged(
                     claim=f"[ours] {_words(score)} finds nearly all that a placement can gain; {where}",
                     statistic=f"share of the reference's gain at c = {RULE_C:g}",
                     estimate=float((none - of(score, fraction)).mean() / (none - best).mean()),
                     interval=share,
                     n=len(none),
-                    rule=f"95 % interval above {RULE_SHARE}: holds; below: fails",
-                    verdict=verdict(share, RULE_SHARE, "above"),
+                    threshold=RULE_SHARE,
                 )
             )
         difference(

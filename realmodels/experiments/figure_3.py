@@ -28,7 +28,7 @@ from realmodels.evaluate import block_results
 from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL, Model
-from theory.evidence import Finding, Result, mean_interval, ratio_interval, two_way_interval, verdict
+from theory.evidence import Finding, Result, judged, mean_interval, ratio_interval, two_way_interval
 from theory.hardware import Granularity, Hardware
 from theory.placement import place
 
@@ -201,40 +201,37 @@ def _findings(
         above, below = change(w_max, dense, c, "loss"), change(w_max, experts, c, "loss")
         interval = two_way_interval(above - below)
         findings.append(
-            Finding(
+            judged(
                 claim=f"[paper] dense modules on analog hurt more than 80-90 % of the experts; {where}, c = {c:g}",
                 statistic="loss increase of all dense modules - of 87.5 % of experts, nats per token",
                 estimate=float((above - below).mean()),
                 interval=interval,
                 n=len(above),
-                rule="95 % interval above 0: holds; below 0: fails",
-                verdict=verdict(interval, 0.0, "above"),
             )
         )
         above, below = above / analog_parameters[dense], below / analog_parameters[experts]
         ratio = ratio_interval(above, below)
         findings.append(
-            Finding(
+            judged(
                 claim=f"[ours] a dense parameter on analog costs more than an expert's; {where}, c = {c:g}",
                 statistic="ratio of loss increases per analog parameter, all dense modules / 87.5 % of experts",
                 estimate=float(above.mean() / below.mean()),
                 interval=ratio,
                 n=len(above),
-                rule="95 % interval above 1: holds; below 1: fails",
-                verdict=verdict(ratio, 1.0, "above"),
+                threshold=1.0,
             )
         )
     converters = change(w_max, everything, 0.0, "loss")[0]
     interval = mean_interval(converters)
     findings.append(
-        Finding(
+        judged(
             claim=f"[ours] calibrated 8-bit converters alone cost less than {RULE_3_NATS} nats per token; {where}",
             statistic="loss increase with everything analog at c = 0, nats per token",
             estimate=float(converters.mean()),
             interval=interval,
             n=len(converters),
-            rule=f"95 % interval below {RULE_3_NATS}: holds; above: fails",
-            verdict=verdict(interval, RULE_3_NATS, "below"),
+            threshold=RULE_3_NATS,
+            direction="below",
         )
     )
     return findings

@@ -42,7 +42,7 @@ from realmodels.experiments.shared import Evaluated
 from realmodels.load import Model
 from realmodels.statistics import observe
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, verdict
+from theory.evidence import Finding, Interval, Result, judged
 
 MODELS = ("tiny-olmoe", "tiny-deepseek-moe")
 QUANTITIES = ("log_frequency", "load", "weight")
@@ -249,7 +249,7 @@ def _findings(model: str, correlations: dict[str, list[dict[str, Any]]]) -> list
         whole = correlations[quantity][-1]
         for threshold, reading in ((CLEAR, "a clear relation"), (ANY, "any relation")):
             findings.append(
-                Finding(
+                judged(
                     claim=f"[{origin}] experts with high MaxNNScores {what}, {reading}; {model}",
                     statistic="Spearman's correlation of MaxNNScore with the experts'"
                     f" {'mean log token frequency' if quantity == 'log_frequency' else 'load'},"
@@ -257,8 +257,7 @@ def _findings(model: str, correlations: dict[str, list[dict[str, Any]]]) -> list
                     estimate=whole["spearman"],
                     interval=whole["interval"],
                     n=whole["experts"],
-                    rule=f"95 % interval above {threshold:g}: holds; below: fails",
-                    verdict=verdict(whole["interval"], threshold, "above"),
+                    threshold=threshold,
                 )
             )
     return findings

@@ -41,7 +41,7 @@ from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL, Model
 from realmodels.tasks import METRICS, PAPER_TASKS, TaskAccuracy, TasksAccuracy, evaluate_tasks, require_tasks
-from theory.evidence import Finding, Result, mean_interval, ratio_interval, two_way_interval, verdict
+from theory.evidence import Finding, Result, judged, mean_interval, ratio_interval, two_way_interval
 from theory.hardware import Granularity, Hardware
 from theory.placement import Strategy, place
 
@@ -248,14 +248,13 @@ def _findings(w_max: str, fraction: float, change: Callable[..., NDArray[np.floa
     where = f"w_max per {w_max}, {fraction:.1%} of experts digital"
     recovered = ratio_interval(none - maxnn, none)
     findings = [
-        Finding(
+        judged(
             claim=f"[paper] MaxNNScore recovers a third to more than a half of the loss; {where}",
             statistic=f"recovered fraction of the loss increase at c = {RULE_C:g}",
             estimate=float((none - maxnn).mean() / none.mean()),
             interval=recovered,
             n=len(maxnn),
-            rule="95 % interval above 1/3: holds; below: fails",
-            verdict=verdict(recovered, RULE_1_RECOVERED, "above"),
+            threshold=RULE_1_RECOVERED,
         )
     ]
     for strategy in STRATEGIES[1:]:
@@ -264,14 +263,13 @@ def _findings(w_max: str, fraction: float, change: Callable[..., NDArray[np.floa
         ours = strategy == "minnn"
         other = "its own reverse" if ours else strategy.replace("_", " ")
         findings.append(
-            Finding(
+            judged(
                 claim=f"[{'ours' if ours else 'paper'}] MaxNNScore is better than {other}; {where}",
                 statistic=f"loss of MaxNN - loss of {strategy} at c = {RULE_C:g}, nats per token",
                 estimate=float(difference.mean()),
                 interval=interval,
                 n=len(difference),
-                rule="95 % interval below 0: holds; above: fails",
-                verdict=verdict(interval, 0.0, "below"),
+                direction="below",
             )
         )
     return findings
@@ -328,15 +326,14 @@ def _findings_on_tasks(tables: Tables, w_max: Granularity, reference: dict[str, 
     recovered = ratio_interval(gain, cost)
     lost = round(float(cost.mean()), 12)  # but for rounding
     findings = [
-        Finding(
+        judged(
             claim="[paper] MaxNNScore recovers more than a third of the accuracy lost on the tasks;"
             f" w_max per {w_max}, {RULE_4_FRACTION:.1%} of experts digital",
             statistic=f"recovered fraction of the accuracy lost at c = {RULE_C:g}",
             estimate=float(gain.mean()) / lost if lost else 0.0,
             interval=recovered,
             n=len(none),
-            rule="95 % interval above 1/3: holds; below: fails",
-            verdict=verdict(recovered, RULE_1_RECOVERED, "above"),
+            threshold=RULE_1_RECOVERED,
         )
     ]
     for fraction in FRACTIONS:
@@ -345,15 +342,13 @@ def _findings_on_tasks(tables: Tables, w_max: Granularity, reference: dict[str, 
             difference = maxnn - _over_tasks(tables[w_max, strategy, fraction, RULE_C])
             interval = two_way_interval(difference)
             findings.append(
-                Finding(
+                judged(
                     claim=f"[paper] MaxNNScore is no worse than {strategy.replace('_', ' ')} on the tasks;"
                     f" w_max per {w_max}, {fraction:.1%} of experts digital",
                     statistic=f"accuracy with MaxNN - with {strategy} at c = {RULE_C:g}",
                     estimate=float(difference.mean()),
                     interval=interval,
                     n=len(maxnn),
-                    rule="95 % interval above 0: holds; below: fails",
-                    verdict=verdict(interval, 0.0, "above"),
                 )
             )
     return findings

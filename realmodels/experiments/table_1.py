@@ -40,7 +40,7 @@ from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated
 from realmodels.load import DEFAULT_MODEL
 from theory.errors import InputError
-from theory.evidence import Finding, Result, mean_interval, verdict
+from theory.evidence import Finding, Result, judged, mean_interval
 from theory.hardware import Granularity, Hardware
 from theory.placement import place
 
@@ -241,38 +241,34 @@ def _table_findings(model: str, losses: dict[tuple[Granularity, int, str], Block
         experts = losses[w_max, RULE_BITS, "experts"]
         added = losses[w_max, RULE_BITS, "everything"] - experts
         findings += [
-            Finding(
+            judged(
                 claim=f"[paper] converters on the experts alone cost little; {where}, {RULE_BITS} bits",
                 statistic="loss with experts analog - loss all digital, nats per token",
                 estimate=float(experts.mean()),
                 interval=(interval := mean_interval(experts)),
                 n=len(experts),
-                rule=f"95 % interval below {RULE_1_LOSS:g}: holds; above: fails",
-                verdict=verdict(interval, RULE_1_LOSS, "below"),
+                threshold=RULE_1_LOSS,
+                direction="below",
             ),
-            Finding(
+            judged(
                 claim=f"[paper] dense modules on analog hardware cost more than the experts; {where},"
                 f" {RULE_BITS} bits",
                 statistic="loss added by the dense modules - loss added by the experts, nats per token",
                 estimate=float((added - experts).mean()),
-                interval=(interval := mean_interval(added - experts)),
+                interval=mean_interval(added - experts),
                 n=len(experts),
-                rule="95 % interval above 0: holds; below: fails",
-                verdict=verdict(interval, 0.0, "above"),
             ),
         ]
         bits = sorted({key[1] for key in losses})
         for fewer, more in pairwise(bits):
             difference = losses[w_max, fewer, "everything"] - losses[w_max, more, "everything"]
             findings.append(
-                Finding(
+                judged(
                     claim=f"[ours] {fewer} bits cost more than {more}; {where}, everything analog",
                     statistic="loss of the former - loss of the latter, nats per token",
                     estimate=float(difference.mean()),
-                    interval=(interval := mean_interval(difference)),
+                    interval=mean_interval(difference),
                     n=len(difference),
-                    rule="95 % interval above 0: holds; below: fails",
-                    verdict=verdict(interval, 0.0, "above"),
                 )
             )
     return findings
@@ -283,7 +279,7 @@ def _heat_map_finding(model: str, losses: dict[tuple[float, float], Blocks]) -> 
     kappa, lam = min(losses, key=lambda factors: float(losses[factors][::2].mean()))
     difference = (losses[1.0, 1.0] - losses[kappa, lam])[1::2]
     interval = mean_interval(difference)
-    return Finding(
+    return judged(
         claim=f"[ours] calibration finds the best of the heat map; {model}, w_max per {HEAT_MAP_W_MAX},"
         f" {RULE_BITS} bits",
         statistic=f"loss of the calibrated point - loss at kappa x {kappa:g}, lam x {lam:g}, the best on the other"
@@ -291,6 +287,6 @@ def _heat_map_finding(model: str, losses: dict[tuple[float, float], Blocks]) -> 
         estimate=float(difference.mean()),
         interval=interval,
         n=len(difference),
-        rule=f"95 % interval below {RULE_3_LOSS:g}: holds; above: fails",
-        verdict=verdict(interval, RULE_3_LOSS, "below"),
+        threshold=RULE_3_LOSS,
+        direction="below",
     )

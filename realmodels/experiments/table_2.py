@@ -24,7 +24,7 @@ from realmodels.evaluate import block_results
 from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL
-from theory.evidence import Finding, Result, mean_interval, two_way_interval, verdict
+from theory.evidence import Finding, Result, judged, mean_interval, two_way_interval
 from theory.hardware import Granularity, Hardware
 from theory.placement import place
 
@@ -215,14 +215,12 @@ def _quality_findings(tables: dict[Row, dict[str, Any]]) -> list[Finding]:
         difference = tables[less]["loss"] - tables[more]["loss"]
         interval = two_way_interval(difference)
         findings.append(
-            Finding(
+            judged(
                 claim=f"[paper] more digital is better: {more.label} against {less.label}; c = {C:g}",
                 statistic="loss of the latter - loss of the former, nats per token",
                 estimate=float(difference.mean()),
                 interval=interval,
                 n=len(difference),
-                rule="95 % interval above 0: holds; below 0: fails",
-                verdict=verdict(interval, 0.0, "above"),
             )
         )
     return findings

@@ -31,15 +31,7 @@ from realmodels.experiments import shared
 from realmodels.load import DEFAULT_MODEL
 from realmodels.tasks import CHOICES, CONTINUATION, evaluate_tasks
 from realmodels.text import held_out, text_hash
-from theory.evidence import (
-    Finding,
-    Interval,
-    Result,
-    mean_interval,
-    ratio_interval,
-    two_way_interval,
-    verdict,
-)
+from theory.evidence import Finding, Interval, Result, judged, mean_interval, ratio_interval, two_way_interval
 from theory.hardware import Granularity, Hardware
 from theory.placement import Strategy, place
 
@@ -166,14 +158,13 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     def finding(
         claim: str, statistic: str, estimate: float, interval: Interval | None, bound: float
     ) -> Finding:
-        return Finding(
+        return judged(
             claim=claim,
             statistic=statistic,
             estimate=estimate,
             interval=interval,
             n=len(none),
-            rule=f"95 % interval above {'1/3' if bound == RULE_4_RECOVERED else f'{bound:g}'}: holds; below: fails",
-            verdict=verdict(interval, bound, "above"),
+            threshold=bound,
         )
 
     none = tables["none", 0.0, RULE_C]

@@ -45,7 +45,7 @@ from synthetic.model import ModelConfig, MoE
 from synthetic.robustness import Programmed, noisy_outputs, program
 from synthetic.training import Training, train
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, mean_interval, verdict
+from theory.evidence import Finding, Interval, Result, judged, mean_interval, verdict
 from theory.hardware import Hardware, quantise_output
 from theory.placement import rank
 from theory.setting import Setting
@@ -371,15 +371,15 @@ def _tight(bound: str, cells: Sequence[_Cells]) -> Finding | None:
     if medians.size < 2:
         return None
     interval = mean_interval(medians)
-    return Finding(
+    return judged(
         claim=f"[ours] {bound} gives the order of magnitude, rare inputs",
         statistic=f"median of {'the bound / empirical c' if bound == 'U' else 'empirical c / the bound'} at"
         " failure delta, of a training seed",
         estimate=float(medians.mean()),
         interval=interval,
         n=medians.size,
-        rule=f"95 % interval below {TIGHT:g}: holds; above: fails",
-        verdict=verdict(interval, TIGHT, "below"),
+        threshold=TIGHT,
+        direction="below",
     )
 
 

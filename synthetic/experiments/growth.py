@@ -39,7 +39,7 @@ from synthetic.data import Task, evaluation_samples
 from synthetic.model import ModelConfig, product
 from synthetic.training import Training, train
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, Verdict, mean_interval, verdict
+from theory.evidence import Finding, Interval, Result, Verdict, judged, mean_interval, verdict
 from theory.growth import (
     dead_probability,
     growth_rate,
@@ -347,14 +347,13 @@ def _at_the_stop_rule(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
             (norms / predicted).mean(0),
             0.1,
         ),
-        Finding(
+        judged(
             claim=f"[paper] specialists of frequent tokens have the larger neurons; {name}",
             statistic="smallest nu_F/nu_R of any alpha",
             estimate=float(smallest.mean()),
             interval=interval,
             n=smallest.size,
-            rule="95 % interval above 1: holds; below 1: fails",
-            verdict=verdict(interval, 1.0, "above"),
+            threshold=1.0,
         ),
         _within(
             f"[paper] the ratio of the neurons' norms is proportional to that of the frequencies; {name}",
@@ -379,14 +378,14 @@ def _past_it(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
             knees,
             0.05,
         ),
-        Finding(
+        judged(
             claim=f"[reconstruction] the own-token ratio follows the closed form, before and after the knee; {name}",
             statistic="root mean square of log(own-token ratio / closed form), mean over alpha",
             estimate=float(deviations.mean()),
             interval=interval,
             n=deviations.size,
-            rule="95 % interval below log 1.1 = .0953: holds; above: fails",
-            verdict=verdict(interval, math.log(1.1), "below"),
+            threshold=math.log(1.1),
+            direction="below",
         ),
     ]
     late = np.array([[_late(run) for run in each] for each in runs.values()])  # (alphas, seeds, 2)

@@ -17,6 +17,7 @@ from theory.evidence import (
     Result,
     balanced_accuracy,
     best_threshold,
+    judged,
     mean_interval,
     ratio_interval,
     two_way_interval,
@@ -187,6 +188,24 @@ def test_verdict_is_undecided_unless_the_whole_interval_is_on_one_side(
     assert (above == "fails") == (below == "holds") == (high < threshold)
     assert (above == "inconclusive") == (below == "inconclusive") == (low <= threshold <= high)
     assert verdict(None, threshold, "above") == "inconclusive"
+
+
+@pytest.mark.parametrize("estimate", [-1.0, 2.0, 5.0])
+def test_the_rule_in_words_is_the_rule_of_the_verdict(estimate: float) -> None:
+    interval = estimate - 1, estimate + 1
+    above = judged("a claim", "a number", estimate, interval, 4, 2.5)
+    below = judged("a claim", "a number", estimate, interval, 4, 2.5, "below")
+    assert above.rule == "95 % interval above 2.5: holds; below: fails"
+    assert below.rule == "95 % interval below 2.5: holds; above: fails"
+    assert above == Finding(
+        "a claim", "a number", estimate, interval, 4, above.rule, verdict(interval, 2.5, "above")
+    )
+    assert below.verdict == verdict(interval, 2.5, "below")
+    unbounded = judged("a claim", "a ratio", estimate, None, 4)
+    assert (unbounded.rule, unbounded.verdict) == (
+        "95 % interval above 0: holds; below: fails",
+        "inconclusive",
+    )
 
 
 # Results
