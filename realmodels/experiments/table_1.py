@@ -245,7 +245,7 @@ def _table_findings(model: str, losses: dict[tuple[Granularity, int, str], Block
                 claim=f"[paper] converters on the experts alone cost little; {where}, {RULE_BITS} bits",
                 statistic="loss with experts analog - loss all digital, nats per token",
                 estimate=float(experts.mean()),
-                interval=(interval := mean_interval(experts)),
+                interval=mean_interval(experts),
                 n=len(experts),
                 threshold=RULE_1_LOSS,
                 direction="below",
