@@ -65,19 +65,18 @@ class Shape:
 
     @classmethod
     def of(cls, model: Model) -> "Shape":
-        """Of a loaded model, whose layers must have equally many experts."""
+        """Of a loaded model, whose layers must have equally many experts; biases, which stay digital, do not count."""
         numbers = set(model.map.num_experts)
         if len(numbers) != 1:
             raise InputError(
                 f"{model.name} has layers of {sorted(numbers)} experts: they have to be equally many"
             )
         network, first = model.network, model.map.moe_layers[0]
-        experts = network.get_submodule(first.experts)
         return cls(
             moe_layers=len(model.map.moe_layers),
             experts=first.num_experts,
             top_k=network.config.num_experts_per_tok,
-            expert_parameters=sum(parameter.numel() for parameter in experts.parameters())
+            expert_parameters=sum(network.get_parameter(name).numel() for name in first.weights)
             // first.num_experts,
             dense_parameters=sum(
                 network.get_parameter(f"{name}.weight").numel() for name in model.map.linears

@@ -93,6 +93,12 @@ def test_shape_of_a_loaded_model() -> None:
     )
 
 
+def test_biases_of_experts_do_not_count() -> None:
+    model = as_model(network_of(OTHER_CONFIGS["gpt_oss"]))
+    config = model.network.config
+    assert Shape.of(model).expert_parameters == 3 * config.hidden_size * config.intermediate_size
+
+
 @given(top_k=st.integers(1, 8), experts=st.integers(8, 256), batch=batches)
 def test_used_experts(top_k: int, experts: int, batch: int) -> None:
     """One token uses top_k; more use more, never all, and no more than they could choose."""
