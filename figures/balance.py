@@ -15,8 +15,8 @@ Row = dict[str, Any]
 SIDES = ("with", "without")
 FOLLOWED = (
     ("spearman load", "load"),
-    ("spearman load among alive", "load, among alive experts"),
-    ("spearman frequency", "mean log token frequency"),
+    ("spearman load among alive", "load, among alive experts alone"),
+    ("spearman frequency", "token frequency"),
 )
 COLOURS = dict(zip(SIDES, sns.color_palette("colorblind", 2), strict=True))
 OFFSETS = {"with": -0.15, "without": 0.15}  # so that bars do not hide each other
@@ -30,10 +30,10 @@ def draw(result: Result) -> Figure:
         figure = Figure(figsize=(13, 7.2), layout="constrained")
         parts: Any = figure.subfigures(2, 1, height_ratios=(1, 1.05))
         above = parts[0].subplots(1, len(FOLLOWED), sharey=True)
-        below = parts[1].subplots(1, len(experts), sharey=True)
+        below = parts[1].subplots(1, len(experts))
     for axis, (quantity, name) in zip(above, FOLLOWED, strict=True):
         _correlations(axis, rows, quantity)
-        axis.set_title(f"Spearman's correlation of MaxNNScore with {name}", fontsize="medium")
+        axis.set_title(f"with {name}", fontsize="medium")
     optimisers = [each["optimiser"] for each in experts]
     above[0].set_yticks(range(len(optimisers)), optimisers)
     above[0].invert_yaxis()
@@ -47,7 +47,7 @@ def draw(result: Result) -> Figure:
         fontsize="medium",
     )
     figure.suptitle(
-        f"What MaxNNScore follows with and without a load-balancing loss; means and 95 % intervals over"
+        f"Spearman's correlation of MaxNNScore, mean over layers; means and 95 % intervals over"
         f" {len(result.data['seeds'])} training seeds",
         fontsize="medium",
     )
@@ -79,5 +79,5 @@ def _experts(axis: Axes, each: Row) -> None:
         score = np.concatenate([np.array(layer["score"]) / np.mean(layer["first"]) for layer in layers])
         axis.scatter(load.clip(min=UNUSED), score, s=14, color=COLOURS[side], alpha=0.8, linewidth=0)
     axis.axhline(1, color="black", linewidth=0.9, linestyle=":")
-    axis.set(xscale="log", yscale="log", xlabel="load in fair shares")
+    axis.set(xscale="log", xlabel="load in fair shares")
     axis.set_title(each["optimiser"], fontsize="medium")

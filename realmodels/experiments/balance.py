@@ -307,7 +307,7 @@ def _link(pair: Pair) -> Finding:
     origin = "ours" if pair.optimiser in OURS else "paper"
     return _signed(
         pair,
-        f"[{origin}] without a load-balancing loss {_follows(pair)}",
+        f"[{origin}] without a load-balancing loss MaxNNScore {_way(pair)} with load; {pair.optimiser}",
         "Spearman's correlation of MaxNNScore and load",
         pair.without("spearman load"),
         LINK,
@@ -318,7 +318,8 @@ def _among_alive(pair: Pair) -> Finding:
     """Rule 3."""
     return _signed(
         pair,
-        f"[ours] without a load-balancing loss, and among experts that are alive, {_follows(pair)}",
+        f"[ours] without a load-balancing loss, and among alive experts alone, MaxNNScore {_way(pair)} with load;"
+        f" {pair.optimiser}",
         "Spearman's correlation of MaxNNScore and load among alive experts",
         pair.without("spearman load among alive"),
         0.0,
@@ -329,7 +330,8 @@ def _breaks(pair: Pair) -> Finding:
     """Rule 4."""
     return _signed(
         pair,
-        f"[ours] load balancing takes the link away: without it {_follows(pair)} more",
+        f"[ours] load balancing takes the link away: without it MaxNNScore {_way(pair)} more with load;"
+        f" {pair.optimiser}",
         "Spearman's correlation of MaxNNScore and load, without the loss minus with it, paired by seed",
         pair.without("spearman load") - pair.with_loss("spearman load"),
         0.0,
@@ -353,9 +355,8 @@ def _frequency(pair: Pair) -> Finding:
 _RULES: tuple[Callable[[Pair], Finding], ...] = (_no_link, _link, _among_alive, _breaks, _frequency)
 
 
-def _follows(pair: Pair) -> str:
-    way = "rises" if SIGNS[pair.optimiser] > 0 else "falls"
-    return f"MaxNNScore {way} with load; {pair.optimiser}"
+def _way(pair: Pair) -> str:
+    return "rises" if SIGNS[pair.optimiser] > 0 else "falls"
 
 
 def _signed(pair: Pair, claim: str, statistic: str, values: Array, limit: float) -> Finding:
