@@ -57,7 +57,7 @@ from realmodels.experiments.link_map import (
 from realmodels.pretrain import Recipe, Training
 from realmodels.statistics import routing, scores
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, Verdict, mean_interval, verdict
+from theory.evidence import Finding, Interval, Result, Verdict, judged, mean_interval
 
 Array = NDArray[np.float64]
 
@@ -284,13 +284,14 @@ def _no_link(pair: Pair) -> Finding:
     """Rule 1."""
     values = pair.with_loss("spearman load")
     interval = mean_interval(values)
-    return _finding(
-        f"[ours] with a load-balancing loss MaxNNScore does not follow load; {pair.optimiser}",
-        "Spearman's correlation of MaxNNScore and load",
-        values,
-        interval,
-        f"95 % interval within -{NO_LINK:g} ... {NO_LINK:g}: holds; entirely beyond on one side: fails",
-        within(interval, NO_LINK),
+    return Finding(
+        claim=f"[ours] with a load-balancing loss MaxNNScore does not follow load; {pair.optimiser}",
+        statistic="Spearman's correlation of MaxNNScore and load",
+        estimate=float(values.mean()),
+        interval=interval,
+        n=values.size,
+        rule=f"95 % interval within -{NO_LINK:g} ... {NO_LINK:g}: holds; entirely beyond on one side: fails",
+        verdict=within(interval, NO_LINK),
     )
 
 
@@ -305,50 +306,46 @@ def within(interval: Interval, limit: float) -> Verdict:
 def _link(pair: Pair) -> Finding:
     """Rule 2."""
     origin = "ours" if pair.optimiser in OURS else "paper"
-    return _signed(
-        pair,
+    return _beyond(
         f"[{origin}] without a load-balancing loss MaxNNScore {_way(pair)} with load; {pair.optimiser}",
         "Spearman's correlation of MaxNNScore and load",
         pair.without("spearman load"),
         LINK,
+        SIGNS[pair.optimiser],
     )
 
 
 def _among_alive(pair: Pair) -> Finding:
     """Rule 3."""
-    return _signed(
-        pair,
+    return _beyond(
         f"[ours] without a load-balancing loss, and among alive experts alone, MaxNNScore {_way(pair)} with load;"
         f" {pair.optimiser}",
         "Spearman's correlation of MaxNNScore and load among alive experts",
         pair.without("spearman load among alive"),
         0.0,
+        SIGNS[pair.optimiser],
     )
 
 
 def _breaks(pair: Pair) -> Finding:
     """Rule 4."""
-    return _signed(
-        pair,
+    return _beyond(
         f"[ours] load balancing takes the link away: without it MaxNNScore {_way(pair)} more with load;"
         f" {pair.optimiser}",
         "Spearman's correlation of MaxNNScore and load, without the loss minus with it, paired by seed",
         pair.without("spearman load") - pair.with_loss("spearman load"),
         0.0,
+        SIGNS[pair.optimiser],
     )
 
 
 def _frequency(pair: Pair) -> Finding:
     """Rule 5."""
-    values = pair.without("spearman frequency")
-    interval = mean_interval(values)
-    return _finding(
+    return _beyond(
         f"[paper] without a load-balancing loss MaxNNScore follows token frequency; {pair.optimiser}",
         "Spearman's correlation of MaxNNScore and mean log token frequency",
-        values,
-        interval,
-        _rule(LINK, 1),
-        verdict(interval, LINK, "above"),
+        pair.without("spearman frequency"),
+        LINK,
     )
 
 
@@ -359,20 +356,14 @@ def _way(pair: Pair) -> str:
     return "rises" if SIGNS[pair.optimiser] > 0 else "falls"
 
 
-def _signed(pair: Pair, claim: str, statistic: str, values: Array, limit: float) -> Finding:
+def _beyond(claim: str, statistic: str, values: Array, limit: float, sign: int = 1) -> Finding:
     """Beyond sign times `limit`, on the side that the sign says: holds."""
-    sign, interval = SIGNS[pair.optimiser], mean_interval(values)
-    threshold = sign * limit + 0.0  # not -0
-    judged = verdict(interval, threshold, "above" if sign > 0 else "below")
-    return _finding(claim, statistic, values, interval, _rule(threshold, sign), judged)
-
-
-def _rule(threshold: float, sign: int) -> str:
-    holds, fails = ("above", "below") if sign > 0 else ("below", "above")
-    return f"95 % interval {holds} {threshold:g}: holds; {fails}: fails"
-
-
-def _finding(
-    claim: str, statistic: str, values: Array, interval: Interval, rule: str, judged: Verdict
-) -> Finding:
-    return Finding(claim, statistic, float(values.mean()), interval, values.size, rule, judged)
+    return judged(
+        claim,
+        statistic,
+        float(values.mean()),
+        mean_interval(values),
+        values.size,
+        sign * limit + 0.0,  # not -0
+        "above" if sign > 0 else "below",
+    )
