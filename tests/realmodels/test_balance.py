@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.container import ErrorbarContainer
 from small_models import TEXTS
 
 from figures import balance as drawing
@@ -195,11 +196,12 @@ def test_the_drawing_shows_every_optimiser_with_and_without() -> None:
     above, below = (part.axes for part in figure.subfigs)
     assert [label.get_text() for label in above[0].get_yticklabels()] == list(OPTIMISERS)
     assert [axis.get_title() for axis in below] == list(OPTIMISERS)
-    balanced, free = (container.lines[0].get_xdata() for container in above[0].containers)
+    drawn = [each for each in above[0].containers if isinstance(each, ErrorbarContainer)]
+    balanced, free = (np.asarray(container.lines[0].get_xdata()) for container in drawn)
     np.testing.assert_allclose(balanced, 0, atol=0.02)
     np.testing.assert_allclose(free, -0.8, atol=0.02)
     for axis in below:
-        points = [offset for drawn in axis.collections for offset in drawn.get_offsets().tolist()]
+        points = [point for dots in axis.collections for point in np.asarray(dots.get_offsets()).tolist()]
         assert points.count([1.0, 2.0]) == 2 * 3 * 2  # sides, layers, and experts of them
         assert points.count([drawing.UNUSED, 200.0]) == 2 * 3  # of the first seed, drawn at the edge
     rows = drawing.table(found)
