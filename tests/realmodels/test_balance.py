@@ -58,7 +58,7 @@ def result(**links: Links) -> Result:
         record |= {name: 0.0 for name in QUANTITIES if name.startswith("spearman")}
         record |= {name.replace("_", " "): link(config) + noise for name, link in links.items()}
         score = [float(config.seed), 2.0, 2.0, 4.0]
-        layer = {"load": [0.0, 1.0, 1.0, 2.0], "score": score, "first": [1.0] * 4}
+        layer = {"load": [0.0, 1.0, 1.0, 2.0], "score": score, "first": [1.0, 2.0, 2.0, 3.0]}
         records.append(record | {"experts": [layer] * 3})
     return summarise(configs(), records)
 
@@ -202,8 +202,8 @@ def test_the_drawing_shows_every_optimiser_with_and_without() -> None:
     np.testing.assert_allclose(free, -0.8, atol=0.02)
     for axis in below:
         points = [point for dots in axis.collections for point in np.asarray(dots.get_offsets()).tolist()]
-        assert points.count([1.0, 2.0]) == 2 * 3 * 2  # sides, layers, and experts of them
-        assert points.count([drawing.UNUSED, 200.0]) == 2 * 3  # of the first seed, drawn at the edge
+        assert points.count([1.0, 1.0]) == 2 * 3 * 2  # sides, layers, and experts of them
+        assert points.count([drawing.UNUSED, 100.0]) == 2 * 3  # of the first seed, drawn at the edge
     rows = drawing.table(found)
     assert len(rows) == 2 * len(OPTIMISERS) and {row["balancing"] for row in rows} == {"with", "without"}
     assert all(
