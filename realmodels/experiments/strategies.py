@@ -20,8 +20,8 @@ the plain mean over tasks. Rules, fixed before any run, where there are tasks, a
 4. The paper's claim "MaxNNScore recovers more than a third of the accuracy lost" holds if the 95 % interval of
    (accuracy of MaxNN - of no digital expert)/(accuracy of the digital model - of no digital expert) is above 1/3, fails
    if below; for 12.5 % digital experts.
-5. Its claim "MaxNNScore is no worse" on the tasks than each baseline, for 12.5 % and 25 %: (accuracy of MaxNN -
-   accuracy of the baseline) above 0 holds, below fails; equal accuracies decide nothing.
+5. Its claim "MaxNNScore is better" on the tasks than each baseline, for 12.5 % and 25 %, holds if the interval of
+   (accuracy of MaxNN - accuracy of the baseline) is above 0, fails if below.
 Their intervals are over noise draws, which tasks share, and over the questions of each task.
 """
 
@@ -343,7 +343,7 @@ def _findings_on_tasks(tables: Tables, w_max: Granularity, reference: dict[str, 
             interval = two_way_interval(difference)
             findings.append(
                 judged(
-                    claim=f"[paper] MaxNNScore is no worse than {strategy.replace('_', ' ')} on the tasks;"
+                    claim=f"[paper] MaxNNScore is better than {strategy.replace('_', ' ')} on the tasks;"
                     f" w_max per {w_max}, {fraction:.1%} of experts digital",
                     statistic=f"accuracy with MaxNN - with {strategy} at c = {RULE_C:g}",
                     estimate=float(difference.mean()),
