@@ -51,11 +51,14 @@ def deploy(
     hardware: Hardware,
     calibration: Sequence[str] | Calibration,
     seed: int = 0,
+    *,
+    mirrored: bool = False,
 ) -> DeploymentReport:
     """Replaces what `placement` does not keep digital by analog modules with freshly programmed weights.
 
-    calibration: texts, or what `calibrate` made of them for hardware with the same converters and tiles. A placement
-    that puts nothing on analog hardware is a deployment, too: it is there to be withdrawn.
+    calibration: texts, or what `calibrate` made of them for hardware with the same converters and tiles. mirrored: with
+    the noise of the opposite sign [theory.hardware.program]. A placement that puts nothing on analog hardware is a
+    deployment, too: it is there to be withdrawn.
     InputError, before anything is changed, if the model is deployed already or the placement does not fit it.
     """
     _check_seed(seed)
@@ -88,17 +91,14 @@ def deploy(
                     model, name, hardware, None if expert in digital else calibration
                 )
     for name, module in analog.items():
-        _program(name, module, seed)
+        _program(name, module, seed, mirrored)
     for name, module in analog.items():
         _replace(model.network, name, module)
     return report
 
 
 def reprogram(model: Model, seed: int, *, mirrored: bool = False) -> None:
-    """Programs a deployed model's analog weights anew, as `deploy` with this seed would.
-
-    mirrored: with the same noise of the opposite sign [theory.hardware.program].
-    """
+    """Programs a deployed model's analog weights anew, as `deploy` with this seed (and `mirrored`) would."""
     _check_seed(seed)
     for name, module in _require_deployed(model).items():
         _program(name, module, seed, mirrored)
@@ -117,9 +117,11 @@ def deployed(
     hardware: Hardware,
     calibration: Sequence[str] | Calibration,
     seed: int = 0,
+    *,
+    mirrored: bool = False,
 ) -> Iterator[DeploymentReport]:
     """`deploy` for the length of a `with` block, and `withdraw` at its end, whatever happens inside."""
-    report = deploy(model, placement, hardware, calibration, seed)
+    report = deploy(model, placement, hardware, calibration, seed, mirrored=mirrored)
     try:
         yield report
     finally:
@@ -144,7 +146,7 @@ def _analog_linear(
     return AnalogLinear(linear, hardware, ranges)
 
 
-def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int, mirrored: bool = False) -> None:
+def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int, mirrored: bool) -> None:
     if not module.is_analog:
         return
     device = device_of(module)

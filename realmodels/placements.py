@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from realmodels.analog import AnalogExperts
 from realmodels.calibrate import Calibration
-from realmodels.deploy import deploy, reprogram, withdraw
+from realmodels.deploy import deployed
 from realmodels.devices import device_of
 from realmodels.evaluate import block_results, blocks_per_batch
 from realmodels.load import Model
@@ -236,13 +236,9 @@ def _programmed(
 ) -> list[AnalogExperts]:
     """All experts of every layer on analog hardware, beside the model, which stays digital."""
     layers, _ = _shape(model)
-    deploy(model, Placement(model.map.num_experts, ((),) * layers), hardware, calibration, seed)
-    try:
-        if mirrored:
-            reprogram(model, seed, mirrored=True)
+    nothing = Placement(model.map.num_experts, ((),) * layers)
+    with deployed(model, nothing, hardware, calibration, seed, mirrored=mirrored):
         modules = [model.analog_modules[layer.experts] for layer in model.map.moe_layers]
-    finally:
-        withdraw(model)
     return [module for module in modules if isinstance(module, AnalogExperts)]
 
 
