@@ -6,6 +6,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from figures.tables import with_bounds
 from theory.evidence import Result
@@ -20,6 +21,7 @@ FOLLOWED = (
 )
 COLOURS = dict(zip(SIDES, sns.color_palette("colorblind", 2), strict=True))
 OFFSETS = {"with": -0.15, "without": 0.15}  # so that bars do not hide each other
+LEAST_RANGE = (0.5, 12.0)  # of an axis of growth, so that none looks like none
 UNUSED = 1e-3  # fair shares, where experts of less load are drawn
 
 
@@ -79,5 +81,9 @@ def _experts(axis: Axes, each: Row) -> None:
         score = np.concatenate([np.array(layer["score"]) / np.mean(layer["first"]) for layer in layers])
         axis.scatter(load.clip(min=UNUSED), score, s=14, color=COLOURS[side], alpha=0.8, linewidth=0)
     axis.axhline(1, color="black", linewidth=0.9, linestyle=":")
-    axis.set(xscale="log", xlabel="load in fair shares")
+    axis.set(xscale="log", yscale="log", xlabel="load in fair shares")
+    low, high = axis.get_ylim()
+    axis.set_ylim(min(low, LEAST_RANGE[0]), max(high, LEAST_RANGE[1]))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_title(each["optimiser"], fontsize="medium")
