@@ -169,7 +169,7 @@ EXHIBITS = (
         title="Does load balancing break the link between MaxNNScore and load, and does the optimiser turn its sign?",
         experiment="realmodels.experiments.balance",
         drawing="figures.balance",
-        times={"quick": "40 s on 2 cores", "default": "4 min on 2 cores", "full": "32 min on 1 core"},
+        times={"quick": "40 s on 2 cores", "default": "3 min on 2 cores", "full": "32 min on 1 core"},
     ),
 )
 
