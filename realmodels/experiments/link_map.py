@@ -82,7 +82,7 @@ from realmodels.placements import as_mask, expert_damage, losses
 from realmodels.pretrain import Recipe, TokenFolder, Training, encode
 from realmodels.statistics import routing, scores
 from theory.errors import InputError
-from theory.evidence import Finding, Result, balanced_accuracy, best_threshold, mean_interval, verdict
+from theory.evidence import Finding, Result, balanced_accuracy, best_threshold, judged, mean_interval
 from theory.hardware import PROGRAMMING_NOISE, Granularity, Hardware
 from theory.placement import rank
 
@@ -629,20 +629,8 @@ def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
         yield row
 
 
-_RULE = "95 % interval above {0:g}: holds; below {0:g}: fails"
-
-
 def _judge(claim: str, statistic: str, values: Array, threshold: float = 0.0) -> Finding:
-    interval = mean_interval(values)
-    return Finding(
-        claim=claim,
-        statistic=statistic,
-        estimate=float(values.mean()),
-        interval=interval,
-        n=values.size,
-        rule=_RULE.format(threshold),
-        verdict=verdict(interval, threshold, "above"),
-    )
+    return judged(claim, statistic, float(values.mean()), mean_interval(values), values.size, threshold)
 
 
 def _mean(cells: dict[str, Cell], quantity: Callable[[Cell], Array]) -> Array:
@@ -759,15 +747,14 @@ def _statistic(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
             fresh.setdefault(point["seed"], []).append(point)
     usable = [chosen for chosen in fresh.values() if both(chosen)]
     if not both(design) or len(usable) < 2:
-        return {"points": []}, Finding(
+        return {"points": []}, judged(
             claim="[ours] a statistic of a checkpoint and one batch tells whether MaxNN beats load",
             statistic=f"share of the {len(design)} design points, where noise hurts, at which MaxNN beats load; a test"
             " needs both outcomes there and in the fresh cells",
             estimate=float(np.mean([point["gain"] > 0 for point in design])) if design else 0.0,
             interval=None,
             n=max(1, len(usable)),
-            rule=_RULE.format(0.75),
-            verdict="inconclusive",
+            threshold=0.75,
         )
     best = {name: best_threshold(*columns(design, name), both_sides=True) for name in STATISTICS}
     name = max(STATISTICS, key=lambda each: best[each][0])
