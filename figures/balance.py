@@ -67,8 +67,8 @@ def _correlations(axis: Axes, rows: list[Row], quantity: str) -> None:
         values = np.array([row[quantity] for row in found])
         bounds = np.array([row[f"{quantity}_interval"] for row in found])
         axis.errorbar(
-            values, np.arange(len(found)) + OFFSETS[side], xerr=np.abs(bounds.T - values), fmt="o", markersize=4,
-            capsize=3, color=COLOURS[side], label=f"{side} load-balancing loss",
+            values, np.arange(len(found)) + OFFSETS[side], xerr=np.abs(bounds.T - values), fmt="o",
+            markersize=4, capsize=3, color=COLOURS[side], label=f"{side} load-balancing loss",
         )  # fmt: skip
     axis.axvline(0, color="grey", linewidth=0.8)
     axis.set_xlim(-1.1, 1.1)  # an interval may go beyond

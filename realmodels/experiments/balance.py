@@ -1,32 +1,37 @@
 """Balance: does the load-balancing loss break the link between MaxNNScore and load, and who decides its sign?
 
-The map of trainings (`link-map`) found, after the fact, that MaxNNScore follows neither load nor token frequency where
-a load-balancing loss is trained with, and that without one it follows load, upwards or downwards as the optimiser has
-it. The theory knows no such loss: its experts have unequal load, and SGD. Here that guess has a test of its own: the
-optimisers of the map, each with its load-balancing loss of weight .05 and with none, all else alike; at another size,
-with other seeds. Both runs of a seed start from the same weights and see the same text. Nothing is noisy here.
+The map of trainings (`link-map`) found, after the fact, that MaxNNScore follows neither load nor token
+frequency where a load-balancing loss is trained with, and that without one it follows load, upwards or
+downwards as the optimiser has it. The theory knows no such loss: its experts have unequal load, and SGD. Here
+that guess has a test of its own: the optimisers of the map, each with its load-balancing loss of weight .05
+and with none, all else alike; at another size, with other seeds. Both runs of a seed start from the same
+weights and see the same text. Nothing is noisy here.
 
 Scores and routing come from calibration text, the loss from evaluation text; neither occurs in training text.
-- Spearman's correlation of MaxNNScore, mean over layers, as the map has it: with load; with the mean log frequency, in
-  the training text, of the tokens that an expert serves. A layer with fewer than 4 experts to compare, or all alike,
-  counts as 0.
-- That with load among the experts alive alone, which have more than ALIVE of their fair share of the tokens: others
-  keep their first weights, but for decay, and could be all there is in a link. How many are alive is told.
-- Spread of load and of MaxNNScore: largest over median, mean over layers; an unused expert counts as one token.
-- Growth: MaxNNScore over that of the same expert before the first step, geometric mean over the quarter of the experts
-  of each layer with the most load, and the same for the quarter with the least.
+- Spearman's correlation of MaxNNScore, mean over layers, as the map has it: with load; with the mean log
+  frequency, in the training text, of the tokens that an expert serves. A layer with fewer than 4 experts to
+  compare, or all alike, counts as 0.
+- That with load among the experts alive alone, which have more than ALIVE of their fair share of the tokens:
+  others were thought to keep their first weights, but for decay (they turned out to grow under Muon and AdamW),
+  and could be all there is in a link. How many are alive is told.
+- Spread of load and of MaxNNScore: largest over median, mean over layers; an unused expert counts as one
+  token.
+- Growth: MaxNNScore over that of the same expert before the first step, geometric mean over the quarter of
+  the experts of each layer with the most load, and the same for the quarter with the least.
 
-Rules, fixed before the first run. Intervals are 95 % intervals over training seeds, at the end of training. There is
-one finding for each rule and optimiser. The sign is -1 for Muon and 1 for all others.
-1. [ours] With the load-balancing loss there is no link: Spearman with load, interval within -.3 ... .3 holds, entirely
-   beyond on one side fails.
-2. Without it there is one, and its sign is the optimiser's: sign times Spearman with load above .5 holds, below fails.
-   [ours] for Muon and AdamW, [paper] where the experts have SGD, or AdamW with one RMS: the theory's own assumption.
-3. [ours] There is more to it than dead against alive: sign times Spearman with load, without balancing and among alive
-   experts only, above 0 holds, below fails.
-4. [ours] Balancing is what breaks it: sign times (Spearman with load without balancing - with), paired by seed, above 0
-   holds, below fails.
-5. [paper] Without balancing MaxNNScore follows token frequency: Spearman above .5 holds, below fails; for Muon, too.
+Rules, fixed before the first run. Intervals are 95 % intervals over training seeds, at the end of training.
+There is one finding for each rule and optimiser. The sign is -1 for Muon and 1 for all others.
+1. [ours] With the load-balancing loss there is no link: Spearman with load, interval within -.3 ... .3 holds,
+   entirely beyond on one side fails.
+2. Without it there is one, and its sign is the optimiser's: sign times Spearman with load above .5 holds,
+   below fails. [ours] for Muon and AdamW, [paper] where the experts have SGD, or AdamW with one RMS: the
+   theory's own assumption.
+3. [ours] There is more to it than dead against alive: sign times Spearman with load, without balancing and
+   among alive experts only, above 0 holds, below fails.
+4. [ours] Balancing is what breaks it: sign times (Spearman with load without balancing - with), paired by
+   seed, above 0 holds, below fails.
+5. [paper] Without balancing MaxNNScore follows token frequency: Spearman above .5 holds, below fails; for
+   Muon, too.
 """
 
 import math
@@ -81,9 +86,9 @@ QUANTITIES = (
 
 @dataclass(frozen=True)
 class Config:
-    """One training run; `text`, `text_hash`, `every`, `blocks` and `block_tokens` are those of the map of trainings.
+    """One training run; `text`, `text_hash`, `every`, `blocks`, `block_tokens`: as the map of trainings has.
 
-    optimiser: a name of OPTIMISERS; balanced: with the load-balancing loss. recipe: its own seed does not matter.
+    optimiser: of OPTIMISERS; balanced: with the load-balancing loss. recipe: its own seed does not matter.
     """
 
     optimiser: str
@@ -113,7 +118,8 @@ PRESETS = {
     "default": Preset(_SMALL_RECIPE, "sympy,networkx", 3, 16, 16),
     "full": Preset(
         replace(
-            _SMALL_RECIPE, hidden=128, layers=3, heads=4, experts=16, expert_width=48, batch_tokens=2048, steps=150
+            _SMALL_RECIPE, hidden=128, layers=3, heads=4, experts=16, expert_width=48,
+            batch_tokens=2048, steps=150,
         ),
         "sympy,networkx", 4, 8, 32,
     ),
@@ -121,7 +127,7 @@ PRESETS = {
 
 
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
-    """Every training run; `seeds` of each optimiser (at least 2), with and without the load-balancing loss."""
+    """Every training run; `seeds` of each optimiser (at least 2), with and without the loss."""
     chosen = PRESETS[preset]
     count = chosen.seeds if seeds is None else seeds
     if count < 2:
@@ -211,7 +217,7 @@ def growth(
     last: Float[Tensor, "layers experts"],
     load: Float[Tensor, "layers experts"],
 ) -> tuple[float, float]:
-    """Geometric mean of last over first for the quarter of each layer's experts with the least load, and the most."""
+    """Geometric mean of last over first, of the quarter of a layer's experts with least load and with most."""
     quarter = load.shape[1] // 4
     ordered = (last / first).log().gather(1, load.argsort(dim=1, stable=True))
     return float(ordered[:, :quarter].mean().exp()), float(ordered[:, -quarter:].mean().exp())
@@ -236,7 +242,7 @@ class Pair:
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
-    """Quantities of every optimiser with and without the loss, experts of the first seed, findings by the rules."""
+    """Quantities with and without the loss, experts of the first seed, findings by the rules above."""
     pairs = _pairs(configs, records)
     return Result(
         data={
@@ -318,8 +324,8 @@ def _link(pair: Pair) -> Finding:
 def _among_alive(pair: Pair) -> Finding:
     """Rule 3."""
     return _beyond(
-        f"[ours] without a load-balancing loss, and among alive experts alone, MaxNNScore {_way(pair)} with load;"
-        f" {pair.optimiser}",
+        f"[ours] without a load-balancing loss, and among alive experts alone, MaxNNScore {_way(pair)} with"
+        f" load; {pair.optimiser}",
         "Spearman's correlation of MaxNNScore and load among alive experts",
         pair.without("spearman load among alive"),
         0.0,

@@ -1,4 +1,4 @@
-"""The exhibit `balance`: its quantities on known cases, verdicts on made-up records, a drawing, one small run."""
+"""The exhibit `balance`: quantities on known cases, verdicts on made-up records, a drawing, small runs."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def configs() -> list[Config]:
 
 
 def result(**links: Links) -> Result:
-    """Of records that are all alike but for the links, named as the quantities, _ for spaces, and a little noise."""
+    """Of records that are alike but for links, named as quantities with _ for spaces, and a little noise."""
     records = []
     for config in configs():
         noise = 0.01 * (config.seed - SEEDS[1]) * (1 if config.balanced else -1)  # its mean is 0
@@ -252,7 +252,7 @@ def test_both_runs_of_a_seed_differ_in_the_loss_alone() -> None:
 
 @pytest.mark.usefixtures("made_up_text")
 def test_a_small_run() -> None:
-    """The record is that of its experts; the pair starts alike, and the same config gives the same numbers."""
+    """The record is that of its experts; pairs start alike, and the same config gives the same numbers."""
     recipe = replace(
         PRESETS["quick"].recipe, vocabulary=300, experts=8, top_k=2, context=32, batch_tokens=256, steps=20
     )
