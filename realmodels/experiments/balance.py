@@ -12,8 +12,8 @@ Scores and routing come from calibration text, the loss from evaluation text; ne
   frequency, in the training text, of the tokens that an expert serves. A layer with fewer than 4 experts to
   compare, or all alike, counts as 0.
 - That with load among the experts alive alone, which have more than ALIVE of their fair share of the tokens:
-  others were thought to keep their first weights, but for decay (they turned out to grow under Muon and AdamW),
-  and could be all there is in a link. How many are alive is told.
+  others were thought to keep their first weights, but for decay (they turned out to grow under Muon and
+  AdamW), and could be all there is in a link. How many are alive is told.
 - Spread of load and of MaxNNScore: largest over median, mean over layers; an unused expert counts as one
   token.
 - Growth: MaxNNScore over that of the same expert before the first step, geometric mean over the quarter of
@@ -217,7 +217,7 @@ def growth(
     last: Float[Tensor, "layers experts"],
     load: Float[Tensor, "layers experts"],
 ) -> tuple[float, float]:
-    """Geometric mean of last over first, of the quarter of a layer's experts with least load and with most."""
+    """Geometric mean of last over first, of the quarter of a layer's experts with least load, and most."""
     quarter = load.shape[1] // 4
     ordered = (last / first).log().gather(1, load.argsort(dim=1, stable=True))
     return float(ordered[:, :quarter].mean().exp()), float(ordered[:, -quarter:].mean().exp())
