@@ -162,7 +162,7 @@ EXHIBITS = (
         title="When does MaxNNScore follow frequency in small language models, and when does MaxNN pay?",
         experiment="realmodels.experiments.link_map",
         drawing="figures.link_map",
-        times={"quick": "2 min on 2 cores", "default": "6 min on 2 cores", "full": "19 min on two H100s"},
+        times={"quick": "2 min on 2 cores", "default": "5 min on 2 cores", "full": "19 min on two H100s"},
     ),
     Exhibit(
         name="figure-balance",

@@ -242,7 +242,7 @@ PRESETS = {
         "sympy,networkx",
         OPTIMISERS,
         ((ADAMW, "weight decay 0"), ("no balancing", "rates / 3")),
-        3, (4, 1), KINDS[:3], 2, 8, 1, 4, 4, 128,
+        3, (1,), KINDS[:3], 2, 6, 1, 4, 8, 128,
     ),
     "full": Preset(
         _BASE_RECIPE, "", tuple(CHANGES), FRESH, 3, (4, 2, 1), KINDS, 4, 32, 4, 16, 4, 128
