@@ -115,11 +115,18 @@ class Result:
             raise InputError(f"{source}: {error}; restore the file or run the exhibit again") from None
 
 
+def at_least_two(count: int, units: str) -> int:
+    """`--seeds` of the command line; InputError where it leaves too few of `units` for an interval."""
+    if count < 2:
+        raise InputError(f"--seeds {count}: an interval needs at least 2 {units}")
+    return count
+
+
 def mean_interval(samples: ArrayLike, confidence: float = 0.95) -> Interval:
     """Student's interval for the mean of independent samples of shape (n,), n >= 2."""
     values = _table(samples, ("samples",))
     centre, half = values.mean(), math.sqrt(values.var(ddof=1) / values.size)
-    half *= _student(values.size - 1, confidence)
+    half *= student_quantile(values.size - 1, confidence)
     return float(centre - half), float(centre + half)
 
 
@@ -167,6 +174,14 @@ def verdict(interval: Interval | None, threshold: float, direction: Direction) -
     if interval is None or interval[0] <= threshold <= interval[1]:
         return "inconclusive"
     return "holds" if (interval[0] > threshold) == (direction == "above") else "fails"
+
+
+def inside(interval: Interval | None, low: float, high: float) -> Verdict:
+    """Is the quantity between low and high? Fails only where its whole interval is outside, on one side."""
+    verdicts = verdict(interval, low, "above"), verdict(interval, high, "below")
+    if "fails" in verdicts:
+        return "fails"
+    return "inconclusive" if "inconclusive" in verdicts else "holds"
 
 
 def judged(
@@ -224,11 +239,12 @@ def _squared_half_width(first: NDArray[np.float64], second: NDArray[np.float64],
     for axis, units in enumerate(first.shape):
         mine, yours = first.mean(axis=1 - axis), second.mean(axis=1 - axis)
         covariance = ((mine - mine.mean()) * (yours - yours.mean())).sum() / (units - 1)
-        total += _student(units - 1, confidence) ** 2 * covariance / units
+        total += student_quantile(units - 1, confidence) ** 2 * covariance / units
     return total
 
 
-def _student(degrees: int, confidence: float) -> float:
+def student_quantile(degrees: int, confidence: float = 0.95) -> float:
+    """Half the width of an interval for a mean, in standard errors."""
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}: give a number between 0 and 1")
     return float(stdtrit(degrees, (1 + confidence) / 2))

@@ -142,10 +142,8 @@ def largest_weights(
 
 def _largest(weight: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """Largest |w|. Not of abs(), which would be a copy of all weights."""
-    if weight.is_cuda:
-        return torch.linalg.vector_norm(
-            weight, math.inf, -1
-        )  # reads the weights once; 5 to 25 times slower on a CPU
+    if weight.is_cuda:  # the norm reads the weights once, but is 3 to 26 times slower on a CPU
+        return torch.linalg.vector_norm(weight, math.inf, -1)
     return torch.maximum(weight.amax(-1), -weight.amin(-1))
 
 

@@ -62,7 +62,7 @@ from realmodels.experiments.link_map import (
 from realmodels.pretrain import Recipe, Training
 from realmodels.statistics import routing, scores
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, Verdict, judged, mean_interval
+from theory.evidence import Finding, Interval, Result, Verdict, at_least_two, judged, mean_interval
 
 Array = NDArray[np.float64]
 
@@ -129,9 +129,7 @@ PRESETS = {
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
     """Every training run; `seeds` of each optimiser (at least 2), with and without the loss."""
     chosen = PRESETS[preset]
-    count = chosen.seeds if seeds is None else seeds
-    if count < 2:
-        raise InputError(f"--seeds {count}: an interval needs at least 2 training seeds")
+    count = at_least_two(chosen.seeds if seeds is None else seeds, "training seeds")
     text_hash = training_tokens(chosen.text, chosen.recipe.vocabulary).hash
     found = []
     for optimiser, balanced, seed in product(OPTIMISERS, (True, False), range(count)):
@@ -175,8 +173,7 @@ def measure(config: Config) -> dict[str, Any]:
     evaluation = token_blocks(model, model.texts("evaluation"), config.block_tokens, config.blocks)
     maxnn, used = scores(model, "maxnn"), routing(model, calibration).frequency
     fair = config.recipe.top_k / config.recipe.experts
-    counts = np.bincount(tokens.stream, minlength=config.recipe.vocabulary) + 1.0
-    frequency = torch.from_numpy(np.log(counts / counts.sum()))
+    frequency = tokens.log_frequency(config.recipe.vocabulary)
     least, most = growth(first, maxnn, used)
     return {
         "spearman load": spearman(maxnn, used),

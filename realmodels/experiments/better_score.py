@@ -54,6 +54,7 @@ from theory.evidence import (
     Direction,
     Finding,
     Result,
+    at_least_two,
     judged,
     mean_interval,
     ratio_interval,
@@ -133,7 +134,7 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
     chosen = PRESETS[preset]
-    draws = shared.at_least_two(chosen.draws if seeds is None else seeds)
+    draws = at_least_two(chosen.draws if seeds is None else seeds, "noise draws")
     config = Config(
         **shared.evaluated(model, text, device, chosen.blocks, chosen.block_tokens),
         w_max=chosen.granularities[0],

@@ -82,7 +82,15 @@ from realmodels.placements import as_mask, expert_damage, losses
 from realmodels.pretrain import Recipe, TokenFolder, Training, encode
 from realmodels.statistics import routing, scores
 from theory.errors import InputError
-from theory.evidence import Finding, Result, balanced_accuracy, best_threshold, judged, mean_interval
+from theory.evidence import (
+    Finding,
+    Result,
+    at_least_two,
+    balanced_accuracy,
+    best_threshold,
+    judged,
+    mean_interval,
+)
 from theory.hardware import PROGRAMMING_NOISE, Granularity, Hardware
 from theory.placement import rank
 
@@ -253,9 +261,7 @@ PRESETS = {
 def grid(preset: str, text: str | None = None, device: str = "cpu", seeds: int | None = None) -> list[Config]:
     """Every training run; `seeds` of each cell (at least 2), `text` a folder of token folders."""
     chosen = PRESETS[preset]
-    count = chosen.seeds if seeds is None else seeds
-    if count < 2:
-        raise InputError(f"--seeds {count}: an interval needs at least 2 training seeds")
+    count = at_least_two(chosen.seeds if seeds is None else seeds, "training seeds")
     source = text or chosen.text
     if not source:
         raise InputError(
@@ -302,6 +308,11 @@ class Tokens:
     tokenizer: PreTrainedTokenizerFast
     stream: NDArray[np.uint16]
     hash: str
+
+    def log_frequency(self, vocabulary: int) -> Float[Tensor, " vocabulary"]:
+        """Of every token in the text, with one added to every count."""
+        counts = np.bincount(self.stream, minlength=vocabulary) + 1.0
+        return torch.from_numpy(np.log(counts / counts.sum()))
 
 
 @lru_cache(maxsize=2)
@@ -351,8 +362,7 @@ def measure(config: Config) -> dict[str, Any]:
     tokens = training_tokens(config.text, config.recipe.vocabulary)
     recipe = replace(config.recipe, seed=config.seed)
     training = Training(recipe, tokens.stream, device, compiled=False)
-    counts = np.bincount(tokens.stream, minlength=recipe.vocabulary) + 1.0
-    frequency = torch.from_numpy(np.log(counts / counts.sum()))
+    frequency = tokens.log_frequency(recipe.vocabulary)
     looks = []
     for length in config.lengths:
         while training.step < length:

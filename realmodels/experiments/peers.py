@@ -32,16 +32,7 @@ from realmodels.experiments.figure_3 import DENSE, EVERYTHING, RULE_1_C, RULE_1_
 from realmodels.experiments.shared import Preset
 from realmodels.load import DEFAULT_MODEL
 from theory.errors import InputError
-from theory.evidence import (
-    Finding,
-    Interval,
-    Result,
-    Verdict,
-    mean_interval,
-    ratio_interval,
-    two_way_interval,
-    verdict,
-)
+from theory.evidence import Finding, Result, inside, mean_interval, ratio_interval, two_way_interval
 
 Simulator = Literal["ours", "aihwkit", "lightning"]
 SIMULATORS: tuple[Simulator, ...] = get_args(Simulator)
@@ -209,13 +200,5 @@ def _finding(row: dict[str, Any]) -> Finding:
         interval=interval,
         n=row["n"],
         rule=f"95 % interval within {-margin:g} and {margin:g}: holds; outside: fails",
-        verdict=_equivalence(interval, margin),
+        verdict=inside(interval, -margin, margin),
     )
-
-
-def _equivalence(interval: Interval | None, margin: float) -> Verdict:
-    """Is the quantity between -margin and margin?"""
-    sides = {verdict(interval, -margin, "above"), verdict(interval, margin, "below")}
-    if sides == {"holds"}:
-        return "holds"
-    return "fails" if "fails" in sides else "inconclusive"

@@ -33,7 +33,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
@@ -41,7 +40,15 @@ from realmodels.experiments import shared
 from realmodels.experiments.shared import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL, Model
 from realmodels.tasks import METRICS, PAPER_TASKS, TaskAccuracy, TasksAccuracy, evaluate_tasks, require_tasks
-from theory.evidence import Finding, Result, judged, mean_interval, ratio_interval, two_way_interval
+from theory.evidence import (
+    Finding,
+    Result,
+    judged,
+    mean_interval,
+    ratio_interval,
+    student_quantile,
+    two_way_interval,
+)
 from theory.hardware import Granularity, Hardware
 from theory.placement import Strategy, place
 
@@ -287,7 +294,7 @@ def _over_tasks(draws: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
 
     def half_width(questions: int) -> float:
         """Of a mean, in units of the root of the sum of squares."""
-        return float(stdtrit(questions - 1, 0.975)) / math.sqrt(questions * (questions - 1))
+        return student_quantile(questions - 1) / math.sqrt(questions * (questions - 1))
 
     columns = [
         half_width(each.shape[1]) / half_width(total) / len(answers) * (each.mean(0) - each.mean())

@@ -31,7 +31,16 @@ from realmodels.experiments import shared
 from realmodels.load import DEFAULT_MODEL
 from realmodels.tasks import CHOICES, CONTINUATION, evaluate_tasks
 from realmodels.text import held_out, text_hash
-from theory.evidence import Finding, Interval, Result, judged, mean_interval, ratio_interval, two_way_interval
+from theory.evidence import (
+    Finding,
+    Interval,
+    Result,
+    at_least_two,
+    judged,
+    mean_interval,
+    ratio_interval,
+    two_way_interval,
+)
 from theory.hardware import Granularity, Hardware
 from theory.placement import Strategy, place
 
@@ -85,7 +94,7 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws (at least 2)."""
     settings = PRESETS[preset]
-    draws = shared.at_least_two(settings.draws if seeds is None else seeds)
+    draws = at_least_two(settings.draws if seeds is None else seeds, "noise draws")
     reference = Config(
         model=model,
         weights=shared.model(model, device).weights_hash,
@@ -158,28 +167,19 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     def finding(
         claim: str, statistic: str, estimate: float, interval: Interval | None, bound: float
     ) -> Finding:
-        return judged(
-            claim=claim,
-            statistic=statistic,
-            estimate=estimate,
-            interval=interval,
-            n=len(none),
-            threshold=bound,
-        )
+        return judged(claim, statistic, estimate, interval, len(none), bound)
 
     none = tables["none", 0.0, RULE_C]
     cost = digital - none
     where = f"at c = {RULE_C:g}"
     findings = [
-        replace(
-            finding(
-                "[ours] the digital model tells the real continuation from others better than chance",
-                "accuracy of the digital model",
-                float(digital.mean()),
-                mean_interval(digital),
-                CHANCE,
-            ),
-            n=len(digital),
+        judged(
+            "[ours] the digital model tells the real continuation from others better than chance",
+            "accuracy of the digital model",
+            float(digital.mean()),
+            mean_interval(digital),
+            len(digital),
+            CHANCE,
         ),
         finding(
             "[ours] noise on all experts costs accuracy",

@@ -38,8 +38,7 @@ from numpy.typing import NDArray
 from synthetic.data import Task, evaluation_samples
 from synthetic.model import ModelConfig, product
 from synthetic.training import Training, train
-from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, Verdict, judged, mean_interval, verdict
+from theory.evidence import Finding, Result, at_least_two, inside, judged, mean_interval
 from theory.growth import (
     dead_probability,
     growth_rate,
@@ -88,9 +87,7 @@ PRESETS = {
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
     """The trainings; `seeds` training seeds of each (at least 2)."""
     chosen = PRESETS[preset]
-    count = chosen.seeds if seeds is None else seeds
-    if count < 2:
-        raise InputError(f"--seeds {count}: an interval needs at least 2 training seeds")
+    count = at_least_two(chosen.seeds if seeds is None else seeds, "training seeds")
     settings = {
         alpha: [Setting(alpha=alpha, N_F=frequent, N_R=rare) for frequent, rare in chosen.specialists]
         for alpha in (*chosen.alphas, *chosen.far_alphas)
@@ -543,11 +540,3 @@ def _within(claim: str, statistic: str, values: Array, tolerance: float, range_t
         rule=f"95 % interval inside {range_text or f'1 +- {tolerance:g}'}: holds; outside: fails",
         verdict=inside(interval, 1 - tolerance, 1 + tolerance),
     )
-
-
-def inside(interval: Interval, low: float, high: float) -> Verdict:
-    """Holds for an interval inside the range, fails for one outside, else inconclusive."""
-    verdicts = verdict(interval, low, "above"), verdict(interval, high, "below")
-    if "fails" in verdicts:
-        return "fails"
-    return "inconclusive" if "inconclusive" in verdicts else "holds"

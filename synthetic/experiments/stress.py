@@ -56,7 +56,6 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from synthetic.data import Task, evaluation_samples, sample, stack, stream
-from synthetic.experiments.growth import inside
 from synthetic.model import Expert, ModelConfig, MoE, Routing
 from synthetic.robustness import program, tolerance
 from synthetic.training import Loss, Optimiser, Training, train
@@ -69,6 +68,7 @@ from theory.evidence import (
     Verdict,
     balanced_accuracy,
     best_threshold,
+    inside,
     mean_interval,
     verdict,
 )

@@ -41,7 +41,7 @@ from synthetic.model import ModelConfig
 from synthetic.robustness import class_accuracy, noisy_outputs, program, tolerance
 from synthetic.training import Training, train
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, Verdict, mean_interval, verdict
+from theory.evidence import Finding, Interval, Result, at_least_two, inside, judged, mean_interval
 from theory.hardware import Hardware
 from theory.placement import rank
 from theory.setting import Setting
@@ -100,9 +100,7 @@ SPECIALISTS = ((2, 2), (3, 1))
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
     """The units of work; `seeds` training seeds, at least 2."""
     settings = PRESETS[preset]
-    count = settings.seeds if seeds is None else seeds
-    if count < 2:
-        raise InputError(f"--seeds {count}: an interval needs at least 2 training seeds")
+    count = at_least_two(settings.seeds if seeds is None else seeds, "training seeds")
     return [
         Config(N_F, N_R, alpha, seed, settings.draws, settings.inputs)
         for N_F, N_R in SPECIALISTS
@@ -361,17 +359,13 @@ def _findings(table: _Table) -> list[Finding]:
 
 def _about_slope(claim: str, statistic: str, values: Array, centre: float, margin: float) -> Finding:
     interval = mean_interval(values)
-    sides = verdict(interval, centre - margin, "above"), verdict(interval, centre + margin, "below")
-    judged: Verdict = "holds" if set(sides) == {"holds"} else "fails" if "fails" in sides else "inconclusive"
     rule = f"95 % interval within {margin:g} of {centre:g}: holds; outside: fails"
-    return Finding(claim, statistic, float(values.mean()), interval, values.size, rule, judged)
+    decided = inside(interval, centre - margin, centre + margin)
+    return Finding(claim, statistic, float(values.mean()), interval, values.size, rule, decided)
 
 
 def _about_threshold(claim: str, statistic: str, values: Array, threshold: float, side: Any) -> Finding:
-    interval = mean_interval(values)
-    rule = f"95 % interval {side} {threshold:g}: holds; on the other side: fails"
-    judged = verdict(interval, threshold, side)
-    return Finding(claim, statistic, float(values.mean()), interval, values.size, rule, judged)
+    return judged(claim, statistic, float(values.mean()), mean_interval(values), values.size, threshold, side)
 
 
 def _theory(

@@ -198,8 +198,8 @@ def test_the_drawing_shows_every_optimiser_with_and_without() -> None:
     assert [axis.get_title() for axis in below] == list(OPTIMISERS)
     drawn = [each for each in above[0].containers if isinstance(each, ErrorbarContainer)]
     balanced, free = (np.asarray(container.lines[0].get_xdata()) for container in drawn)
-    np.testing.assert_allclose(balanced, 0, atol=0.02)
-    np.testing.assert_allclose(free, -0.8, atol=0.02)
+    np.testing.assert_allclose(balanced, 0, atol=1e-9)
+    np.testing.assert_allclose(free, -0.8, atol=1e-9)
     for axis in below:
         points = [point for dots in axis.collections for point in np.asarray(dots.get_offsets()).tolist()]
         assert points.count([1.0, 1.0]) == 2 * 3 * 2  # sides, layers, and experts of them

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from figures import growth as drawing
 from synthetic.experiments import growth
-from synthetic.experiments.growth import SIGNS, Config, Run, far_steps, grid, inside, measure, summarise
+from synthetic.experiments.growth import SIGNS, Config, Run, far_steps, grid, measure, summarise
 from synthetic.model import ModelConfig
 from theory.errors import InputError
-from theory.evidence import Result
+from theory.evidence import Result, inside
 from theory.growth import growth_rate, knee
 from theory.setting import Setting
 
