@@ -49,6 +49,7 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from figures.catalogue import DATA, EXHIBITS, PRESETS, Exhibit, committed, find
+from figures.report import Section, page
 from theory.claims import CLAIMS, Claim, marked_tests
 from theory.derivations import KINDS, Step
 from theory.errors import InputError
@@ -60,7 +61,9 @@ Item = TypeVar("Item")
 PROGRAM = "paper_repro.py"
 TESTS = Path(__file__).parent / "tests"
 FORMATS = ("png", "pdf", "svg")
-EXPERIMENT_OPTIONS = ("model", "text", "device", "seeds", "tasks")
+REPORT = "report.html"
+OPTIONS_OF_ONE = ("model", "text", "seeds", "tasks")
+EXPERIMENT_OPTIONS = (*OPTIONS_OF_ONE, "device")
 PACKAGES = (
     "torch",
     "transformers",
@@ -100,19 +103,21 @@ def main(
             return 0
         if options.claims:
             return _show_ledger(claims, exhibits, data, tests, console)
-        exhibit = find(
-            f"table-{options.table}" if options.figure is None else f"figure-{options.figure}", exhibits
-        )
+        chosen = _chosen(options, exhibits)
         out = _output_folder(options.out)
-        if options.from_data:
-            result = _committed_result(exhibit, data, options)
-        else:
-            result = _run(exhibit, options, out, argv, console)
-        written = _write(result, exhibit, out, options.format)
-        console.print(_findings(result, exhibit))
-        for path in written:
-            console.print(str(path), soft_wrap=True)
-        return 0
+        sections, status = [], 0
+        for exhibit in chosen:
+            try:
+                sections.append(_reproduce(exhibit, data, options, out, argv, console))
+            except InputError as error:
+                if not options.all:
+                    raise
+                status = _fail(f"{exhibit.option}: {error}", 2)
+                sections.append(Section(exhibit, None, error=str(error)))
+        if options.report:
+            _replace(out / REPORT, page(sections).encode())
+            console.print(str(out / REPORT), soft_wrap=True)
+        return status
     except InputError as error:
         return _fail(str(error), 2)
     except OSError as error:
@@ -121,6 +126,48 @@ def main(
         return _fail(_disk_full(error), 2)
     except KeyboardInterrupt:
         return _fail("interrupted: finished units are kept, the same command continues from there", 130)
+
+
+def _chosen(options: argparse.Namespace, exhibits: Sequence[Exhibit]) -> Sequence[Exhibit]:
+    """The exhibits to show; InputError for options that do not go with the choice, or with this machine."""
+    for name in (*EXPERIMENT_OPTIONS, "preset", "workers", "cluster") if options.from_data else ():
+        if getattr(options, name) is not None:
+            raise InputError(f"--from-data runs nothing: leave out --{name}, or leave out --from-data")
+    if options.device == "cuda":
+        import torch  # only here: it takes seconds
+
+        if not torch.cuda.is_available():
+            raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    if not options.all:
+        name = f"table-{options.table}" if options.figure is None else f"figure-{options.figure}"
+        return [find(name, exhibits)]
+    for name in OPTIONS_OF_ONE:
+        if getattr(options, name) is not None:
+            raise InputError(f"--all: --{name} means something else to each exhibit; leave it out")
+    if options.device == "auto":
+        raise InputError("--all: --device auto is for exhibits that load one model; use cpu or cuda")
+    return exhibits
+
+
+def _reproduce(
+    exhibit: Exhibit,
+    data: Traversable,
+    options: argparse.Namespace,
+    out: Path,
+    argv: Sequence[str],
+    console: Console,
+) -> Section:
+    """Get the result, computed or committed, write everything of it and show its findings."""
+    result = (
+        _committed_result(exhibit, data) if options.from_data else _run(exhibit, options, out, argv, console)
+    )
+    formats = dict.fromkeys(("png", *options.format)) if options.report else options.format
+    pictures = _pictures(result, exhibit, formats)
+    written = _write(result, exhibit, out, {name: pictures[name] for name in options.format})
+    console.print(_findings(result, exhibit))
+    for path in written:
+        console.print(str(path), soft_wrap=True)
+    return Section(exhibit, result, pictures.get("png", b""))
 
 
 def _fail(message: str, status: int) -> int:
@@ -146,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         "--figure", metavar="NAME", help="a figure: a number of the paper, or a name of our own"
     )
     what.add_argument("--table", metavar="NAME", help="a table")
+    what.add_argument("--all", action="store_true", help="every exhibit in turn, whatever becomes of another")
     what.add_argument(
         "--list", action="store_true", help="every exhibit, how long it takes, its last verdicts"
     )
@@ -180,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format", type=_formats, metavar="LIST", default=("png", "pdf"), help="of png,pdf,svg"
     )
+    parser.add_argument("--report", action="store_true", help=f"all that is shown as one page, {REPORT}")
     return parser
 
 
@@ -224,17 +273,15 @@ def _run(
     exhibit: Exhibit, options: argparse.Namespace, out: Path, argv: Sequence[str], console: Console
 ) -> Result:
     started = time.monotonic()
-    if options.device == "cuda":
-        import torch  # only here: it takes seconds
-
-        if not torch.cuda.is_available():
-            raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu")
     experiment = import_module(exhibit.experiment)
+    used = inspect.signature(experiment.grid).parameters
+    if options.all and "device" not in used:
+        options = argparse.Namespace(**vars(options) | {"device": None})
     given = {name: value for name in EXPERIMENT_OPTIONS if (value := getattr(options, name)) is not None}
     for name in given:
-        if name not in inspect.signature(experiment.grid).parameters:
+        if name not in used:
             raise InputError(f"--{name}: {exhibit.option} does not use it; leave it out")
-    if options.device == "auto" and "model" not in inspect.signature(experiment.grid).parameters:
+    if options.device == "auto" and "model" not in used:
         raise InputError(f"--device auto: {exhibit.option} loads no model; use cpu or cuda")
     preset = options.preset or "default"
     configs = experiment.grid(preset, **{**exhibit.defaults, **given})
@@ -459,10 +506,7 @@ def _device_name(device: str | None) -> str:
 # Output
 
 
-def _committed_result(exhibit: Exhibit, data: Traversable, options: argparse.Namespace) -> Result:
-    for name in (*EXPERIMENT_OPTIONS, "preset", "workers", "cluster"):
-        if getattr(options, name) is not None:
-            raise InputError(f"--from-data runs nothing: leave out --{name}, or leave out --from-data")
+def _committed_result(exhibit: Exhibit, data: Traversable) -> Result:
     result = committed(exhibit, data)
     if result is None:
         raise InputError(
@@ -471,15 +515,11 @@ def _committed_result(exhibit: Exhibit, data: Traversable, options: argparse.Nam
     return result
 
 
-def _write(result: Result, exhibit: Exhibit, out: Path, formats: Sequence[str]) -> list[Path]:
+def _pictures(result: Result, exhibit: Exhibit, formats: Iterable[str]) -> dict[str, bytes]:
+    """The exhibit's figure, drawn once, in each of the formats."""
     import matplotlib  # here, so that --list and --help start at once
 
     matplotlib.use("Agg")
-    drawing = import_module(exhibit.drawing)
-    rows = (
-        drawing.table(result) if hasattr(drawing, "table") else [_row(finding) for finding in result.findings]
-    )
-    contents = {"json": result.to_json().encode(), "csv": _csv(rows)}
     # The same result gives the same bytes: neither dates nor random ids. Text in a PDF stays text (type 42).
     style: Any = {
         "svg.hashsalt": exhibit.name,
@@ -489,11 +529,21 @@ def _write(result: Result, exhibit: Exhibit, out: Path, formats: Sequence[str]) 
     }
     undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     with matplotlib.rc_context(style):
-        figure = drawing.draw(result)
+        figure = import_module(exhibit.drawing).draw(result)
+        pictures = {}
         for name in formats:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=name, metadata=undated[name])
-            contents[name] = buffer.getvalue()
+            pictures[name] = buffer.getvalue()
+    return pictures
+
+
+def _write(result: Result, exhibit: Exhibit, out: Path, pictures: Mapping[str, bytes]) -> list[Path]:
+    drawing = import_module(exhibit.drawing)
+    rows = (
+        drawing.table(result) if hasattr(drawing, "table") else [_row(finding) for finding in result.findings]
+    )
+    contents = {"json": result.to_json().encode(), "csv": _csv(rows), **pictures}
     paths = {out / f"{exhibit.name}.{suffix}": content for suffix, content in contents.items()}
     for path, content in paths.items():
         _replace(path, content)
@@ -534,11 +584,7 @@ def _findings(result: Result, exhibit: Exhibit) -> Table:
         "claim", "estimate [interval]", "n", "rule", "verdict", title=exhibit.title, show_lines=True
     )
     for finding in result.findings:
-        interval = "unbounded"
-        if finding.interval is not None:
-            interval = "{:.4g}, {:.4g}".format(*finding.interval)
-        value = f"{finding.statistic}: {finding.estimate:.4g} [{interval}]"
-        table.add_row(finding.claim, value, str(finding.n), finding.rule, finding.verdict)
+        table.add_row(finding.claim, finding.measured, str(finding.n), finding.rule, finding.verdict)
     return table
 
 

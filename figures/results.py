@@ -19,9 +19,7 @@ HEADER = "| claim | measured, 95 % interval | n | verdict |\n|---|---|---|---|"
 
 
 def row(finding: Finding) -> str:
-    interval = "unbounded" if finding.interval is None else "{:.4g}, {:.4g}".format(*finding.interval)
-    value = f"{finding.statistic}: {finding.estimate:.4g} [{interval}]"
-    cells = (finding.claim, value, str(finding.n), f"**{finding.verdict}**")
+    cells = (finding.claim, finding.measured, str(finding.n), f"**{finding.verdict}**")
     return "| {} |".format(" | ".join(cell.replace("|", "\\|") for cell in cells))
 
 
@@ -35,6 +33,15 @@ def counts(result: Result) -> str:
         if found[verdict]
     )
     return counted if result.preset == "full" else f"{counted} ({result.preset} preset only)"
+
+
+def origin(result: Result) -> str:
+    """Commit, device, time and date of the run, from the provenance that the command line adds."""
+    provenance = result.provenance
+    git, commit = provenance["git"], "no commit"
+    if git is not None:
+        commit = f"commit {git['commit'][:8]}{' with changes' if git['dirty'] else ''}"
+    return f"{commit}, {provenance['device']}, {provenance['wall_seconds']:.0f} s, {provenance['date'][:10]}"
 
 
 def overview(exhibits: Sequence[Exhibit], data: Traversable) -> str:
@@ -66,17 +73,12 @@ def everything(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     ]
     for exhibit in exhibits:
         result = _result(exhibit, data)
-        provenance = result.provenance
-        git = provenance["git"]
-        commit = f"commit {git['commit'][:8]}{' with changes' if git['dirty'] else ''}"
-        seconds, date = f"{provenance['wall_seconds']:.0f} s", provenance["date"][:10]
-        produced = f"`{provenance['command']}`, {commit}, {provenance['device']}, {seconds}, {date}."
         sections += [
             f'<a id="{exhibit.name}"></a>\n## `{exhibit.option}`',
             f"{exhibit.title}.",
             f"![{exhibit.title}](figures/data/{exhibit.name}.png)",
             "\n".join([HEADER, *map(row, result.findings)]),
-            produced,
+            f"`{result.provenance['command']}`, {origin(result)}.",
         ]
     return "\n\n".join(sections) + "\n"
 

@@ -67,6 +67,12 @@ class Finding:
             raise InputError(f"finding.interval is ({low}, {high}): the low end comes first")
         object.__setattr__(self, "interval", (low, high))
 
+    @property
+    def measured(self) -> str:
+        """The statistic with its estimate and interval, as tables show it."""
+        interval = "unbounded" if self.interval is None else "{:.4g}, {:.4g}".format(*self.interval)
+        return f"{self.statistic}: {self.estimate:.4g} [{interval}]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:

@@ -1,5 +1,6 @@
 """The command line on a small real exhibit: kills, full disks, workers, redrawing, bad input."""
 
+import base64
 import csv
 import importlib.util
 import json
@@ -254,13 +255,46 @@ def test_redrawing_from_committed_data(tmp_path: Path, log: Path, capsys: pytest
     expect_one_line(capsys.readouterr().err, "figure-pi.json", "verdict", "proved")
 
 
+def test_all_exhibits_and_a_report(tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pi, lost = toy_exhibit.EXHIBITS
+    options = ["--all", "--preset", "quick", "--workers", "1", "--out", str(tmp_path), "--report"]
+    # Its grid knows no device: --all gives one to those exhibits alone that do.
+    assert paper_repro.main([*options, "--device", "cpu", "--format", "svg"], [pi]) == 0
+    assert sorted(executed(log)) == list(range(6))
+    assert str(tmp_path / "report.html") in capsys.readouterr().out
+    assert (tmp_path / "figure-pi.svg").is_file() and not (tmp_path / "figure-pi.png").exists()
+    first = (tmp_path / "report.html").read_text()
+    assert "1 holds" in first and "the whole interval is below 4" in first and "no result" not in first
+
+    options = ["--all", "--from-data", "--out", str(tmp_path / "redrawn"), "--report"]
+    assert paper_repro.main(options, [lost, pi], tmp_path) == 2  # whatever becomes of the first
+    expect_one_line(capsys.readouterr().err, "--table lost", "no result")
+    report = (tmp_path / "redrawn" / "report.html").read_text()
+    assert "no result of --table lost is committed" in report
+    picture = base64.b64encode((tmp_path / "redrawn" / "figure-pi.png").read_bytes()).decode()
+    assert picture in report and picture in first
+    assert len(executed(log)) == 6
+
+
+def test_a_report_of_one_exhibit(tmp_path: Path, log: Path) -> None:
+    assert run(tmp_path) == 0
+    assert not (tmp_path / "report.html").exists()
+    assert run(tmp_path, "--report") == 0
+    assert "pi by throwing darts" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
         (["--figure", "99"], ["--figure 99", "--figure pi", "--table lost"]),
         (["--table", "pi"], ["--table pi"]),
         (["--figure", ""], ["--figure"]),
-        ([], ["--figure", "--table", "--list"]),
+        ([], ["--figure", "--table", "--all", "--list"]),
+        (["--all", "--figure", "pi"], ["not allowed with"]),
+        (["--all", "--text", "x"], ["--all", "--text"]),
+        (["--all", "--seeds", "3"], ["--all", "--seeds"]),
+        (["--all", "--device", "auto"], ["--all", "--device auto", "cuda"]),
+        (["--all", "--from-data", "--preset", "quick"], ["--from-data", "--preset"]),
         (["--figure", "pi", "--table", "lost"], ["not allowed with"]),
         ([*PI, "--workers", "0"], ["--workers", "0", "at least 1"]),
         ([*PI, "--workers", "two"], ["--workers", "two", "at least 1"]),
