@@ -25,16 +25,21 @@ DATA: Traversable = files("figures") / "data"
 
 @dataclass(frozen=True)
 class Exhibit:
-    """name: "figure-3" for `--figure 3`; experiment, drawing: modules; times: how long each preset takes.
+    """An exhibit of the command line.
 
-    defaults: of the options that `grid` understands, where they are not `grid`'s own.
+    name: "figure-3" for `--figure 3`.
+    title: what the exhibit shows, in one sentence.
+    layer: package whose `experiments` hold it, "synthetic" or "realmodels".
+    times: how long each preset takes.
+    like: the exhibit that this one repeats with other `defaults`; both share experiment and drawing.
+    defaults: options passed to `grid` unless the user overrides them.
     """
 
     name: str
     title: str
-    experiment: str
-    drawing: str
+    layer: str
     times: Mapping[str, str]
+    like: str = ""
     defaults: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -42,6 +47,22 @@ class Exhibit:
             raise InputError(f"exhibit.name is {self.name!r}: give figure-NAME or table-NAME")
         if set(self.times) != set(PRESETS):
             raise InputError(f"exhibit.times of {self.name}: give a time for each of {', '.join(PRESETS)}")
+
+    @property
+    def module(self) -> str:
+        """Name that experiment and drawing share: `figure_3` of figure-3, `growth` of figure-growth."""
+        kind, _, name = (self.like or self.name).partition("-")
+        return (f"{kind}_{name}" if name.isdigit() else name).replace("-", "_")
+
+    @property
+    def experiment(self) -> str:
+        """Module with `grid`, `measure` and `summarise`."""
+        return f"{self.layer}.experiments.{self.module}"
+
+    @property
+    def drawing(self) -> str:
+        """Module with `draw`."""
+        return f"figures.drawings.{self.module}"
 
     @property
     def option(self) -> str:
@@ -53,122 +74,107 @@ EXHIBITS = (
     Exhibit(
         name="figure-3",
         title="Dense modules against experts on analog hardware: which hurts more, in all and per parameter",
-        experiment="realmodels.experiments.figure_3",
-        drawing="figures.figure_3",
+        layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "75 s on an H100"},
     ),
     Exhibit(
         name="figure-4",
         title="OLMoE: which experts to keep digital, by MaxNNScore, the baselines, or its reverse",
-        experiment="realmodels.experiments.strategies",
-        drawing="figures.strategies",
+        layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "7 min on an H100"},
     ),
     Exhibit(
         name="figure-5",
         title="DeepSeekMoE: which experts to keep digital, by MaxNNScore, the baselines, or its reverse",
-        experiment="realmodels.experiments.strategies",
-        drawing="figures.strategies",
+        layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "9 min on an H100"},
+        like="figure-4",
         defaults={"model": "tiny-deepseek-moe"},
     ),
     Exhibit(
         name="figure-6",
         title="Do experts with high MaxNNScores serve frequent tokens? Both models, layer by layer",
-        experiment="realmodels.experiments.figure_6",
-        drawing="figures.figure_6",
+        layer="realmodels",
         times={"quick": "10 s on 2 cores", "default": "20 s on 2 cores", "full": "1 min on 2 cores"},
     ),
     Exhibit(
         name="table-1",
         title="Converters only: what DACs and ADCs of 8, 6 and 4 bits cost, and whether calibration finds the optimum",
-        experiment="realmodels.experiments.table_1",
-        drawing="figures.table_1",
+        layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "2 min on 2 cores", "full": "3 min on 2 cores"},
     ),
     Exhibit(
         name="table-2",
         title="Throughput, energy and quality of placements, from all analog to all digital",
-        experiment="realmodels.experiments.table_2",
-        drawing="figures.table_2",
+        layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "1 min on 2 cores", "full": "1 min on an H100"},
     ),
     Exhibit(
         name="figure-tasks",
         title="A multiple-choice task through lm-eval: what noise takes, and what digital experts give back",
-        experiment="realmodels.experiments.tasks",
-        drawing="figures.tasks",
+        layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "7 min on 20 cores"},
     ),
     Exhibit(
         name="figure-peers",
         title="Figure 3 on IBM's simulators: the same programmed weights on ours, aihwkit and aihwkit-lightning",
-        experiment="realmodels.experiments.peers",
-        drawing="figures.peers",
+        layer="realmodels",
         times={"quick": "30 s on 2 cores", "default": "2 min on 2 cores", "full": "19 min on 2 cores"},
     ),
     Exhibit(
         name="figure-better-score",
         title="OLMoE: scores that theory derives, against MaxNNScore and the best placement known",
-        experiment="realmodels.experiments.better_score",
-        drawing="figures.better_score",
+        layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "9 min on an H100"},
     ),
     Exhibit(
         name="figure-better-score-deepseek",
         title="DeepSeekMoE: scores that theory derives, against MaxNNScore and the best placement known",
-        experiment="realmodels.experiments.better_score",
-        drawing="figures.better_score",
+        layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "11 min on an H100"},
+        like="figure-better-score",
         defaults={"model": "tiny-deepseek-moe"},
     ),
     Exhibit(
         name="figure-growth",
         title="Growth of specialists' neurons: the ratio of frequencies until the knee, and what separates the norms",
-        experiment="synthetic.experiments.growth",
-        drawing="figures.growth",
+        layer="synthetic",
         times={"quick": "15 s on 2 cores", "default": "2 min on 2 cores", "full": "6 min on 2 cores"},
     ),
     Exhibit(
         name="figure-tolerance",
         title="Tolerable noise against the rarity of a class, all analog and with the frequent experts digital",
-        experiment="synthetic.experiments.tolerance",
-        drawing="figures.tolerance",
+        layer="synthetic",
         times={"quick": "15 s on 2 cores", "default": "2 min on 2 cores", "full": "7 min on 2 cores"},
     ),
     Exhibit(
         name="figure-bounds",
         title="Bounds on tolerable noise: are they ever violated, and how tight are they?",
-        experiment="synthetic.experiments.bounds",
-        drawing="figures.bounds",
+        layer="synthetic",
         times={"quick": "15 s on 2 cores", "default": "2 min on 2 cores", "full": "11 min on 2 cores"},
     ),
     Exhibit(
         name="figure-placement",
         title="Tolerable noise against the number of digital experts, for every strategy that chooses them",
-        experiment="synthetic.experiments.placement",
-        drawing="figures.placement",
+        layer="synthetic",
         times={"quick": "20 s on 2 cores", "default": "2 min on 2 cores", "full": "15 min on 2 cores"},
     ),
     Exhibit(
         name="figure-stress",
         title="Where the claim lives: optimisers, losses, lengths of training, routings, experts, granularities",
-        experiment="synthetic.experiments.stress",
-        drawing="figures.stress",
+        layer="synthetic",
         times={"quick": "15 s on 2 cores", "default": "4 min on 2 cores", "full": "4 min on 22 cores"},
     ),
     Exhibit(
         name="figure-link-map",
         title="When does MaxNNScore follow frequency in small language models, and when does MaxNN pay?",
-        experiment="realmodels.experiments.link_map",
-        drawing="figures.link_map",
+        layer="realmodels",
         times={"quick": "2 min on 2 cores", "default": "5 min on 2 cores", "full": "19 min on two H100s"},
     ),
     Exhibit(
         name="figure-balance",
         title="Does load balancing break the link between MaxNNScore and load, and does the optimiser turn its sign?",
-        experiment="realmodels.experiments.balance",
-        drawing="figures.balance",
+        layer="realmodels",
         times={"quick": "40 s on 2 cores", "default": "3 min on 2 cores", "full": "32 min on 1 core"},
     ),
 )

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from theory.derivations import Step
 from theory.errors import InputError
-
-Origin = Literal["paper", "reconstruction", "ours"]
+from theory.evidence import Origin
 
 
 @dataclass(frozen=True, kw_only=True)

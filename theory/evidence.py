@@ -20,13 +20,16 @@ from theory.strict_json import dumps, fields_of, is_whole, loads, number, plain
 Interval = tuple[float, float]
 Verdict = Literal["holds", "fails", "inconclusive"]
 Direction = Literal["above", "below"]
+Origin = Literal["paper", "reconstruction", "ours"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One claim, judged by a rule that was written before the experiment was run.
 
-    claim: what is claimed, a sentence, saying whose claim it is.
+    claim: what is claimed, a sentence; conditions follow after a semicolon.
+    origin: whose claim it is, `reconstruction` being ours of a claim that the paper makes.
+    statement: id in theory.claims of the statement that is tested; None where the claim is about no statement.
     statistic: what was measured to test it, with its unit.
     estimate, interval: its value and confidence interval; the interval is None where the data bound nothing
         (a ratio whose denominator may be zero), and the verdict is then inconclusive.
@@ -35,6 +38,8 @@ class Finding:
     """
 
     claim: str
+    origin: Origin
+    statement: str | None = None
     statistic: str
     estimate: float
     interval: Interval | None
@@ -47,6 +52,10 @@ class Finding:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise InputError(f"finding.{name} is {value!r}: write a sentence")
+        if self.origin not in get_args(Origin):
+            raise InputError(f"finding.origin is {self.origin!r}: give one of {', '.join(get_args(Origin))}")
+        if self.statement is not None and (not isinstance(self.statement, str) or not self.statement):
+            raise InputError(f"finding.statement is {self.statement!r}: give the id of a claim, or None")
         object.__setattr__(self, "estimate", number(self.estimate, "finding.estimate"))
         if not is_whole(self.n) or self.n < 1:
             raise InputError(f"finding.n is {self.n!r}: give a whole number of at least 1")
@@ -121,8 +130,9 @@ class Result:
             raise InputError(f"{source}: {error}; restore the file or run the exhibit again") from None
 
 
-def at_least_two(count: int, units: str) -> int:
-    """`--seeds` of the command line; InputError where it leaves too few of `units` for an interval."""
+def seed_count(given: int | None, default: int, units: str) -> int:
+    """Number of independent `units`: `--seeds` if given, else the preset's; InputError below 2."""
+    count = default if given is None else given
     if count < 2:
         raise InputError(f"--seeds {count}: an interval needs at least 2 {units}")
     return count
@@ -198,17 +208,47 @@ def judged(
     n: int,
     threshold: float = 0.0,
     direction: Direction = "above",
+    *,
+    origin: Origin,
+    statement: str | None = None,
 ) -> Finding:
     """The finding that a quantity is above (below) a threshold: one `verdict`, and the same rule in words."""
     other = "below" if direction == "above" else "above"
     return Finding(
         claim=claim,
+        origin=origin,
+        statement=statement,
         statistic=statistic,
         estimate=estimate,
         interval=interval,
         n=n,
         rule=f"95 % interval {direction} {threshold:.3g}: holds; {other}: fails",
         verdict=verdict(interval, threshold, direction),
+    )
+
+
+def mean_finding(
+    claim: str,
+    statistic: str,
+    samples: ArrayLike,
+    threshold: float = 0.0,
+    direction: Direction = "above",
+    *,
+    origin: Origin,
+    statement: str | None = None,
+) -> Finding:
+    """The finding that the mean of independent samples (n,), n >= 2, is above (below) a threshold."""
+    values = _table(samples, ("samples",))
+    return judged(
+        claim,
+        statistic,
+        float(values.mean()),
+        mean_interval(values),
+        values.size,
+        threshold,
+        direction,
+        origin=origin,
+        statement=statement,
     )
 
 

@@ -62,7 +62,7 @@ from realmodels.experiments.link_map import (
 from realmodels.pretrain import Recipe, Training
 from realmodels.statistics import routing, scores
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, Verdict, at_least_two, judged, mean_interval
+from theory.evidence import Finding, Interval, Result, Verdict, seed_count, judged, mean_interval
 
 Array = NDArray[np.float64]
 
@@ -129,7 +129,7 @@ PRESETS = {
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
     """Every training run; `seeds` of each optimiser (at least 2), with and without the loss."""
     chosen = PRESETS[preset]
-    count = at_least_two(chosen.seeds if seeds is None else seeds, "training seeds")
+    count = seed_count(seeds, chosen.seeds, "training seeds")
     text_hash = training_tokens(chosen.text, chosen.recipe.vocabulary).hash
     found = []
     for optimiser, balanced, seed in product(OPTIMISERS, (True, False), range(count)):

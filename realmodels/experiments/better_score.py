@@ -45,16 +45,16 @@ from realmodels.calibrate import Calibration, calibrate
 from realmodels.damage import expected_damage
 from realmodels.devices import device_of
 from realmodels.evaluate import block_results, token_blocks
-from realmodels.experiments import shared
-from realmodels.experiments.shared import Evaluated
+from realmodels.experiments import rig
+from realmodels.experiments.rig import Evaluated
 from realmodels.load import DEFAULT_MODEL, Model
-from realmodels.placements import as_mask, expert_damage, losses, mean_losses, mean_shift
+from realmodels.compare import as_mask, expert_damage, losses, mean_losses, mean_shift
 from realmodels.statistics import scores
 from theory.evidence import (
     Direction,
     Finding,
     Result,
-    at_least_two,
+    seed_count,
     judged,
     mean_interval,
     ratio_interval,
@@ -134,9 +134,9 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
     chosen = PRESETS[preset]
-    draws = at_least_two(chosen.draws if seeds is None else seeds, "noise draws")
+    draws = seed_count(seeds, chosen.draws, "noise draws")
     config = Config(
-        **shared.evaluated(model, text, device, chosen.blocks, chosen.block_tokens),
+        **rig.evaluated(model, text, device, chosen.blocks, chosen.block_tokens),
         w_max=chosen.granularities[0],
         programming="pcm",
         bits=8,
@@ -167,7 +167,7 @@ def grid(
 
 def measure(config: Config) -> dict[str, Any]:
     """For every magnitude and placement the loss of every draw and block; and how scores and damages agree."""
-    model, tokens = shared.model(config.model, config.device), shared.tokens(config)
+    model, tokens = rig.model(config.model, config.device), rig.tokens(config)
     search = _Search(config, model)
     digital, _ = block_results(model.network, tokens)
     damage = search.measured()
@@ -212,7 +212,7 @@ class _Search:
         self.tokens = blocks.tokens.to(device_of(model.network))
         self.seeds = range(SEARCH_SEED, SEARCH_SEED + config.search_draws)
         pcm = Hardware(c=1.0, w_max=config.w_max, dac_bits=config.bits, adc_bits=config.bits)
-        self._unit = shared.as_noisy(model, pcm, config.programming)
+        self._unit = rig.as_noisy(model, pcm, config.programming)
         self.calibration: Calibration = calibrate(model, texts, self._unit)
 
     def hardware(self, c: float) -> Hardware:

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from realmodels.deploy import DeploymentReport, deployed
 from realmodels.evaluate import block_results
-from realmodels.experiments import shared
-from realmodels.experiments.shared import Evaluated, Preset
+from realmodels.experiments import rig
+from realmodels.experiments.rig import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL, Model
 from theory.evidence import Finding, Result, judged, mean_interval, ratio_interval, two_way_interval
 from theory.hardware import Granularity, Hardware
@@ -85,8 +85,8 @@ def grid(
     settings = PRESETS[preset]
     draws = settings.seeds(seeds)
     reference = Config(
-        **shared.evaluated(model, text, device, settings.blocks, settings.block_tokens),
-        w_max=shared.GRANULARITIES[0],
+        **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
+        w_max=rig.GRANULARITIES[0],
         part=None,
         c=0.0,
         seed=0,
@@ -95,8 +95,8 @@ def grid(
         reference,
         *(
             replace(reference, w_max=w_max, part=part, c=c, seed=seed)
-            for w_max in shared.GRANULARITIES
-            for part in parts(shared.model(model, device))
+            for w_max in rig.GRANULARITIES
+            for part in parts(rig.model(model, device))
             for c in (0.0, *settings.magnitudes)
             for seed in (draws if c > 0 else draws[:1])
         ),
@@ -112,17 +112,17 @@ def measure_with(
     deployed: Callable[..., AbstractContextManager[DeploymentReport]], config: Config
 ) -> dict[str, Any]:
     """`measure`, with another deployment that takes the same arguments."""
-    model, tokens = shared.model(config.model, config.device), shared.tokens(config)
+    model, tokens = rig.model(config.model, config.device), rig.tokens(config)
     if config.part is None:
         losses, hits = block_results(model.network, tokens)
         return {"loss": losses.tolist(), "accuracy": hits.tolist(), "analog_parameters": 0}
     hardware = Hardware(programming="pcm", c=config.c, w_max=config.w_max)
     placement = place(
-        shared.scores(config.model, config.device, "maxnn"),
+        rig.scores(config.model, config.device, "maxnn"),
         1 - config.part.analog_experts,
         analog_modules=config.part.analog_modules,
     )
-    calibration = shared.calibration(config.model, config.device, config.w_max)
+    calibration = rig.calibration(config.model, config.device, config.w_max)
     with deployed(model, placement, hardware, calibration, seed=config.seed) as report:
         losses, hits = block_results(model.network, tokens)
     return {"loss": losses.tolist(), "accuracy": hits.tolist(), "analog_parameters": report.count("analog")}
@@ -162,7 +162,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     magnitudes = sorted({c for _, _, c in tables})
     findings = [
         finding
-        for w_max in shared.GRANULARITIES
+        for w_max in rig.GRANULARITIES
         for finding in _findings(w_max, analog_parameters, magnitudes, change)
     ]
     first = configs[0]

@@ -37,8 +37,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from realmodels.evaluate import token_blocks
-from realmodels.experiments import shared
-from realmodels.experiments.shared import Evaluated
+from realmodels.experiments import rig
+from realmodels.experiments.rig import Evaluated
 from realmodels.load import Model
 from realmodels.statistics import observe
 from theory.errors import InputError
@@ -59,7 +59,7 @@ def grid(
 ) -> list[Evaluated]:
     """One unit for each model: `model` alone or, without it, both of ours; `text` a UTF-8 file to route."""
     return [
-        Evaluated(**shared.evaluated(name, text, device, *PRESETS[preset]))
+        Evaluated(**rig.evaluated(name, text, device, *PRESETS[preset]))
         for name in (MODELS if model is None else (model,))
     ]
 
@@ -69,13 +69,13 @@ def measure(config: Evaluated) -> dict[str, Any]:
 
     `count` is of tokens, `log_frequency` sums nats, `weight` sums routing weights; all (blocks, experts).
     """
-    model, tokens = shared.model(config.model, config.device), shared.tokens(config)
+    model, tokens = rig.model(config.model, config.device), rig.tokens(config)
     frequency = log_frequency(model, model.texts("calibration"))
     inputs = tokens[:, :-1]
     block = torch.arange(len(inputs)).repeat_interleave(inputs.shape[1])
     layers = []
     for score, (index, weight) in zip(
-        shared.scores(config.model, config.device, "maxnn"), choices(model, tokens), strict=True
+        rig.scores(config.model, config.device, "maxnn"), choices(model, tokens), strict=True
     ):
         chosen = inputs.flatten().repeat_interleave(index.shape[1])  # the token of every choice of an expert
         places = block.repeat_interleave(index.shape[1]) * len(score) + index.flatten()

@@ -75,17 +75,17 @@ from realmodels.calibrate import calibrate
 from realmodels.damage import expected_damage
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.experiments.figure_6 import choices
-from realmodels.experiments.shared import as_noisy
+from realmodels.experiments.rig import as_noisy
 from realmodels.families import describe
 from realmodels.load import CHECKPOINTS, DEFAULT_MODEL, Model
-from realmodels.placements import as_mask, expert_damage, losses
+from realmodels.compare import as_mask, expert_damage, losses
 from realmodels.pretrain import Recipe, TokenFolder, Training, encode
 from realmodels.statistics import routing, scores
 from theory.errors import InputError
 from theory.evidence import (
     Finding,
     Result,
-    at_least_two,
+    seed_count,
     balanced_accuracy,
     best_threshold,
     judged,
@@ -261,7 +261,7 @@ PRESETS = {
 def grid(preset: str, text: str | None = None, device: str = "cpu", seeds: int | None = None) -> list[Config]:
     """Every training run; `seeds` of each cell (at least 2), `text` a folder of token folders."""
     chosen = PRESETS[preset]
-    count = at_least_two(chosen.seeds if seeds is None else seeds, "training seeds")
+    count = seed_count(seeds, chosen.seeds, "training seeds")
     source = text or chosen.text
     if not source:
         raise InputError(

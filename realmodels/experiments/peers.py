@@ -27,9 +27,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from realmodels.experiments import figure_3, shared
+from realmodels.experiments import figure_3, rig
 from realmodels.experiments.figure_3 import DENSE, EVERYTHING, RULE_1_C, RULE_1_EXPERTS, RULE_3_NATS
-from realmodels.experiments.shared import Preset
+from realmodels.experiments.rig import Preset
 from realmodels.load import DEFAULT_MODEL
 from theory.errors import InputError
 from theory.evidence import Finding, Result, inside, mean_interval, ratio_interval, two_way_interval
@@ -65,15 +65,15 @@ def grid(
     versions = {simulator: _version(package) for simulator, package in PACKAGES.items()}
     settings = PRESETS[preset]
     reference = Config(
-        **shared.evaluated(model, text, "cpu", settings.blocks, settings.block_tokens),
-        w_max=shared.GRANULARITIES[0],
+        **rig.evaluated(model, text, "cpu", settings.blocks, settings.block_tokens),
+        w_max=rig.GRANULARITIES[0],
         part=None,
         c=0.0,
         seed=0,
         simulator="ours",
         version="",
     )
-    parts = {part.label: part for part in figure_3.parts(shared.model(model, "cpu"))}
+    parts = {part.label: part for part in figure_3.parts(rig.model(model, "cpu"))}
     draws = settings.seeds(seeds)
     units = [
         (parts[label], c, seed)
@@ -95,7 +95,7 @@ def grid(
                 version=versions[simulator],
             )
             for simulator in SIMULATORS
-            for w_max in shared.GRANULARITIES
+            for w_max in rig.GRANULARITIES
             for part, c, seed in units
         ),
     ]

@@ -36,8 +36,8 @@ from realmodels.analog import LayerCalibration, Ranges
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
-from realmodels.experiments import shared
-from realmodels.experiments.shared import Evaluated
+from realmodels.experiments import rig
+from realmodels.experiments.rig import Evaluated
 from realmodels.load import DEFAULT_MODEL
 from theory.errors import InputError
 from theory.evidence import Finding, Result, judged, mean_interval
@@ -82,8 +82,8 @@ class Preset:
 
 PRESETS = {
     "quick": Preset((8, 4), ("tile",), (0.5, 1.0, 2.0), 4, 4, 128),
-    "default": Preset((8, 6, 4), shared.GRANULARITIES, (0.25, 0.5, 1.0, 2.0, 4.0), 16, 8, 256),
-    "full": Preset((8, 6, 4), shared.GRANULARITIES, (0.25, 0.5, 1.0, 2.0, 4.0), 32, 16, 256),
+    "default": Preset((8, 6, 4), rig.GRANULARITIES, (0.25, 0.5, 1.0, 2.0, 4.0), 16, 8, 256),
+    "full": Preset((8, 6, 4), rig.GRANULARITIES, (0.25, 0.5, 1.0, 2.0, 4.0), 32, 16, 256),
 }
 
 
@@ -93,7 +93,7 @@ def grid(preset: str, model: str | None = None, text: str | None = None, device:
     units = []
     for name in MODELS if model is None else (model,):
         digital = Config(
-            **shared.evaluated(name, text, device, settings.blocks, settings.block_tokens),
+            **rig.evaluated(name, text, device, settings.blocks, settings.block_tokens),
             part="table",
             analog=("nothing",),
             w_max=HEAT_MAP_W_MAX,
@@ -126,7 +126,7 @@ def grid(preset: str, model: str | None = None, text: str | None = None, device:
 
 def measure(config: Config) -> dict[str, Any]:
     """Mean loss and accuracy of every block of text, for every placement."""
-    model, tokens = shared.model(config.model, config.device), shared.tokens(config)
+    model, tokens = rig.model(config.model, config.device), rig.tokens(config)
     dense = tuple(kind for kind, names in model.map.dense.items() if names)
     record: dict[str, Any] = {}
     for analog in config.analog:
@@ -135,7 +135,7 @@ def measure(config: Config) -> dict[str, Any]:
         else:
             found = _calibration(config.model, config.device, config.w_max, config.bits)
             placement = place(
-                shared.scores(config.model, config.device, "maxnn"),
+                rig.scores(config.model, config.device, "maxnn"),
                 0.0,
                 analog_modules=dense if analog == "everything" else (),
             )
@@ -161,7 +161,7 @@ def scaled(calibration: Calibration, kappa_factor: float, lam_factor: float) -> 
 
 @lru_cache(maxsize=6)  # the granularities and bits of one model
 def _calibration(name: str, device: str, w_max: Granularity, bits: int) -> Calibration:
-    model = shared.model(name, device)
+    model = rig.model(name, device)
     hardware = Hardware(c=0.0, w_max=w_max, dac_bits=bits, adc_bits=bits)
     return calibrate(model, model.texts("calibration"), hardware)
 

@@ -21,8 +21,8 @@ import numpy as np
 from realmodels.cost import DEEPSEEK_MOE, OLMOE, Machine, Shape, cost
 from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
-from realmodels.experiments import shared
-from realmodels.experiments.shared import Evaluated, Preset
+from realmodels.experiments import rig
+from realmodels.experiments.rig import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL
 from theory.evidence import Finding, Result, judged, mean_interval, two_way_interval
 from theory.hardware import Granularity, Hardware
@@ -80,7 +80,7 @@ def grid(
     settings = PRESETS[preset]
     draws = settings.seeds(seeds)
     first = Config(
-        **shared.evaluated(model, text, device, settings.blocks, settings.block_tokens),
+        **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
         row=ROWS[0],
         seed=0,
     )
@@ -93,18 +93,18 @@ def grid(
 
 def measure(config: Config) -> dict[str, Any]:
     """Mean loss and accuracy of every block of text, and what of the model the cost depends on."""
-    model, tokens = shared.model(config.model, config.device), shared.tokens(config)
+    model, tokens = rig.model(config.model, config.device), rig.tokens(config)
     shape = asdict(Shape.of(model))
     if config.row.digital_experts == 1:
         losses, hits = block_results(model.network, tokens)
         return {"loss": losses.tolist(), "accuracy": hits.tolist(), "shape": shape}
     dense = tuple(kind for kind, names in model.map.dense.items() if names)
     placement = place(
-        shared.scores(config.model, config.device, "maxnn"),
+        rig.scores(config.model, config.device, "maxnn"),
         config.row.digital_experts,
         analog_modules=() if config.row.dense_digital else dense,
     )
-    calibration = shared.calibration(config.model, config.device, W_MAX)
+    calibration = rig.calibration(config.model, config.device, W_MAX)
     with deployed(model, placement, Hardware(c=C, w_max=W_MAX), calibration, seed=config.seed):
         losses, hits = block_results(model.network, tokens)
     return {"loss": losses.tolist(), "accuracy": hits.tolist(), "shape": shape}

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from realmodels.deploy import deployed
-from realmodels.experiments import shared
+from realmodels.experiments import rig
 from realmodels.load import DEFAULT_MODEL
 from realmodels.tasks import CHOICES, CONTINUATION, evaluate_tasks
 from realmodels.text import held_out, text_hash
@@ -35,7 +35,7 @@ from theory.evidence import (
     Finding,
     Interval,
     Result,
-    at_least_two,
+    seed_count,
     judged,
     mean_interval,
     ratio_interval,
@@ -94,10 +94,10 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws (at least 2)."""
     settings = PRESETS[preset]
-    draws = at_least_two(settings.draws if seeds is None else seeds, "noise draws")
+    draws = seed_count(seeds, settings.draws, "noise draws")
     reference = Config(
         model=model,
-        weights=shared.model(model, device).weights_hash,
+        weights=rig.model(model, device).weights_hash,
         text_hash=text_hash(held_out("evaluation")),
         device=device,
         questions=settings.questions,
@@ -119,17 +119,17 @@ def grid(
 
 def measure(config: Config) -> dict[str, Any]:
     """For each question whether the model's choice is right, as 1 or 0."""
-    model = shared.model(config.model, config.device)
+    model = rig.model(config.model, config.device)
     if config.strategy is None:
         found = evaluate_tasks(model, (CONTINUATION,), config.questions)
     else:
         placement = place(
-            shared.scores(config.model, config.device, config.strategy),
+            rig.scores(config.model, config.device, config.strategy),
             config.digital_fraction,
             config.strategy,
             generator=torch.Generator().manual_seed(config.seed),
         )
-        calibration = shared.calibration(config.model, config.device, W_MAX)
+        calibration = rig.calibration(config.model, config.device, W_MAX)
         with deployed(model, placement, Hardware(c=config.c, w_max=W_MAX), calibration, seed=config.seed):
             found = evaluate_tasks(model, (CONTINUATION,), config.questions)
     return {"correct": [int(each) for each in found[CONTINUATION].correct]}

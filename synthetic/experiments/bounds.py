@@ -44,7 +44,7 @@ from synthetic.data import Dictionary, Task, evaluation_samples
 from synthetic.model import ModelConfig, MoE
 from synthetic.robustness import Programmed, noisy_outputs, program
 from synthetic.training import Training, train
-from theory.evidence import Finding, Interval, Result, at_least_two, judged, mean_interval, verdict
+from theory.evidence import Finding, Interval, Result, seed_count, judged, mean_interval, verdict
 from theory.hardware import Hardware, quantise_output
 from theory.placement import rank
 from theory.setting import Setting
@@ -139,7 +139,7 @@ PRESETS = {
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
     """The units of work; `seeds` training seeds, at least 2."""
     settings = PRESETS[preset]
-    count = at_least_two(settings.seeds if seeds is None else seeds, "training seeds")
+    count = seed_count(seeds, settings.seeds, "training seeds")
     cases = [
         *(Case(alpha=alpha) for alpha in settings.alphas),
         *(Case(m=m) for m in settings.widths),

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from synthetic.data import Task, evaluation_samples
 from synthetic.model import ModelConfig, product
 from synthetic.training import Training, train
-from theory.evidence import Finding, Result, at_least_two, inside, judged, mean_interval
+from theory.evidence import Finding, Result, seed_count, inside, judged, mean_interval
 from theory.growth import (
     dead_probability,
     growth_rate,
@@ -87,7 +87,7 @@ PRESETS = {
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
     """The trainings; `seeds` training seeds of each (at least 2)."""
     chosen = PRESETS[preset]
-    count = at_least_two(chosen.seeds if seeds is None else seeds, "training seeds")
+    count = seed_count(seeds, chosen.seeds, "training seeds")
     settings = {
         alpha: [Setting(alpha=alpha, N_F=frequent, N_R=rare) for frequent, rare in chosen.specialists]
         for alpha in (*chosen.alphas, *chosen.far_alphas)

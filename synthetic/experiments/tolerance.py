@@ -41,7 +41,7 @@ from synthetic.model import ModelConfig
 from synthetic.robustness import class_accuracy, noisy_outputs, program, tolerance
 from synthetic.training import Training, train
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, at_least_two, inside, judged, mean_interval
+from theory.evidence import Finding, Interval, Result, seed_count, inside, judged, mean_interval
 from theory.hardware import Hardware
 from theory.placement import rank
 from theory.setting import Setting
@@ -100,7 +100,7 @@ SPECIALISTS = ((2, 2), (3, 1))
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
     """The units of work; `seeds` training seeds, at least 2."""
     settings = PRESETS[preset]
-    count = at_least_two(settings.seeds if seeds is None else seeds, "training seeds")
+    count = seed_count(seeds, settings.seeds, "training seeds")
     return [
         Config(N_F, N_R, alpha, seed, settings.draws, settings.inputs)
         for N_F, N_R in SPECIALISTS

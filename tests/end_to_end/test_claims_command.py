@@ -31,7 +31,7 @@ CLAIM = Claim(
     derivation=__name__,
     exhibits=("figure-x",),
 )
-EXHIBIT = Exhibit("figure-x", "numbers", "no.such", "no.such", dict.fromkeys(PRESETS, "never"))
+EXHIBIT = Exhibit("figure-x", "numbers", "no_such", dict.fromkeys(PRESETS, "never"))
 
 
 @pytest.fixture

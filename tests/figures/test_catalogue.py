@@ -48,9 +48,9 @@ def test_a_result_of_another_exhibit_or_preset_is_rejected(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["3", "figure", "figure-", "picture-3"])
 def test_malformed_names(name: str) -> None:
     with pytest.raises(InputError, match=r"exhibit\.name"):
-        Exhibit(name, "title", "a", "b", dict.fromkeys(PRESETS, "1 s"))
+        Exhibit(name, "title", "synthetic", dict.fromkeys(PRESETS, "1 s"))
 
 
 def test_a_time_is_given_for_every_preset() -> None:
     with pytest.raises(InputError, match=r"exhibit\.times"):
-        Exhibit("figure-1", "title", "a", "b", {"quick": "1 s"})
+        Exhibit("figure-1", "title", "synthetic", {"quick": "1 s"})

@@ -21,7 +21,7 @@ from realmodels.devices import device_of, fetched_again_for_gradients, is_offloa
 from realmodels.evaluate import token_blocks
 from realmodels.families import describe
 from realmodels.load import Model
-from realmodels.placements import expert_damage, losses, mean_shift
+from realmodels.compare import expert_damage, losses, mean_shift
 from realmodels.tasks import CONTINUATION, evaluate_tasks
 from theory.errors import InputError
 from theory.hardware import Hardware

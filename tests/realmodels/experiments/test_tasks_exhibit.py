@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small_models import save, small_network
 
-from figures import tasks as drawing
-from realmodels.experiments import shared, tasks
+from figures.drawings import tasks as drawing
+from realmodels.experiments import rig, tasks
 from realmodels.experiments.tasks import PLACEMENTS, RULE_C, Config, grid, measure, summarise
 from realmodels.load import load
 from realmodels.tasks import CONTINUATION, evaluate_tasks
@@ -198,7 +198,7 @@ def test_units_are_what_they_say(units: list[Config], folder: Path, monkeypatch:
     assert answers[small[0]]["correct"] == [int(each) for each in plain]
     assert all(set(each["correct"]) <= {0, 1} and len(each["correct"]) == 6 for each in answers.values())
     model = load(folder)
-    score = shared.statistics.scores(model, "maxnn")
+    score = rig.statistics.scores(model, "maxnn")
     for unit, (digital, c, w_max, seed) in seen.items():
         assert (c, w_max, seed) == (unit.c, "tile", unit.seed)
         for row, chosen in zip(score, digital, strict=True):

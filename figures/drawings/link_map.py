@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.tables import with_bounds
+from figures.drawings.rows import with_bounds
 from theory.evidence import Result
 
 Row = dict[str, Any]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
-from figures import table_1 as drawing
+from figures.drawings import table_1 as drawing
 from realmodels.analog import LayerCalibration
 from realmodels.calibrate import Calibration
 from realmodels.experiments.table_1 import MODELS, Config, grid, measure, scaled, summarise

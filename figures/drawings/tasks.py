@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from figures.tables import with_bounds
+from figures.drawings.rows import with_bounds
 from theory.evidence import Result
 
 LABELS = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from figures import growth as drawing
+from figures.drawings import growth as drawing
 from synthetic.experiments import growth
 from synthetic.experiments.growth import SIGNS, Config, Run, far_steps, grid, measure, summarise
 from synthetic.model import ModelConfig

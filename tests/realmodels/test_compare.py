@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from small_models import EXPERTS, HIDDEN, LAYERS, TEXTS, as_model, in_fp64, small_network
 from torch import Tensor
 
-from realmodels import placements
+from realmodels import compare
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.deploy import deploy, deployed, reprogram, withdraw
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.load import Model
-from realmodels.placements import expert_damage, losses, mean_losses, mean_shift
+from realmodels.compare import expert_damage, losses, mean_losses, mean_shift
 from theory.errors import InputError
 from theory.hardware import Hardware
 from theory.placement import Placement
@@ -133,13 +133,13 @@ def test_blocks_are_shared_out_evenly(seeds: list[int]) -> None:
         mean_losses(MODEL, nothing, NO_CONVERTERS, CALIBRATIONS[NO_CONVERTERS], seeds, TOKENS)
 
 
-def chips(hardware: Hardware, *seeds: int) -> list[placements.AnalogExperts]:
+def chips(hardware: Hardware, *seeds: int) -> list[compare.AnalogExperts]:
     """The first layer's experts, all analog, for each seed."""
     found = []
     for seed in seeds:
         deploy(MODEL, placement_of(torch.zeros(LAYERS, EXPERTS)), hardware, CALIBRATIONS[hardware], seed)
         module = MODEL.analog_modules[MODEL.map.moe_layers[0].experts]
-        assert isinstance(module, placements.AnalogExperts)
+        assert isinstance(module, compare.AnalogExperts)
         found.append(module)
         withdraw(MODEL)
     return found
@@ -156,7 +156,7 @@ def routed(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_copied_experts_are_the_mean_of_two_chips(copied: list[bool]) -> None:
     first, second = chips(NO_CONVERTERS, 7, -8)
     original = MODEL.network.get_submodule(MODEL.map.moe_layers[0].experts)
-    switched = placements._Switched(original, first, second, None)
+    switched = compare._Switched(original, first, second, None)
     switched.digital = torch.zeros(1, EXPERTS, dtype=torch.bool)
     switched.copied = torch.tensor([copied])
     hidden, index, weights = routed(20)
@@ -183,7 +183,7 @@ def test_copies_halve_the_variance_of_small_noise() -> None:
     errors = []
     for seed in range(40):
         first, second = chips(small, seed, -1 - seed)
-        switched = placements._Switched(original, first, second, None)
+        switched = compare._Switched(original, first, second, None)
         switched.digital = torch.zeros(1, EXPERTS, dtype=torch.bool)
         for value in (False, True):
             switched.copied = torch.full((1, EXPERTS), value)
@@ -204,7 +204,7 @@ def test_the_mean_shift_leaves_no_mean_error() -> None:
     block_results(MODEL.network, TOKENS)
     handle.remove()
     (analog,) = chips(NO_CONVERTERS, 0)
-    switched = placements._Switched(original, analog, None, shift[0])
+    switched = compare._Switched(original, analog, None, shift[0])
     switched.digital = switched.copied = torch.zeros(1, EXPERTS, dtype=torch.bool)
     for expert in range(EXPERTS):
         errors = []

@@ -37,8 +37,8 @@ from numpy.typing import NDArray
 
 from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
-from realmodels.experiments import shared
-from realmodels.experiments.shared import Evaluated, Preset
+from realmodels.experiments import rig
+from realmodels.experiments.rig import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL, Model
 from realmodels.tasks import METRICS, PAPER_TASKS, TaskAccuracy, TasksAccuracy, evaluate_tasks, require_tasks
 from theory.evidence import (
@@ -111,8 +111,8 @@ def grid(
     named = _named(tasks)
     draws = settings.seeds(seeds)
     reference = Config(
-        **shared.evaluated(model, text, device, settings.blocks, settings.block_tokens),
-        w_max=shared.GRANULARITIES[0],
+        **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
+        w_max=rig.GRANULARITIES[0],
         strategy=None,
         digital_fraction=1.0,
         c=0.0,
@@ -128,7 +128,7 @@ def grid(
         reference,
         *(
             replace(reference, w_max=w_max, strategy=strategy, digital_fraction=fraction, c=c, seed=seed)
-            for w_max in shared.GRANULARITIES
+            for w_max in rig.GRANULARITIES
             for strategy, fraction in placements
             for c in settings.magnitudes
             for seed in draws
@@ -138,16 +138,16 @@ def grid(
 
 def measure(config: Config) -> dict[str, Any]:
     """Mean loss and accuracy of every block of text; of each task's questions, whether the answer is right (1 or 0)."""
-    model = shared.model(config.model, config.device)
+    model = rig.model(config.model, config.device)
     if config.strategy is None:
         return _results(model, config)
     placement = place(
-        shared.scores(config.model, config.device, config.strategy),
+        rig.scores(config.model, config.device, config.strategy),
         config.digital_fraction,
         config.strategy,
         generator=torch.Generator().manual_seed(config.seed),
     )
-    calibration = shared.calibration(config.model, config.device, config.w_max)
+    calibration = rig.calibration(config.model, config.device, config.w_max)
     hardware = Hardware(c=config.c, w_max=config.w_max)
     with deployed(model, placement, hardware, calibration, seed=config.seed):
         return _results(model, config)
@@ -163,7 +163,7 @@ def _named(tasks: str | None) -> tuple[str, ...]:
 
 def _results(model: Model, config: Config) -> dict[str, Any]:
     """Of the model as it is now."""
-    losses, hits = block_results(model.network, shared.tokens(config))
+    losses, hits = block_results(model.network, rig.tokens(config))
     found: dict[str, Any] = {"loss": losses.tolist(), "accuracy": hits.tolist()}
     if config.tasks:
         answers = evaluate_tasks(model, config.tasks, config.questions)
@@ -212,7 +212,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         )
     findings = [
         finding
-        for w_max in shared.GRANULARITIES
+        for w_max in rig.GRANULARITIES
         for fraction in FRACTIONS
         for finding in _findings(w_max, fraction, change)
     ]
@@ -234,7 +234,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
                 each.task: {"mean": each.accuracy, "questions": len(each.correct)} for each in found.tasks
             },
         }
-        for w_max in shared.GRANULARITIES:
+        for w_max in rig.GRANULARITIES:
             findings += _findings_on_tasks(tables, w_max, reference)
     return Result(
         data={

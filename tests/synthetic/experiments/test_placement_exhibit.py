@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import paper_repro
-from figures import placement as drawing
+from figures.drawings import placement as drawing
 from synthetic.data import Purpose, Samples, Task, evaluation_samples, sample, stream
 from synthetic.experiments import placement
 from synthetic.experiments.placement import (

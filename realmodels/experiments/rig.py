@@ -14,7 +14,7 @@ from realmodels.evaluate import token_blocks
 from realmodels.families import FUSED_WEIGHTS, fused_layout
 from realmodels.load import Model, load
 from realmodels.text import held_out, read_text, text_hash
-from theory.evidence import at_least_two
+from theory.evidence import seed_count
 from theory.hardware import Granularity, Hardware, programming_sigma
 from theory.placement import Strategy
 
@@ -46,7 +46,7 @@ class Preset:
 
     def seeds(self, given: int | None) -> range:
         """Of the noise draws; given: their number, if not the preset's, at least 2."""
-        return range(at_least_two(self.draws if given is None else given, "noise draws"))
+        return range(seed_count(given, self.draws, "noise draws"))
 
 
 def as_noisy(model: Model, hardware: Hardware, programming: str) -> Hardware:

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from figures import figure_3 as drawing
+from figures.drawings import figure_3 as drawing
 from realmodels.evaluate import block_results, token_blocks
-from realmodels.experiments import figure_3, shared
+from realmodels.experiments import figure_3, rig
 from realmodels.experiments.figure_3 import Config, Part, grid, measure, summarise
 from realmodels.load import load
 from theory.errors import InputError
@@ -40,7 +40,7 @@ def records(
         [reference],
         [{"loss": list(digital), "accuracy": [0.5] * BLOCKS, "analog_parameters": 0}],
     )
-    for w_max in shared.GRANULARITIES:
+    for w_max in rig.GRANULARITIES:
         for name, part in PARTS.items():
             for c in (0.0, 1.5, 2.5):
                 for draw in range(DRAWS if c else 1):
@@ -213,7 +213,7 @@ def test_experts_with_the_lowest_scores_are_analog_first(
     monkeypatch.setattr(figure_3, "deployed", spy)
     quarter = next(unit for unit in units if unit.part and unit.part.analog_experts == 0.25)
     measure(quarter)
-    score = shared.scores(quarter.model, "cpu", "maxnn")
+    score = rig.scores(quarter.model, "cpu", "maxnn")
     for row, digital in zip(score, placements[0].digital_experts, strict=True):
         analog = torch.tensor([expert for expert in range(len(row)) if expert not in digital])
         assert len(analog) == len(row) // 4
@@ -245,7 +245,7 @@ def test_our_own_text_is_the_default_and_a_file_is_known_by_its_hash(
     file.write_text("Some words of my own, repeated often enough to fill two blocks. " * 100)
     first = grid("quick", model=str(small_model_folder), text=str(file))[0]
     assert first.text == str(file)
-    shared._documents.cache_clear()
+    rig._documents.cache_clear()
     file.write_text("Some other words, repeated often enough to fill two blocks as well. " * 100)
     second = grid("quick", model=str(small_model_folder), text=str(file))[0]
     assert replace(second, text_hash=first.text_hash) == first and second.text_hash != first.text_hash

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from figures import tolerance as drawing
+from figures.drawings import tolerance as drawing
 from synthetic.experiments import tolerance
 from synthetic.experiments.tolerance import (
     BOUNDS,

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
-from figures.tables import with_bounds
+from figures.drawings.rows import with_bounds
 from theory.evidence import Result
 
 _COLOURS = sns.color_palette("deep")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from figures import peers as drawing
-from realmodels.experiments import figure_3, peers, shared
+from figures.drawings import peers as drawing
+from realmodels.experiments import figure_3, peers, rig
 from realmodels.experiments.figure_3 import DENSE, EVERYTHING, RULE_1_EXPERTS, Part
 from realmodels.experiments.peers import SIMULATORS, Config, grid, measure, summarise
 from theory.errors import InputError
@@ -40,7 +40,7 @@ def records(
     found = [{"loss": list(digital), "accuracy": [0.5] * BLOCKS, "analog_parameters": 0}]
     effects = 100 * spread * generator.standard_normal(DRAWS)
     for simulator in SIMULATORS:
-        for w_max in shared.GRANULARITIES:
+        for w_max in rig.GRANULARITIES:
             for label, part in PARTS.items():
                 for c in (0.0,) if label == EVERYTHING else (1.5, 2.5):
                     for draw in range(DRAWS if c else 1):

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from small_models import save, small_network
 
 import paper_repro
-from figures import strategies as drawing
-from realmodels.experiments import shared, strategies
-from realmodels.experiments.strategies import (
+from figures.drawings import figure_4 as drawing
+from realmodels.experiments import rig, figure_4
+from realmodels.experiments.figure_4 import (
     BASELINES,
     FRACTIONS,
     QUESTIONS,
@@ -47,7 +47,7 @@ def records(
     digital = 2 + generator.random(BLOCKS)
     reference = Config("m", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 1.0, 0.0, 0, (), None)
     configs, found = [reference], [{"loss": list(digital), "accuracy": [0.5] * BLOCKS}]
-    for w_max in shared.GRANULARITIES:
+    for w_max in rig.GRANULARITIES:
         for strategy, fraction in [("none", 0.0), *((each, f) for f in FRACTIONS for each in STRATEGIES)]:
             for c in (1.0, RULE_C):
                 for draw in range(DRAWS):
@@ -262,7 +262,7 @@ def test_one_task_is_judged_as_its_answers_are() -> None:
     none, maxnn = table("none", 0.0), table("maxnn", 0.125)
     cost = np.array(found[0]["tasks"][CONTINUATION]) - none
     (finding, _) = about(result, "recovers more than")
-    assert finding.interval == pytest.approx(strategies.ratio_interval(maxnn - none, cost))
+    assert finding.interval == pytest.approx(figure_4.ratio_interval(maxnn - none, cost))
 
 
 answers = st.integers(2, 12).flatmap(
@@ -278,7 +278,7 @@ answers = st.integers(2, 12).flatmap(
 def test_the_interval_over_tasks(tables: dict[str, Any], order: random.Random) -> None:
     """Draws are in common, questions are each task's own; the order of tasks is nothing."""
     draws = [{"tasks": {task: table[draw] for task, table in tables.items()}} for draw in range(3)]
-    found = strategies._over_tasks(draws)
+    found = figure_4._over_tasks(draws)
     arrays = [np.array(table, dtype=float) for table in tables.values()]
     assert found.mean() == pytest.approx(np.mean([each.mean() for each in arrays]))
     means = np.mean([each.mean(1) for each in arrays], axis=0)
@@ -287,7 +287,7 @@ def test_the_interval_over_tasks(tables: dict[str, Any], order: random.Random) -
     assert half(found) == pytest.approx(expected, abs=1e-12)
     shuffled = list(tables)
     order.shuffle(shuffled)
-    again = strategies._over_tasks(
+    again = figure_4._over_tasks(
         [{"tasks": {task: draw["tasks"][task] for task in shuffled}} for draw in draws]
     )
     assert two_way_interval(again) == pytest.approx(two_way_interval(found), abs=1e-12)
@@ -358,9 +358,9 @@ def test_the_grid_shares_everything_but_what_is_compared(units: list[Config]) ->
 
 
 def test_every_rule_is_judged_at_every_preset() -> None:
-    for settings in strategies.PRESETS.values():
+    for settings in figure_4.PRESETS.values():
         assert RULE_C in settings.magnitudes
-    assert strategies.PRESETS["full"].draws >= 16
+    assert figure_4.PRESETS["full"].draws >= 16
 
 
 def test_digital_experts_are_the_ones_that_the_strategy_ranks_first(
@@ -368,7 +368,7 @@ def test_digital_experts_are_the_ones_that_the_strategy_ranks_first(
 ) -> None:
     """Statistics are of calibration text; random ones differ between draws; none means none."""
     placements: dict[Config, Any] = {}
-    real = strategies.deployed
+    real = figure_4.deployed
 
     def spy(model: Any, placement: Any, *arguments: Any, **options: Any) -> Any:
         placements[unit] = placement.digital_experts
@@ -389,7 +389,7 @@ def test_digital_experts_are_the_ones_that_the_strategy_ranks_first(
     for strategy in ("maxnn", "activation_frequency", "activation_weight", "router_norm"):
         first, second = by_strategy[strategy]
         assert first == second
-        for row, digital in zip(shared.statistics.scores(model, strategy, texts), first, strict=True):
+        for row, digital in zip(rig.statistics.scores(model, strategy, texts), first, strict=True):
             rest = [expert for expert in range(len(row)) if expert not in digital]
             assert len(digital) == len(row) // 4 and row[list(digital)].min() >= row[rest].max()
 

@@ -15,7 +15,7 @@ from scipy import stats
 from small_models import TEXTS
 from transformers import PreTrainedTokenizerFast
 
-from figures import link_map as drawing
+from figures.drawings import link_map as drawing
 from realmodels import load, text
 from realmodels.experiments import link_map
 from realmodels.experiments.link_map import (

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from figures import better_score as drawing
-from realmodels.experiments import better_score, shared
+from figures.drawings import better_score as drawing
+from realmodels.experiments import better_score, rig
 from realmodels.experiments.better_score import (
     ACROSS,
     CLOSED_FORMS,
@@ -178,7 +178,7 @@ def test_without_rounds_the_best_candidate_is_the_reference() -> None:
 def test_other_noises_are_as_large_as_pcm(programming: str) -> None:
     model = load("tiny-olmoe")
     pcm = Hardware(c=2.0, w_max="column")
-    other = shared.as_noisy(model, pcm, programming)
+    other = rig.as_noisy(model, pcm, programming)
     assert replace(other, c=pcm.c, programming="pcm") == pcm
     mean_squares = []
     for hardware in (pcm, other):
@@ -192,7 +192,7 @@ def test_other_noises_are_as_large_as_pcm(programming: str) -> None:
                 total += programming_sigma(matrix.detach(), hardware).double().square().sum()
         mean_squares.append(float(total))
     assert mean_squares[1] == pytest.approx(mean_squares[0], rel=1e-6)
-    assert shared.as_noisy(model, replace(pcm, c=0.0), programming).c == 0
+    assert rig.as_noisy(model, replace(pcm, c=0.0), programming).c == 0
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from figures import stress as drawing
+from figures.drawings import stress as drawing
 from synthetic.data import Task
 from synthetic.experiments import stress
 from synthetic.experiments.stress import SETTING, Config, grid, measure, summarise

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from figures.tables import with_bounds
+from figures.drawings.rows import with_bounds
 from theory.evidence import Result
 
 TITLES = {"tile": "w_max per tile (our default)", "column": "w_max per column of a tile"}

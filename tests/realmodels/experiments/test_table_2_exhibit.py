@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from figures import table_2 as drawing
+from figures.drawings import table_2 as drawing
 from realmodels.cost import OLMOE, Shape, cost
 from realmodels.experiments import table_2
 from realmodels.experiments.table_2 import BATCH, ROWS, Config, grid, measure, summarise

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from small_models import TEXTS
 
-from figures import figure_6 as drawing
+from figures.drawings import figure_6 as drawing
 from realmodels.evaluate import token_blocks
-from realmodels.experiments import figure_6, shared
+from realmodels.experiments import figure_6, rig
 from realmodels.experiments.figure_6 import grid, log_frequency, measure, pooled, spearman, summarise
-from realmodels.experiments.shared import Evaluated
+from realmodels.experiments.rig import Evaluated
 from realmodels.load import load
 from realmodels.statistics import routing
 from theory.errors import InputError
@@ -164,7 +164,7 @@ def test_frequencies_are_smoothed_and_sum_to_one(small_model_folder: Path) -> No
 def test_sums_are_those_of_the_routing(small_model_folder: Path) -> None:
     (config,) = grid("quick", model=str(small_model_folder))
     made, model = measure(config), load(small_model_folder)
-    tokens = shared.tokens(config)
+    tokens = rig.tokens(config)
     frequency = log_frequency(model, model.texts("calibration"))
     served = tokens[:, :-1].numel()
     for layer, chosen in zip(made["layers"], figure_6.choices(model, tokens), strict=True):

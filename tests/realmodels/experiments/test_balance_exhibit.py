@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.container import ErrorbarContainer
 from small_models import TEXTS
 
-from figures import balance as drawing
+from figures.drawings import balance as drawing
 from realmodels import text
 from realmodels.experiments import balance, link_map
 from realmodels.experiments.balance import (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from scipy import stats
 
-from figures import bounds as drawing
+from figures.drawings import bounds as drawing
 from synthetic.data import evaluation_samples
 from synthetic.experiments import bounds
 from synthetic.experiments.bounds import BOUNDS, DELTAS, PLACEMENTS, Case, Config, grid, measure, summarise
