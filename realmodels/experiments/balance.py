@@ -62,7 +62,7 @@ from realmodels.experiments.link_map import (
 from realmodels.pretrain import Recipe, Training
 from realmodels.statistics import routing, scores
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, Verdict, seed_count, judged, mean_interval
+from theory.evidence import Finding, Interval, Result, Verdict, judged, mean_interval, seed_count
 
 Array = NDArray[np.float64]
 

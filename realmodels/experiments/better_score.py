@@ -42,22 +42,22 @@ from scipy import stats
 from torch import Tensor
 
 from realmodels.calibrate import Calibration, calibrate
+from realmodels.compare import as_mask, expert_damage, losses, mean_losses, mean_shift
 from realmodels.damage import expected_damage
 from realmodels.devices import device_of
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated
 from realmodels.load import DEFAULT_MODEL, Model
-from realmodels.compare import as_mask, expert_damage, losses, mean_losses, mean_shift
 from realmodels.statistics import scores
 from theory.evidence import (
     Direction,
     Finding,
     Result,
-    seed_count,
     judged,
     mean_interval,
     ratio_interval,
+    seed_count,
     two_way_interval,
 )
 from theory.hardware import Granularity, Hardware

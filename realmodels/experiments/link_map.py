@@ -72,24 +72,24 @@ from transformers import PreTrainedTokenizerFast
 
 from realmodels import text as corpus
 from realmodels.calibrate import calibrate
+from realmodels.compare import as_mask, expert_damage, losses
 from realmodels.damage import expected_damage
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.experiments.figure_6 import choices
 from realmodels.experiments.rig import as_noisy
 from realmodels.families import describe
 from realmodels.load import CHECKPOINTS, DEFAULT_MODEL, Model
-from realmodels.compare import as_mask, expert_damage, losses
 from realmodels.pretrain import Recipe, TokenFolder, Training, encode
 from realmodels.statistics import routing, scores
 from theory.errors import InputError
 from theory.evidence import (
     Finding,
     Result,
-    seed_count,
     balanced_accuracy,
     best_threshold,
     judged,
     mean_interval,
+    seed_count,
 )
 from theory.hardware import PROGRAMMING_NOISE, Granularity, Hardware
 from theory.placement import rank

@@ -35,10 +35,10 @@ from theory.evidence import (
     Finding,
     Interval,
     Result,
-    seed_count,
     judged,
     mean_interval,
     ratio_interval,
+    seed_count,
     two_way_interval,
 )
 from theory.hardware import Granularity, Hardware

@@ -44,7 +44,7 @@ from synthetic.data import Dictionary, Task, evaluation_samples
 from synthetic.model import ModelConfig, MoE
 from synthetic.robustness import Programmed, noisy_outputs, program
 from synthetic.training import Training, train
-from theory.evidence import Finding, Interval, Result, seed_count, judged, mean_interval, verdict
+from theory.evidence import Finding, Interval, Result, judged, mean_interval, seed_count, verdict
 from theory.hardware import Hardware, quantise_output
 from theory.placement import rank
 from theory.setting import Setting

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from synthetic.data import Task, evaluation_samples
 from synthetic.model import ModelConfig, product
 from synthetic.training import Training, train
-from theory.evidence import Finding, Result, seed_count, inside, judged, mean_interval
+from theory.evidence import Finding, Result, inside, judged, mean_interval, seed_count
 from theory.growth import (
     dead_probability,
     growth_rate,

@@ -41,7 +41,7 @@ from synthetic.model import ModelConfig
 from synthetic.robustness import class_accuracy, noisy_outputs, program, tolerance
 from synthetic.training import Training, train
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, seed_count, inside, judged, mean_interval
+from theory.evidence import Finding, Interval, Result, inside, judged, mean_interval, seed_count
 from theory.hardware import Hardware
 from theory.placement import rank
 from theory.setting import Setting

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from realmodels import compare
 from realmodels.calibrate import Calibration, calibrate
+from realmodels.compare import expert_damage, losses, mean_losses, mean_shift
 from realmodels.deploy import deploy, deployed, reprogram, withdraw
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.load import Model
-from realmodels.compare import expert_damage, losses, mean_losses, mean_shift
 from theory.errors import InputError
 from theory.hardware import Hardware
 from theory.placement import Placement

@@ -15,13 +15,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from realmodels import deploy, evaluate, load, reprogram, scores, withdraw
 from realmodels.analog import AnalogExperts, AnalogLinear
 from realmodels.calibrate import Calibration, calibrate
+from realmodels.compare import expert_damage, losses, mean_shift
 from realmodels.damage import expected_damage
 from realmodels.deploy import deployed
 from realmodels.devices import device_of, fetched_again_for_gradients, is_offloaded, weights_of
 from realmodels.evaluate import token_blocks
 from realmodels.families import describe
 from realmodels.load import Model
-from realmodels.compare import expert_damage, losses, mean_shift
 from realmodels.tasks import CONTINUATION, evaluate_tasks
 from theory.errors import InputError
 from theory.hardware import Hardware

@@ -16,7 +16,7 @@ from small_models import save, small_network
 
 import paper_repro
 from figures.drawings import figure_4 as drawing
-from realmodels.experiments import rig, figure_4
+from realmodels.experiments import figure_4, rig
 from realmodels.experiments.figure_4 import (
     BASELINES,
     FRACTIONS,
