@@ -252,6 +252,36 @@ def mean_finding(
     )
 
 
+def mean_within(
+    claim: str,
+    statistic: str,
+    samples: ArrayLike,
+    centre: float,
+    margin: float,
+    *,
+    origin: Origin,
+    statement: str | None = None,
+    words: str = "",
+) -> Finding:
+    """The finding that the mean of independent samples (n,), n >= 2, is within a margin of a centre.
+
+    words: the range as the rule names it, "within MARGIN of CENTRE" if not given.
+    """
+    values = _table(samples, ("samples",))
+    interval = mean_interval(values)
+    return Finding(
+        claim=claim,
+        origin=origin,
+        statement=statement,
+        statistic=statistic,
+        estimate=float(values.mean()),
+        interval=interval,
+        n=values.size,
+        rule=f"95 % interval {words or f'within {margin:g} of {centre:g}'}: holds; outside: fails",
+        verdict=inside(interval, centre - margin, centre + margin),
+    )
+
+
 def balanced_accuracy(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
     """Mean of the shares of positives and of negatives that are predicted right, of those of them that exist."""
     return float(

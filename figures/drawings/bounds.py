@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from theory.evidence import Result
 
-BOUNDS = ("Bu", "B", "B'", "B''", "U")
+BOUNDS = ("Bu", "B", "B-mean", "B-exp", "U")
 COLOURS = dict(zip(BOUNDS, sns.color_palette("deep"), strict=False))
 MARKERS = dict(zip(BOUNDS, "v^osD", strict=True))
 PLACEMENTS = {"none": "all analog", "frequent": "frequent digital"}
@@ -70,7 +70,7 @@ def _validity(axis: Axes, data: Row) -> None:
     ]
     for row in data["validity"]:
         if row["group"] != "theory":
-            bound, words = ("U", "U") if "U" in row["bounds"] else ("", "Bu, B, B', B''")
+            bound, words = ("U", "U") if "U" in row["bounds"] else ("", "Bu, B, B-mean, B-exp")
             lines.append((f"{row['group']}: {words}", bound, row))
     for height, (_, bound, row) in enumerate(lines):
         low, high = row["interval"]
@@ -94,7 +94,7 @@ def _validity(axis: Axes, data: Row) -> None:
     axis.invert_yaxis()
     axis.set_xlabel(
         "failure rate / delta of the worst cell,\nwith simultaneous 95 % limits;\n"
-        "valid: Bu, B, B', B'' left of 1, U right"
+        "valid: Bu, B, B-mean, B-exp left of 1, U right"
     )
     axis.set_title("validity", loc="left", fontweight="bold")
 

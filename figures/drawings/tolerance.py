@@ -24,9 +24,9 @@ PLACEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 THEORY: dict[str, tuple[str | None, dict[str, Any]]] = {
     "P": ("prediction P", {"linestyle": "-", "linewidth": 1.2}),
-    "floor": ("proved floor (B', B'') and ceiling (U)", {"linestyle": "--", "linewidth": 1.0}),
+    "floor": ("proved floor (B-mean, B-exp) and ceiling (U)", {"linestyle": "--", "linewidth": 1.0}),
     "ceiling": (None, {"linestyle": "--", "linewidth": 1.0}),
-    "B'": ("B', worst input", {"linestyle": "-.", "linewidth": 0.8}),
+    "B-mean": ("B-mean, worst input", {"linestyle": "-.", "linewidth": 0.8}),
     "B": ("B, worst input", {"linestyle": ":", "linewidth": 1.2}),
     "Bu": ("Bu, all inputs", {"linestyle": (0, (1, 4)), "linewidth": 1.2}),
 }
@@ -152,7 +152,12 @@ def _gains(axis: Axes, data: dict[str, Any], law: dict[str, Any]) -> None:
         label="sqrt(1 + (g rho)^2), g fitted",
     )
     axis.plot(
-        rho, _numbers(rows, "proved"), color=BLUE, linestyle="--", linewidth=1.0, label="proved gain (B'', U)"
+        rho,
+        _numbers(rows, "proved"),
+        color=BLUE,
+        linestyle="--",
+        linewidth=1.0,
+        label="proved gain (B-exp, U)",
     )
     if law["proved_for_every_rho"] * max(rho) > 1:  # else it says nothing here
         axis.plot(

@@ -16,8 +16,8 @@ range: holds if the interval lies inside it, fails if outside, else inconclusive
    tau being |G's correction for the initial weights| / rho plus 4 standard errors of the batches' class frequencies.
 2. (G, i-iii) With the three effects in it, (G) predicts the ratio of norms: measured/predicted within 1 +- .1, the
    mean over alpha.
-3. [paper] Frequent specialists have the larger neurons: the smallest nu_F/nu_R of any alpha is above 1.
-4. [paper] Their advantage is proportional to rho: log-log slope of nu_F/nu_R against rho within 1 +- .1.
+3. (the paper) Frequent specialists have the larger neurons: the smallest nu_F/nu_R of any alpha is above 1.
+4. (the paper) Their advantage is proportional to rho: log-log slope of nu_F/nu_R against rho within 1 +- .1.
 5. (G) Growth of frequent specialists ends at t_F: measured knee (plateau/initial slope) over t_F within 1 +- .05.
 6. (G) The whole curve: root mean square of log(own-token ratio/closed form) over log-spaced steps from t_F/2 on is
    below log 1.1.
@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from synthetic.data import Task, evaluation_samples
 from synthetic.model import ModelConfig, product
 from synthetic.training import Training, train
-from theory.evidence import Finding, Result, inside, judged, mean_interval, seed_count
+from theory.evidence import Finding, Result, mean_finding, mean_interval, mean_within, seed_count
 from theory.growth import (
     dead_probability,
     growth_rate,
@@ -56,6 +56,9 @@ RECORD_EVERY = 5  # steps
 POINTS = 80  # of a curve, log-spaced over the recorded steps
 INPUTS = 16_384  # to measure mean gates with
 SIGNS = (1, -1)
+NORM_TOLERANCE = 0.1  # rule 2
+SLOPE_TOLERANCE = 0.1  # rule 4
+TIME_TOLERANCE = 0.05  # rules 5, 7 and 8
 FACTORS = ("own, unsaturated", "saturation", "leakage", "other tokens", "death")
 
 
@@ -321,42 +324,51 @@ def _at_the_stop_rule(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
         sampling = math.sqrt(np.mean([run.sampling_variance for run in each]) / len(each))
         tau = float(correction + 4 * sampling)
         findings.append(
-            _within(
-                f"[reconstruction] own-token weights have the ratio rho at the stop rule; {_name(setting)}, alpha ="
-                f" {setting.alpha:g}",
+            mean_within(
+                f"own-token weights have the ratio rho at the stop rule; {_name(setting)}, alpha = {setting.alpha:g}",
                 f"own-token ratio of the signs before their knee / rho; rho = {setting.rho:.4g}",
                 ratios,
+                1.0,
                 tau,
-                f"1 +- {tau:.3f} ({correction:.3f} by G's correction, the rest by class frequencies of the batches)",
+                origin="reconstruction",
+                statement="G",
+                words=f"inside 1 +- {tau:.3f} ({correction:.3f} by G's correction, the rest by class frequencies"
+                " of the batches)",
             )
         )
     name = _name(next(iter(runs)))
     rho = np.array([setting.rho for setting in runs])
     norms = np.array([[run.factors[-1] for run in each] for each in runs.values()])  # (alphas, seeds)
     predicted = np.array([[run.norm_ratio(run.predicted_norm) for run in each] for each in runs.values()])
-    smallest = norms.min(0)
-    interval = mean_interval(smallest)
     return [
         *findings,
-        _within(
-            f"[ours] with saturation, leakage and death, G predicts the ratio of norms; {name}",
+        mean_within(
+            f"with saturation, leakage and death, G predicts the ratio of norms; {name}",
             "nu_F/nu_R measured / predicted, mean over alpha",
             (norms / predicted).mean(0),
-            0.1,
+            1.0,
+            NORM_TOLERANCE,
+            origin="ours",
+            statement="G",
+            words=f"inside 1 +- {NORM_TOLERANCE}",
         ),
-        judged(
-            claim=f"[paper] specialists of frequent tokens have the larger neurons; {name}",
-            statistic="smallest nu_F/nu_R of any alpha",
-            estimate=float(smallest.mean()),
-            interval=interval,
-            n=smallest.size,
+        mean_finding(
+            f"specialists of frequent tokens have the larger neurons; {name}",
+            "smallest nu_F/nu_R of any alpha",
+            norms.min(0),
             threshold=1.0,
+            origin="paper",
+            statement="G",
         ),
-        _within(
-            f"[paper] the ratio of the neurons' norms is proportional to that of the frequencies; {name}",
+        mean_within(
+            f"the ratio of the neurons' norms is proportional to that of the frequencies; {name}",
             "log-log slope of nu_F/nu_R against rho",
             np.polyfit(np.log(rho), np.log(norms), 1)[0],
-            0.1,
+            1.0,
+            SLOPE_TOLERANCE,
+            origin="paper",
+            statement="G",
+            words=f"inside 1 +- {SLOPE_TOLERANCE}",
         ),
     ]
 
@@ -367,22 +379,26 @@ def _past_it(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
         np.array([[quantity(run) for run in each] for each in runs.values()]).mean(0)
         for quantity in (_knee, _deviation)
     )
-    interval = mean_interval(deviations)
+    near_one = f"inside 1 +- {TIME_TOLERANCE}"
     findings = [
-        _within(
-            f"[reconstruction] frequent neurons stop growing at t_F; {name}",
+        mean_within(
+            f"frequent neurons stop growing at t_F; {name}",
             "measured knee / t_F, mean over signs and alpha",
             knees,
-            0.05,
+            1.0,
+            TIME_TOLERANCE,
+            origin="reconstruction",
+            statement="G",
+            words=near_one,
         ),
-        judged(
-            claim=f"[reconstruction] the own-token ratio follows the closed form, before and after the knee; {name}",
-            statistic="root mean square of log(own-token ratio / closed form), mean over alpha",
-            estimate=float(deviations.mean()),
-            interval=interval,
-            n=deviations.size,
+        mean_finding(
+            f"the own-token ratio follows the closed form, before and after the knee; {name}",
+            "root mean square of log(own-token ratio / closed form), mean over alpha",
+            deviations,
             threshold=math.log(1.1),
             direction="below",
+            origin="reconstruction",
+            statement="G",
         ),
     ]
     late = np.array([[_late(run) for run in each] for each in runs.values()])  # (alphas, seeds, 2)
@@ -391,17 +407,25 @@ def _past_it(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
         return findings
     return [
         *findings,
-        _within(
-            f"[reconstruction] in the end the own-token ratio is N_R q_R/(N_F q_F); {name}",
+        mean_within(
+            f"in the end the own-token ratio is N_R q_R/(N_F q_F); {name}",
             "own-token ratio in the end / predicted, mean over signs and alpha",
             ratios[:, :, 1].mean(0),
-            0.05,
+            1.0,
+            TIME_TOLERANCE,
+            origin="reconstruction",
+            statement="G",
+            words=near_one,
         ),
-        _within(
-            f"[reconstruction] ... which does not depend on alpha; {name}",
+        mean_within(
+            f"... which does not depend on alpha; {name}",
             f"own-token ratio in the end at alpha = {alphas[0]:g} / at {alphas[-1]:g}",
             ratios[0, :, 0] / ratios[-1, :, 0],
-            0.05,
+            1.0,
+            TIME_TOLERANCE,
+            origin="reconstruction",
+            statement="G",
+            words=near_one,
         ),
     ]
 
@@ -526,17 +550,3 @@ def _names(setting: Setting) -> dict[str, Any]:
 
 def _name(setting: Setting) -> str:
     return f"N_F, N_R = {setting.N_F}, {setting.N_R}"
-
-
-def _within(claim: str, statistic: str, values: Array, tolerance: float, range_text: str = "") -> Finding:
-    """The finding that a quantity is 1 within a tolerance."""
-    interval = mean_interval(values)
-    return Finding(
-        claim=claim,
-        statistic=statistic,
-        estimate=float(values.mean()),
-        interval=interval,
-        n=values.size,
-        rule=f"95 % interval inside {range_text or f'1 +- {tolerance:g}'}: holds; outside: fails",
-        verdict=inside(interval, 1 - tolerance, 1 + tolerance),
-    )

@@ -49,7 +49,7 @@ from synthetic.model import ModelConfig, MoE, Routing
 from synthetic.robustness import LARGEST_C, LEVEL, SMALLEST_C, Programmed, class_accuracy, program, tolerance
 from synthetic.training import Training, train
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, mean_interval, verdict
+from theory.evidence import Finding, Interval, Origin, Result, mean_interval, verdict
 from theory.hardware import Granularity, Hardware
 from theory.placement import STRATEGIES, Strategy, rank
 from theory.score import neuron_norms
@@ -393,70 +393,83 @@ def _findings(logarithms: Logarithms) -> Iterator[Finding]:
         for w_max in GRANULARITIES:
             here = cell("expert_choice", network, w_max)
             yield _judged(
-                f"[reconstruction] a small budget spent by MaxNN is worse than none; {here}, K = {network[0]}",
+                f"a small budget spent by MaxNN is worse than none; {here}, K = {network[0]}",
                 "ln(c* of MaxNN / c* with nothing digital)",
                 [ratio(here, "maxnn", "none", network[0])],
                 below=True,
+                origin="reconstruction",
+                statement="C",
             )
     for network, count, below in (((2, 2), 2, False), ((3, 1), 2, False), ((3, 1), 3, True)):
         here = cell("expert_choice", network)
         claim = "worse than none where it cannot balance the signs" if below else "better than none"
         yield _judged(
-            f"[reconstruction] a small budget spent by balanced MaxNN is {claim}; {here}, K = {count}",
+            f"a small budget spent by balanced MaxNN is {claim}; {here}, K = {count}",
             "ln(c* of balanced MaxNN / c* with nothing digital)",
             [ratio(here, "balanced_maxnn", "none", count)],
             below=below,
+            origin="reconstruction",
+            statement="C",
         )
     for network in NETWORKS:
         here, plain = cell("expert_choice", network, corrected=True), cell("expert_choice", network)
         yield _judged(
-            f"[ours] with the bias corrected MaxNN is better than none on every budget; {here}",
+            f"with the bias corrected MaxNN is better than none on every budget; {here}",
             f"ln(c* of MaxNN / c* with nothing digital), both corrected, smallest of K = 1 ... {here.experts - 1}",
             [ratio(here, "maxnn", "none", count) for count in range(1, here.experts)],
+            origin="ours",
+            statement="C",
         )
         with_and_without = [
             logarithms[here][strategy, count] - logarithms[plain][strategy, count]
             for strategy, count in [("none", 0), *(("maxnn", count) for count in range(1, here.experts))]
         ]
         yield _judged(
-            f"[ours] correcting the bias raises the tolerance of MaxNN on every budget; {here}",
+            f"correcting the bias raises the tolerance of MaxNN on every budget; {here}",
             f"ln(c* corrected / c* as it is), smallest of K = 0 ... {here.experts - 1}",
             with_and_without,
+            origin="ours",
+            statement="C",
         )
     for routing in ROUTINGS:
         for network in NETWORKS:
             here, count = cell(routing, network), 2 * network[0]
             yield _judged(
-                f"[paper] MaxNN finds the experts that matter: it is as good as the oracle; {here}, K = |F| = {count}",
+                f"MaxNN finds the experts that matter: it is as good as the oracle; {here}, K = |F| = {count}",
                 "ln(c* of MaxNN / c* of the oracle)",
                 [ratio(here, "maxnn", "oracle", count)],
                 threshold=0.95,
+                origin="paper",
             )
             yield _judged(
-                f"[ours] no other {count} experts are a better choice than MaxNN's; {here}, K = |F| = {count}",
+                f"no other {count} experts are a better choice than MaxNN's; {here}, K = |F| = {count}",
                 "ln(c* of MaxNN / c* of the best subset found)",
                 [ratio(here, "maxnn", "best", count)],
                 threshold=0.90,
+                origin="ours",
             )
             yield _judged(
-                f"[paper] MaxNN beats every baseline; {here}, K = |F| = {count}",
+                f"MaxNN beats every baseline; {here}, K = |F| = {count}",
                 "ln(c* of MaxNN / c* of a baseline), smallest of activation frequency and weight, router norm, random",
                 [ratio(here, "maxnn", baseline, count) for baseline in BASELINES],
+                origin="paper",
             )
     here = cell("token_choice", (2, 2))
     for first, second in pairwise(("router_norm", "activation_weight", "activation_frequency", "none")):
         names = " beats ".join(name.replace("_", " ") for name in (first, second))
         yield _judged(
-            f"[reconstruction] {names}; {here}, K = |F| = 4",
+            f"{names}; {here}, K = |F| = 4",
             f"ln(c* of {first} / c* of {second})",
             [ratio(here, first, second, 4)],
+            origin="reconstruction",
         )
     for network in NETWORKS:
         here = cell("token_choice", network)
         yield _judged(
-            f"[ours] under token choice a small budget spent by MaxNN is better than none; {here}, K = {network[0]}",
+            f"under token choice a small budget spent by MaxNN is better than none; {here}, K = {network[0]}",
             "ln(c* of MaxNN / c* with nothing digital)",
             [ratio(here, "maxnn", "none", network[0])],
+            origin="ours",
         )
     for network in NETWORKS:
         count = 2 * network[0]
@@ -464,10 +477,11 @@ def _findings(logarithms: Logarithms) -> Iterator[Finding]:
             ratio(cell("expert_choice", network, w_max), "maxnn", "none", count) for w_max in GRANULARITIES
         ]
         yield _judged(
-            "[ours] MaxNN gains more where one large weight makes the whole expert noisy; expert choice,"
+            "MaxNN gains more where one large weight makes the whole expert noisy; expert choice,"
             f" N_F, N_R = {network[0]}, {network[1]}, K = |F| = {count}",
             "ln(c* of MaxNN / c* with nothing digital) with w_max per expert - with w_max per neuron",
             [gains[0] - gains[1]],
+            origin="ours",
         )
 
 
@@ -476,6 +490,8 @@ def _judged(
     statistic: str,
     comparisons: Sequence[NDArray[np.float64]],
     *,
+    origin: Origin,
+    statement: str | None = None,
     below: bool = False,
     threshold: float = 1.0,
 ) -> Finding:
@@ -487,6 +503,8 @@ def _judged(
     rule = f"95 % interval{simultaneous} {'below' if below else 'above'} {limit}: holds; on the other side: fails"
     return Finding(
         claim=claim,
+        origin=origin,
+        statement=statement,
         statistic=statistic,
         estimate=float(min(values.mean() for values in comparisons)),
         interval=interval,

@@ -64,6 +64,7 @@ from theory.evidence import (
     Direction,
     Finding,
     Interval,
+    Origin,
     Result,
     Verdict,
     balanced_accuracy,
@@ -397,10 +398,21 @@ class _Rule:
     words: str
     decide: Callable[[Interval], Verdict]
 
-    def judge(self, claim: str, statistic: str, values: Array, mean: Mean = _geometric) -> Finding:
+    def judge(
+        self,
+        claim: str,
+        statistic: str,
+        values: Array,
+        mean: Mean = _geometric,
+        *,
+        origin: Origin,
+        statement: str | None = None,
+    ) -> Finding:
         estimate, interval = mean(values)
         return Finding(
             claim=claim,
+            origin=origin,
+            statement=statement,
             statistic=statistic,
             estimate=estimate,
             interval=interval,
@@ -431,36 +443,57 @@ def _ratios(cells: Sequence[Cell]) -> Iterator[Finding]:
         return _mean_log(chosen, lambda cell: cell.ratio / cell.rho)
 
     for optimiser, routing in product(optimisers, ROUTINGS):
-        claim = f"[paper] norms have the ratio of frequencies; {optimiser}, {_words(routing)}, stop rule"
-        chosen = _select(plain, optimiser=optimiser, routing=routing, length=1)
-        yield _NEAR_ONE.judge(claim, over_rho, relative(chosen))
-    for length in lengths[1:]:
-        claim = (
-            f"[paper] norms have the ratio of frequencies; sgd, {length} times as long as to the stop rule"
+        yield _NEAR_ONE.judge(
+            f"norms have the ratio of frequencies; {optimiser}, {_words(routing)}, stop rule",
+            over_rho,
+            relative(_select(plain, optimiser=optimiser, routing=routing, length=1)),
+            origin="paper",
+            statement=_statement(optimiser, routing),
         )
-        yield _NEAR_ONE.judge(claim, over_rho, relative(_select(plain, optimiser="sgd", length=length)))
+    for length in lengths[1:]:
+        yield _NEAR_ONE.judge(
+            f"norms have the ratio of frequencies; sgd, {length} times as long as to the stop rule",
+            over_rho,
+            relative(_select(plain, optimiser="sgd", length=length)),
+            origin="paper",
+        )
     logistic = _select(cells, expert="one_layer", loss="logistic", w_max="layer", length=1)
     yield _beyond(1.0, "below").judge(
-        "[ours] the logistic loss makes the ratio of norms smaller than that of frequencies; stop rule",
+        "the logistic loss makes the ratio of norms smaller than that of frequencies; stop rule",
         over_rho,
         relative([cell for cell in logistic if cell.optimiser != "adamw"]),
+        origin="ours",
+        statement="G-logistic",
     )
     if "adamw" in optimisers:
         yield _NEAR_ONE.judge(
-            "[ours] AdamW makes all norms equal, whatever the frequencies; stop rule",
+            "AdamW makes all norms equal, whatever the frequencies; stop rule",
             "nu_F/nu_R",
             _mean_log(_select(plain, optimiser="adamw", length=1), lambda cell: cell.ratio),
+            origin="ours",
+            statement="G-adam",
         )
     if len(_present(cells, "alpha")) == 1:
         return
     for optimiser, length in [*product(optimisers, lengths[:1]), *product(optimisers[:1], lengths[1:])]:
         chosen = _select(plain, optimiser=optimiser, length=length)
         yield _NEAR_ONE.judge(
-            f"[paper] the ratio of norms is proportional to that of frequencies; {optimiser}, length {length}",
+            f"the ratio of norms is proportional to that of frequencies; {optimiser}, length {length}",
             "slope of log (nu_F/nu_R) on log rho",
             _slope(chosen, lambda cell: cell.ratio),
             _arithmetic,
+            origin="paper",
+            statement=_statement(optimiser) if length == 1 else None,
         )
+
+
+def _statement(optimiser: str, routing: str = "expert_choice") -> str | None:
+    """The statement that has the ratio of norms equal to rho at the stop rule; None for AdamW: (G-adam) denies it."""
+    if optimiser == "adamw":
+        return None
+    if routing == "token_choice":
+        return "G-token"
+    return "G-linear" if optimiser == "momentum" else "G"
 
 
 def _gains(cells: Sequence[Cell]) -> Iterator[Finding]:
@@ -474,9 +507,10 @@ def _gains(cells: Sequence[Cell]) -> Iterator[Finding]:
             f"length {value}" if name == "length" else _words(value) for name, value in wanted.items()
         )
         return _beyond(1.0, "above").judge(
-            f"[paper] MaxNN tolerates more noise than random choice; {where}" + " w_max",
+            f"MaxNN tolerates more noise than random choice; {where} w_max",
             f"c* of MaxNN / of random; {learned:.0%} of models learned",
             _mean_log(chosen, lambda cell: cell.gain("random")),
+            origin="paper",
         )
 
     for optimiser, length in product(optimisers, lengths):
@@ -497,19 +531,21 @@ def _gains(cells: Sequence[Cell]) -> Iterator[Finding]:
         for w_max in ("layer", "column")
     )
     yield _beyond(1.0, "below").judge(
-        "[ours] w_max per column leaves less to gain than per layer; SGD and momentum, one layer, stop rule",
+        "w_max per column leaves less to gain than per layer; SGD and momentum, one layer, stop rule",
         "gain of MaxNN over none, per column / per layer",
         per_column / per_layer,
+        origin="ours",
     )
     if len(_present(cells, "alpha")) == 1:
         return
     for optimiser in optimisers:
         chosen = _select(cells, optimiser=optimiser, expert="one_layer", length=1, w_max="layer")
         yield _beyond(0.0, "above").judge(
-            f"[ours] the rarer the rare class, the more MaxNN gains over random choice; {optimiser}, stop rule",
+            f"the rarer the rare class, the more MaxNN gains over random choice; {optimiser}, stop rule",
             "slope of log (c* of MaxNN / of random) on log rho",
             _slope(chosen, lambda cell: cell.gain("random")),
             _arithmetic,
+            origin="ours",
         )
 
 
@@ -520,10 +556,11 @@ def _correlations(cells: Sequence[Cell]) -> Iterator[Finding]:
             cells, optimiser=optimiser, length=length, expert="one_layer", w_max="layer", alpha=cells[0].alpha
         )
         yield _beyond(0.5, "above").judge(
-            f"[paper] MaxNNScore ranks experts by frequency; {optimiser}, one layer, length {length}",
+            f"MaxNNScore ranks experts by frequency; {optimiser}, one layer, length {length}",
             "Spearman's correlation of MaxNNScore and frequency, Zipf task",
             np.mean([cell.spearman for cell in chosen], axis=0),
             _arithmetic,
+            origin="paper",
         )
 
 
@@ -572,11 +609,12 @@ def _rule_of_thumb(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
         ],
     }
     return choice, _beyond(0.75, "above").judge(
-        f"[ours] MaxNN pays (gain over random of {PAYS} or more) where {name} is at least {threshold:.3g};"
+        f"MaxNN pays (gain over random of {PAYS} or more) where {name} is at least {threshold:.3g};"
         " designed on expert choice, tested on token choice and other seeds",
         f"balanced accuracy on the test cells (on the design cells {accuracy:.2f})",
         tested,
         _arithmetic,
+        origin="ours",
     )
 
 

@@ -6,9 +6,9 @@ the 2 N_F experts with the highest MaxNNScore digital ("maxnn"); the 2 N_F frequ
 The tolerance c* is the largest c at which the worse class keeps an accuracy of .95, the gain its ratio to that of
 "none". Placements share their noise, frequencies share initial weights, samples but for their classes, and noise.
 
-Of each network's own test inputs, theory computes: Bu, B, B' (smallest c over the inputs at delta = .05, hence
-lower bounds on c*), "floor" (the failure bounds B' and B'', averaged over the inputs of a class) and "ceiling" (U,
-averaged likewise), which hold for the expected accuracy; the prediction P; and the proved gain,
+Of each network's own test inputs, theory computes: Bu, B, B-mean (smallest c over the inputs at delta = .05, hence
+lower bounds on c*), "floor" (the failure bounds B-mean and B-exp, averaged over the inputs of a class) and "ceiling"
+(U, averaged likewise), which hold for the expected accuracy; the prediction P; and the proved gain,
 floor of "oracle" / ceiling of "none".
 
 Rules, fixed before the first run, applied to (2, 2) and (3, 1) each. Statistics are computed for every training
@@ -41,7 +41,7 @@ from synthetic.model import ModelConfig
 from synthetic.robustness import class_accuracy, noisy_outputs, program, tolerance
 from synthetic.training import Training, train
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, inside, judged, mean_interval, seed_count
+from theory.evidence import Finding, Interval, Result, mean_finding, mean_interval, mean_within, seed_count
 from theory.hardware import Hardware
 from theory.placement import rank
 from theory.setting import Setting
@@ -63,7 +63,7 @@ Array = NDArray[np.float64]
 
 PLACEMENTS = ("none", "maxnn", "oracle")
 JUDGED = ("none", "oracle")  # the placements that theory is asked about
-BOUNDS = ("Bu", "B", "B'", "floor", "P", "ceiling")
+BOUNDS = ("Bu", "B", "B-mean", "floor", "P", "ceiling")
 MAGNITUDES = tuple(np.geomspace(0.01, 5.0, 25).tolist())  # c of the accuracy curves
 ONE_LABEL = 4  # the discriminative tokens, each of which occurs with one label only
 FLAT, PROPORTIONAL, FOUND, PREDICTED = 0.1, 0.2, 0.9, 0.1  # the thresholds of the rules
@@ -281,43 +281,53 @@ def _findings(table: _Table) -> list[Finding]:
     log_rho, log_alpha = np.log(table.rho), np.log(table.alphas)
     log_gain = np.log(table.gain("oracle"))
     findings = [
-        _about_slope(
-            f"[reconstruction] with the frequent specialists digital c* does not depend on alpha; {where}",
+        mean_within(
+            f"with the frequent specialists digital c* does not depend on alpha; {where}",
             "slope of log c* against log alpha, frequent specialists digital",
             _slopes(log_alpha, np.log(table.star("oracle"))),
             0.0,
             FLAT,
+            origin="reconstruction",
+            statement="Cor",
         ),
-        _about_slope(
-            f"[paper] digital frequent experts multiply the tolerated noise by Theta(rho); {where}",
+        mean_within(
+            f"digital frequent experts multiply the tolerated noise by Theta(rho); {where}",
             "slope of log gain against log rho",
             _slopes(log_rho, log_gain),
             1.0,
             PROPORTIONAL,
+            origin="paper",
+            statement="Cor",
         ),
-        _about_threshold(
-            f"[ours] the gain is sqrt(1 + (g rho)^2) rather than g rho; {where}",
+        mean_finding(
+            f"the gain is sqrt(1 + (g rho)^2) rather than g rho; {where}",
             "root mean square error of log gain, of sqrt(1 + (g rho)^2) minus of g rho",
             np.array([_saturating(log_rho, seed)[1] - (seed - log_rho).std() for seed in log_gain.T]),
             0.0,
             "below",
+            origin="ours",
+            statement="Cor",
         ),
-        _about_threshold(
-            f"[paper] MaxNNScore finds the frequent specialists; {where}",
+        mean_finding(
+            f"MaxNNScore finds the frequent specialists; {where}",
             "smallest c* of maxnn / c* of the oracle over the alphas",
             (table.star("maxnn") / table.star("oracle")).min(0),
             FOUND,
             "above",
+            origin="paper",
+            statement="G",
         ),
     ]
     for placement, words in (("none", "all analog"), ("oracle", "frequent specialists digital")):
         findings.append(
-            _about_threshold(
-                f"[reconstruction] exact moments and a normal approximation (P) predict c*, {words}; {where}",
+            mean_finding(
+                f"exact moments and a normal approximation (P) predict c*, {words}; {where}",
                 "mean of |P/c* - 1| over the alphas",
                 np.abs(table.theory(placement, "P") / table.star(placement) - 1).mean(0),
                 PREDICTED,
                 "below",
+                origin="reconstruction",
+                statement="P",
             )
         )
     slack = np.stack(
@@ -333,7 +343,9 @@ def _findings(table: _Table) -> list[Finding]:
     slack = np.nanmin(np.where(np.isnan(slack), np.inf, slack), axis=(0, 1))  # no bound is never violated
     findings.append(
         Finding(
-            claim=f"[ours] c* is between the proved floor (B') and the proved ceiling (U); {where}",
+            claim=f"c* is between the proved floor (B-mean) and the proved ceiling (U); {where}",
+            origin="ours",
+            statement="U",
             statistic="smallest of c*/floor and ceiling/c* of a training seed",
             estimate=float(slack.mean()),
             interval=mean_interval(slack),
@@ -346,26 +358,17 @@ def _findings(table: _Table) -> list[Finding]:
     slopes = slopes[np.isfinite(slopes)]
     if slopes.size >= 2:  # of few networks U may say nothing
         findings.append(
-            _about_slope(
-                f"[ours] the proved gain grows like rho; {where}",
+            mean_within(
+                f"the proved gain grows like rho; {where}",
                 "slope of the logarithm of floor (frequent digital) / ceiling (all analog) against log rho",
                 slopes,
                 1.0,
                 PROPORTIONAL,
+                origin="ours",
+                statement="U",
             )
         )
     return findings
-
-
-def _about_slope(claim: str, statistic: str, values: Array, centre: float, margin: float) -> Finding:
-    interval = mean_interval(values)
-    rule = f"95 % interval within {margin:g} of {centre:g}: holds; outside: fails"
-    decided = inside(interval, centre - margin, centre + margin)
-    return Finding(claim, statistic, float(values.mean()), interval, values.size, rule, decided)
-
-
-def _about_threshold(claim: str, statistic: str, values: Array, threshold: float, side: Any) -> Finding:
-    return judged(claim, statistic, float(values.mean()), mean_interval(values), values.size, threshold, side)
 
 
 def _theory(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from committed import assert_as_committed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,18 +81,20 @@ def verdicts(found: Result) -> dict[str, str]:
     }
 
 
-OWN = "[reconstruction] own-token weights have the ratio rho at the stop rule"
-NORMS = "[paper] the ratio of the neurons' norms is proportional to that of the frequencies"
-PREDICTED = "[ours] with saturation, leakage and death, G predicts the ratio of norms"
-LARGER = "[paper] specialists of frequent tokens have the larger neurons"
-KNEE = "[reconstruction] frequent neurons stop growing at t_F"
-CURVE = "[reconstruction] the own-token ratio follows the closed form, before and after the knee"
-LATE = "[reconstruction] in the end the own-token ratio is N_R q_R/(N_F q_F)"
-WITHOUT_ALPHA = "[reconstruction] ... which does not depend on alpha"
+OWN = "own-token weights have the ratio rho at the stop rule"
+NORMS = "the ratio of the neurons' norms is proportional to that of the frequencies"
+PREDICTED = "with saturation, leakage and death, G predicts the ratio of norms"
+LARGER = "specialists of frequent tokens have the larger neurons"
+KNEE = "frequent neurons stop growing at t_F"
+CURVE = "the own-token ratio follows the closed form, before and after the knee"
+LATE = "in the end the own-token ratio is N_R q_R/(N_F q_F)"
+WITHOUT_ALPHA = "... which does not depend on alpha"
 
 
 def test_everything_holds_on_what_the_statement_has() -> None:
-    found = verdicts(result())
+    measured = result()
+    assert_as_committed("figure-growth", measured)
+    found = verdicts(measured)
     assert set(found) == {
         f"{OWN} 0.1",
         f"{OWN} 0.25",

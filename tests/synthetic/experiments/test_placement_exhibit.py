@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from committed import assert_as_committed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -314,6 +315,7 @@ RULES = (
 
 def test_every_claim_holds_where_it_is_true() -> None:
     result = summarise(*records(as_claimed))
+    assert_as_committed("figure-placement", result)
     assert {finding.verdict for finding in result.findings} == {"holds"}
     for rule in RULES:
         verdicts(result, rule)
@@ -357,7 +359,7 @@ def test_one_budget_on_which_it_is_false_is_enough() -> None:
 def test_the_smallest_of_several_means_has_a_simultaneous_interval() -> None:
     rng = np.random.default_rng(0)
     comparisons = [rng.standard_normal(5) + shift for shift in (0.0, 0.2, 3.0)]
-    finding = placement._judged("a claim", "a statistic", comparisons)
+    finding = placement._judged("a claim", "a statistic", comparisons, origin="ours")
     lows, highs = zip(*(mean_interval(values, 1 - 0.05 / 3) for values in comparisons), strict=True)
     assert finding.interval == (min(lows), min(highs))
     assert finding.estimate == min(values.mean() for values in comparisons)
@@ -464,6 +466,7 @@ def test_the_command_line_runs_it(tmp_path: Path) -> None:
     assert paper_repro.main(command) == 0
     result = Result.from_json((tmp_path / "figure-placement.json").read_text())
     assert result.provenance["units"]["computed"] == 8 and result.provenance["seeds"] == [0, 1]
+    assert_as_committed("figure-placement", result)
     for rule in RULES:
         assert any(rule in finding.claim for finding in result.findings)
     assert (tmp_path / "figure-placement.png").read_bytes().startswith(b"\x89PNG")

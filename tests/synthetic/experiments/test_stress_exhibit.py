@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from committed import assert_as_committed
 
 from figures.drawings import stress as drawing
 from synthetic.data import Task
@@ -72,6 +73,7 @@ def verdicts(found: Result, text: str) -> dict[str, str]:
 
 def test_findings_tell_where_the_claim_lives() -> None:
     found = result()
+    assert_as_committed("figure-stress", found, new=["MaxNN pays"])
     ratios = verdicts(found, "norms have the ratio of frequencies")
     assert len(ratios) == 3 * 2 + 2
     for claim, verdict in ratios.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from committed import assert_as_committed
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
@@ -184,6 +185,7 @@ def test_units_measure_what_they_say_and_are_drawn() -> None:
             assert order == sorted(order)
             assert theory["floor"] < star[name] < theory["ceiling"]
     result = Result.from_json(summarise(configs, records).to_json())
+    assert_as_committed("figure-tolerance", result)
     figure = drawing.draw(result)
     assert len(figure.axes) == 3
     rows = drawing.table(result)
@@ -201,6 +203,7 @@ def test_units_measure_what_they_say_and_are_drawn() -> None:
 
 def test_pictures_show_the_measured_points() -> None:
     result = summarise(*units(knee=1.0))
+    assert_as_committed("figure-tolerance", result)
     figure = drawing.draw(result)
     accuracies, tolerances, gains = (figure.axes[first : first + 2] for first in (0, 2, 4))
     assert [axis.get_title(loc="left") for axis in accuracies] == [
