@@ -26,8 +26,9 @@ sys.path.insert(
 from realmodels.analog import AnalogExperts, LayerCalibration
 from realmodels.peers import LightningExperts
 from theory.hardware import Hardware
+from theory.paper import OLMOE
 
-EXPERTS, HIDDEN, INNER, TOP_K = 64, 2048, 1024, 8  # OLMoE-1B-7B [PAPER.md, models]
+EXPERTS, HIDDEN, INNER, TOP_K = OLMOE.experts, OLMOE.hidden, OLMOE.expert_width, OLMOE.top_k
 WEIGHT_STD = 0.02  # OLMoE's initialisation
 # Ours over the faster of transformers' two and lightning over ours, by number of tokens.
 AT_MOST_OF_DIGITAL = {64: 1.25, 512: 1.25, 2048: 1.5}

@@ -10,10 +10,12 @@ throughput, 768 tokens/s with everything analog, is not explained.
 from dataclasses import dataclass, fields
 
 from realmodels.load import Model
+from theory import paper
 from theory.errors import InputError
 from theory.strict_json import is_finite, is_whole
 
 BYTES_PER_PARAMETER = 2  # fp16 and bf16
+MATRICES = 3  # of an expert: up, gate, down
 OPERATIONS_PER_PARAMETER = 2  # a multiplication and an addition for each token
 
 
@@ -30,7 +32,7 @@ class Machine:
     bandwidth: float = 1.78e12
     power: float = 400.0
     layer_seconds: float = 14.1e-6
-    layer_batch: int = 32
+    layer_batch: int = paper.TABLE_2_BATCH.value
     operations_per_joule: float = 56.4e12
 
     def __post_init__(self) -> None:
@@ -84,21 +86,23 @@ class Shape:
         )
 
 
-# From the published configurations.
-OLMOE = Shape(
-    moe_layers=16,
-    experts=64,
-    top_k=8,
-    expert_parameters=3 * 2048 * 1024,
-    dense_parameters=16 * 4 * 2048**2 + 50304 * 2048,
-)
-DEEPSEEK_MOE = Shape(
-    moe_layers=27,
-    experts=64,
-    top_k=6,
-    expert_parameters=3 * 2048 * 1408,
-    dense_parameters=28 * 4 * 2048**2 + 102400 * 2048 + 3 * 2048 * (10944 + 27 * 2 * 1408),
-)
+def _shape(model: paper.ModelShape) -> Shape:
+    """Shape of one of the paper's models; all heads have keys and values, and embeddings are not tied to the head."""
+    attention = model.layers * 4 * model.hidden**2
+    head = model.vocabulary * model.hidden
+    always_used = model.dense_layers * model.dense_width
+    always_used += model.moe_layers * model.shared_experts * model.expert_width
+    return Shape(
+        moe_layers=model.moe_layers,
+        experts=model.experts,
+        top_k=model.top_k,
+        expert_parameters=MATRICES * model.hidden * model.expert_width,
+        dense_parameters=attention + head + MATRICES * model.hidden * always_used,
+    )
+
+
+OLMOE = _shape(paper.OLMOE)
+DEEPSEEK_MOE = _shape(paper.DEEPSEEK_MOE)
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def used(shape: Shape, batch: int) -> float:
 def cost(
     shape: Shape,
     digital_experts: float,
-    batch: int = 32,
+    batch: int = paper.TABLE_2_BATCH.value,
     machine: Machine | None = None,
     *,
     dense_digital: bool = True,

@@ -27,22 +27,16 @@ from realmodels.load import Model
 from realmodels.text import held_out
 from theory.errors import InputError
 from theory.evidence import Interval, mean_interval
+from theory.paper import TASKS
 from theory.strict_json import is_whole
 
 CONTINUATION: Final = "continuation"
 # lm-eval's names, and its metric: acc_norm, which divides a choice's log-likelihood by its length, where lm-eval has
 # it. The paper says "zero-shot accuracy"; which of the two it means is not known to us.
+PAPER_TASKS: Final = tuple(name.lower().replace("-", "_") for name in TASKS.value)
 PAPER_METRICS: Final = {
-    "piqa": "acc_norm",
-    "arc_easy": "acc_norm",
-    "arc_challenge": "acc_norm",
-    "boolq": "acc",
-    "hellaswag": "acc_norm",
-    "winogrande": "acc",
-    "mathqa": "acc_norm",
-    "mmlu": "acc",
+    task: "acc" if task in ("boolq", "winogrande", "mmlu") else "acc_norm" for task in PAPER_TASKS
 }
-PAPER_TASKS: Final = tuple(PAPER_METRICS)
 METRICS: Final = {**PAPER_METRICS, CONTINUATION: "acc"}  # choices of equal length need no acc_norm
 FOLDER: Final = Path(__file__).with_name("lm_eval_tasks")
 # Ours are short; of MMLU's longest, OLMoE's logits for 32 take 26 GB.

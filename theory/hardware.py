@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from theory.errors import InputError
+from theory.paper import CONVERTER_BITS, TILE_SIZE
 from theory.strict_json import is_finite, is_whole
 
 Granularity = Literal["tile", "column", "layer"]
@@ -102,9 +103,9 @@ class Hardware:
     programming: str = "pcm"
     c: float = 1.0
     w_max: Granularity = "tile"
-    tile_size: int = 512
-    dac_bits: int | None = 8
-    adc_bits: int | None = 8
+    tile_size: int = TILE_SIZE.value
+    dac_bits: int | None = CONVERTER_BITS.value
+    adc_bits: int | None = CONVERTER_BITS.value
     kappa: float | None = None
     lam: float | None = None
 

@@ -51,6 +51,7 @@ from theory.evidence import (
     two_way_interval,
 )
 from theory.hardware import Granularity, Hardware
+from theory.paper import DIGITAL_EXPERTS, RECOVERED, RECOVERED_AT
 from theory.placement import Strategy, place
 
 STRATEGIES: tuple[Strategy, ...] = (
@@ -61,9 +62,11 @@ STRATEGIES: tuple[Strategy, ...] = (
     "random",
     "minnn",
 )
-FRACTIONS = (0.125, 0.25)
+FRACTIONS = DIGITAL_EXPERTS.value
 BASELINES = STRATEGIES[1:-1]
-RULE_C, RULE_1_RECOVERED, RULE_4_FRACTION = 2.5, 1 / 3, 0.125
+RULE_C = RECOVERED_AT.value
+RULE_1_RECOVERED = RECOVERED.value[0]  # a third
+RULE_4_FRACTION = DIGITAL_EXPERTS.value[0]
 
 
 # The records of all noise draws by w_max, strategy, digital fraction and c.

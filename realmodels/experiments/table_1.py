@@ -42,18 +42,15 @@ from realmodels.load import DEFAULT_MODEL
 from theory.errors import InputError
 from theory.evidence import Finding, Result, judged, mean_interval
 from theory.hardware import Granularity, Hardware
+from theory.paper import CONVERTER_BITS, TABLE_1, Analog
 from theory.placement import place
 
-Analog = Literal["nothing", "experts", "everything"]  # what of the model is on analog hardware
 Blocks = Float[NDArray[np.float64], " blocks"]
 MODELS = (DEFAULT_MODEL, "tiny-deepseek-moe")
-RULE_BITS, RULE_1_LOSS, RULE_3_LOSS = 8, 0.01, 0.002  # losses in nats per token
+RULE_BITS = CONVERTER_BITS.value
+RULE_1_LOSS, RULE_3_LOSS = 0.01, 0.002  # nats per token
 HEAT_MAP_W_MAX: Granularity = "tile"
 HALVES = 4  # blocks of the heat map at least, so that each half of them has an interval
-PUBLISHED = {  # average accuracy of 8 tasks, in %
-    "OLMoE": {"nothing": 63.17, "experts": 62.46, "everything": 61.54},
-    "DeepSeekMoE": {"nothing": 61.28, "experts": 61.03, "everything": 55.04},
-}
 
 
 @dataclass(frozen=True)
@@ -221,7 +218,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     return Result(
         data={
             "models": models,
-            "published": PUBLISHED,
+            "published": TABLE_1.value,
             "heat_map_bits": RULE_BITS,
             "heat_map_w_max": HEAT_MAP_W_MAX,
             "blocks": first.blocks,

@@ -42,17 +42,19 @@ from theory.evidence import (
     two_way_interval,
 )
 from theory.hardware import Granularity, Hardware
+from theory.paper import DIGITAL_EXPERTS, RECOVERED, RECOVERED_AT
 from theory.placement import Strategy, place
 
+RANDOM_FRACTION = DIGITAL_EXPERTS.value[1]
 PLACEMENTS: tuple[tuple[Strategy, float], ...] = (
     ("none", 0.0),
-    ("maxnn", 0.125),
-    ("maxnn", 0.25),
-    ("random", 0.25),
+    *(("maxnn", fraction) for fraction in DIGITAL_EXPERTS.value),
+    ("random", RANDOM_FRACTION),
 )
-MAXNN = tuple(fraction for strategy, fraction in PLACEMENTS if strategy == "maxnn")
 W_MAX: Granularity = "tile"
-RULE_C, RULE_4_RECOVERED, CHANCE = 2.5, 1 / 3, 1 / CHOICES
+RULE_C = RECOVERED_AT.value
+RULE_4_RECOVERED = RECOVERED.value[0]  # a third
+CHANCE = 1 / CHOICES
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             0.0,
         ),
     ]
-    for fraction in MAXNN:
+    for fraction in DIGITAL_EXPERTS.value:
         gain = tables["maxnn", fraction, RULE_C] - none
         findings += [
             finding(
@@ -208,7 +210,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
                 RULE_4_RECOVERED,
             ),
         ]
-    better = tables["maxnn", 0.25, RULE_C] - tables["random", 0.25, RULE_C]
+    better = tables["maxnn", RANDOM_FRACTION, RULE_C] - tables["random", RANDOM_FRACTION, RULE_C]
     findings.append(
         finding(
             "[paper] MaxNNScore is better than random choice; 25.0% of experts digital",

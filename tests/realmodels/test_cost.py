@@ -23,6 +23,7 @@ from transformers import OlmoeConfig
 from realmodels.cost import DEEPSEEK_MOE, OLMOE, Cost, Machine, Shape, cost, used
 from realmodels.deepseek_moe import DeepseekConfig
 from theory.errors import InputError
+from theory.paper import TABLE_2
 
 SHAPES = st.builds(
     Shape,
@@ -38,7 +39,7 @@ batches = st.integers(1, 4096)
 
 @pytest.mark.parametrize(
     ("digital", "tokens_per_second", "tokens_per_joule"),
-    [(0.0, 49781, 123.92), (0.25, 14513, 36.25), (1.0, 4220, 10.55)],
+    [(row.digital_experts, row.tokens_per_second, row.tokens_per_joule) for row in TABLE_2.value[1:]],
 )
 def test_published_rows(digital: float, tokens_per_second: float, tokens_per_joule: float) -> None:
     """Table 2 of the paper, OLMoE at a batch of 32."""
@@ -50,15 +51,18 @@ def test_published_rows(digital: float, tokens_per_second: float, tokens_per_jou
 def test_all_analog_row() -> None:
     """Its energy has set a constant; its throughput is 185 times lower than the model's, which is not explained."""
     found = cost(OLMOE, 0.0, dense_digital=False)
-    assert found.tokens_per_joule == pytest.approx(23949, rel=0.01)
-    assert found.tokens_per_second > 100 * 768
+    assert found.tokens_per_joule == pytest.approx(TABLE_2.value[0].tokens_per_joule, rel=0.01)
+    assert found.tokens_per_second > 100 * TABLE_2.value[0].tokens_per_second
 
 
 def test_published_shares_of_digital_parameters() -> None:
     experts = OLMOE.moe_layers * OLMOE.experts * OLMOE.expert_parameters
     total = 6919e6
-    assert OLMOE.dense_parameters / total == pytest.approx(0.0537, abs=5e-5)
-    assert (OLMOE.dense_parameters + experts / 4) / total == pytest.approx(0.2865, abs=2e-4)
+    dense, quarter = TABLE_2.value[1:3]
+    assert OLMOE.dense_parameters / total == pytest.approx(dense.digital_parameters / 100, abs=5e-5)
+    assert (OLMOE.dense_parameters + experts / 4) / total == pytest.approx(
+        quarter.digital_parameters / 100, abs=2e-4
+    )
 
 
 def test_shapes_are_those_of_the_published_configurations() -> None:
