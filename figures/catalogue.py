@@ -202,3 +202,11 @@ def committed(exhibit: Exhibit, data: Traversable) -> Result | None:
     if result.preset not in PRESETS:
         raise InputError(f"{file.name}: result.preset is {result.preset!r}: give one of {', '.join(PRESETS)}")
     return result
+
+
+def needed(exhibit: Exhibit, data: Traversable) -> Result:
+    """The committed result of the exhibit; InputError if `data` has none."""
+    result = committed(exhibit, data)
+    if result is None:
+        raise InputError(f"figures/data has no {exhibit.name}.json: run {exhibit.option} --preset full")
+    return result

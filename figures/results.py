@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import get_args
 
-from figures.catalogue import DATA, EXHIBITS, Exhibit, committed
+from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
 from theory.errors import InputError, run
 from theory.evidence import Finding, Result, Verdict
 
@@ -47,7 +47,7 @@ def origin(result: Result) -> str:
 def overview(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     """One row for each exhibit."""
     rows = [
-        f"| [`{exhibit.option}`](RESULTS.md#{exhibit.name}) | {exhibit.title} | {counts(_result(exhibit, data))} |"
+        f"| [`{exhibit.option}`](RESULTS.md#{exhibit.name}) | {exhibit.title} | {counts(needed(exhibit, data))} |"
         for exhibit in exhibits
     ]
     return "\n".join(["| exhibit | shows | findings |", "|---|---|---|", *rows])
@@ -58,7 +58,7 @@ def failures(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     rows = [
         f"| `{exhibit.option}` {row(finding)}"
         for exhibit in exhibits
-        for finding in _result(exhibit, data).findings
+        for finding in needed(exhibit, data).findings
         if finding.verdict == "fails"
     ]
     head, rule = HEADER.split("\n")
@@ -72,7 +72,7 @@ def everything(exhibits: Sequence[Exhibit], data: Traversable) -> str:
         "Written by `python -m figures.results` from `figures/data`; rules are in the experiments' docstrings.",
     ]
     for exhibit in exhibits:
-        result = _result(exhibit, data)
+        result = needed(exhibit, data)
         sections += [
             f'<a id="{exhibit.name}"></a>\n## `{exhibit.option}`',
             f"{exhibit.title}.",
@@ -93,13 +93,6 @@ def filled(readme: str, exhibits: Sequence[Exhibit], data: Traversable) -> str:
         replacement = f"{start}\n{text}\n{end}"
         readme = pattern.sub(lambda _, new=replacement: new, readme)  # type: ignore[misc]
     return readme
-
-
-def _result(exhibit: Exhibit, data: Traversable) -> Result:
-    result = committed(exhibit, data)
-    if result is None:
-        raise InputError(f"figures/data has no {exhibit.name}.json: run {exhibit.option} --preset full")
-    return result
 
 
 def main() -> None:

@@ -1,0 +1,153 @@
+"""What does the reproduction answer? Seven questions, each with one number that is read from a committed result.
+
+No number and no verdict is typed here: a question names the findings that answer it, and their verdicts choose the
+first word (`said`). A finding that cannot be found is an error.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+
+from figures.catalogue import Exhibit, needed
+from theory.errors import InputError
+from theory.evidence import Finding, Result
+
+BASELINES = ("activation frequency", "activation weight", "router norm", "random")  # of the paper
+BETTER_THAN = "MaxNNScore is better than "
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question, its answer in one sentence, and the name of the exhibit that gives it."""
+
+    question: str
+    answer: str
+    exhibit: str
+
+
+def answers(exhibits: Sequence[Exhibit], data: Traversable) -> list[Answer]:
+    """The seven answers, without those whose exhibits are not all among `exhibits`.
+
+    Raises InputError where `data` lacks a result, or a result lacks a finding that an answer rests on.
+    """
+    known = {exhibit.name: exhibit for exhibit in exhibits}
+    return [
+        Answer(question, answer(*(needed(known[name], data) for name in names)), names[0])
+        for question, names, answer in QUESTIONS
+        if known.keys() >= set(names)
+    ]
+
+
+def said(findings: Sequence[Finding]) -> str:
+    """The verdicts in one word: Yes, Mostly (more than half hold), Partly, No (all fail), or Open (none holds)."""
+    verdicts = Counter(finding.verdict for finding in findings)
+    if verdicts["holds"] == len(findings):
+        return "Yes"
+    if verdicts["holds"]:
+        return "Mostly" if 2 * verdicts["holds"] > len(findings) else "Partly"
+    return "No" if verdicts["fails"] == len(findings) else "Open"
+
+
+def held(findings: Sequence[Finding]) -> str:
+    """How many of the findings hold, in words: `3 of 4 comparisons`."""
+    return f"{sum(finding.verdict == 'holds' for finding in findings)} of {len(findings)} comparisons"
+
+
+def starting(start: str, *results: Result) -> list[Finding]:
+    """All findings whose claim starts with `start`; InputError if a result has none."""
+    found = []
+    for result in results:
+        own = [finding for finding in result.findings if finding.claim.startswith(start)]
+        if not own:
+            raise InputError(f"{result.exhibit}: no finding claims {start!r}; mend figures/answers.py")
+        found += own
+    return found
+
+
+def only(claim: str, result: Result) -> Finding:
+    """The finding of exactly this claim; InputError unless there is one."""
+    found = [finding for finding in result.findings if finding.claim == claim]
+    if len(found) != 1:
+        raise InputError(f"{result.exhibit}: {len(found)} findings claim {claim!r}; mend figures/answers.py")
+    return found[0]
+
+
+def _dense(result: Result) -> str:
+    judged = starting("dense modules on analog hurt more than 80-90 % of the experts;", result)
+    ratio = only("a dense parameter on analog costs more than an expert's; w_max per tile, c = 2.5", result)
+    return (
+        f"{said(judged)}: in {held(judged)}. A dense parameter costs {ratio.estimate:.1f} times an expert's."
+    )
+
+
+def _baselines(*results: Result) -> str:
+    judged = [finding for name in BASELINES for finding in starting(f"{BETTER_THAN}{name};", *results)]
+    failing = [finding for finding in judged if finding.verdict == "fails"]
+    against = dict.fromkeys(finding.claim.removeprefix(BETTER_THAN).partition(";")[0] for finding in failing)
+    rest = f" It fails in {len(failing)}, against {' and '.join(against)}." if failing else ""
+    return f"{said(judged)}: it is better in {held(judged)}.{rest}"
+
+
+def _in_setting(result: Result) -> str:
+    judged = starting("digital frequent experts multiply the tolerated noise by Theta(rho);", result)
+    slope = min(finding.estimate for finding in judged)
+    return (
+        f"{said(judged)}: with the frequent experts digital, the tolerated noise grows with the ratio of frequencies"
+        f" (log-log slope at least {slope:.2f})."
+    )
+
+
+def _outside(result: Result) -> str:
+    judged = only("norms have the ratio of frequencies; adamw, expert choice, stop rule", result)
+    return f"{said([judged])}: with AdamW the ratio of norms is {judged.estimate:.2f} of the ratio of frequencies."
+
+
+def _better_score(*results: Result) -> str:
+    judged = starting("expected damage with gradient across layers loses less than MaxNNScore;", *results)
+    most = max(-finding.estimate for finding in judged)
+    return (
+        f"{said(judged)}: expected damage, computed from one batch of text, loses less in {held(judged)},"
+        f" by up to {most:.3f} nats per token."
+    )
+
+
+def _tasks(result: Result) -> str:
+    back = only("MaxNNScore recovers accuracy; 25.0% of experts digital", result)
+    more = only("MaxNNScore is better than random choice; 25.0% of experts digital", result)
+    return (
+        f"{said([back])}: 25 % digital experts give back {100 * back.estimate:.1f} percentage points."
+        f" More than random choice gives? {said([more])}."
+    )
+
+
+def _peers(result: Result) -> str:
+    judged = [
+        *starting("aihwkit finds what ours finds: ", result),
+        *starting("lightning finds what ours finds: ", result),
+    ]
+    relative = [
+        abs(finding.estimate) for finding in judged if finding.statistic.endswith("/ loss increase on ours")
+    ]
+    if not relative:
+        raise InputError(f"{result.exhibit}: no finding is relative to ours; mend figures/answers.py")
+    return (
+        f"{said(judged)}: they agree in {held(judged)}."
+        f" Loss increases differ by at most {100 * max(relative):.1f} %."
+    )
+
+
+# Question, the exhibits that answer it, and how: a function of their results.
+QUESTIONS: tuple[tuple[str, tuple[str, ...], Callable[..., str]], ...] = (
+    ("Do the dense modules hurt more on analog hardware than most experts?", ("figure-3",), _dense),
+    ("Does MaxNNScore choose better than the baselines?", ("figure-4", "figure-5"), _baselines),
+    ("Is the theory right in its own setting?", ("figure-tolerance",), _in_setting),
+    ("Do norms follow frequency outside of it?", ("figure-stress",), _outside),
+    (
+        "Is there a better score?",
+        ("figure-better-score", "figure-better-score-deepseek"),
+        _better_score,
+    ),
+    ("Does MaxNNScore help on a multiple-choice task?", ("figure-tasks",), _tasks),
+    ("Do IBM's simulators agree with ours?", ("figure-peers",), _peers),
+)
