@@ -1,15 +1,26 @@
-"""The one exception for bad input: a command line prints its single line and exits with status 2."""
+"""How is bad input reported? One exception with one line, which a command line prints and exits with status 2."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 
 class InputError(ValueError):
     """A value given by the user is unusable; the message is one line: which value, what is allowed, what to do."""
 
 
+def require(record: object, kind: str, checks: Mapping[str, tuple[bool, str]]) -> None:
+    """Raise InputError for the first field of the record that is not valid.
+
+    kind: what the record is, as the user knows it ("hardware").
+    checks: for each field, if it is valid, and which values are allowed.
+    """
+    for name, (valid, allowed) in checks.items():
+        if not valid:
+            raise InputError(f"{kind}.{name} is {getattr(record, name)!r}: give {allowed}")
+
+
 def run(main: Callable[[], None]) -> None:
-    """Runs a module's `main`; bad input is one line on stderr and exit status 2."""
+    """Run a module's `main`; bad input is one line on stderr and exit status 2."""
     try:
         main()
     except InputError as error:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from theory.errors import InputError
+from theory.errors import InputError, require
 from theory.paper import CONVERTER_BITS, TILE_SIZE
 from theory.strict_json import is_finite, is_whole
 
@@ -122,9 +122,7 @@ class Hardware:
             "kappa": (self.kappa is None or _is_positive(self.kappa), positive),
             "lam": (self.lam is None or _is_positive(self.lam), positive),
         }
-        for name, (valid, allowed) in checks.items():
-            if not valid:
-                raise InputError(f"hardware.{name} is {getattr(self, name)!r}: give {allowed}")
+        require(self, "hardware", checks)
 
 
 def largest_weights(

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from theory.errors import InputError
+from theory.errors import InputError, require
 from theory.functions import Phi, Q, Value, exp, log, phi, pi, sqrt
 from theory.growth import own_gate
 from theory.hardware import PROGRAMMING_NOISE, Hardware, largest_weights, programming_sigma, quantise_input
@@ -124,12 +124,12 @@ class Network:
             raise InputError("network.signs: give +1 or -1 for each expert")
         if self.analog.dtype != torch.bool:
             raise InputError("network.analog: give True or False for each expert")
-        if self.w_max not in get_args(WMax):
-            raise InputError(f"network.w_max is {self.w_max!r}: give one of {', '.join(get_args(WMax))}")
-        if self.programming not in PROGRAMMING_NOISE:
-            raise InputError(
-                f"network.programming is {self.programming!r}: give one of {', '.join(PROGRAMMING_NOISE)}"
-            )
+        choices = {"w_max": get_args(WMax), "programming": tuple(PROGRAMMING_NOISE)}
+        checks = {
+            name: (getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
+            for name, allowed in choices.items()
+        }
+        require(self, "network", checks)
         if (self.adc_step is None) != (self.adc_bound is None):
             raise InputError("network.adc_step and network.adc_bound: give both or neither")
 
