@@ -1,1 +1,1 @@
-"""The setting in which the theory is exact: data, small trainable mixtures of experts, experiments on them."""
+"""What happens in the setting in which the theory is exact? Data, small trainable models, experiments on them."""

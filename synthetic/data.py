@@ -1,8 +1,9 @@
-"""The classification task as samples of token indices [THEORY.md, section 1, and its Zipf extension].
+"""What does a sample of the classification task look like, and which random numbers is it drawn from?
 
-There are d directions o_1 ... o_d. A sample has n tokens. One of them, at a random position, discriminates: y o_j
-with probability p_j, j = 1 ... V being the sample's *kind*. The others are drawn from the irrelevant directions
-o_{V+1} ... o_d. The label is y, uniform on {+1, -1}. Hence d + V distinct tokens, in this order: +o_1, -o_1, +o_2,
+The task is that of theory/setting.py, extended to V kinds of samples. There are d directions o_1 ... o_d. A sample
+has n tokens and a label y, uniform on {+1, -1}. One token, at a random position, discriminates: it is y o_j with
+probability p_j, and j = 1 ... V is the sample's *kind*. The other tokens are drawn from the irrelevant directions
+o_{V+1} ... o_d. Samples hold indices into the d + V distinct tokens, which are in this order: +o_1, -o_1, +o_2,
 -o_2, ..., -o_V, o_{V+1}, ..., o_d.
 """
 
@@ -26,14 +27,17 @@ Purpose = Literal["train", "test", "noise", "init", "dictionary"]
 
 @dataclass(frozen=True)
 class Task:
-    """What is drawn; the default is the reference instance.
+    """The distribution of samples; the default is the reference instance.
 
-    d: dimension and number of directions. n: tokens of a sample. frequencies: p_1 ... p_V, of sum 1.
+    d: dimension, which is also the number of directions.
+    n: tokens of a sample.
+    frequencies: p_1 ... p_V, of sum 1.
     label_noise: probability that the label is not the discriminative token's sign.
     correlation: probability that a position repeats the irrelevant token of the position before it, 0 for
-        independent tokens. Every irrelevant token stays uniform over its d - V directions.
-    dictionary: the directions are the axes ("standard"), a random orthonormal basis ("rotated") or random unit
-        vectors of which each two have the inner product `coherence` ("coherent").
+        independent tokens. Every irrelevant token stays uniform over the d - V irrelevant directions.
+    dictionary: "standard" for directions along the axes, "rotated" for a random orthonormal basis, "coherent" for
+        random unit vectors of which each two have the inner product `coherence`.
+    coherence: that inner product, 0 unless the dictionary is coherent.
     """
 
     d: int = 64
@@ -80,12 +84,12 @@ class Task:
 
     @classmethod
     def of(cls, setting: Setting) -> "Task":
-        """The task of a formal setting: the frequent kind with probability 1 - alpha, the rare one with alpha."""
+        """The task of a formal setting: the frequent kind has probability 1 - alpha, the rare kind alpha."""
         return cls(setting.d, setting.n, (1 - setting.alpha, setting.alpha))
 
     @classmethod
     def zipf(cls, kinds: int, exponent: float, *, d: int = 64, n: int = 16) -> "Task":
-        """p_j proportional to j^-exponent."""
+        """A task of many kinds, whose frequencies p_j are proportional to j^-exponent."""
         if not is_whole(kinds) or kinds < 1:
             raise InputError(f"kinds is {kinds!r}: give a whole number of at least 1")
         if not is_finite(exponent):
@@ -105,13 +109,18 @@ class Task:
 
     @property
     def balanced(self) -> "Task":
-        """The same task with equally frequent kinds and clean labels: the one to measure accuracies of kinds on."""
+        """The same task with equally frequent kinds and clean labels, to measure the accuracy of each kind on."""
         return replace(self, frequencies=(1 / self.kinds,) * self.kinds, label_noise=0.0)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """tokens: indices into the distinct tokens; labels +1 or -1; kinds: j - 1. Leading axes are kept by all."""
+    """Samples of one training seed, or of several along a leading axis.
+
+    tokens: indices into the distinct tokens.
+    labels: +1 or -1.
+    kinds: j - 1, counted from 0.
+    """
 
     tokens: Int[Tensor, "*seeds count n"]
     labels: Int[Tensor, "*seeds count"]
@@ -122,7 +131,7 @@ class Samples:
 
 
 def stream(seed: int, purpose: Purpose) -> np.random.Generator:
-    """Random numbers of one seed for one purpose; no two seeds or purposes share any."""
+    """Random numbers of one seed for one purpose. No two seeds or purposes share a number."""
     if not is_whole(seed) or seed < 0:
         raise InputError(f"seed is {seed!r}: give a whole number of at least 0")
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(get_args(Purpose).index(purpose),)))
@@ -131,8 +140,8 @@ def stream(seed: int, purpose: Purpose) -> np.random.Generator:
 def sample(task: Task, count: int, rng: np.random.Generator) -> Samples:
     """The next `count` samples; twice 512 are the same as once 1024.
 
-    Every sample takes the same 4 + 2 n uniform numbers, one after the other and whatever the task: tasks that
-    differ in their frequencies alone have the same labels, positions and irrelevant tokens.
+    Every sample takes 4 + 2 n uniform numbers, whatever the task. Tasks that differ only in their frequencies
+    therefore have the same labels, positions and irrelevant tokens.
     """
     if not is_whole(count) or count < 1:
         raise InputError(f"count is {count!r}: give a whole number of at least 1")
@@ -141,7 +150,7 @@ def sample(task: Task, count: int, rng: np.random.Generator) -> Samples:
     fresh, repeats = uniform[:, 4 : 4 + task.n], uniform[:, 4 + task.n :]
 
     positions = np.arange(task.n)
-    # The last position, up to and including this one, whose irrelevant token is not a repetition.
+    # Position that each token is copied from: the last one, up to the token's own, that is no repetition.
     origin = np.maximum.accumulate(np.where(repeats >= task.correlation, positions, 0), axis=1)
     irrelevant = (np.take_along_axis(fresh, origin, axis=1) * (task.d - task.kinds)).astype(np.int64)
     tokens = 2 * task.kinds + irrelevant
@@ -153,12 +162,12 @@ def sample(task: Task, count: int, rng: np.random.Generator) -> Samples:
 
 
 def evaluation_samples(task: Task, count: int, seeds: Sequence[int]) -> Samples:
-    """(seeds, count) samples to measure accuracies of kinds on: of `task.balanced`, disjoint from all training."""
+    """Samples (seeds, count) of `task.balanced`, disjoint from all training, to measure accuracies on."""
     return stack([sample(task.balanced, count, stream(seed, "test")) for seed in seeds])
 
 
 def stack(samples: Sequence[Samples]) -> Samples:
-    """The samples of several seeds, along a new leading axis."""
+    """Samples of several seeds, put together along a new leading axis."""
     tokens, labels, kinds = zip(*((each.tokens, each.labels, each.kinds) for each in samples), strict=True)
     return Samples(torch.stack(tokens), torch.stack(labels), torch.stack(kinds))
 
@@ -169,7 +178,7 @@ def dictionary(task: Task, seed: int) -> Float[Tensor, "tokens d"]:
     if task.dictionary != "standard":
         gaussian = stream(seed, "dictionary").standard_normal((task.d, task.d))
         q, r = np.linalg.qr(gaussian)
-        directions = q * np.sign(np.diag(r))  # without the signs it is not uniform over all rotations
+        directions = q * np.sign(np.diag(r))  # without the signs q is not uniform over all rotations
     if task.dictionary == "coherent":
         # The symmetric root of the Gram matrix (1 - mu) 1 + mu J, whose eigenvalues are 1 - mu and 1 - mu + mu d.
         flat, tilted = math.sqrt(1 - task.coherence), math.sqrt(1 - task.coherence + task.coherence * task.d)

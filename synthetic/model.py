@@ -1,7 +1,8 @@
-"""The trainable mixture of experts: all training seeds, experts and tokens in one batch [THEORY.md, section 1].
+"""What does the theory's mixture of experts compute? All training seeds, experts and tokens in one batch.
 
-Only d + V distinct tokens exist. What an expert makes of each is a table; an input's output is a sum of entries
-of the table, with the gates as weights:
+The model is that of theory/setting.py, with other routings and types of expert beside it. Only T = d + V distinct
+tokens exist. A table holds every expert's output on each of them, and the output of an input is a sum of entries of
+the table, with the gates as weights:
 
     f(X) = sum_s sum_t gate_{s,t}(X) table_{s,t}
 
@@ -29,19 +30,23 @@ Routing = Literal["expert_choice", "token_choice"]
 Expert = Literal["one_layer", "two_layer", "gated"]
 Router = Literal["specialised", "random"]
 
-SPECIALIST = 6.0  # a specialised router's score of its own token
-ROUTER_NOISE = 0.3  # standard deviation of its other coordinates; of a random router's, all of them
+SPECIALIST = 6.0  # score that a specialised router gives to its own token
+ROUTER_NOISE = 0.3  # standard deviation of the router's coordinates that are not set
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a model is before training; the default is the reference instance.
+    """Architecture and initialisation of a model; the default is the reference instance.
 
     specialists: N_1 ... N_V, experts of each sign for every kind of sample; k is twice their sum.
-    m: neurons of an expert. routing: every expert chooses tokens or every token experts; selected: how many (l).
-    expert: a_s (1/m) sum_r ReLU(w_r . x), "one_layer"; (1/m) sum_r v_r ReLU(w_r . x), "two_layer";
-        (1/m) sum_r v_r silu(g_r . x) (w_r . x), "gated". The signs a_s are fixed, w, v, g are trained.
-    router: rows 6 a_s o_j plus noise off the discriminative directions, "specialised", or noise alone, "random".
+    m: neurons of an expert.
+    routing: "expert_choice" if every expert chooses tokens, "token_choice" if every token chooses experts.
+    selected: how many are chosen: the l of the theory under expert choice.
+    expert: what an expert makes of a token x. The signs a_s are fixed; w, v and g are trained.
+        "one_layer": a_s (1/m) sum_r ReLU(w_r . x)
+        "two_layer": (1/m) sum_r v_r ReLU(w_r . x)
+        "gated": (1/m) sum_r v_r silu(g_r . x) (w_r . x)
+    router: "specialised" for rows 6 a_s o_j plus noise off the discriminative directions, "random" for noise alone.
     init_std: standard deviation of the experts' initial weights.
     """
 
@@ -83,18 +88,18 @@ class ModelConfig:
 
     @property
     def experts(self) -> int:
-        """k, of both signs together."""
+        """k, the number of experts of both signs together."""
         return 2 * sum(self.specialists)
 
     @property
     def kinds(self) -> Int[Tensor, "experts"]:
-        """The kind j - 1 that each expert is a specialist of: kind by kind, the positive ones of each first."""
+        """The kind j - 1 that each expert specialises in: kind by kind, positive experts of a kind first."""
         counts = torch.tensor(self.specialists)
         return torch.arange(len(counts)).repeat_interleave(2 * counts)
 
     @property
     def signs(self) -> Int[Tensor, "experts"]:
-        """a_s. Experts with trained output weights have none of their own: their routers alone have this sign."""
+        """The signs a_s. If output weights are trained, a_s is the sign of the expert's router alone."""
         counts = torch.tensor(self.specialists).repeat_interleave(2)
         return torch.tensor([1, -1]).repeat(len(self.specialists)).repeat_interleave(counts)
 
@@ -103,8 +108,9 @@ class ModelConfig:
 class MoE:
     """The models of S training seeds.
 
-    tokens: the dictionary, each seed's own. weights: `up` (m, d), for gated experts `gate` (m, d) too, and `down`
-    (1, m) unless the output weights are the fixed signs.
+    tokens: each seed's own dictionary.
+    router: the router's rows, one for each expert.
+    weights: `up` (m, d); also `gate` (m, d) for gated experts; also `down` (1, m) if output weights are trained.
     """
 
     config: ModelConfig
@@ -114,17 +120,17 @@ class MoE:
 
     @cached_property
     def output_signs(self) -> Float[Tensor, "experts"]:
-        """What an expert's table is multiplied with: the fixed signs a_s, or 1 where output weights are trained."""
+        """Factor of each expert's table: the fixed sign a_s, or 1 where output weights are trained."""
         signs = self.config.signs.to(self.router)
         return signs if self.config.expert == "one_layer" else torch.ones_like(signs)
 
     @cached_property
     def own_tokens(self) -> Int[Tensor, "experts"]:
-        """Index of a_s o_j, the token that each expert is a specialist of."""
+        """Index of a_s o_j, the token that each expert specialises in."""
         return (2 * self.config.kinds + (self.config.signs < 0)).to(self.router.device)
 
     def scores(self) -> Float[Tensor, "seeds experts tokens"]:
-        """The router's score of every distinct token."""
+        """Score that the router gives to every distinct token, for each expert."""
         return self.router @ self.tokens.mT
 
     def table(self) -> Float[Tensor, "seeds experts tokens"]:
@@ -134,17 +140,17 @@ class MoE:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The matrices that are applied to tokens."""
+        """Names of the matrices that are applied to tokens."""
         return ("up", "gate") if self.config.expert == "gated" else ("up",)
 
     def hidden(self, received: Mapping[str, Tensor]) -> Float[Tensor, "*batch experts m tokens"]:
-        """What the neurons send, for what they receive from every distinct token."""
+        """Output of every neuron, given what it receives from each distinct token by each of `input_names`."""
         return silu(received["gate"]) * received["up"] if "gate" in received else received["up"].relu()
 
     def read_out(
         self, hidden: Float[Tensor, "*batch experts m tokens"], down: Tensor | None
     ) -> Float[Tensor, "*batch experts tokens"]:
-        """The table, for what the neurons send: their mean times the fixed sign, or weighted by `down` (1, m)."""
+        """The table, given the neurons' outputs: their mean times the fixed sign, or weighted by `down` (1, m)."""
         if down is None:
             return self.output_signs[:, None] * hidden.mean(-2)
         return (down @ hidden).squeeze(-2) / self.config.m
@@ -154,9 +160,10 @@ class MoE:
     ) -> tuple[Int[Tensor, "seeds experts l inputs"], Float[Tensor, "seeds experts l inputs"]]:
         """The distinct tokens that each expert reads of each input, and their gates; a token may occur repeatedly.
 
-        Expert choice: the `selected` tokens with the highest scores, gates being the softmax of these scores.
-        Token choice: all n tokens, the gates of a token being the softmax over the scores of its `selected` best
-        experts (the lower index first among equal scores) and 0 for the other experts.
+        Expert choice: an expert reads the `selected` tokens with the highest scores. Their gates are the softmax of
+            these scores.
+        Token choice: an expert reads all n tokens. A token has gates for its `selected` best experts, the softmax
+            of their scores, and 0 for the others. Among equal scores the expert with the lower index comes first.
         """
         count, n = self.config.selected, inputs.shape[2]
         scores = self.scores()
@@ -173,26 +180,27 @@ class MoE:
         return index, _look_up(scores, index).softmax(2)
 
     def gates(self, inputs: Int[Tensor, "seeds inputs n"]) -> Float[Tensor, "seeds inputs experts tokens"]:
-        """The gate of every distinct token, repetitions in an input added up."""
+        """The gate of every distinct token, summed over the token's repetitions in the input."""
         index, gates = self.route(inputs)
         seeds, experts, _, count = index.shape
         dense = gates.new_zeros(seeds, experts, self.tokens.shape[1], count).scatter_add(2, index, gates)
         return dense.permute(0, 3, 1, 2).contiguous()
 
     def forward(self, inputs: Int[Tensor, "seeds inputs n"]) -> Float[Tensor, "seeds inputs"]:
-        """f(X)."""
+        """The output f(X) of every input; its sign is the predicted label."""
         index, gates = self.route(inputs)
         return (gates * _look_up(self.table(), index)).sum((1, 2))
 
     def maxnn(self) -> Float[Tensor, "seeds experts"]:
-        """MaxNNScore: the norm of an expert's largest neuron, multiplied over its matrices; nu_s if it has one."""
+        """MaxNNScore: the norm of an expert's largest neuron, multiplied over its matrices; nu_s for one matrix."""
         return maxnn_score(list(self.weights.values()))
 
     def with_weights(self, weights: Mapping[str, Tensor], router: Tensor | None = None) -> "MoE":
+        """The same model with other weights and, if given, another router."""
         return replace(self, weights=dict(weights), router=self.router if router is None else router)
 
     def seed(self, number: int) -> "MoE":
-        """The model of one training seed, with a seed axis of length 1."""
+        """The model of the training seed at this position, with a seed axis of length 1."""
         part = slice(number, number + 1)
         weights = {name: weight[part] for name, weight in self.weights.items()}
         return MoE(self.config, self.tokens[part], self.router[part], weights)
@@ -210,7 +218,10 @@ def initialise(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> MoE:
-    """The untrained models of several seeds, each of which depends on its own seed alone."""
+    """Untrained models of several seeds. Each model depends on one seed alone.
+
+    InputError if the task has another number of kinds, or fewer tokens than an expert takes.
+    """
     if len(config.specialists) != task.kinds:
         raise InputError(
             f"model.specialists is {config.specialists}: give one number for each of the task's {task.kinds} kinds"
@@ -230,7 +241,7 @@ def initialise(
         if config.router == "specialised":
             coordinates[:, : task.kinds] = 0
             coordinates[torch.arange(config.experts), config.kinds] = SPECIALIST * config.signs.double()
-        # The directions of the dictionary: a discriminative one only once.
+        # The columns of the router: every direction once, though a discriminative one is two tokens.
         routers.append(
             coordinates @ torch.cat((tokens[-1][: 2 * task.kinds : 2], tokens[-1][2 * task.kinds :]))
         )
@@ -247,23 +258,24 @@ def initialise(
 def product(
     weight: Float[Tensor, "*batch experts m d"], tokens: Float[Tensor, "*batch tokens d"]
 ) -> Float[Tensor, "*batch experts m tokens"]:
-    """w_r . x for every neuron and distinct token, in one matrix product for each seed."""
+    """The products w_r . x of every neuron and distinct token, by one matrix product for each seed."""
     return (weight.flatten(-3, -2) @ tokens.mT).unflatten(-2, weight.shape[-3:-1])
 
 
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
-    """table[s, k, index[s, k, ...]]."""
+    """The entries table[s, k, index[s, k, ...]], in the shape of `index`."""
     return table.gather(-1, index.flatten(2)).view(index.shape)
 
 
 def _largest(values: Int[Tensor, "*batch n"], count: int) -> Int[Tensor, "*batch count"]:
-    """The largest of each row, in any order. On rows this short topk takes three times as long as NumPy."""
+    """The `count` largest values of each row, in any order. On rows this short topk takes three times as long."""
     if values.is_cuda:
         return values.topk(count, sorted=False).values
     return torch.from_numpy(np.partition(values.numpy(), -count)[..., -count:])
 
 
 def _softmax_of_best(scores: Float[Tensor, "seeds experts tokens"], count: int) -> Tensor:
+    """Softmax over each token's `count` best experts, 0 for the other experts."""
     best, experts = scores.sort(dim=1, descending=True, stable=True)
     gates = best[:, :count].softmax(1)
     return torch.zeros_like(scores).scatter(1, experts[:, :count], gates)

@@ -1,7 +1,7 @@
-"""Accuracy under programming noise, and the noise that a model tolerates [THEORY.md, section 1].
+"""How accurate is a model under programming noise, and how much noise does it tolerate?
 
-Noise on an analog expert's weights changes nothing but the table of its outputs on the distinct tokens. What does
-not depend on the noise magnitude c or on the placement is computed once, by `program`; all magnitudes and
+Noise on the weights of an analog expert changes only the table of the expert's outputs on the distinct tokens.
+`program` computes once what does not depend on the noise magnitude c or on the placement. All magnitudes and
 placements then see the same random numbers.
 
 Shapes: D draws, S training seeds, k experts, m neurons, T distinct tokens, N inputs, V kinds.
@@ -25,17 +25,19 @@ from theory.moments import relu_mean
 from theory.strict_json import is_whole
 
 LEVEL = 0.95  # the accuracy of every kind that a tolerated noise leaves
-SMALLEST_C, LARGEST_C = 2.0**-14, 2.0**10  # between which the tolerance is looked for
-HALVINGS = 15  # of that range's logarithm: the tolerance is found to within a factor of 1.001
-NODES = 64  # of the Gauss-Hermite rule for the mean of silu, which has no closed form
+SMALLEST_C, LARGEST_C = 2.0**-14, 2.0**10  # the range of c in which the tolerance is searched
+HALVINGS = 15  # halvings of the logarithm of that range, which find the tolerance to within a factor of 1.001
+SILU_NODES = 64  # nodes of the Gauss-Hermite rule for the mean of silu, which has no closed form
 
 
 @dataclass(frozen=True)
 class Noisy:
-    """Quantities that programming noise of magnitude c > 0 turns from `exact` into target + c noise.
+    """Quantities linear in the weights, which programming noise of magnitude c > 0 turns into target + c noise.
 
-    They are linear in the weights. target differs from exact where a dead zone writes tiny weights as 0.
-    noise: D draws, in front of the shape of the others, of standard deviation `deviation`.
+    exact: the quantities without noise.
+    target: their means under noise, which differ from `exact` where a dead zone writes tiny weights as 0.
+    deviation: standard deviation of `noise`.
+    noise: D draws, along a leading axis.
     """
 
     exact: Float[Tensor, "seeds experts rows columns"]
@@ -44,15 +46,17 @@ class Noisy:
     noise: Float[Tensor, "draws seeds experts rows columns"]
 
     def mean(self, c: Float[Tensor, "seeds 1 1 1"]) -> Float[Tensor, "seeds experts rows columns"]:
+        """The mean under noise of magnitude c; without noise nothing is programmed, and it is `exact`."""
         return torch.where(c > 0, self.target, self.exact)
 
     def draws(self, c: Float[Tensor, "seeds 1 1 1"]) -> Float[Tensor, "draws seeds experts rows columns"]:
+        """The D draws under noise of magnitude c."""
         return torch.addcmul(self.mean(c), c, self.noise)
 
 
 @dataclass(frozen=True)
 class Converters:
-    """Bounds and bits of a matrix' converters; bits None for no converter."""
+    """Bounds and bits of the converters of a matrix; the bits are None for no converter."""
 
     input_bound: Float[Tensor, "seeds 1 1 1"]
     output_bound: Float[Tensor, "seeds experts rows 1"]
@@ -70,8 +74,10 @@ class Converters:
 class Programmed:
     """D programming events of all experts of S models, for every magnitude c of the noise.
 
-    clean: the digital table. received: what the neurons receive from every distinct token (m, T), of `up` and, for
-    gated experts, `gate`; down: the trained output weights (1, m), None for fixed signs.
+    clean: the digital table.
+    converters: the converters of each matrix, by the matrix's name.
+    received: what the neurons receive from every distinct token (m, T), by `up` and, for gated experts, `gate`.
+    down: the trained output weights (1, m), None for fixed signs.
     """
 
     model: MoE
@@ -85,8 +91,9 @@ class Programmed:
     ) -> Float[Tensor, "draws seeds experts tokens"]:
         """The tables with all experts analog.
 
-        c: one for all seeds or one for each. bias_correction: the mean shift of every entry (rounding by
-        converters aside), which the weights and c imply, is subtracted digitally [claim C].
+        c: noise magnitude, one for all seeds or one for each.
+        bias_correction: subtract the mean shift of every entry digitally [(C), docs/theory.md]. The weights and c
+            imply the shift, rounding by converters aside.
         """
         scale = self._per_seed(c)
         received = {
@@ -102,10 +109,10 @@ class Programmed:
         return table - self.mean_shift(c) if bias_correction else table
 
     def mean_shift(self, c: float | Float[Tensor, "seeds"]) -> Float[Tensor, "seeds experts tokens"]:
-        """Mean of every entry over the programming noise, minus the clean entry; converters are left out."""
+        """Mean of every entry of the table over the programming noise, minus the clean entry; without converters."""
         scale = self._per_seed(c)
         up = self.received["up"]
-        if "gate" in self.received:  # its noise is independent of up's, whose mean is 0
+        if "gate" in self.received:  # gate's noise is independent of up's, and up's has mean 0
             gate = self.received["gate"]
             hidden = _silu_mean(gate.mean(scale), scale * gate.deviation) * up.mean(scale)
         else:
@@ -121,12 +128,16 @@ class Programmed:
 
 
 def program(model: MoE, hardware: Hardware, draws: int, seeds: Sequence[int]) -> Programmed:
-    """Draws programming noise for all experts of the models of `seeds`, for any c (hardware.c is not used).
+    """Draw programming noise for all experts of the models, for any c (hardware.c is not used).
 
-    Every seed has noise of its own; of a larger number of draws the first ones are the same. A matrix and the
-    vectors it is applied to are `theory.hardware`'s: the DAC acts on the distinct tokens and on hidden vectors,
-    the ADC on the neurons' inputs and the outputs. The mean over neurons, signs and gates are digital.
-    Bounds that `hardware` leaves to calibration are the smallest at which no clean value saturates.
+    hardware: noise model, granularity of w_max and converters. A converter bound that it leaves to calibration is
+        the smallest at which no clean value saturates.
+    draws: number of programming events. More draws leave the first ones as they are.
+    seeds: the models' training seeds, each of which has noise of its own.
+
+    Every matrix is programmed and applied as `theory.hardware` has it. The DAC acts on the distinct tokens and on
+    hidden vectors, the ADC on the neurons' inputs and on the outputs. Gates, signs and the mean over neurons are
+    digital.
     """
     if not is_whole(draws) or draws < 1:
         raise InputError(f"draws is {draws!r}: give a whole number of at least 1")
@@ -144,7 +155,7 @@ def program(model: MoE, hardware: Hardware, draws: int, seeds: Sequence[int]) ->
         name: programming_sigma(weight, replace(hardware, c=1.0)).to(weight.dtype)
         for name, weight in model.weights.items()
     }
-    # Only a dead zone has no noise at all.
+    # A weight without any noise lies in a dead zone, and is written as 0.
     target = {name: torch.where(sigma[name] > 0, weight, 0) for name, weight in model.weights.items()}
     clean = {name: product(model.weights[name], model.tokens) for name in model.input_names}
     converters = {
@@ -155,17 +166,22 @@ def program(model: MoE, hardware: Hardware, draws: int, seeds: Sequence[int]) ->
     for name in model.input_names:
         tokens = converters[name].input(model.tokens[:, None]).squeeze(1)
         received[name] = Noisy(
-            product(model.weights[name], tokens),
-            product(target[name], tokens),
-            product(sigma[name] ** 2, tokens**2).sqrt(),
-            product(sigma[name] * normal[name], tokens),
+            exact=product(model.weights[name], tokens),
+            target=product(target[name], tokens),
+            deviation=product(sigma[name] ** 2, tokens**2).sqrt(),
+            noise=product(sigma[name] * normal[name], tokens),
         )
     down = None
     if (weight := model.weights.get("down")) is not None:
         hidden = model.hidden(clean)
         converters["down"] = _converters(hardware, weight, hidden, weight @ hidden)
-        down = Noisy(weight, target["down"], sigma["down"], sigma["down"] * normal["down"])
-    return Programmed(model, model.table(), converters, received, down)
+        down = Noisy(
+            exact=weight,
+            target=target["down"],
+            deviation=sigma["down"],
+            noise=sigma["down"] * normal["down"],
+        )
+    return Programmed(model=model, clean=model.table(), converters=converters, received=received, down=down)
 
 
 def noisy_outputs(
@@ -176,7 +192,13 @@ def noisy_outputs(
     *,
     bias_correction: bool = False,
 ) -> Float[Tensor, "draws seeds inputs"]:
-    """f(X) with the `analog` experts under noise of magnitude c and the others exact; gates: `MoE.gates(inputs)`."""
+    """The outputs f(X) with the `analog` experts under noise of magnitude c and the other experts exact.
+
+    gates: `MoE.gates(inputs)`.
+    c: noise magnitude, one for all seeds or one for each.
+    analog: True for the analog experts, the same for all seeds or each seed's own.
+    bias_correction: as in `Programmed.table`.
+    """
     analog = analog.to(gates.device).expand(gates.shape[0], gates.shape[2])[..., None]
     noisy = programmed.table(c, bias_correction=bias_correction)
     table = torch.where(analog, noisy, programmed.clean)
@@ -186,7 +208,7 @@ def noisy_outputs(
 def class_accuracy(
     outputs: Float[Tensor, "*draws seeds inputs"], samples: Samples, kinds: int
 ) -> Float[Tensor, "*draws seeds kinds"]:
-    """Fraction of each kind's inputs with y f(X) > 0; NaN for a kind without inputs."""
+    """Fraction of the inputs of each kind that have y f(X) > 0; NaN for a kind without inputs."""
     correct = (samples.labels * outputs > 0).to(outputs.dtype)
     members = torch.nn.functional.one_hot(samples.kinds, kinds).to(outputs.dtype)
     return (correct[..., None, :] @ members).squeeze(-2) / members.sum(-2)
@@ -200,10 +222,14 @@ def tolerance(
     bias_correction: bool = False,
     level: float = LEVEL,
 ) -> Float[Tensor, "*placements seeds"]:
-    """c* of every placement and model: the c up to which the worst kind's mean accuracy over the draws is `level`.
+    """The tolerance c* of every placement and model: the c up to which the worst kind is accurate enough.
 
-    Bisection of log c on the same draws throughout: the accuracy is at least `level` at the returned c, and below
-    it at 1.001 c. 0 if it is below already at SMALLEST_C, infinite if it is not at LARGEST_C.
+    samples: (seeds, inputs) on which accuracies are measured.
+    analog: True for the analog experts of each placement and seed.
+    level: least accuracy of the worst kind, as a mean over the draws.
+
+    Bisects log c, on the same draws throughout: the accuracy is at least `level` at the returned c, and below it
+    at 1.001 c. Returns 0 if it is below already at SMALLEST_C, infinity if it is not below at LARGEST_C.
     """
     if analog.ndim > 2:
         each = [
@@ -228,7 +254,7 @@ def tolerance(
 
 
 def _standard_normal(model: MoE, draws: int, seeds: Sequence[int]) -> dict[str, Tensor]:
-    """N(0, 1) for every weight, draw by draw from each seed's own stream, whatever the device."""
+    """N(0, 1) for every weight, draw by draw from each seed's own stream, the same on every device."""
     sizes = [weight[0].numel() for weight in model.weights.values()]
     numbers = [torch.from_numpy(stream(seed, "noise").standard_normal((draws, sum(sizes)))) for seed in seeds]
     parts = torch.stack(numbers, 1).to(model.router).split(sizes, -1)
@@ -239,22 +265,32 @@ def _standard_normal(model: MoE, draws: int, seeds: Sequence[int]) -> dict[str, 
 
 
 def _converters(hardware: Hardware, weight: Tensor, x: Tensor, y: Tensor) -> Converters:
-    """Of a matrix (S, k, out, in), its inputs x (S, ...) and its clean outputs y (S, k, out, T)."""
+    """The converters of a matrix, calibrated on clean values where `hardware` gives no bounds.
+
+    weight: the matrix (S, k, out, in).
+    x: the matrix's inputs (S, ...).
+    y: the matrix's clean outputs (S, k, out, T).
+    """
     if hardware.kappa is None:
         input_bound = x.abs().flatten(1).amax(1)
     else:
         input_bound = hardware.kappa * x.flatten(1).std(1, correction=0)
     input_bound = input_bound[:, None, None, None]
-    # In units of the input bound and w_max, as lam is; one tile a matrix.
+    # lam is in units of the input bound times w_max; every matrix is one tile.
     unit = input_bound * largest_weights(weight, hardware)
     if hardware.lam is None:
         lam = torch.where(unit > 0, y.abs() / unit, 0).flatten(1).amax(1)[:, None, None, None]
     else:
         lam = torch.full_like(input_bound, hardware.lam)
-    return Converters(input_bound, lam * unit, hardware.dac_bits, hardware.adc_bits)
+    return Converters(
+        input_bound=input_bound,
+        output_bound=lam * unit,
+        dac_bits=hardware.dac_bits,
+        adc_bits=hardware.adc_bits,
+    )
 
 
 def _silu_mean(a: Tensor, sigma: Tensor) -> Tensor:
-    """E silu(a + sigma z), z ~ N(0, 1)."""
-    nodes, weights = (torch.from_numpy(each).to(a) for each in np.polynomial.hermite_e.hermegauss(NODES))
+    """The mean E silu(a + sigma z), z ~ N(0, 1), by a Gauss-Hermite rule."""
+    nodes, weights = (torch.from_numpy(each).to(a) for each in np.polynomial.hermite_e.hermegauss(SILU_NODES))
     return silu(a[..., None] + sigma[..., None] * nodes) @ weights / math.sqrt(2 * math.pi)

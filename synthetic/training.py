@@ -1,4 +1,4 @@
-"""Training of the models of several seeds as one batch, each on fresh samples of its own [THEORY.md, section 1]."""
+"""How are the theory's models trained, and until when? Several seeds as one batch, each on fresh samples of its own."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,18 +19,23 @@ from theory.strict_json import is_finite, is_whole
 Optimiser = Literal["sgd", "momentum", "adamw"]
 Loss = Literal["hinge", "logistic"]
 
-MOMENTUM = 0.9  # of "momentum"; AdamW has torch's defaults
-SAMPLES_AT_ONCE = 16_384  # drawn ahead for each seed
+MOMENTUM = 0.9  # factor of the optimiser "momentum"; AdamW has torch's defaults
+SAMPLES_AT_ONCE = 16_384  # samples that are drawn ahead for each seed
 
 
 @dataclass(frozen=True)
 class Training:
     """How models are trained; the default is the reference instance's training.
 
-    learning_rate: of the experts; router_rate: of the routers, 0 for frozen ones.
-    weight_decay: of everything trained; an L2 penalty, decoupled from the gradient in AdamW.
-    stop_margin: a seed is finished when its mean margin y f(X) on the batch's most frequent kind reaches it; None
-        for never. max_steps: a seed is finished after these in any case.
+    optimiser: "sgd", "momentum" or "adamw".
+    loss: "hinge" or "logistic".
+    learning_rate: learning rate of the experts.
+    router_rate: learning rate of the routers, 0 for frozen routers.
+    weight_decay: L2 penalty on everything that is trained; in AdamW it is decoupled from the gradient.
+    batch: samples of a step.
+    stop_margin: stop a seed when the mean margin y f(X) of the most frequent kind in the batch reaches this value
+        (the stop rule); None to train for `max_steps`.
+    max_steps: stop a seed after this number of steps in any case.
     """
 
     optimiser: Optimiser = "sgd"
@@ -70,12 +75,14 @@ class Training:
 
 @dataclass(frozen=True)
 class History:
-    """Every `record_every` steps, and once more at the end, what the model was before that step's update.
+    """Records of the models every `record_every` steps and at the end, taken before the step's update.
 
-    A finished seed keeps its last values. steps: number of updates before the record.
-    own_weights: component of each neuron (its row of `up`) along its expert's own token.
+    A finished seed keeps its last values.
+    steps: number of updates before the record.
+    own_weights: component of each neuron (a row of `up`) along its expert's own token.
     norms: length of each neuron.
-    margins: mean y f(X) by kind and sign (positive first) over that step's batch, NaN where it has no such sample.
+    margins: mean y f(X) by kind and sign (positive first) over the step's batch, NaN where the batch has no such
+        sample.
     """
 
     steps: Int[Tensor, "records"]
@@ -86,7 +93,11 @@ class History:
 
 @dataclass(frozen=True)
 class Trained:
-    """The trained models; steps: updates that each seed has had; stopped: whether it reached the stop margin."""
+    """The trained models.
+
+    steps: updates that each seed has had.
+    stopped: True if the seed reached the stop margin.
+    """
 
     model: MoE
     steps: Int[Tensor, "seeds"]
@@ -104,7 +115,12 @@ def train(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Trained:
-    """Trains a model for each seed. A seed's result depends on that seed alone, not on those beside it."""
+    """Train a model for each seed. The result of a seed does not depend on the other seeds.
+
+    task, config, training: what is learnt, by which model, and how.
+    seeds: training seeds, each given once.
+    record_every: steps between two records of the history.
+    """
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"seeds is {seeds!r}: give at least one, each once")
     if not is_whole(record_every) or record_every < 1:
@@ -127,7 +143,7 @@ def train(
         margins = batch.labels * model.forward(batch.tokens)
         latest = _by_kind_and_sign(margins.detach(), batch, task.kinds)
         margins_by_kind = torch.where(running[:, None, None], latest, margins_by_kind)
-        # Everything until here is a function of the weights before this step's update.
+        # Everything above is a function of the weights before this step's update.
         for name in trained:
             final[name][running] = parameters[name].detach()[running]
         steps[running] = step
@@ -148,13 +164,13 @@ def train(
     history = History(torch.tensor(columns[0]), *(torch.stack(column).cpu() for column in columns[1:]))
     weights = {name: final[name] for name in model.weights}
     finished = model.with_weights(weights, final.get("router"))
-    return Trained(finished, steps.cpu(), ~running.cpu(), history)
+    return Trained(model=finished, steps=steps.cpu(), stopped=~running.cpu(), history=history)
 
 
 def _optimiser(
     training: Training, parameters: dict[str, Tensor], trained: list[str]
 ) -> torch.optim.Optimizer:
-    """All of them act on each entry alone, so the seeds stay independent."""
+    """The optimiser of all seeds together. It acts on each weight by itself, so the seeds stay independent."""
     groups = [
         {
             "params": [parameters[name]],
@@ -171,6 +187,7 @@ def _optimiser(
 def _batches(
     task: Task, training: Training, seeds: Sequence[int], device: torch.device | str
 ) -> Iterator[Samples]:
+    """Batches (seeds, batch) without end, drawn from each seed's own stream."""
     generators = [stream(seed, "train") for seed in seeds]
     ahead = max(1, SAMPLES_AT_ONCE // training.batch)
     while True:
@@ -181,7 +198,7 @@ def _batches(
 
 
 def _neurons(model: MoE, up: Float[Tensor, "seeds experts m d"]) -> tuple[Tensor, Tensor]:
-    """Component along the own token, and length, of every neuron."""
+    """Component along the expert's own token, and length, of every neuron."""
     along = product(up, model.tokens).detach()
     own = model.own_tokens[None, :, None, None].expand(*along.shape[:3], 1)
     return along.gather(-1, own).squeeze(-1), up.detach().norm(dim=-1)
@@ -190,6 +207,7 @@ def _neurons(model: MoE, up: Float[Tensor, "seeds experts m d"]) -> tuple[Tensor
 def _by_kind_and_sign(
     margins: Float[Tensor, "seeds batch"], batch: Samples, kinds: int
 ) -> Float[Tensor, "seeds kinds 2"]:
+    """Mean margin of each kind and sign (positive first), NaN for one that does not occur in the batch."""
     cell = 2 * batch.kinds + (batch.labels < 0)
     sums = margins.new_zeros(len(margins), 2 * kinds).scatter_add(1, cell, margins)
     counts = margins.new_zeros(len(margins), 2 * kinds).scatter_add(1, cell, torch.ones_like(margins))

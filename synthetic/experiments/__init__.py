@@ -1,1 +1,1 @@
-"""One module for each exhibit: grid, measure, summarise."""
+"""Which claims hold in the setting of the theory? One module for each exhibit: grid, measure, summarise."""
