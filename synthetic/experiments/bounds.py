@@ -1,35 +1,44 @@
 """Are the bounds on the noise that a network tolerates valid, and how tight are they?
 
-Networks of the reference instance [THEORY.md, section 1] over the frequency alpha of the rare class, m neurons and
-training seeds. For each, three placements: all analog; the |F|/2 experts with the highest MaxNNScore digital, which
-unbalances the signs; all |F| frequent specialists digital. For each placement and delta the bounds are computed:
-- B, B-mean, B-exp of single inputs: c up to which the input errs with probability delta at most;
-- Bu: c up to which, with probability 1 - delta, no input of the clean margin mu or more errs; mu is the smallest
-  positive margin of the test inputs, all of which with that margin are looked at, a part of those that Bu speaks of;
-- U of single inputs: c from which on the input errs with probability above delta; looked at at c_U and 4 c_U.
-The networks are then programmed many times at just these c, by the code that knows nothing of the bounds, and the
-errors counted. A *cell* is one network, placement, delta and bound, and input but for Bu; its draws are
-independent. Besides the theory's noise, c times the largest weight of the expert, there are: the same per neuron
-("column"), the noise models of theory/hardware.py with both granularities, and converters of 8, 6 and 4 bits on a
-rotated dictionary, whose tokens a DAC does change (statement H); alpha and m are the reference's there.
+Networks of the reference instance (theory/setting.py) are trained over the frequency alpha of the rare class, m
+neurons and training seeds. Placements:
+- "none": all experts analog
+- "half": the |F|/2 experts with the highest MaxNNScore digital, which unbalances the signs
+- "frequent": all |F| frequent specialists digital
+For each placement and delta the bounds [docs/theory.md] are computed:
+- B, B-mean, B-exp for single inputs: c up to which the input errs with probability delta at most
+- Bu for all inputs at once: c up to which, with probability 1 - delta, no input of clean margin mu or more errs. mu
+  is the smallest positive margin of the test inputs. All test inputs with positive margin are checked, which are a
+  part of those that Bu speaks of.
+- U for single inputs: c from which on the input errs with probability above delta; checked at c_U and 4 c_U
+The networks are then programmed many times at these c, by code that knows nothing of the bounds, and the errors are
+counted. A *cell* is one network, placement, delta, bound and, except for Bu, input; the draws of a cell are
+independent.
 
-Tightness is the empirical c, at which the failure rate passes delta, divided by the bound; for U its inverse.
+Besides the theory's noise (c times the largest weight of the expert) there are: the same noise per neuron
+("column"); the noise models of theory/hardware.py with both granularities; and converters of 8, 6 and 4 bits
+[(H), docs/theory.md] on a rotated dictionary, whose tokens a DAC does change. On these, alpha and m are those of the
+reference instance.
+
+Tightness is the empirical c, at which the failure rate passes delta, divided by the bound; for U the inverse.
 
 Rules, fixed before the first run:
-1. Validity: of every cell the Clopper-Pearson limits of the failure probability, divided by delta, at a confidence
-   which makes all limits of a finding hold together with 95 % (Bonferroni). A violation is a lower limit above 1 (U:
-   an upper limit below 1). Estimate and interval are the worst cells': largest failure rate/delta, largest lower and
-   largest upper limit (U: smallest). Holds if the interval is below 1, no violation and every cell's probability
-   shown to be below its delta (U: above 1), fails if there is a violation. For B, B-mean, B-exp, Bu, U each with the
-   theory's noise; for all bounds together per neuron and for each noise model; for the lower bounds for each converter.
-2. Tightness: within an order of magnitude for rare inputs, theory's noise: a seed's median over its cells is below 10.
-   For B, B-mean, B-exp, Bu, U each; the interval is 95 % over training seeds.
-Cells whose bound says nothing (0; U: infinite) are counted, and left out. An infinite lower bound is looked at at
+1. Validity. Every cell has Clopper-Pearson limits of the failure probability divided by delta, at a confidence which
+   makes all limits of a finding hold together with 95 % (Bonferroni). A violation is a lower limit above 1 (for U: an
+   upper limit below 1). The estimate is the worst cell's failure rate/delta, the largest (for U: the smallest). The
+   interval reaches from the largest lower to the largest upper limit (for U: the smallest). Holds if the interval is
+   below 1 (for U: above 1): then there is no violation, and every cell's probability is shown to be below its delta.
+   Fails if there is a violation. One finding for B, B-mean, B-exp, Bu and U each with the theory's noise; one for the
+   lower bounds together and one for U per neuron and for each noise model; one for the lower bounds for each
+   converter.
+2. Tightness within an order of magnitude for rare inputs, with the theory's noise: a training seed's median over its
+   cells is below 10. One finding for B, B-mean, B-exp, Bu and U each; the interval is 95 % over training seeds.
+Cells whose bound says nothing (0; for U: infinity) are counted and left out. An infinite lower bound is checked at
 LARGEST_C. A finding without cells is not made.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -64,21 +73,25 @@ PLACEMENTS = ("none", "half", "frequent")
 DELTAS = (0.05, 0.1, 0.3)
 LOWER = ("Bu", "B", "B-mean", "B-exp")
 BOUNDS = (*LOWER, "U")
-BEYOND = (1.0, 4.0)  # multiples of c_U at which U is looked at
-ONE_LABEL = 4  # the discriminative tokens, each of which occurs with one label only
-TIGHTNESS_DRAWS = 256  # of the others, for the empirical c
-SMALLEST_C, LARGEST_C, HALVINGS = (
-    2.0**-12,
-    2.0**10,
-    10,
-)  # where the empirical c is looked for, to within 1.5 %
+BEYOND = (1.0, 4.0)  # multiples of c_U at which U is checked
+ONE_LABEL = 4  # discriminative tokens, each of which occurs with one label only
+TIGHTNESS_DRAWS = 256  # draws, of those that check validity, from which the empirical c is found
+SMALLEST_C, LARGEST_C = 2.0**-12, 2.0**10  # the range in which the empirical c is searched
+HALVINGS = 10  # halvings of the logarithm of that range, which find the empirical c to within 1.5 %
 TIGHT = 10.0  # rule 2
-CONFIDENCE = 0.95
+CONFIDENCE = 0.95  # rule 1
 
 
 @dataclass(frozen=True)
 class Case:
-    """What differs between networks and hardware; bits: of DAC and ADC, None for neither."""
+    """What differs between networks and hardware.
+
+    alpha: frequency of the rare class.
+    m: neurons of an expert.
+    programming, w_max: the noise model and its granularity, as in theory/hardware.py.
+    bits: bits of the DAC and of the ADC, None for no converters.
+    dictionary: the directions of the tokens.
+    """
 
     alpha: float = 0.1
     m: int = 8
@@ -89,7 +102,7 @@ class Case:
 
     @property
     def group(self) -> str:
-        """What rule 1 judges together."""
+        """Name of the cases that rule 1 judges together."""
         if self.bits is not None:
             return f"{self.bits}-bit converters"
         if self.programming != "constant":
@@ -99,7 +112,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Config:
-    """One network on one hardware; `inputs` test inputs for bounds of single inputs, `many` for Bu."""
+    """One network on one hardware.
+
+    draws: programming events.
+    inputs: test inputs for the bounds of single inputs.
+    many: test inputs for Bu.
+    """
 
     case: Case
     seed: int
@@ -110,8 +128,16 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
+    """How much is measured; seeds, draws, inputs and many are as in `Config`.
+
+    alphas: frequencies with the theory's noise.
+    widths: values of m beside the reference instance's, with the theory's noise.
+    programming: further noise models and their granularities.
+    bits: bits of the converters.
+    """
+
     alphas: tuple[float, ...]
-    widths: tuple[int, ...]  # m
+    widths: tuple[int, ...]
     programming: tuple[tuple[str, WMax], ...]
     bits: tuple[int, ...]
     seeds: int
@@ -130,14 +156,41 @@ _MODELS: tuple[tuple[str, WMax], ...] = (
     ("hermes", "column"),
 )
 PRESETS = {
-    "quick": Preset((0.1,), (), (("pcm", "column"),), (8,), 2, 512, 4, 32),
-    "default": Preset((0.02, 0.05, 0.1, 0.15, 0.2, 0.25), (2, 32), _MODELS, (8, 6, 4), 3, 1024, 8, 128),
-    "full": Preset((0.02, 0.05, 0.1, 0.15, 0.2, 0.25), (2, 32), _MODELS, (8, 6, 4), 10, 3072, 8, 128),
+    "quick": Preset(
+        alphas=(0.1,),
+        widths=(),
+        programming=(("pcm", "column"),),
+        bits=(8,),
+        seeds=2,
+        draws=512,
+        inputs=4,
+        many=32,
+    ),
+    "default": Preset(
+        alphas=(0.02, 0.05, 0.1, 0.15, 0.2, 0.25),
+        widths=(2, 32),
+        programming=_MODELS,
+        bits=(8, 6, 4),
+        seeds=3,
+        draws=1024,
+        inputs=8,
+        many=128,
+    ),
+    "full": Preset(
+        alphas=(0.02, 0.05, 0.1, 0.15, 0.2, 0.25),
+        widths=(2, 32),
+        programming=_MODELS,
+        bits=(8, 6, 4),
+        seeds=10,
+        draws=3072,
+        inputs=8,
+        many=128,
+    ),
 }
 
 
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
-    """The units of work; `seeds` training seeds, at least 2."""
+    """The units of work. `seeds` (at least 2) overrides the preset's number of training seeds."""
     settings = PRESETS[preset]
     count = seed_count(seeds, settings.seeds, "training seeds")
     cases = [
@@ -150,7 +203,7 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
             for programming in ("constant", "pcm")
         ),
     ]
-    # The cases of one network follow each other.
+    # The cases of one network follow each other: `_trained` keeps the last network only.
     cases.sort(key=lambda case: (case.alpha, case.m, case.dictionary))
     return [
         Config(case, seed, settings.draws, settings.inputs, settings.many)
@@ -160,7 +213,7 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """For every placement, delta and bound: errors in each cell, cells that say nothing, and tightness by class."""
+    """Count errors in each cell and silent cells, and find tightness by class, for each placement, delta and bound."""
     case, seeds = config.case, (config.seed,)
     model = _trained(case.alpha, case.m, case.dictionary, config.seed)
     hardware = Hardware(
@@ -190,7 +243,7 @@ def measure(config: Config) -> dict[str, Any]:
 def _single_inputs(
     read: "_Read", single: tuple[Network, Tensor, Tensor], kinds: Tensor, delta: float
 ) -> dict[str, dict[str, Any]]:
-    """Of every bound for one input: its errors, whether it says anything, and its tightness."""
+    """Errors in each cell, number of silent cells and tightness by class, for every bound of single inputs."""
     analog = single[0].analog
     bounds = {
         "B": pointwise_bound(*single, delta),
@@ -217,7 +270,7 @@ def _single_inputs(
 
 
 def _all_inputs(wrong: "_Wrong", bound: float, delta: float) -> dict[str, Any]:
-    """The same of Bu; its tightness counts as one for rare inputs, whose margins are the smallest."""
+    """The same for Bu. The tightness counts as one of rare inputs, whose margins are the smallest."""
     if not 0 < bound < math.inf:
         return {"failures": [], "silent": 1, "tightness": {"rare": []}}
     few = replace(wrong, programmed=_first(wrong.programmed, TIGHTNESS_DRAWS))
@@ -236,9 +289,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     validity = []
     findings = []
     for group in groups:
-        together = (
-            [(bound,) for bound in BOUNDS] if group == "theory" else [LOWER, ("U",)]  # U is an upper bound
-        )
+        together = [(bound,) for bound in BOUNDS] if group == "theory" else [LOWER, ("U",)]
         for bounds in together:
             chosen = [each for each in cells if each.case.group == group and each.bound in bounds]
             row = _validity(chosen)
@@ -299,7 +350,12 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
 
 @dataclass(frozen=True)
 class _Cells:
-    """The cells of one network, placement, delta and bound: `failures` of each in `draws`."""
+    """The cells of one network, placement, delta and bound.
+
+    failures: how many of the `draws` fail, for each cell.
+    silent: number of cells whose bound says nothing.
+    tightness: ratios of single inputs, by class.
+    """
 
     case: Case
     seed: int
@@ -313,7 +369,7 @@ class _Cells:
 
 
 def _validity(cells: Iterable[_Cells]) -> dict[str, Any] | None:
-    """The worst cell of some, all lower or all upper bounds; None if there is none."""
+    """The worst cell, of either lower or upper bounds alone; None if there are no cells."""
     listed = [(count, each) for each in cells for count in each.failures]
     if not listed:
         return None
@@ -339,6 +395,7 @@ def _validity(cells: Iterable[_Cells]) -> dict[str, Any] | None:
 
 
 def _valid(group: str, bounds: Sequence[str], row: dict[str, Any]) -> Finding:
+    """Rule 1, for bounds that are judged together."""
     upper = "U" in bounds
     where = "the theory's noise" if group == "theory" else group
     # With the theory's noise each bound is judged by itself; other hardware is what (H) is about.
@@ -363,6 +420,7 @@ def _judged(interval: Interval, upper: bool) -> Literal["holds", "fails", "incon
 
 
 def _tight(bound: str, cells: Sequence[_Cells]) -> Finding | None:
+    """Rule 2, for one bound; None if fewer than two training seeds have a cell."""
     by_seed: dict[int, list[float]] = {}
     for each in cells:
         by_seed.setdefault(each.seed, []).extend(each.tightness["rare"])
@@ -386,7 +444,7 @@ def _quartiles(ratios: Sequence[float]) -> list[float] | None:
 
 
 def _finite(ratios: Tensor) -> list[float]:
-    """Those of inputs whose empirical c was found."""
+    """The ratios of inputs whose empirical c was found."""
     kept: list[float] = ratios[ratios.isfinite() & (ratios > 0)].tolist()
     return kept
 
@@ -395,7 +453,7 @@ def _finite(ratios: Tensor) -> list[float]:
 
 
 def _placements(model: MoE) -> dict[str, Bool[Tensor, " experts"]]:
-    """Analog experts of every placement."""
+    """The analog experts of every placement."""
     frequent = model.config.kinds == 0
     count = int(frequent.sum())
     (chosen,) = rank(model.maxnn(), count / 2 / model.config.experts, "maxnn")
@@ -405,10 +463,16 @@ def _placements(model: MoE) -> dict[str, Bool[Tensor, " experts"]]:
 
 
 def _network(programmed: Programmed, hardware: Hardware, analog: Bool[Tensor, " experts"]) -> Network:
+    """The network as theory sees it: the weights, noise and converters that were programmed."""
     model, converters = programmed.model, programmed.converters["up"]
     w_max: WMax = "column" if hardware.w_max == "column" else "layer"
     network = Network(
-        model.weights["up"][0], model.tokens[0], model.config.signs, analog, w_max, hardware.programming
+        weights=model.weights["up"][0],
+        tokens=model.tokens[0],
+        signs=model.config.signs,
+        analog=analog,
+        w_max=w_max,
+        programming=hardware.programming,
     )
     if hardware.adc_bits is None:
         return network
@@ -422,7 +486,7 @@ def _network(programmed: Programmed, hardware: Hardware, analog: Bool[Tensor, " 
 
 
 def _margins(network: Network, gates: Tensor, labels: Tensor) -> Float[Tensor, " inputs"]:
-    """Clean margins as Bu takes them: it subtracts itself what the ADC's rounding costs."""
+    """Clean margins as `uniform_bound` takes them, which itself subtracts what the ADC's rounding costs."""
     if network.adc_step is None:
         return margins(network, gates, labels)
     return margins(replace(network, adc_step=torch.zeros_like(network.adc_step)), gates, labels)
@@ -433,9 +497,9 @@ def _margins(network: Network, gates: Tensor, labels: Tensor) -> Float[Tensor, "
 
 @dataclass(frozen=True)
 class _Read:
-    """What the experts read of some inputs, l tokens each, and the noise of D programming events on it.
+    """What the experts read of single inputs, l tokens each, and the noise of D programming events on it.
 
-    Every input can then have a c of its own.
+    Kept apart for every input, so that each can have a c of its own.
     """
 
     labels: Float[Tensor, " inputs"]
@@ -454,19 +518,19 @@ class _Read:
         gate, token = gates.topk(model.config.selected, -1)
         expert = torch.arange(model.config.experts)[:, None]
         return cls(
-            labels.to(gates.dtype),
-            (gate * model.output_signs[:, None] / model.config.m)[..., None],
-            up.target[0].mT[expert, token],
-            up.noise[:, 0].mT[:, expert, token],
-            (gates * programmed.clean[0]).sum(-1),
-            converters.output_bound[0].mT,
-            converters.adc_bits,
+            labels=labels.to(gates.dtype),
+            weight=(gate * model.output_signs[:, None] / model.config.m)[..., None],
+            target=up.target[0].mT[expert, token],
+            noise=up.noise[:, 0].mT[:, expert, token],
+            clean=(gates * programmed.clean[0]).sum(-1),
+            adc_bound=converters.output_bound[0].mT,
+            adc_bits=converters.adc_bits,
         )
 
     def failures(
         self, analog: Bool[Tensor, " experts"], c: Float[Tensor, " inputs"], draws: int | None = None
     ) -> Tensor:
-        """In how many draws each input is misclassified at its c."""
+        """Number of draws in which each input is misclassified at that input's c."""
         scale = c.to(self.noise)[:, None, None, None]
         received = quantise_output(
             torch.addcmul(self.target, scale, self.noise[:draws]), self.adc_bound, self.adc_bits
@@ -476,7 +540,7 @@ class _Read:
         return (self.labels * (noisy + self.clean @ (~analog).to(noisy)) <= 0).sum(0)
 
     def largest_c(self, analog: Bool[Tensor, " experts"], delta: float) -> Float[Tensor, " inputs"]:
-        """c up to which an input's failure rate is at most delta; 0 or inf where it is beyond the range searched."""
+        """The empirical c, up to which an input's failure rate is at most delta; 0 or infinity beyond the range."""
         draws = min(TIGHTNESS_DRAWS, len(self.noise))
 
         def tolerated(c: Tensor) -> Bool[Tensor, " inputs"]:
@@ -487,7 +551,7 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Wrong:
-    """Draws with an error on any of many inputs."""
+    """Errors on any of many inputs at once, which is what Bu is about."""
 
     programmed: Programmed
     gates: Float[Tensor, "1 inputs experts tokens"]
@@ -495,10 +559,12 @@ class _Wrong:
     analog: Bool[Tensor, " experts"]
 
     def failures(self, c: float) -> int:
+        """Number of draws in which at least one input is misclassified."""
         outputs = noisy_outputs(self.programmed, self.gates, c, self.analog)
         return int((self.labels * outputs <= 0).any(-1).sum())
 
     def largest_c(self, delta: float) -> float:
+        """The empirical c, up to which the share of such draws is at most delta; 0 or infinity beyond the range."""
         draws = len(self.programmed.received["up"].noise)
 
         def tolerated(c: Tensor) -> Bool[Tensor, " 1"]:
@@ -508,11 +574,13 @@ class _Wrong:
 
 
 def _first(programmed: Programmed, draws: int) -> Programmed:
+    """The same programming events, the first ones alone."""
     up = programmed.received["up"]
     return replace(programmed, received={"up": replace(up, noise=up.noise[:draws])})
 
 
-def _bisected(tolerated: Any, count: int) -> Tensor:
+def _bisected(tolerated: Callable[[Tensor], Tensor], count: int) -> Tensor:
+    """The c up to which each of `count` is tolerated: 0 if not at SMALLEST_C, infinity if still at LARGEST_C."""
     low = torch.full((count,), math.log(SMALLEST_C), dtype=torch.float64)
     high = torch.full_like(low, math.log(LARGEST_C))
     never, always = ~tolerated(low.exp()), tolerated(high.exp())
@@ -523,7 +591,7 @@ def _bisected(tolerated: Any, count: int) -> Tensor:
     return low.exp().masked_fill(never, 0.0).masked_fill(always, math.inf)
 
 
-# What units of one process share
+# What the units of one process share
 
 
 def _task(alpha: float, dictionary: Dictionary) -> Task:
@@ -532,6 +600,7 @@ def _task(alpha: float, dictionary: Dictionary) -> Task:
 
 @lru_cache(maxsize=1)
 def _trained(alpha: float, m: int, dictionary: Dictionary, seed: int) -> MoE:
+    """The trained network, kept for the next unit if that needs the same."""
     setting = Setting(alpha=alpha, m=m)
     training = Training.of(setting)
     config = ModelConfig.of(setting)

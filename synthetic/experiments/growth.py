@@ -1,28 +1,33 @@
 """Growth: are the neurons of frequent experts larger by the ratio of frequencies, until when, and why not exactly?
 
-Two kinds of training of the reference instance: up to its stop rule, for every alpha, and far past it, for some.
-What statement (G) predicts is computed for each seed from its start alone (active fractions, gates, initial
-weights, and the number of steps) by `theory.growth`; nothing is fitted. Compared quantities share their seeds. A
-seed that has no living specialist at all of some kind and sign has no own-token ratio and is set aside.
+The reference instance (theory/setting.py) is trained in two ways: up to its stop rule, for every alpha, and far past
+it, for some alphas. The prediction of (G) [docs/theory.md] is computed by `theory.growth` for each seed, from the
+seed's start alone: active fractions, gates, initial weights and the number of steps. Nothing is fitted. Compared
+quantities share their seeds. A seed that has no living specialist of some kind and sign has no own-token ratio and
+is set aside.
 
-The ratio of norms nu_F/nu_R at the stop rule is taken apart into factors whose product it is, rho being the first:
-own-token weights of the signs that are not saturated (G itself), of all signs (effect i, saturation), with the
-weight on the leaked token added (effect ii, leakage), norms of living specialists (all other tokens; the largest of
-m neurons), norms of all specialists (effect iii, death). Weights are means over neurons active at the start.
+At the stop rule the ratio of norms nu_F/nu_R is the product of rho and of the factors by which these ratios follow
+each other. Weights are means over the neurons that are active at the start.
+- "own, unsaturated": own-token weights of the signs that are not saturated, which is (G) itself
+- "saturation": own-token weights of all signs (effect i)
+- "leakage": the same with the weight on the leaked token added (effect ii)
+- "other tokens": norms of living specialists, with all other tokens; the norm is that of the largest of m neurons
+- "death": norms of all specialists (effect iii)
 
-Rules, fixed before the first run; every interval is the 95 % interval of the mean over training seeds. "Within" a
-range: holds if the interval lies inside it, fails if outside, else inconclusive.
-1. (G) At the stop rule the own-token ratio of the signs whose t_F is not over is rho: measured/rho within 1 +- tau,
-   tau being |G's correction for the initial weights| / rho plus 4 standard errors of the batches' class frequencies.
-2. (G, i-iii) With the three effects in it, (G) predicts the ratio of norms: measured/predicted within 1 +- .1, the
-   mean over alpha.
-3. (the paper) Frequent specialists have the larger neurons: the smallest nu_F/nu_R of any alpha is above 1.
-4. (the paper) Their advantage is proportional to rho: log-log slope of nu_F/nu_R against rho within 1 +- .1.
-5. (G) Growth of frequent specialists ends at t_F: measured knee (plateau/initial slope) over t_F within 1 +- .05.
-6. (G) The whole curve: root mean square of log(own-token ratio/closed form) over log-spaced steps from t_F/2 on is
-   below log 1.1.
-7. (G) Once both classes are learned, the ratio is N_R q_R/(N_F q_F): measured/predicted within 1 +- .05.
-8. (G) ... and does not depend on alpha: late ratio at the smallest over that at the largest alpha within 1 +- .05.
+Rules, fixed before the first run. Every interval is the 95 % interval of the mean over training seeds. "Within" a
+range: holds if the interval lies inside it, fails if outside, else inconclusive. Rules 3 and 4 judge claims of the
+paper, the others (G).
+1. At the stop rule the own-token ratio of the signs whose t_F is not over is rho: measured/rho within 1 +- tau. tau
+   is |G's correction for the initial weights| / rho plus 4 standard errors of the batches' class frequencies.
+2. With the three effects in it, (G) predicts the ratio of norms: measured/predicted within 1 +- .1, the mean over
+   alpha.
+3. Frequent specialists have the larger neurons: the smallest nu_F/nu_R of any alpha is above 1.
+4. Their advantage is proportional to rho: the log-log slope of nu_F/nu_R against rho is within 1 +- .1.
+5. Growth of frequent specialists ends at t_F: measured knee (plateau/initial slope) over t_F within 1 +- .05.
+6. The whole curve follows (G): the root mean square of log(own-token ratio/closed form), over log-spaced steps from
+   t_F/2 on, is below log 1.1.
+7. Once both classes are learned, the ratio is N_R q_R/(N_F q_F): measured/predicted within 1 +- .05.
+8. ... and does not depend on alpha: late ratio at the smallest over that at the largest alpha within 1 +- .05.
 """
 
 import math
@@ -52,9 +57,9 @@ from theory.setting import Setting
 
 Array = NDArray[np.float64]
 
-RECORD_EVERY = 5  # steps
-POINTS = 80  # of a curve, log-spaced over the recorded steps
-INPUTS = 16_384  # to measure mean gates with
+RECORD_EVERY = 5  # steps between two records
+CURVE_POINTS = 80  # points of a curve, log-spaced over the recorded steps
+GATE_INPUTS = 16_384  # inputs on which mean gates are measured
 SIGNS = (1, -1)
 NORM_TOLERANCE = 0.1  # rule 2
 SLOPE_TOLERANCE = 0.1  # rule 4
@@ -64,7 +69,10 @@ FACTORS = ("own, unsaturated", "saturation", "leakage", "other tokens", "death")
 
 @dataclass(frozen=True)
 class Config:
-    """One training; steps: how many, None for the stop rule."""
+    """One training.
+
+    steps: length of the training, None for the stop rule.
+    """
 
     setting: Setting
     steps: int | None
@@ -73,22 +81,45 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
-    specialists: tuple[tuple[int, int], ...]  # (N_F, N_R)
-    alphas: tuple[float, ...]  # up to the stop rule
-    far_alphas: tuple[float, ...]  # and past it
+    """How much is trained.
+
+    specialists: the pairs (N_F, N_R).
+    alphas: frequencies of the rare class that are trained up to the stop rule.
+    far_alphas: frequencies that are trained far past it.
+    seeds: training seeds of each.
+    """
+
+    specialists: tuple[tuple[int, int], ...]
+    alphas: tuple[float, ...]
+    far_alphas: tuple[float, ...]
     seeds: int
 
 
 ALPHAS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25)
 PRESETS = {
-    "quick": Preset(((2, 2),), (0.1, 0.25), (0.25, 0.4), 2),
-    "default": Preset(((2, 2), (3, 1)), ALPHAS, (0.1, 0.25), 10),
-    "full": Preset(((2, 2), (3, 1)), ALPHAS, (0.05, 0.1, 0.25), 16),
+    "quick": Preset(
+        specialists=((2, 2),),
+        alphas=(0.1, 0.25),
+        far_alphas=(0.25, 0.4),
+        seeds=2,
+    ),
+    "default": Preset(
+        specialists=((2, 2), (3, 1)),
+        alphas=ALPHAS,
+        far_alphas=(0.1, 0.25),
+        seeds=10,
+    ),
+    "full": Preset(
+        specialists=((2, 2), (3, 1)),
+        alphas=ALPHAS,
+        far_alphas=(0.05, 0.1, 0.25),
+        seeds=16,
+    ),
 }
 
 
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
-    """The trainings; `seeds` training seeds of each (at least 2)."""
+    """The trainings. `seeds` (at least 2) overrides the preset's number of training seeds."""
     chosen = PRESETS[preset]
     count = seed_count(seeds, chosen.seeds, "training seeds")
     settings = {
@@ -97,18 +128,18 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
     }
     stopped = [(setting, None) for alpha in chosen.alphas for setting in settings[alpha]]
     far = [(setting, far_steps(setting)) for alpha in chosen.far_alphas for setting in settings[alpha]]
-    # The longest first: no worker is left alone with one in the end.
+    # The longest training comes first, so that no worker is left alone with it in the end.
     trainings = sorted([*stopped, *far], key=lambda training: -(training[1] or 0))
     return [Config(setting, steps, seed) for setting, steps in trainings for seed in range(count)]
 
 
 def far_steps(setting: Setting) -> int:
-    """Twice the knee of rare specialists of which half of the neurons are active and whose gates are 1."""
+    """Steps of a training far past the stop rule: twice the knee of rare specialists, half active, with gates of 1."""
     return math.ceil(2 * knee(setting.alpha, 1.0, setting.N_R, 0.5, setting.eta, setting.m))
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """Own-token weights and norms of every expert over time, and what the prediction needs to know of the start."""
+    """Measure own-token weights and norms of every expert over time, and what the prediction needs of the start."""
     task, network = Task.of(config.setting), ModelConfig.of(config.setting)
     training = Training.of(config.setting)
     if config.steps is not None:
@@ -118,12 +149,12 @@ def measure(config: Config) -> dict[str, Any]:
     weights, norms = history.own_weights[:, 0].double(), history.norms[:, 0].double()  # (records, experts, m)
     active = weights[0] > 0
     last = len(history.steps) - 1
-    kept = np.unique(np.geomspace(1, last + 1, POINTS).round().astype(int) - 1)
+    kept = np.unique(np.geomspace(1, last + 1, CURVE_POINTS).round().astype(int) - 1)
 
-    samples = evaluation_samples(task, INPUTS, (config.seed,))
+    samples = evaluation_samples(task, GATE_INPUTS, (config.seed,))
     gates = model.gates(samples.tokens)[0].double()  # (inputs, experts, tokens)
     signs, own = network.signs, model.own_tokens
-    leaked = 2 * (1 - network.kinds) + (signs < 0)  # the token of the other kind and the same sign
+    leaked = 2 * (1 - network.kinds) + (signs < 0)  # token of the other kind and the same sign
     mean_gates = {}
     for name, token, kind in (("own", own, network.kinds), ("leaked", leaked, 1 - network.kinds)):
         shown = (samples.kinds[0, :, None] == kind) & (samples.labels[0, :, None] == signs)
@@ -151,7 +182,10 @@ def measure(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Run:
-    """A training's record as arrays over experts (and recorded steps, first), beside its closed form."""
+    """One training: its record as arrays, beside what (G) has for it.
+
+    Arrays are over experts, and over recorded steps first where they change with time.
+    """
 
     setting: Setting
     record: Mapping[str, Any]
@@ -162,58 +196,68 @@ class Run:
 
     @cached_property
     def steps(self) -> Array:
+        """The recorded steps."""
         return np.array(self.record["curve"]["steps"], dtype=np.float64)
 
     @cached_property
     def own(self) -> Array:
+        """Mean weight of active neurons on their own token (records, experts)."""
         return np.array(self.record["curve"]["own"])
 
     @cached_property
     def norm(self) -> Array:
+        """Norm of the largest neuron (records, experts)."""
         return np.array(self.record["curve"]["norm"])
 
     @cached_property
     def active(self) -> Array:
+        """Fraction of neurons that are active on their own token at the start."""
         return np.array(self.record["active"])
 
     @cached_property
     def frequent(self) -> NDArray[np.bool_]:
+        """True for specialists of the frequent class."""
         return self.network.kinds.numpy() == 0
 
     @cached_property
     def frequency(self) -> Array:
+        """Frequency of the class that each expert specialises in."""
         return np.where(self.frequent, 1 - self.setting.alpha, self.setting.alpha)
 
     def group(self, frequent: bool, sign: int) -> NDArray[np.bool_]:
-        """The specialists of one kind and sign."""
+        """True for the specialists of one kind and sign."""
         return (self.frequent == frequent) & (self.network.signs.numpy() == sign)
 
     @cached_property
     def complete(self) -> bool:
-        """Whether both kinds have a living specialist of both signs; without one there is no own-token ratio."""
+        """True if every kind and sign has a living specialist; without one there is no own-token ratio."""
         return all(self.mean_active(kind, sign) > 0 for kind in (True, False) for sign in SIGNS)
 
     def mean_active(self, frequent: bool, sign: int) -> float:
-        """q."""
+        """Fraction of active neurons of one kind and sign, q in (G)."""
         return float(self.active[self.group(frequent, sign)].mean())
 
     def mean_gate(self, frequent: bool, sign: int) -> float:
+        """Mean gate of the own token of one kind and sign, G in (G)."""
         return float(np.mean(np.array(self.record["own_gate"])[self.group(frequent, sign)]))
 
     def knee(self, frequent: bool, sign: int) -> float:
-        """t_F or t_R of one sign."""
+        """Step at which growth of one kind and sign ends, t_F or t_R in (G)."""
         setting = self.setting
         frequency, count = (1 - setting.alpha, setting.N_F) if frequent else (setting.alpha, setting.N_R)
         gate, active = self.mean_gate(frequent, sign), self.mean_active(frequent, sign)
         return float(knee(frequency, gate, count, active, setting.eta, setting.m))
 
     def weight(self, frequent: bool, sign: int, own: Array | None = None) -> Array:
-        """Mean own-token weight of a kind's and sign's active neurons; own: (..., experts) in the measured's place."""
+        """Mean own-token weight over the active neurons of one kind and sign.
+
+        own: weights (..., experts) to average in place of the measured ones.
+        """
         share = self.active * self.group(frequent, sign)
         return np.asarray((self.own if own is None else own) @ share / share.sum())
 
     def own_weight(self, frequent: bool, signs: Sequence[int], own: Array | None = None) -> Array:
-        """The mean of `weight` over `signs`."""
+        """Mean of `weight` over `signs`."""
         return np.mean([self.weight(frequent, sign, own) for sign in signs], axis=0)
 
     def own_ratio(self, signs: Sequence[int], own: Array | None = None) -> Array:
@@ -222,7 +266,7 @@ class Run:
 
     @cached_property
     def closed_form(self) -> Array:
-        """(records, experts): own-token weights as (G) has them, 0 for dead specialists."""
+        """Own-token weights as (G) has them (records, experts), 0 for dead specialists."""
         rate = growth_rate(
             self.frequency, np.array(self.record["own_gate"]), self.setting.eta, self.setting.m
         )
@@ -235,7 +279,7 @@ class Run:
 
     @cached_property
     def leaked_closed_form(self) -> Array:
-        """Of rare specialists at the end: (G)'s weight on the leaked token over a living one's own."""
+        """Weight on the leaked token over that on the own token, as (G) has it; 0 for frequent specialists."""
         ratio = leakage(
             self.setting.rho, np.array(self.record["leaked_gate"]), np.array(self.record["own_gate"])
         )
@@ -243,7 +287,10 @@ class Run:
 
     @cached_property
     def predicted_norm(self) -> Array:
-        """At the end, per expert: what it was at the start, its own token's weight, and the leaked token's."""
+        """Predicted norm of each expert at the end.
+
+        Its square is the sum of the squares of the initial norm, the own-token weight and the leaked token's weight.
+        """
         rate = growth_rate(
             self.frequency, np.array(self.record["own_gate"]), self.setting.eta, self.setting.m
         )
@@ -251,18 +298,21 @@ class Run:
         return np.asarray(np.sqrt(self.norm[0] ** 2 + self.closed_form[-1] ** 2 + leaked**2))
 
     def norm_ratio(self, norm: Array, which: NDArray[np.bool_] | bool = True) -> float:
+        """Mean norm of frequent over that of rare specialists, among the experts `which`."""
         return float(norm[self.frequent & which].mean() / norm[~self.frequent & which].mean())
 
     @cached_property
     def unsaturated(self) -> list[int]:
+        """The signs whose frequent specialists still grow at the end."""
         return [sign for sign in SIGNS if self.knee(True, sign) > self.steps[-1]]
 
     @cached_property
     def factors(self) -> list[float]:
-        """The successive ratios of the module's docstring, beginning with the own-token one, each a whole ratio."""
+        """The ratio of frequent to rare after each of FACTORS; a factor is a ratio divided by the one before it."""
         largest = {name: np.array(values) for name, values in self.record["largest"].items()}
         alive = self.active > 0
-        # Relative to the same neuron's own token; a dead specialist has no share in any ratio of own-token weights.
+        # Weight on the leaked token over the same neuron's weight on its own. A dead specialist has no share in any
+        # ratio of own-token weights.
         share = np.divide(largest["leaked"], largest["own"], out=np.zeros(len(alive)), where=alive)
         return [
             float(self.own_ratio(self.unsaturated)[-1]),
@@ -282,7 +332,7 @@ class Run:
 
     @cached_property
     def sampling_variance(self) -> float:
-        """Of the relative frequencies of both classes in the batches up to the end, of the unsaturated signs."""
+        """Variance of the logarithm of frequent over rare samples seen up to the end, of the unsaturated signs."""
         seen = self.steps[-1] * Training.of(self.setting).batch * len(self.unsaturated) / 2
         return float(sum(1 / (seen * p) for p in (self.setting.alpha, 1 - self.setting.alpha)))
 
@@ -293,7 +343,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     far: dict[Setting, list[Run]] = {}
     for config, record in zip(configs, records, strict=True):
         run = Run(config.setting, record)
-        if run.complete:  # whether it is depends on the seed alone: the same seeds are left for every alpha
+        if run.complete:  # depends on the seed alone, so the same seeds are left for every alpha
             (stopped if config.steps is None else far).setdefault(config.setting, []).append(run)
     findings: list[Finding] = []
     for name in dict.fromkeys(_name(setting) for setting in stopped):
@@ -317,6 +367,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
 
 
 def _at_the_stop_rule(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
+    """Rules 1 to 4, for one (N_F, N_R)."""
     findings = []
     for setting, each in runs.items():
         ratios = np.array([run.factors[0] for run in each]) / setting.rho
@@ -374,6 +425,7 @@ def _at_the_stop_rule(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
 
 
 def _past_it(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
+    """Rules 5 to 8, for one (N_F, N_R). Without two seeds that learned both classes there are no rules 7 and 8."""
     name, alphas = _name(next(iter(runs))), [setting.alpha for setting in runs]
     knees, deviations = (
         np.array([[quantity(run) for run in each] for each in runs.values()]).mean(0)
@@ -431,7 +483,7 @@ def _past_it(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
 
 
 def _knee(run: Run) -> float:
-    """Plateau over initial slope of the frequent weights, over t_F."""
+    """Measured knee of frequent specialists (plateau over initial slope) over t_F, a mean over signs."""
     found = []
     for sign in SIGNS:
         weight = run.weight(True, sign)
@@ -442,15 +494,16 @@ def _knee(run: Run) -> float:
 
 
 def _deviation(run: Run) -> float:
+    """Root mean square of log(own-token ratio/closed form) over the records from t_F/2 on."""
     measured, predicted = run.own_ratio(SIGNS), run.own_ratio(SIGNS, run.closed_form)
     late = run.steps >= min(run.knee(True, sign) for sign in SIGNS) / 2
     return float(np.sqrt(np.mean(np.log(measured[late] / predicted[late]) ** 2)))
 
 
 def _late(run: Run) -> tuple[float, float]:
-    """The final ratio, and this over the predicted one, of the signs that ought to have learned both classes.
+    """The own-token ratio in the end, and that ratio over the predicted one.
 
-    NaN if there are none.
+    Means over the signs that ought to have learned both classes; NaN if there are none.
     """
     found = []
     for sign in SIGNS:
@@ -490,21 +543,21 @@ def _row(setting: Setting, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _leak(run: Run) -> float:
-    """Mean over living rare specialists: the largest neuron's weight on the leaked token over that on its own."""
+    """Largest neuron's weight on the leaked token over that on its own, a mean over living rare specialists."""
     chosen = ~run.frequent & (run.active > 0)
     leaked, own = (np.array(run.record["largest"][name])[chosen] for name in ("leaked", "own"))
     return float(np.mean(leaked / own))
 
 
 def _curve(setting: Setting, runs: Sequence[Run]) -> dict[str, Any]:
-    """Over time, geometric means over seeds of weights, norms and their ratio, beside the closed form."""
+    """Weights, norms and their ratios over time, as geometric means over seeds, beside the closed form."""
     active = float(np.mean([run.active for run in runs]))
     gate = float(np.mean([run.record["own_gate"] for run in runs]))
     knees = [
         float(knee(frequency, gate, count, active, setting.eta, setting.m))
         for frequency, count in ((1 - setting.alpha, setting.N_F), (setting.alpha, setting.N_R))
     ]
-    first = 1  # the ratio at step 0 is one of initial weights
+    first = 1  # the ratio at step 0 is one of initial weights, about which (G) says nothing
     steps = runs[0].steps[first:]
     curves = {
         "own_ratio": [run.own_ratio(SIGNS) for run in runs],
@@ -531,7 +584,7 @@ def _curve(setting: Setting, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _band(values: Array) -> dict[str, list[float]]:
-    """Geometric mean over seeds (the first axis) and its interval."""
+    """Geometric mean over seeds (the first axis) and its 95 % interval."""
     logs = np.log(values)
     low, high = zip(*(mean_interval(column) for column in logs.T), strict=True)
     return {

@@ -1,15 +1,20 @@
 """How much programming noise does a network tolerate, and how much more if its frequent experts are digital?
 
-Networks of the reference instance [THEORY.md, section 1], with (N_F, N_R) = (2, 2) and (3, 1) specialists of each
-sign and several frequencies alpha of the rare class, rho = (1 - alpha)/alpha. Placements: all analog ("none");
-the 2 N_F experts with the highest MaxNNScore digital ("maxnn"); the 2 N_F frequent specialists digital ("oracle").
-The tolerance c* is the largest c at which the worse class keeps an accuracy of .95, the gain its ratio to that of
-"none". Placements share their noise, frequencies share initial weights, samples but for their classes, and noise.
+Networks of the reference instance (theory/setting.py) are trained with (N_F, N_R) = (2, 2) and (3, 1) specialists of
+each sign, at several frequencies alpha of the rare class; rho = (1 - alpha)/alpha. Placements:
+- "none": all experts analog
+- "maxnn": the 2 N_F experts with the highest MaxNNScore digital
+- "oracle": the 2 N_F frequent specialists digital
+The tolerance c* is the largest c at which the worse class keeps an accuracy of .95. The gain of a placement is c*
+over c* of "none". Placements share their noise. Frequencies share initial weights, noise, and samples but for the
+classes.
 
-Of each network's own test inputs, theory computes: Bu, B, B-mean (smallest c over the inputs at delta = .05, hence
-lower bounds on c*), "floor" (the failure bounds B-mean and B-exp, averaged over the inputs of a class) and "ceiling"
-(U, averaged likewise), which hold for the expected accuracy; the prediction P; and the proved gain,
-floor of "oracle" / ceiling of "none".
+For each network's own test inputs, theory [docs/theory.md] computes:
+- Bu, B, B-mean: the smallest c over the inputs at delta = .05, a lower bound on c*
+- "floor": the failure bounds B-mean and B-exp, averaged over the inputs of a class; holds for the expected accuracy
+- "ceiling": U, averaged likewise; holds for the expected accuracy
+- P: the prediction
+- the proved gain: floor of "oracle" / ceiling of "none"
 
 Rules, fixed before the first run, applied to (2, 2) and (3, 1) each. Statistics are computed for every training
 seed over its alphas; intervals are 95 % over the seeds. "Within m of x": holds if the interval is inside x - m to
@@ -62,16 +67,26 @@ from theory.tolerance import (
 Array = NDArray[np.float64]
 
 PLACEMENTS = ("none", "maxnn", "oracle")
-JUDGED = ("none", "oracle")  # the placements that theory is asked about
+JUDGED = ("none", "oracle")  # placements that theory is asked about
 BOUNDS = ("Bu", "B", "B-mean", "floor", "P", "ceiling")
 MAGNITUDES = tuple(np.geomspace(0.01, 5.0, 25).tolist())  # c of the accuracy curves
-ONE_LABEL = 4  # the discriminative tokens, each of which occurs with one label only
-FLAT, PROPORTIONAL, FOUND, PREDICTED = 0.1, 0.2, 0.9, 0.1  # the thresholds of the rules
+ONE_LABEL = 4  # discriminative tokens, each of which occurs with one label only
+FLAT = 0.1  # rule 1
+PROPORTIONAL = 0.2  # rules 2 and 7
+FOUND = 0.9  # rule 4
+PREDICTED = 0.1  # rule 5
 
 
 @dataclass(frozen=True)
 class Config:
-    """One network: `seed` trains it, draws its noise and its `inputs` test samples."""
+    """One network.
+
+    N_F, N_R: frequent and rare specialists of each sign.
+    alpha: frequency of the rare class.
+    seed: seed of the training, the noise and the test samples.
+    draws: programming events.
+    inputs: test samples.
+    """
 
     N_F: int
     N_R: int
@@ -83,6 +98,8 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
+    """How much is measured; the fields are those of `Config`, `seeds` being the number of training seeds."""
+
     alphas: tuple[float, ...]
     seeds: int
     draws: int
@@ -90,15 +107,30 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset((0.05, 0.25), 2, 16, 40),
-    "default": Preset((0.02, 0.05, 0.1, 0.15, 0.2, 0.25), 6, 256, 120),
-    "full": Preset((0.02, 0.05, 0.1, 0.15, 0.2, 0.25), 16, 512, 200),
+    "quick": Preset(
+        alphas=(0.05, 0.25),
+        seeds=2,
+        draws=16,
+        inputs=40,
+    ),
+    "default": Preset(
+        alphas=(0.02, 0.05, 0.1, 0.15, 0.2, 0.25),
+        seeds=6,
+        draws=256,
+        inputs=120,
+    ),
+    "full": Preset(
+        alphas=(0.02, 0.05, 0.1, 0.15, 0.2, 0.25),
+        seeds=16,
+        draws=512,
+        inputs=200,
+    ),
 }
 SPECIALISTS = ((2, 2), (3, 1))
 
 
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
-    """The units of work; `seeds` training seeds, at least 2."""
+    """The units of work. `seeds` (at least 2) overrides the preset's number of training seeds."""
     settings = PRESETS[preset]
     count = seed_count(seeds, settings.seeds, "training seeds")
     return [
@@ -110,7 +142,7 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """Accuracies, tolerances and bounds of one network; None for a tolerance or bound that is 0 or infinite."""
+    """Measure accuracies, tolerances and bounds of one network; None for a tolerance or bound of 0 or infinity."""
     setting = Setting(alpha=config.alpha, N_F=config.N_F, N_R=config.N_R)
     task, seeds = Task.of(setting), (config.seed,)
     trained = train(
@@ -181,7 +213,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
 
 
 class _Table:
-    """All networks of one (N_F, N_R); every array is (alphas, seeds)."""
+    """All networks of one (N_F, N_R). Every array is (alphas, seeds)."""
 
     def __init__(
         self,
@@ -193,23 +225,28 @@ class _Table:
         self.rho = (1 - np.array(alphas)) / np.array(alphas)
 
     def of(self, value: Callable[[dict[str, Any]], Any]) -> Array:
+        """A value of every network's record."""
         return np.array([[value(record) for record in row] for row in self.records], dtype=np.float64)
 
     def star(self, placement: str) -> Array:
+        """The tolerance c*."""
         return self.of(lambda record: record["tolerance"][placement])
 
     def theory(self, placement: str, bound: str) -> Array:
-        """NaN for a bound that says nothing."""
+        """What a bound or the prediction says; NaN for a bound that says nothing."""
         return self.of(lambda record: record["theory"][placement][bound])
 
     def gain(self, placement: str) -> Array:
+        """c* of the placement over c* with all experts analog."""
         return self.star(placement) / self.star("none")
 
     @property
     def proved_gain(self) -> Array:
+        """Lower bound on the gain of "oracle"."""
         return self.theory("oracle", "floor") / self.theory("none", "ceiling")
 
     def accuracies(self) -> list[dict[str, Any]]:
+        """Rows of the accuracy curves, with 95 % intervals."""
         rows = []
         for alpha, records in zip(self.alphas, self.records, strict=True):
             for placement in PLACEMENTS:
@@ -230,6 +267,7 @@ class _Table:
         return rows
 
     def tolerances(self) -> list[dict[str, Any]]:
+        """Rows of c* by alpha and placement, beside what theory says; geometric means over seeds."""
         columns = {"none": BOUNDS, "maxnn": (), "oracle": BOUNDS}
         return [
             {
@@ -246,6 +284,7 @@ class _Table:
         ]
 
     def gains(self) -> list[dict[str, Any]]:
+        """Rows of the gain by alpha, beside its prediction and the proved gain; geometric means over seeds."""
         predicted = self.theory("oracle", "P") / self.theory("none", "P")
         ratio = self.of(lambda record: record["score_ratio"])
         return [
@@ -264,7 +303,7 @@ class _Table:
         ]
 
     def law(self) -> dict[str, Any]:
-        """The laws of the gain: as fitted, and without any training, of the network that (G) tends to."""
+        """The law of the gain: fitted, and computed without any training for the network that (G) tends to."""
         gain = np.exp(np.log(self.gain("oracle")).mean(1))
         setting = Setting(alpha=max(self.alphas), N_F=self.specialists[0], N_R=self.specialists[1])
         return {
@@ -340,7 +379,7 @@ def _findings(table: _Table) -> list[Finding]:
             )
         ]
     )
-    slack = np.nanmin(np.where(np.isnan(slack), np.inf, slack), axis=(0, 1))  # no bound is never violated
+    slack = np.nanmin(np.where(np.isnan(slack), np.inf, slack), axis=(0, 1))  # silence violates nothing
     findings.append(
         Finding(
             claim=f"c* is between the proved floor (B-mean) and the proved ceiling (U); {where}",
@@ -356,7 +395,7 @@ def _findings(table: _Table) -> list[Finding]:
     )
     slopes = _slopes(log_rho, np.log(table.proved_gain))
     slopes = slopes[np.isfinite(slopes)]
-    if slopes.size >= 2:  # of few networks U may say nothing
+    if slopes.size >= 2:  # U says nothing for some networks
         findings.append(
             mean_within(
                 f"the proved gain grows like rho; {where}",
@@ -374,6 +413,7 @@ def _findings(table: _Table) -> list[Finding]:
 def _theory(
     network: Network, gates: torch.Tensor, labels: torch.Tensor, kinds: torch.Tensor
 ) -> dict[str, Any]:
+    """Every one of BOUNDS for one network and placement; None where it says nothing."""
     given = network, gates, labels
     values = (
         uniform_bound(network, float(margins(*given).min()), FAILURE, one_label=ONE_LABEL),
@@ -388,6 +428,7 @@ def _theory(
 
 @lru_cache
 def _idealised_gain(setting: Setting) -> float:
+    """The predicted gain of "oracle" for the untrained network that (G) tends to."""
     network, gates, labels, kinds = idealised(setting)
     rare = torch.tensor(([False] * setting.N_F + [True] * setting.N_R) * 2)
     all_analog, placed = (
@@ -400,7 +441,7 @@ _linear_gain = lru_cache(linear_gain)
 
 
 def _saturating(log_rho: Array, log_gain: Array) -> tuple[float, float]:
-    """The best g of log gain = log sqrt(1 + (g rho)^2), and the root mean square error that it leaves."""
+    """The best g in log gain = log sqrt(1 + (g rho)^2), and the root mean square error that it leaves."""
 
     def error(log_g: float) -> float:
         return float(np.sqrt(np.mean((np.logaddexp(0, 2 * (log_g + log_rho)) / 2 - log_gain) ** 2)))
@@ -410,22 +451,23 @@ def _saturating(log_rho: Array, log_gain: Array) -> tuple[float, float]:
 
 
 def _slopes(x: Array, y: Array) -> Array:
-    """Of every column of y (points, seeds) its least squares slope against x (points,)."""
+    """Least squares slope of every column of y (points, seeds) against x (points,)."""
     centred = x - x.mean()
     slopes: Array = centred @ y / (centred @ centred)
     return slopes
 
 
 def _centre(name: str, values: Array) -> dict[str, float | Interval]:
-    """The geometric mean over seeds and its interval."""
+    """The geometric mean over seeds and its 95 % interval, under `name` and `name`_interval."""
     low, high = np.exp(mean_interval(np.log(values)))
     return {name: float(np.exp(np.log(values).mean())), f"{name}_interval": (float(low), float(high))}
 
 
 def _geometric_mean(values: Array) -> float | None:
+    """The geometric mean, or None if a value is 0, infinite or NaN."""
     return _proper(float(np.exp(np.log(values).mean())))
 
 
 def _proper(value: float) -> float | None:
-    """None for 0, infinity and NaN, of which there is no logarithm."""
+    """The value, or None for 0, infinity and NaN, which have no logarithm."""
     return value if 0 < value < float("inf") else None
