@@ -1,22 +1,23 @@
 """Placement: how much noise is tolerated for how many digital experts, and which strategy chooses them best?
 
-Networks of THEORY.md's section 1 under expert choice (every expert takes l tokens) and token choice (every token goes
-to N_F experts: to fewer, and some frequent specialists would never be used), each trained and then placed by every
-strategy of `theory.placement` on every budget K of digital experts. Beside them `oracle`, which knows the frequent
-specialists and makes them digital first, in random order, and `best`, of all subsets of K experts the one with the
-largest tolerance in a search on noise draws and inputs of its own. All is measured as it is and with the known bias
-of every analog expert subtracted digitally [claim C], with w_max per expert ("layer", the theory's M_s) and per neuron
-("column").
-Statistics of routing are those of calibration samples, which occur neither in training nor in the test. Experts with
-equal scores are ranked at random: under expert choice all have the same frequency and the same mean gate, so that
-both of these strategies know nothing there.
+Networks of theory/setting.py are trained under expert choice (every expert takes l tokens) and token choice (every
+token goes to N_F experts; with fewer, some frequent specialists would never be used). Every strategy of
+`theory.placement` then places the experts on every budget K of digital experts. Two more placements stand beside
+them:
+- "oracle" knows the frequent specialists, and makes them digital first, in random order
+- "best" is the subset of K experts with the largest tolerance, found by a search on noise draws and inputs of its own
+Everything is measured with w_max per expert ("layer", the theory's M_s) and per neuron ("column"), as it is and with
+the known bias of every analog expert subtracted digitally [(C), docs/theory.md].
+Statistics of routing come from calibration samples, which occur neither in training nor in the test. Experts with
+equal scores are ranked at random: under expert choice all experts have the same frequency and the same mean gate, so
+that both of these strategies know nothing there.
 
 Rules, fixed before the first run. All are for alpha = .1 and, unless they say otherwise, w_max per expert, without
-correction. |F| = 2 N_F is the number of frequent specialists. Two placements are compared by ln(c*_1/c*_2) on the same
-noise draws and inputs, averaged over training seeds, with Student's 95 % interval over these; a claim holds if the
-whole interval is on the claimed side of the threshold, which is 0 unless given, and fails if it is on the other one.
-A claim about several comparisons is about the smallest of the means; its interval reaches from the smallest lower to
-the smallest upper end of Bonferroni's intervals, and so covers it with 95 %.
+correction. |F| = 2 N_F is the number of frequent specialists. Two placements are compared by ln(c*_1/c*_2) on the
+same noise draws and inputs, averaged over training seeds, with Student's 95 % interval over the seeds. A claim holds
+if the whole interval is on the claimed side of the threshold, which is 0 unless given, and fails if the whole
+interval is on the other side. A claim about several comparisons is about the smallest of the means; its interval
+reaches from the smallest lower to the smallest upper end of Bonferroni's intervals, and so covers it with 95 %.
 1. Expert choice, K = N_F: MaxNN is worse than nothing. Both networks, w_max per expert and per neuron.
 2. Expert choice: balanced MaxNN is better than nothing at K = 2, where the signs can be balanced, both networks; and
    worse than nothing at K = 3 of (3, 1), where they cannot.
@@ -30,7 +31,8 @@ the smallest upper end of Bonferroni's intervals, and so covers it with 95 %.
 9. Token choice, K = N_F: MaxNN is better than nothing. Both networks.
 10. Expert choice, K = |F|: the gain of MaxNN over nothing is larger with w_max per expert than per neuron. Both.
 A training seed whose clean model has not learned both kinds (accuracy below .95 on one of them) tolerates nothing
-wherever its experts are, and is left out. Tolerances beyond the range of c that is tried count as its end.
+wherever its experts are, and is left out. A tolerance beyond the range of c that is tried counts as the end of that
+range.
 """
 
 import math
@@ -55,7 +57,7 @@ from theory.placement import STRATEGIES, Strategy, rank
 from theory.score import neuron_norms
 from theory.setting import Setting
 
-Choice = tuple[int, ...]  # the digital experts, ascending
+Choice = tuple[int, ...]  # digital experts, ascending
 Name = Literal[Strategy, "oracle", "best"]
 
 GRANULARITIES: tuple[Granularity, ...] = ("layer", "column")
@@ -66,16 +68,18 @@ RANKED = tuple(strategy for strategy in STRATEGIES if strategy not in ("none", "
 RULES_ALPHA = 0.1
 
 CALIBRATION_SAMPLES = 4096
-SEARCH_INPUTS, SEARCH_DRAWS = 96, 32
-OTHER = (
-    1_000_000  # added to a training seed: the seed of its calibration and its search, which no training has
-)
-SEARCHED = 2.0 ** (np.arange(-30, 31) / 3)  # magnitudes of the search, which interpolates between them
+SEARCH_INPUTS, SEARCH_DRAWS = 96, 32  # of the search for the best subset
+OTHER = 1_000_000  # training seed + OTHER is the seed of calibration and search, which no training has
+SEARCHED = 2.0 ** (np.arange(-30, 31) / 3)  # magnitudes c of the search, which interpolates between them
 
 
 @dataclass(frozen=True)
 class Config:
-    """One trained network with all its placements."""
+    """One trained network with all placements of its experts.
+
+    inputs: test inputs.
+    draws: programming events.
+    """
 
     seed: int
     setting: Setting
@@ -86,6 +90,8 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
+    """How much is measured: frequencies of the rare class, training seeds, test inputs and programming events."""
+
     alphas: tuple[float, ...]
     seeds: int
     inputs: int
@@ -93,14 +99,29 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset((0.1,), 2, 64, 16),
-    "default": Preset((0.02, 0.1, 0.25), 5, 200, 32),
-    "full": Preset((0.02, 0.05, 0.1, 0.15, 0.2, 0.25), 16, 200, 64),
+    "quick": Preset(
+        alphas=(0.1,),
+        seeds=2,
+        inputs=64,
+        draws=16,
+    ),
+    "default": Preset(
+        alphas=(0.02, 0.1, 0.25),
+        seeds=5,
+        inputs=200,
+        draws=32,
+    ),
+    "full": Preset(
+        alphas=(0.02, 0.05, 0.1, 0.15, 0.2, 0.25),
+        seeds=16,
+        inputs=200,
+        draws=64,
+    ),
 }
 
 
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
-    """The units of work; `seeds` trained networks of each kind (at least 2)."""
+    """The units of work. `seeds` (at least 2) overrides the preset's number of training seeds."""
     settings = PRESETS[preset]
     trainings = settings.seeds if seeds is None else seeds
     if not 2 <= trainings <= OTHER:
@@ -121,7 +142,7 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """Tolerance of every placement of one trained network; None for an infinite one."""
+    """Measure the tolerance of every placement of one trained network; None for an infinite tolerance."""
     task = Task.of(config.setting)
     model = train(
         task,
@@ -154,7 +175,8 @@ def measure(config: Config) -> dict[str, Any]:
 def choices(model: MoE, task: Task, seed: int) -> dict[Name, list[Choice]]:
     """The digital experts that every strategy chooses for K = 1 ... k - 1, and `none` and `all` for 0 and k.
 
-    model: of a single training seed.
+    model: the model of a single training seed.
+    seed: that seed, by which equal scores are ranked.
     """
     calibration = sample(task, CALIBRATION_SAMPLES, stream(seed + OTHER, "train"))
     _, gates = model.route(calibration.tokens[None])
@@ -162,12 +184,12 @@ def choices(model: MoE, task: Task, seed: int) -> dict[Name, list[Choice]]:
     usage = torch.tensor(task.frequencies)[model.config.kinds][None]
     scores = dict.fromkeys(RANKED, model.maxnn()) | {
         "activation_frequency": (gates > 0).double().mean((2, 3)),
-        # What rounding leaves of equal mean gates must not rank them.
+        # Equal mean gates may differ by rounding, which must not rank them.
         "activation_weight": gates.double().mean((2, 3)).round(decimals=6),
         "router_norm": size,
     }
     experts = model.config.experts
-    # Equal scores are ranked by the expert's number, which says what it is a specialist of: shuffle the numbers.
+    # Equal scores are ranked by the expert's number, which says what the expert specialises in: shuffle the numbers.
     shuffled = stream(seed + OTHER, "init").permutation(experts)
     signs = [model.config.signs[shuffled].tolist()]
 
@@ -178,9 +200,8 @@ def choices(model: MoE, task: Task, seed: int) -> dict[Name, list[Choice]]:
                 count / experts,
                 strategy,
                 signs=signs,
-                generator=torch.Generator().manual_seed(
-                    seed
-                ),  # the same for every K: a larger one adds experts
+                # The same numbers for every K, so that a larger K only adds experts.
+                generator=torch.Generator().manual_seed(seed),
             )
             for count in range(1, experts)
         ]
@@ -193,13 +214,18 @@ def choices(model: MoE, task: Task, seed: int) -> dict[Name, list[Choice]]:
 
 
 def best_subsets(programmed: Programmed, samples: Samples, *, bias_correction: bool) -> list[Choice]:
-    """Of all subsets of K digital experts the one of the largest tolerance, for K = 1 ... k - 1.
+    """The subset of K digital experts with the largest tolerance, for K = 1 ... k - 1.
 
     An expert adds the same to f(X) whatever the others are, so the outputs of all 2^k subsets are one matrix product.
-    programmed: of a single training seed.
+
+    programmed: the models of a single training seed, programmed.
+    samples: inputs on which the tolerance is searched.
+    bias_correction: as in `Programmed.table`.
     """
     experts = programmed.model.config.experts
-    numbers = torch.arange(1, 2**experts - 1)  # none and all are no choice
+    numbers = torch.arange(
+        1, 2**experts - 1
+    )  # bits: which experts are digital; all and none of them are no choice
     digital = (numbers[:, None] >> torch.arange(experts)) % 2 == 1
     gates = programmed.model.gates(samples.tokens)[0].transpose(0, 1)  # (k, N, T)
     clean = (gates @ programmed.clean[0][..., None]).squeeze(-1)  # (k, N)
@@ -216,7 +242,7 @@ def best_subsets(programmed: Programmed, samples: Samples, *, bias_correction: b
     for c in SEARCHED.tolist():
         accuracies.append(accuracy(c).double().numpy())
         if len(accuracies) > 1 and (accuracies[-1] < LEVEL).all():
-            break  # all have crossed the level; two magnitudes are needed to say where
+            break  # all subsets have crossed the level; it takes two magnitudes to say where
     tolerated = _first_crossing(np.stack(accuracies))
     sizes = digital.sum(1).numpy()
     of_size = [np.flatnonzero(sizes == count) for count in range(1, experts)]
@@ -225,7 +251,11 @@ def best_subsets(programmed: Programmed, samples: Samples, *, bias_correction: b
 
 
 def _first_crossing(accuracy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """ln c at which the accuracies (magnitudes, subsets) first fall to LEVEL; -inf if before, inf if never."""
+    """ln c at which the accuracy of each subset first falls to LEVEL.
+
+    accuracy: (magnitudes, subsets) at the first of SEARCHED.
+    Returns -inf for a subset below LEVEL from the beginning, inf for one that never falls to it.
+    """
     logarithm = np.log(SEARCHED[: len(accuracy)])
     below = accuracy < LEVEL
     after = below.argmax(0).clip(1)
@@ -244,7 +274,7 @@ def tolerances(
     *,
     bias_correction: bool,
 ) -> list[dict[str, Any]]:
-    """c* of every choice; each set of digital experts is measured once, whoever chooses it."""
+    """c* of every choice. Each set of digital experts is measured once, whichever strategies choose it."""
     sets = sorted({choice for choices in chosen.values() for choice in choices})
     analog = torch.ones(len(sets), 1, programmed.model.config.experts, dtype=torch.bool)
     for mask, digital in zip(analog, sets, strict=True):
@@ -259,18 +289,19 @@ def tolerances(
 
 
 def _network(config: Config) -> ModelConfig:
+    """The network of the unit, in which a token goes to N_F experts under token choice."""
     network = ModelConfig.of(config.setting)
     if config.routing == "expert_choice":
         return network
     return replace(network, routing=config.routing, selected=config.setting.N_F)
 
 
-# What is made of the records
+# Summary of the records
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is compared under one condition: networks that differ in nothing but the training seed."""
+    """One condition: networks that differ only in the training seed."""
 
     routing: str
     N_F: int
@@ -290,7 +321,7 @@ class Cell:
 
 
 Logarithms = Mapping[Cell, Mapping[tuple[str, int], NDArray[np.float64]]]
-"""For each cell, and each strategy and number of digital experts there: ln c* of the training seeds, in one order."""
+"""ln c* of the training seeds, in one order, by cell, and by strategy and number of digital experts."""
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
@@ -301,7 +332,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         signs, frequent = _specialities(cell)
         for (strategy, count), values in sorted(table.items(), key=lambda item: item[0][1]):
             if strategy == "all":
-                continue  # nothing is noisy, any noise is tolerated
+                continue  # nothing is noisy, so any noise is tolerated
             gain = values - table["none", 0]
             sets = [list(digital) for digital in members[cell][strategy, count]]
             curves.append(
@@ -337,7 +368,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
 def _collect(
     configs: Sequence[Config], records: Sequence[dict[str, Any]]
 ) -> tuple[Logarithms, Mapping[Cell, Mapping[tuple[str, int], list[Choice]]]]:
-    """ln c* and the digital experts, by cell, strategy and number."""
+    """ln c* and the digital experts, by cell, and by strategy and number; without seeds that learned too little."""
     logarithms: dict[Cell, dict[tuple[str, int], list[float]]] = {}
     members: dict[Cell, dict[tuple[str, int], list[Choice]]] = {}
     for config, record in sorted(zip(configs, records, strict=True), key=lambda pair: pair[0].seed):
@@ -371,7 +402,7 @@ def _collect(
 
 
 def _specialities(cell: Cell) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Sign of every expert, and whether it is a frequent specialist."""
+    """Sign of every expert, and True for the frequent specialists."""
     network = ModelConfig((cell.N_F, cell.N_R))
     return network.signs.numpy(), network.kinds.numpy() == 0
 
@@ -385,7 +416,7 @@ def _findings(logarithms: Logarithms) -> Iterator[Finding]:
         return Cell(routing, *network, RULES_ALPHA, w_max, corrected)
 
     def ratio(where: Cell, first: str, second: str, count: int) -> NDArray[np.float64]:
-        """ln(c* of the first / c* of the second) for the training seeds; `none` has no digital expert."""
+        """ln(c* of the first / c* of the second) for each training seed; `none` has no digital expert."""
         table = logarithms[where]
         return table[first, 0 if first == "none" else count] - table[second, 0 if second == "none" else count]
 
@@ -495,7 +526,10 @@ def _judged(
     below: bool = False,
     threshold: float = 1.0,
 ) -> Finding:
-    """Is the smallest mean of the comparisons (each over training seeds) above (below) ln threshold?"""
+    """The finding that the smallest mean of the comparisons, each over training seeds, is above ln threshold.
+
+    below: judge that it is below.
+    """
     intervals = [mean_interval(values, 1 - 0.05 / len(comparisons)) for values in comparisons]
     interval = min(low for low, _ in intervals), min(high for _, high in intervals)
     limit = "0" if threshold == 1 else f"ln {threshold:.2f}"
@@ -515,5 +549,6 @@ def _judged(
 
 
 def _exponentials(interval: Interval) -> Interval:
+    """The interval of a quantity, given that of its logarithm."""
     low, high = interval
     return math.exp(low), math.exp(high)

@@ -1,42 +1,43 @@
 """Stress: where does the claim live, that frequent experts have the larger neurons and belong on digital hardware?
 
-A map over optimiser x loss x length of training x routing x type of expert x granularity of w_max x frequency alpha of
-the rare class. Everything in a row of the map is measured on the same training seeds, test samples and programming
-noise.
-- Task of two kinds (N_F = N_R = 2): the ratio of norms nu_F/nu_R, to be compared with rho = (1 - alpha)/alpha, and
-  the tolerance c* with 2 N_F = 4 of the 8 experts digital: those of largest MaxNNScore, random ones (geometric mean
-  over RANDOM choices), the frequent specialists (oracle), or none. Where the model does not classify both kinds to 95 %
-  without noise, no placement can help: every gain is 1 there.
-- Zipf task (four kinds, exponent 1, one specialist of each sign): Spearman's correlation of MaxNNScore and frequency.
+The answer is a map over optimiser x loss x length of training x routing x type of expert x granularity of w_max x
+frequency alpha of the rare class. Everything in a row of the map is measured on the same training seeds, test samples
+and programming noise.
+- Task of two kinds (N_F = N_R = 2). The ratio of norms nu_F/nu_R is compared with rho = (1 - alpha)/alpha. The
+  tolerance c* is measured with 2 N_F = 4 of the 8 experts digital: those of largest MaxNNScore, random ones
+  (geometric mean over RANDOM choices), the frequent specialists (oracle), or none. Where the model does not classify
+  both kinds to 95 % without noise, no placement can help: every gain counts as 1 there.
+- Zipf task (four kinds, exponent 1, one specialist of each sign). Spearman's correlation of MaxNNScore and frequency.
 Length 1 is the stop rule; lengths 3 and 15 are that multiple of the median over seeds of the stop rule's steps.
 Routers are frozen; nothing has weight decay.
 
 Rules, fixed before the first run. Every interval is the 95 % interval of the mean over training seeds, of the mean
-over the cells that are named, all alpha together (of logarithms where ratios are averaged).
-1. [G, G-linear, G-token, G-adam] nu_F/nu_R is rho at the stop rule, one layer, hinge: (nu_F/nu_R)/rho within 1 +- .25:
-   holds if the interval lies inside, fails if outside. One finding for each optimiser and routing. (G-adam) says that
-   it fails for AdamW.
+over the cells that are named, all alpha together (of logarithms where ratios are averaged). "Within 1 +- .25": holds
+if the interval lies inside, fails if outside, else inconclusive. In brackets stands the statement [docs/theory.md]
+that is judged, or whose claim it is: the paper's or ours.
+1. [G, G-linear, G-token, G-adam] nu_F/nu_R is rho at the stop rule, one layer, hinge: (nu_F/nu_R)/rho within
+   1 +- .25. One finding for each optimiser and routing. (G-adam) says that it fails for AdamW.
 2. [G] ... and is not past it: the same for SGD at lengths 3 and 15 (expected to fail).
-3. [G-adam] AdamW's nu_F/nu_R at the stop rule, one layer, hinge, is 1: within 1 +- .25 in the same sense.
-4. [paper] MaxNN tolerates more noise than random choice: gain in c* above 1 holds, below 1 fails. One finding for
+3. [G-adam] AdamW's nu_F/nu_R at the stop rule, one layer, hinge, is 1: within 1 +- .25.
+4. [the paper] MaxNN tolerates more noise than random choice: gain in c* above 1 holds, below 1 fails. One finding for
    each optimiser and length (one layer, w_max per layer), for each other type of expert and length (SGD), and for
    each optimiser at the stop rule with w_max per column.
-5. [paper] Spearman's correlation of MaxNNScore and frequency is above .5: holds, below: fails. One finding for each
-   optimiser and length, one layer.
+5. [the paper] Spearman's correlation of MaxNNScore and frequency is above .5: holds, below: fails. One finding for
+   each optimiser and length, one layer.
 6. [ours] Scaling w_max per column leaves less to gain: (gain of MaxNN over none per column) / (per layer) below 1
    holds, above 1 fails; one layer, SGD and momentum, stop rule.
 7. [ours] A rule of thumb tells the side without knowing the frequencies. MaxNN "pays" where its gain over random is
-   at least 1.2. Candidates: "top over rest" (mean MaxNNScore of the experts that would be digital over that of the
-   others), "top over median" (largest over median MaxNNScore), "loss left" (mean loss over that of f = 0). The
-   statistic and the threshold above which MaxNN pays are those of largest balanced accuracy on the design cells:
-   expert choice, the first half of the seeds. They are then tested on token choice and the other half of the seeds,
-   on cells that were learned: balanced accuracy, one for each seed, above .75 holds, below .75 fails. (A first look
-   at a quick run split by loss instead; what is left of a loss cannot be compared between losses.)
-8. [G-logistic] Under the logistic loss nu_F/nu_R is below rho from the start: (nu_F/nu_R)/rho below 1 at the stop rule
-   holds, above 1 fails; SGD and momentum, one layer. (This rule was added when four seeds had been seen.)
-9. [paper] nu_F/nu_R is proportional to rho: the slope of log (nu_F/nu_R) on log rho over the alphas, one layer, hinge,
-   within 1 +- .25 in the sense of rule 1: one finding for each optimiser at the stop rule, and for SGD at the other
-   lengths. (G) gives 1 for SGD at the stop rule and 0 after long training, (G-adam) 0 for AdamW.
+   at least 1.2. There are three candidates: "top over rest" (mean MaxNNScore of the experts that would be digital
+   over that of the others), "top over median" (largest over median MaxNNScore), "loss left" (mean loss over that of
+   f = 0). The statistic and the threshold above which MaxNN pays are those of largest balanced accuracy on the design
+   cells: expert choice, the first half of the seeds. They are then tested on token choice and the other half of the
+   seeds, on cells that were learned: balanced accuracy, one for each seed, above .75 holds, below .75 fails. (A first
+   look at a quick run split by loss instead; what is left of a loss cannot be compared between losses.)
+8. [G-logistic] Under the logistic loss nu_F/nu_R is below rho from the start: (nu_F/nu_R)/rho below 1 at the stop
+   rule holds, above 1 fails; SGD and momentum, one layer. (This rule was added when four seeds had been seen.)
+9. [the paper] nu_F/nu_R is proportional to rho: the slope of log (nu_F/nu_R) on log rho over the alphas, one layer,
+   hinge, within 1 +- .25: one finding for each optimiser at the stop rule, and for SGD at the other lengths. (G)
+   gives 1 for SGD at the stop rule and 0 after long training, (G-adam) 0 for AdamW.
 10. [ours] The rarer the rare class, the more there is to gain: the slope of the logarithm of MaxNN's gain over random
    on log rho above 0 holds, below 0 fails; one finding for each optimiser, one layer, stop rule, w_max per layer.
 (Rules 1 to 8 were first applied to alpha = .1 alone; 9 and 10 were written before any other alpha was run.)
@@ -88,23 +89,24 @@ LENGTHS = (1, 3, 15)
 PLACEMENTS = ("none", "random", "oracle", "maxnn")
 STATISTICS = ("top over rest", "top over median", "loss left")
 
-# Smaller than the reference instance in what decides the time and nothing else: d, n and l.
+# Smaller than the reference instance in d, n and l, which decide the time and nothing else.
 SETTING = Setting(d=16, n=8, l=2)
 ALPHAS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25)
 ZIPF = Task.zipf(4, 1.0, d=SETTING.d, n=SETTING.n)
-# Of the only specialist of a kind and sign: with 8, the fraction that is active would decide its size.
+# A kind and sign has one specialist there. With 8 neurons, the fraction that is active would decide its size.
 ZIPF_NEURONS = 16
-# The stop rule is reached in 20 to 300 steps everywhere: products of weights need larger steps, momentum sums ten.
+# Chosen so that the stop rule is reached in 20 to 300 steps everywhere. Products of weights need larger steps.
 LEARNING_RATES = {"one_layer": 0.5, "two_layer": 2.0, "gated": 2.0}
-MOMENTUM_FACTOR, ADAMW_RATE = 0.1, 0.01
+MOMENTUM_FACTOR = 0.1  # of SGD's learning rate, as momentum sums ten steps
+ADAMW_RATE = 0.01
 # Products of very small weights would not start to grow.
 INIT_STD = {"one_layer": 1e-4, "two_layer": 0.1, "gated": 0.3}
 SELECTED = {"expert_choice": SETTING.l, "token_choice": 2}  # tokens of an expert; experts of a token
 BATCH = 128
 MAX_STOP_STEPS = 1000
-INPUTS = 256
+INPUTS = 256  # test samples
 RANDOM = 4  # random placements of each seed
-PAYS = 1.2  # gain over random from which on MaxNN pays
+PAYS = 1.2  # least gain over random at which MaxNN pays
 
 REASONS = {
     "SGD, stop rule": "up to the knee t_F a weight grows at the frequency of its class: the ratio is rho (G)",
@@ -122,9 +124,12 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Config:
-    """One way of training, for several training seeds, and the lengths at which the models are looked at.
+    """One way of training, for several training seeds.
 
     alpha: frequency of the rare class; None for the Zipf task.
+    lengths: lengths of training after which the models are measured.
+    draws: programming events.
+    seeds: training seeds.
     """
 
     alpha: float | None
@@ -139,6 +144,8 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
+    """How much of the map is measured; `seeds` is the number of training seeds."""
+
     alphas: tuple[float, ...]
     lengths: tuple[int, ...]
     optimisers: tuple[Optimiser, ...]
@@ -148,14 +155,38 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset((0.1,), (1,), ("sgd", "adamw"), ("one_layer",), 16, 4),
-    "default": Preset((0.05, 0.1, 0.25), LENGTHS, OPTIMISERS, EXPERTS, 48, 5),
-    "full": Preset(ALPHAS, LENGTHS, OPTIMISERS, EXPERTS, 64, 12),
+    "quick": Preset(
+        alphas=(0.1,),
+        lengths=(1,),
+        optimisers=("sgd", "adamw"),
+        experts=("one_layer",),
+        draws=16,
+        seeds=4,
+    ),
+    "default": Preset(
+        alphas=(0.05, 0.1, 0.25),
+        lengths=LENGTHS,
+        optimisers=OPTIMISERS,
+        experts=EXPERTS,
+        draws=48,
+        seeds=5,
+    ),
+    "full": Preset(
+        alphas=ALPHAS,
+        lengths=LENGTHS,
+        optimisers=OPTIMISERS,
+        experts=EXPERTS,
+        draws=64,
+        seeds=12,
+    ),
 }
 
 
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
-    """Every way of training; `seeds` training seeds (at least 4: two to design the rule of thumb, two to test it)."""
+    """Every way of training.
+
+    seeds: number of training seeds, if not the preset's; at least 4, two to design the rule of thumb, two to test it.
+    """
     chosen = PRESETS[preset]
     count = chosen.seeds if seeds is None else seeds
     if count < 4:
@@ -163,7 +194,16 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
             f"--seeds {count}: two training seeds to design the rule and two to test it are needed: 4"
         )
     return [
-        Config(alpha, optimiser, loss, routing, expert, chosen.lengths, chosen.draws, tuple(range(count)))
+        Config(
+            alpha=alpha,
+            optimiser=optimiser,
+            loss=loss,
+            routing=routing,
+            expert=expert,
+            lengths=chosen.lengths,
+            draws=chosen.draws,
+            seeds=tuple(range(count)),
+        )
         for expert, routing, optimiser, loss, alpha in product(
             reversed(chosen.experts), reversed(ROUTINGS), chosen.optimisers, LOSSES, (*chosen.alphas, None)
         )
@@ -171,13 +211,13 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """For every length the numbers of each seed: norms, tolerances and statistics, or correlations (Zipf)."""
+    """Measure norms, tolerances and statistics of each seed at every length, or correlations for the Zipf task."""
     network = ModelConfig(
-        (SETTING.N_F, SETTING.N_R),
-        SETTING.m,
-        config.routing,
-        SELECTED[config.routing],
-        config.expert,
+        specialists=(SETTING.N_F, SETTING.N_R),
+        m=SETTING.m,
+        routing=config.routing,
+        selected=SELECTED[config.routing],
+        expert=config.expert,
         init_std=INIT_STD[config.expert],
     )
     if config.alpha is None:
@@ -206,13 +246,17 @@ def measure(config: Config) -> dict[str, Any]:
 
 
 def _models(task: Task, network: ModelConfig, config: Config) -> Iterator[tuple[MoE, float]]:
-    """The models of all seeds at every length, and the median of the steps they were trained."""
+    """The models of all seeds at every length, with the median over seeds of the steps of their training."""
     rate = LEARNING_RATES[config.expert]
     rates = {"sgd": rate, "momentum": MOMENTUM_FACTOR * rate, "adamw": ADAMW_RATE}
     training = Training(
-        config.optimiser, config.loss, rates[config.optimiser], batch=BATCH, max_steps=MAX_STOP_STEPS
+        optimiser=config.optimiser,
+        loss=config.loss,
+        learning_rate=rates[config.optimiser],
+        batch=BATCH,
+        max_steps=MAX_STOP_STEPS,
     )
-    never = MAX_STOP_STEPS * max(config.lengths)  # records of the history are not needed
+    never = MAX_STOP_STEPS * max(config.lengths)  # more steps than are made: the history is not needed
     stopped = train(task, network, training, config.seeds, record_every=never)
     median = float(stopped.steps.double().quantile(0.5))
     for length in config.lengths:
@@ -225,7 +269,7 @@ def _models(task: Task, network: ModelConfig, config: Config) -> Iterator[tuple[
 
 
 def _tolerances(model: MoE, task: Task, config: Config) -> dict[str, dict[str, list[float]]]:
-    """c* by granularity and placement; of random placements the geometric mean."""
+    """c* of each seed by granularity and placement; for "random" the geometric mean over the random placements."""
     samples = evaluation_samples(task, INPUTS, config.seeds)
     digital = _digital(model, config.seeds)
     found: dict[str, dict[str, list[float]]] = {}
@@ -242,7 +286,10 @@ def _tolerances(model: MoE, task: Task, config: Config) -> dict[str, dict[str, l
 
 
 def _digital(model: MoE, seeds: Sequence[int]) -> Tensor:
-    """(placements, seeds, experts): none, oracle, MaxNN and the random ones, each but none of as many experts."""
+    """Digital experts (placements, seeds, experts) of none, oracle, MaxNN and the random placements.
+
+    All placements but none have equally many.
+    """
     oracle = (model.config.kinds == 0).expand(len(seeds), -1)
     count = int(oracle[0].sum())
     randoms = [
@@ -256,7 +303,7 @@ def _digital(model: MoE, seeds: Sequence[int]) -> Tensor:
 
 
 def _statistics(model: MoE, task: Task, config: Config) -> dict[str, list[float]]:
-    """What can be known of a model without knowing the frequencies."""
+    """The STATISTICS of each seed's model, all of them known without knowing the frequencies."""
     scores = model.maxnn().sort(1, descending=True).values
     count = int((model.config.kinds == 0).sum())
     fresh = stack([sample(task, 4 * INPUTS, stream(seed, "test")) for seed in config.seeds])
@@ -271,7 +318,15 @@ def _statistics(model: MoE, task: Task, config: Config) -> dict[str, list[float]
 
 @dataclass(frozen=True)
 class Cell:
-    """A field of the map, with the values of every seed; `spearman` is of the Zipf task, which has no alpha."""
+    """A field of the map, with the values of every seed.
+
+    length: length of training, in multiples of the stop rule's steps.
+    steps: the steps themselves.
+    ratio: nu_F/nu_R.
+    spearman: correlation on the Zipf task, which has no alpha.
+    statistics: values by STATISTICS.
+    c: tolerance c* by PLACEMENTS.
+    """
 
     alpha: float
     optimiser: str
@@ -292,10 +347,11 @@ class Cell:
 
     @property
     def learned(self) -> NDArray[np.bool_]:
+        """True for seeds whose model classifies both kinds to 95 % without noise."""
         return np.asarray(self.c["none"] > 0)
 
     def gain(self, over: str) -> Array:
-        """c* of MaxNN over that of another placement; 1 where nothing was learned."""
+        """c* of MaxNN over c* of another placement; 1 where nothing was learned."""
         return np.divide(self.c["maxnn"], self.c[over], out=np.ones_like(self.c[over]), where=self.learned)
 
 
@@ -316,6 +372,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
 
 
 def _cells(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Iterator[Cell]:
+    """The fields of the map, each with the correlations of the same training on the Zipf task."""
     zipf = {config: record for config, record in zip(configs, records, strict=True) if config.alpha is None}
     for config, record in zip(configs, records, strict=True):
         if config.alpha is None:
@@ -325,22 +382,23 @@ def _cells(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Iter
             zip(config.lengths, record["lengths"], correlations, strict=True), GRANULARITIES
         ):
             yield Cell(
-                config.alpha,
-                config.optimiser,
-                config.loss,
-                config.routing,
-                config.expert,
-                length,
-                w_max,
-                found["steps"],
-                np.array(found["ratio"]),
-                np.array(correlation["spearman"]),
-                {name: np.array(values) for name, values in found["statistics"].items()},
-                {name: np.array(values) for name, values in found["tolerance"][w_max].items()},
+                alpha=config.alpha,
+                optimiser=config.optimiser,
+                loss=config.loss,
+                routing=config.routing,
+                expert=config.expert,
+                length=length,
+                w_max=w_max,
+                steps=found["steps"],
+                ratio=np.array(found["ratio"]),
+                spearman=np.array(correlation["spearman"]),
+                statistics={name: np.array(values) for name, values in found["statistics"].items()},
+                c={name: np.array(values) for name, values in found["tolerance"][w_max].items()},
             )
 
 
 def _row(cell: Cell) -> dict[str, Any]:
+    """Means of a cell over seeds, with 95 % intervals."""
     row: dict[str, Any] = {
         name: getattr(cell, name)
         for name in ("alpha", "rho", "optimiser", "loss", "routing", "expert", "length", "w_max", "steps")
@@ -354,25 +412,28 @@ def _row(cell: Cell) -> dict[str, Any]:
 
 
 def _geometric(values: Array) -> tuple[float, Interval]:
+    """Geometric mean and its 95 % interval."""
     mean, (low, high) = _arithmetic(np.log(values))
     return float(np.exp(mean)), (float(np.exp(low)), float(np.exp(high)))
 
 
 def _arithmetic(values: Array) -> tuple[float, Interval]:
+    """Mean and its 95 % interval."""
     return float(values.mean()), mean_interval(values)
 
 
 def _select(cells: Sequence[Cell], **wanted: Any) -> list[Cell]:
+    """The cells with the wanted values of these attributes."""
     return [cell for cell in cells if all(getattr(cell, name) == value for name, value in wanted.items())]
 
 
 def _mean_log(cells: Sequence[Cell], quantity: Callable[[Cell], Array]) -> Array:
-    """exp of the mean over cells of the logarithm, for each seed."""
+    """Geometric mean over cells of a quantity, for each seed."""
     return np.asarray(np.exp(np.mean([np.log(quantity(cell)) for cell in cells], axis=0)))
 
 
 def _present(cells: Sequence[Cell], name: str) -> list[Any]:
-    """The values of an axis of the map, in the order in which they are declared above."""
+    """Values that occur on an axis of the map, in the order in which they are declared above."""
     order: Sequence[Any] = {
         "optimiser": OPTIMISERS,
         "expert": EXPERTS,
@@ -385,7 +446,7 @@ def _present(cells: Sequence[Cell], name: str) -> list[Any]:
 
 
 def _slope(cells: Sequence[Cell], quantity: Callable[[Cell], Array]) -> Array:
-    """Of the logarithm on log rho, over the alphas, for each seed; at every alpha the mean over cells."""
+    """Slope of the logarithm of a quantity on log rho, for each seed; at every alpha the mean over cells is taken."""
     rhos = sorted({cell.rho for cell in cells})
     logs = [np.log(_mean_log([cell for cell in cells if cell.rho == rho], quantity)) for rho in rhos]
     return np.asarray(np.polyfit(np.log(rhos), np.stack(logs), 1)[0])
@@ -408,6 +469,7 @@ class _Rule:
         origin: Origin,
         statement: str | None = None,
     ) -> Finding:
+        """The finding about the mean over seeds of `values` (seeds,)."""
         estimate, interval = mean(values)
         return Finding(
             claim=claim,
@@ -423,6 +485,7 @@ class _Rule:
 
 
 def _beyond(threshold: float, direction: Direction) -> _Rule:
+    """Holds above (below) the threshold, fails on the other side."""
     other = "below" if direction == "above" else "above"
     words = f"95 % interval {direction} {threshold:g}: holds; {other} {threshold:g}: fails"
     return _Rule(words, lambda interval: verdict(interval, threshold, direction))
@@ -565,7 +628,7 @@ def _correlations(cells: Sequence[Cell]) -> Iterator[Finding]:
 
 
 def _rule_of_thumb(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
-    """Rule 7."""
+    """Rule 7: the rule of thumb that the design cells choose, for drawing, and the finding on the test cells."""
     half = cells[0].ratio.size // 2
     points: list[dict[str, Any]] = [
         {
@@ -619,6 +682,7 @@ def _rule_of_thumb(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
 
 
 def _words(name: str) -> str:
+    """The value of an axis as claims name it."""
     return {
         "one_layer": "one layer",
         "two_layer": "two layers",
