@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from theory.errors import InputError
+from theory.errors import InputError, require
 from theory.setting import Setting
 from theory.strict_json import is_finite, is_whole
 
@@ -76,9 +76,7 @@ class Task:
                 "a number above 0 and below 1 for a coherent dictionary, 0 for another",
             ),
         }
-        for name, (valid, allowed) in checks.items():
-            if not valid:
-                raise InputError(f"task.{name} is {getattr(self, name)!r}: give {allowed}")
+        require(self, "task", checks)
         if kinds >= self.d:
             raise InputError(f"task.frequencies has {kinds} kinds: give fewer than d = {self.d}")
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from synthetic.data import Task, dictionary, stream
-from theory.errors import InputError
+from theory.errors import InputError, require
 from theory.score import maxnn_score
 from theory.setting import Setting
 from theory.strict_json import is_finite, is_whole
@@ -73,9 +73,7 @@ class ModelConfig:
             "router": (self.router in get_args(Router), f"one of {', '.join(get_args(Router))}"),
             "init_std": (is_finite(self.init_std) and self.init_std > 0, "a finite number above 0"),
         }
-        for name, (valid, allowed) in checks.items():
-            if not valid:
-                raise InputError(f"model.{name} is {getattr(self, name)!r}: give {allowed}")
+        require(self, "model", checks)
         if not self.experts:
             raise InputError(f"model.specialists is {self.specialists}: give at least one expert")
         if self.routing == "token_choice" and self.selected > self.experts:

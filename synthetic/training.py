@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 
 from synthetic.data import Samples, Task, sample, stack, stream
 from synthetic.model import ModelConfig, MoE, initialise, product
-from theory.errors import InputError
+from theory.errors import InputError, require
 from theory.setting import Setting
 from theory.strict_json import is_finite, is_whole
 
@@ -63,9 +63,7 @@ class Training:
             ),
             "max_steps": (is_whole(self.max_steps) and self.max_steps >= 1, whole),
         }
-        for name, (valid, allowed) in checks.items():
-            if not valid:
-                raise InputError(f"training.{name} is {getattr(self, name)!r}: give {allowed}")
+        require(self, "training", checks)
 
     @classmethod
     def of(cls, setting: Setting) -> "Training":
