@@ -24,7 +24,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from realmodels.devices import device_of, hook_of, weights_of, without_hook
-from realmodels.families import FUSED_WEIGHTS, fused_layout
+from realmodels.fused import FUSED_WEIGHTS, apply_gate, fused_layout, grouped_matmul
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights, program
 
@@ -60,6 +60,11 @@ class LayerCalibration:
                     f"LayerCalibration.{field.name} is {value}; it must be finite and > 0: calibrate on text"
                     " that reaches this layer"
                 )
+
+    def bounds(self, hardware: Hardware) -> tuple[float, float]:
+        """DAC bound, in units of the inputs, and lam; `hardware.kappa` and `hardware.lam`, where given, win."""
+        kappa = self.kappa if hardware.kappa is None else hardware.kappa
+        return self.input_std * kappa, self.lam if hardware.lam is None else hardware.lam
 
 
 # Experts that read the same inputs share one calibration; one for each expert where they do not.
@@ -100,10 +105,11 @@ class _Crossbars(nn.Module):
     def __init__(self, hardware: Hardware, calibrations: Sequence[LayerCalibration]) -> None:
         super().__init__()
         self.hardware = hardware
-        bounds = [each.input_std * (hardware.kappa or each.kappa) for each in calibrations]
-        self.register_buffer("input_bound", torch.tensor(bounds, dtype=torch.float64), persistent=False)
-        lams = [hardware.lam or each.lam for each in calibrations]
-        self.register_buffer("lam", torch.tensor(lams, dtype=torch.float64), persistent=False)
+        bounds = torch.tensor([each.bounds(hardware) for each in calibrations], dtype=torch.float64).view(
+            -1, 2
+        )
+        self.register_buffer("input_bound", bounds[:, 0].contiguous(), persistent=False)
+        self.register_buffer("lam", bounds[:, 1].contiguous(), persistent=False)
         self.dac_levels = None if hardware.dac_bits is None else 2 ** (hardware.dac_bits - 1) - 1
         self.adc_levels = None if hardware.adc_bits is None else 2 ** (hardware.adc_bits - 1) - 1
         self.count_saturation = False
@@ -560,14 +566,6 @@ class AnalogExperts(_Analog):
         return f"experts={self.num_experts}, digital={self.digital}"
 
 
-def apply_gate(experts: Any, gate_up: Float[Tensor, "rows twice_inner"]) -> Float[Tensor, "rows inner"]:
-    """What `experts` does between its two products."""
-    if hasattr(experts, "_apply_gate"):
-        return experts._apply_gate(gate_up)
-    gate, up = gate_up.chunk(2, dim=-1)
-    return experts.act_fn(gate) * up
-
-
 def _expert_products(
     crossbars: _Crossbars,
     codes: Float[Tensor, "slices rows width"],
@@ -581,34 +579,6 @@ def _expert_products(
         codes.flatten(0, 1), crossbars.programmed().flatten(0, 1), (shift[:, None] + ends).flatten()
     )
     return crossbars.read(products.unflatten(0, (slices, rows)), crossbars.scale[:, expert])
-
-
-def grouped_matmul(
-    rows: Float[Tensor, "rows in"], weight: Float[Tensor, "groups out in"], ends: Int[Tensor, " groups"]
-) -> Float[Tensor, "rows out"]:
-    """Each group's rows, which end before row ends[group], times the transpose of its matrix."""
-    aligned = all(size * weight.element_size() % 16 == 0 for size in weight.shape[1:])
-    if aligned and _grouped_mm_takes(weight.dtype, weight.device.type):
-        return F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
-    # Instead: every group padded, at its front, to the size of the largest.
-    row = torch.arange(rows.shape[0], device=rows.device)
-    group = torch.searchsorted(ends, row, right=True)
-    sizes = ends.diff(prepend=ends.new_zeros(1))
-    place = row - ends[group]
-    padded = rows.new_zeros(len(ends), int(sizes.max()), rows.shape[1])
-    padded[group, place] = rows
-    return torch.bmm(padded, weight.transpose(1, 2))[group, place]
-
-
-@cache
-def _grouped_mm_takes(dtype: torch.dtype, device: str) -> bool:
-    """Which dtypes it takes differs between devices and releases, and is not documented: ask."""
-    matrices = torch.zeros(1, 16, 16, dtype=dtype, device=device)
-    try:
-        F.grouped_mm(matrices[0], matrices, offs=torch.full((1,), 16, dtype=torch.int32, device=device))
-    except RuntimeError:
-        return False
-    return True
 
 
 def _cut(x: Float[Tensor, "*batch in"], slices: int, width: int) -> Float[Tensor, "*batch slices width"]:

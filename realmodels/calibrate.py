@@ -12,22 +12,19 @@ linear layer with inputs of its own, has a standard deviation of its own, and so
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from realmodels.analog import LayerCalibration, Ranges, apply_gate, for_experts, grouped_matmul
-from realmodels.devices import device_of, fetched_again_for_gradients, weights_of
-from realmodels.evaluate import BLOCK_TOKENS, token_blocks
-from realmodels.families import FUSED_WEIGHTS, fused_layout
-from realmodels.load import Model
+from realmodels.analog import LayerCalibration, Ranges, for_experts
+from realmodels.devices import weights_of
+from realmodels.fused import FUSED_WEIGHTS, apply_gate, fused_layout, grouped_matmul
+from realmodels.model import Model
+from realmodels.record import Call, calibration_tokens, record
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights, quantise_input, quantise_output
 
-CALIBRATION_TOKENS = 4096
 ROWS = 1024  # tokens that the search looks at, spread evenly over the calibration tokens
 GRID = [2.0 ** (-step / 4) for step in range(28)]  # bounds, in units of the largest magnitude
 
@@ -71,9 +68,10 @@ def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibra
     InputError if the model is deployed. Programming noise plays no part, so that one calibration serves every c.
     """
     model.require_digital()
-    length = min(BLOCK_TOKENS, model.context)
-    tokens = token_blocks(model, texts, length, max(2, CALIBRATION_TOKENS // length)).tokens
-    calls = _record(model, tokens.to(device_of(model.network)))
+    layers = model.map.moe_layers
+    names = [*model.map.linears, *(layer.experts for layer in layers if not layer.linears)]
+    names += [name for layer in layers for expert in layer.linears for name in expert]
+    calls = record(model, names, calibration_tokens(model, texts), rows=ROWS)
     found: dict[str, Ranges] = {}
     for names, layer in _layers(model, calls):
         ranges = _search(names[0], layer, hardware)
@@ -82,51 +80,7 @@ def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibra
     return Calibration(found, hardware)
 
 
-@dataclass
-class _Call:
-    """Some rows of the inputs of one call of a module, and of the gradient of the summed loss at its output."""
-
-    inputs: tuple[Tensor, ...]
-    gradient: Tensor | None = None
-
-
-def _record(model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"]) -> dict[str, list[_Call]]:
-    """Calls of the modules that can be analog, by name: of all tokens ROWS rows, of some tokens so large a share."""
-    network, layers, count = model.network, model.map.moe_layers, tokens[:, 1:].numel()
-    calls: dict[str, list[_Call]] = {}
-
-    def hook(name: str) -> Any:
-        def record(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-            if not output.numel():
-                return  # an expert without tokens
-            # The inputs may come from another device: accelerate moves them after this hook.
-            call = _Call(tuple(_spread(each.detach(), count).to(output.device) for each in given))
-            calls.setdefault(name, []).append(call)
-
-            def at_output(gradient: Tensor) -> None:
-                call.gradient = _spread(gradient, count)
-
-            output.register_hook(at_output)
-
-        return record
-
-    names = [*model.map.linears, *(layer.experts for layer in layers if not layer.linears)]
-    names += [name for layer in layers for expert in layer.linears for name in expert]
-    handles = [network.get_submodule(name).register_forward_hook(hook(name)) for name in names]
-    try:
-        with torch.enable_grad(), fetched_again_for_gradients(network):
-            # Parameters need no gradient, but what is computed from these embeddings has one.
-            embedded = network.get_input_embeddings()(tokens[:, :-1]).requires_grad_()
-            logits = network(inputs_embeds=embedded, use_cache=False).logits
-            targets = tokens[:, 1:].flatten().to(logits.device)
-            F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum").backward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
-
-
-def _layers(model: Model, calls: Mapping[str, list[_Call]]) -> Iterator[tuple[tuple[str, ...], _Layer]]:
+def _layers(model: Model, calls: Mapping[str, list[Call]]) -> Iterator[tuple[tuple[str, ...], _Layer]]:
     """Every layer that is searched alone, with the names of its parameters: one, or one for each expert."""
     for name in model.map.linears:
         if name in calls:  # a network may have parts that it does not call
@@ -144,7 +98,7 @@ def _layers(model: Model, calls: Mapping[str, list[_Call]]) -> Iterator[tuple[tu
 
 
 def _linear_layer(
-    model: Model, names: Sequence[str], calls: Mapping[str, list[_Call]], own_inputs: bool = False
+    model: Model, names: Sequence[str], calls: Mapping[str, list[Call]], own_inputs: bool = False
 ) -> _Layer:
     """Equal `nn.Linear` modules, of which each is called with rows of its own."""
     parts = [calls.get(name, []) for name in names]
@@ -182,18 +136,11 @@ def _fused_layers(experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tens
     )
 
 
-def _joined(calls: Sequence[_Call]) -> tuple[tuple[Tensor, ...], Tensor]:
+def _joined(calls: Sequence[Call]) -> tuple[tuple[Tensor, ...], Tensor]:
     """Inputs of all calls, one after the other, and the gradients at their outputs."""
     gradients = [call.gradient for call in calls if call.gradient is not None]
     assert len(gradients) == len(calls)  # every layer is on the way to the loss
     return tuple(map(torch.cat, zip(*(call.inputs for call in calls), strict=True))), torch.cat(gradients)
-
-
-def _spread(values: Float[Tensor, "*tokens width"], all_tokens: int) -> Float[Tensor, "rows width"]:
-    """ROWS of all tokens, or so large a share of some tokens: evenly spread, rounded up."""
-    rows = values.reshape(-1, values.shape[-1])
-    count = min(len(rows), -(-len(rows) * ROWS // all_tokens))
-    return rows[torch.arange(count, device=rows.device) * len(rows) // count]
 
 
 @torch.no_grad()

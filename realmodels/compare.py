@@ -18,7 +18,8 @@ from realmodels.calibrate import Calibration
 from realmodels.deploy import deployed
 from realmodels.devices import device_of
 from realmodels.evaluate import block_results, blocks_per_batch
-from realmodels.load import Model
+from realmodels.model import Model
+from realmodels.record import Hook, hooked
 from theory.errors import InputError
 from theory.hardware import Hardware
 from theory.placement import Choice, Placement
@@ -130,29 +131,30 @@ def mean_shift(
 
     One chip, that of `seed`; the inputs are the digital model's.
     """
-    inputs: list[tuple[Tensor, ...]] = []
-    modules = [model.network.get_submodule(layer.experts) for layer in model.map.moe_layers]
-    handles = [
-        module.register_forward_pre_hook(lambda _, given: inputs.append(given[:2])) for module in modules
-    ]
-    try:
+    names = [layer.experts for layer in model.map.moe_layers]
+    inputs: dict[str, list[tuple[Tensor, ...]]] = {
+        name: [] for name in names
+    }  # block_results may need several batches
+
+    def keep(name: str) -> Hook:
+        return lambda module, given, named, output: inputs[name].append(given[:2])
+
+    with hooked(model.network, {name: keep(name) for name in names}):
         block_results(model.network, tokens)
-    finally:
-        for handle in handles:
-            handle.remove()
     layers, experts = _shape(model)
     device = device_of(model.network)
     sums = torch.zeros(layers, experts, model.network.config.hidden_size, device=device)
     counts = torch.zeros(layers, experts, 1, device=device)
     programmed = _programmed(model, hardware, calibration, seed)
-    for number, (hidden, index) in enumerate(inputs):
-        layer = number % layers  # block_results may need several batches
-        rows = hidden.repeat_interleave(index.shape[1], 0)
-        each, once = index.reshape(-1, 1), hidden.new_ones(len(rows), 1)
-        difference = programmed[layer](rows, each, once) - modules[layer](rows, each, once)
-        each = each[:, 0].to(device)
-        sums[layer].index_add_(0, each, difference.float().to(device))
-        counts[layer].index_add_(0, each, once.float().to(device))
+    for name, analog, layer_sums, layer_counts in zip(names, programmed, sums, counts, strict=True):
+        digital = model.network.get_submodule(name)
+        for hidden, index in inputs[name]:
+            rows = hidden.repeat_interleave(index.shape[1], 0)
+            each, once = index.reshape(-1, 1), hidden.new_ones(len(rows), 1)
+            difference = analog(rows, each, once) - digital(rows, each, once)
+            each = each[:, 0].to(device)
+            layer_sums.index_add_(0, each, difference.float().to(device))
+            layer_counts.index_add_(0, each, once.float().to(device))
     return sums / counts.clamp(min=1)
 
 

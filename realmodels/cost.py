@@ -9,7 +9,7 @@ throughput, 768 tokens/s with everything analog, is not explained.
 
 from dataclasses import dataclass, fields
 
-from realmodels.load import Model
+from realmodels.model import Model
 from theory import paper
 from theory.errors import InputError
 from theory.strict_json import is_finite, is_whole

@@ -5,19 +5,15 @@ them. It needs one forward pass, and one backward pass for the form that knows t
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from realmodels.analog import apply_gate, grouped_matmul
-from realmodels.calibrate import CALIBRATION_TOKENS
-from realmodels.devices import device_of, fetched_again_for_gradients, weights_of
-from realmodels.evaluate import BLOCK_TOKENS, token_blocks
-from realmodels.families import FUSED_WEIGHTS, fused_layout
-from realmodels.load import Model
+from realmodels.devices import weights_of
+from realmodels.fused import FUSED_WEIGHTS, apply_gate, fused_layout, grouped_matmul
+from realmodels.model import Model
+from realmodels.record import Call, calibration_tokens, record
 from theory.damage import gated_variance, product_variance
 from theory.errors import InputError
 from theory.hardware import Hardware, programming_sigma
@@ -35,51 +31,20 @@ def expected_damage(
     model.require_digital()
     if any(layer.linears for layer in model.map.moe_layers):
         raise InputError(f"{model.name} has experts in an nn.ModuleList: expected_damage takes fused ones")
-    length = min(BLOCK_TOKENS, model.context)
-    tokens = token_blocks(model, texts, length, max(2, CALIBRATION_TOKENS // length)).tokens
-    calls = _record(model, tokens.to(device_of(model.network)), gradient)
-    damages = [
-        _layer(model.network.get_submodule(layer.experts), *call, hardware)
-        for layer, call in zip(model.map.moe_layers, calls, strict=True)
-    ]
+    tokens = calibration_tokens(model, texts)
+    names = [layer.experts for layer in model.map.moe_layers]
+    calls = record(model, names, tokens, gradient=gradient)
+    damages = []
+    for name in names:
+        (call,) = calls[name]
+        damages.append(_layer(model.network.get_submodule(name), call, hardware))
     return torch.stack([each.cpu() for each in damages]) / tokens[:, 1:].numel()
 
 
-def _record(
-    model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"], gradient: bool
-) -> list[tuple[tuple[Tensor, ...], Tensor | None]]:
-    """For each MoE layer the inputs of its experts, and the gradient of the summed loss at their output."""
-    inputs: list[tuple[Tensor, ...]] = []
-    outputs: list[Tensor] = []
-
-    def keep(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-        # The inputs may come from another device: accelerate moves them after this hook.
-        inputs.append(tuple(each.detach().to(output.device) for each in given[:3]))
-        outputs.append(output)
-
-    handles = [
-        model.network.get_submodule(layer.experts).register_forward_hook(keep)
-        for layer in model.map.moe_layers
-    ]
-    try:
-        with torch.set_grad_enabled(gradient), fetched_again_for_gradients(model.network):
-            # Parameters need no gradient, but what is computed from these embeddings has one.
-            embedded = model.network.get_input_embeddings()(tokens[:, :-1]).detach().requires_grad_(gradient)
-            logits = model.network(inputs_embeds=embedded, use_cache=False).logits
-            targets = tokens[:, 1:].flatten().to(logits.device)
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")
-            gradients = torch.autograd.grad(loss, outputs) if gradient else [None] * len(outputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(zip(inputs, gradients, strict=True))
-
-
-def _layer(
-    experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tensor | None, hardware: Hardware
-) -> Float[Tensor, " experts"]:
+def _layer(experts: nn.Module, call: Call, hardware: Hardware) -> Float[Tensor, " experts"]:
     """Sum over the tokens."""
-    hidden, index, weights = inputs
+    hidden, index, weights = call.inputs[:3]
+    gradient = call.gradient
     layout = fused_layout(experts)
     own_weights = {name: each.float() for name, each in weights_of(experts).items()}
     gate_up, down = (layout.matrices(name, own_weights[name]) for name in FUSED_WEIGHTS)

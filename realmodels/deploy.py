@@ -17,7 +17,7 @@ from realmodels.analog import AnalogExperts, AnalogLinear, for_experts
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.devices import device_of
 from realmodels.families import DENSE_KINDS, FUSED_WEIGHTS, NEVER_ANALOG_KINDS
-from realmodels.load import Model
+from realmodels.model import Model
 from theory.errors import InputError
 from theory.hardware import Hardware
 from theory.placement import Placement
@@ -93,7 +93,7 @@ def deploy(
     for name, module in analog.items():
         _program(name, module, seed, mirrored)
     for name, module in analog.items():
-        _replace(model.network, name, module)
+        model.network.set_submodule(name, module)
     return report
 
 
@@ -107,7 +107,7 @@ def reprogram(model: Model, seed: int, *, mirrored: bool = False) -> None:
 def withdraw(model: Model) -> None:
     """Makes the model digital again, bit for bit."""
     for name, module in _require_deployed(model).items():
-        _replace(model.network, name, module.original)
+        model.network.set_submodule(name, module.original)
 
 
 @contextmanager
@@ -153,11 +153,6 @@ def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int, mirrore
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big", signed=True))
     module.program(generator, mirrored=mirrored)
-
-
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)
 
 
 def _ranges(hardware: Hardware) -> tuple[object, ...]:

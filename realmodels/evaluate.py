@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realmodels.devices import device_of
-from realmodels.load import Model
+from realmodels.model import Model
 from theory.errors import InputError
 from theory.evidence import Interval, mean_interval
 from theory.strict_json import is_whole

@@ -5,128 +5,18 @@ modules by where their `nn.Linear` layers are. Every parameter of the model ends
 is refused.
 """
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
+from realmodels.fused import FUSED_WEIGHTS, FusedLayout, fused_layout
 from theory.errors import InputError
 
 DENSE_KINDS = ("attention", "lm_head", "shared_experts", "dense_ffn")
 NEVER_ANALOG_KINDS = ("embeddings", "norms and biases", "routers")
-FUSED_WEIGHTS = ("gate_up_proj", "down_proj")
-
-
-@dataclass(frozen=True)
-class FusedLayout:
-    """How a fused experts module stores its weights; `fused_layout` finds it.
-
-    transposed: weights are (experts, in, out), not (experts, out, in). interleaved: the outputs of gate_up_proj are
-    gate 0, up 0, gate 1, up 1, ..., not all of gate before all of up. biased: there are gate_up_proj_bias (experts,
-    2 * inner) and down_proj_bias (experts, hidden). All else works on views (experts, matrices, out, in): the
-    matrices of gate_up_proj are gate and up, and down_proj has one.
-    """
-
-    transposed: bool = False
-    interleaved: bool = False
-    biased: bool = False
-
-    @property
-    def biases(self) -> tuple[str, ...]:
-        return tuple(f"{name}_bias" for name in FUSED_WEIGHTS) if self.biased else ()
-
-    def shapes(self, experts: int, hidden: int, inner: int) -> dict[str, tuple[int, ...]]:
-        """Of all parameters, by name."""
-        sizes = {"gate_up_proj": (2 * inner, hidden), "down_proj": (hidden, inner)}
-        shapes: dict[str, tuple[int, ...]] = {}
-        for name, size in sizes.items():
-            shapes[name] = (experts, *(size[::-1] if self.transposed else size))
-            if self.biased:
-                shapes[f"{name}_bias"] = (experts, size[0])
-        return shapes
-
-    def rows(self, weight: Float[Tensor, "experts rows columns"]) -> Float[Tensor, "experts out in"]:
-        """A view of a parameter with neurons as rows, in the order of the outputs of the stored product."""
-        return weight.mT if self.transposed else weight
-
-    def matrices(
-        self, name: str, weight: Float[Tensor, "experts rows columns"]
-    ) -> Float[Tensor, "experts matrices out in"]:
-        """A view of the parameter `name`."""
-        rows = self.rows(weight)
-        if name == "down_proj":
-            return rows.unsqueeze(1)
-        return rows.unflatten(1, (-1, 2)).transpose(1, 2) if self.interleaved else rows.unflatten(1, (2, -1))
-
-    def stored(
-        self, name: str, matrices: Float[Tensor, "experts matrices out in"]
-    ) -> Float[Tensor, "experts rows columns"]:
-        """The inverse of `matrices`, contiguous as the parameter is."""
-        interleaved = self.interleaved and name != "down_proj"
-        rows = (matrices.transpose(1, 2) if interleaved else matrices).flatten(1, 2)
-        return self.rows(rows).contiguous()
-
-    def stored_order(self, outputs: Float[Tensor, "rows twice_inner"]) -> Float[Tensor, "rows twice_inner"]:
-        """Outputs of gate and then those of up, as the module's gating expects them."""
-        return outputs.unflatten(1, (2, -1)).mT.flatten(1) if self.interleaved else outputs
-
-    def gate_then_up(self, outputs: Float[Tensor, "rows twice_inner"]) -> Float[Tensor, "rows twice_inner"]:
-        """The inverse of `stored_order`."""
-        return outputs.unflatten(1, (-1, 2)).mT.flatten(1) if self.interleaved else outputs
-
-
-def fused_layout(experts: nn.Module) -> FusedLayout:
-    """The layout of a fused experts module; InputError if it is not known.
-
-    Shapes tell what is transposed and biased. That gate and up are interleaved is what the module declares, as
-    transformers' own modules do; whatever else they declare has to agree with what is there.
-    """
-    shapes = {name: tuple(parameter.shape) for name, parameter in experts.named_parameters()}
-    number, *size = shapes["down_proj"]
-    interleaved = not getattr(experts, "is_concatenated", True)
-    candidates = (
-        FusedLayout(transposed, interleaved, biased)
-        for transposed, biased in product((False, True), repeat=2)
-    )
-    layouts = [
-        layout
-        for layout in candidates
-        if shapes == layout.shapes(number, *(reversed(size) if layout.transposed else size))
-    ]
-    declared = {"has_gate": True, "has_post_expert_norm": False, "_is_expert_parallel": False}
-    for layout in layouts:
-        declared |= {"is_transposed": layout.transposed, "has_bias": layout.biased}
-    problems = [
-        f"{name}={getattr(experts, name)}"
-        for name, value in declared.items()
-        if getattr(experts, name, value) != value
-    ]
-    if not (hasattr(experts, "_apply_gate") or hasattr(experts, "act_fn")):
-        problems.append("no _apply_gate and no act_fn")
-    if not _takes_routing(experts):
-        problems.append("a forward that does not take hidden states, experts and weights of each token")
-    if not layouts or problems:
-        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise InputError(
-            f"{type(experts).__name__} has {', '.join([found, *problems])}: this layout of experts is not supported;"
-            " gate_up_proj (experts, 2 * inner, hidden) and down_proj (experts, hidden, inner) are, or both"
-            " transposed, without or with gate_up_proj_bias and down_proj_bias"
-        )
-    return layouts[0]
-
-
-def _takes_routing(experts: nn.Module) -> bool:
-    """Whether it can be called with hidden states, indices of experts and routing weights."""
-    try:
-        inspect.signature(experts.forward).bind(None, None, None)
-    except TypeError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)

@@ -6,29 +6,19 @@ import logging as standard_logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from realmodels import (
-    deepseek_moe,  # noqa: F401, registers DeepSeekMoE with the Auto classes
-    text,
-)
-from realmodels.analog import AnalogExperts, AnalogLinear
+from realmodels import deepseek_moe  # noqa: F401, registers DeepSeekMoE with the Auto classes
 from realmodels.devices import weights_of
-from realmodels.families import ModelMap, describe
+from realmodels.families import describe
+from realmodels.model import Model
 from theory.errors import InputError
 
 DEFAULT_MODEL = "tiny-olmoe"
@@ -37,40 +27,6 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 HASHED_FILES = ("config.json", "tokenizer*", "*.safetensors")
-
-
-@dataclass(frozen=True)
-class Model:
-    """A loaded model: the transformers network, its tokenizer, where its parts are, and its weights' hash."""
-
-    name: str
-    network: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    map: ModelMap
-    weights_hash: str
-
-    @property
-    def context(self) -> int:
-        """Longest input, in tokens."""
-        return int(self.network.config.max_position_embeddings)
-
-    @property
-    def analog_modules(self) -> dict[str, AnalogLinear | AnalogExperts]:
-        """What of the network is deployed now, by name."""
-        return {
-            name: module
-            for name, module in self.network.named_modules()
-            if isinstance(module, AnalogLinear | AnalogExperts)
-        }
-
-    def require_digital(self) -> None:
-        """InputError if the model is deployed."""
-        if self.analog_modules:
-            raise InputError(f"model {self.name} is deployed already: call withdraw(model) first")
-
-    def texts(self, split: Literal["calibration", "evaluation"]) -> Sequence[str]:
-        """Documents of the offline corpus [realmodels.text] that no shipped model was trained on."""
-        return text.held_out(split)
 
 
 def load(

@@ -37,11 +37,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, Ranges, apply_gate, for_experts
+from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, Ranges, for_experts
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.deploy import DeploymentReport, deploy, reprogram, withdraw
-from realmodels.families import FUSED_WEIGHTS, FusedLayout, fused_layout
-from realmodels.load import Model
+from realmodels.fused import FUSED_WEIGHTS, FusedLayout, apply_gate, fused_layout
+from realmodels.model import Model
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights
 from theory.placement import Placement
@@ -173,8 +173,7 @@ def deployed_on(
                 linear, (ranges,) = module.original, for_experts(calibration[f"{name}.weight"], 1)
                 assert isinstance(linear, nn.Linear)
                 peer = PeerLinear(simulator, linear, hardware, ranges)
-            parent, _, child = name.rpartition(".")
-            setattr(model.network.get_submodule(parent), child, peer)
+            model.network.set_submodule(name, peer)
         reprogram(model, seed)
         yield report
     finally:
@@ -290,7 +289,7 @@ def _on_tiles(
     ratio = float((tiles.abs().amax(-1) / w_max).nan_to_num(0.0).max())  # a column of zeros has neither
     factor = 2.0 ** max(0, math.ceil(math.log2(ratio))) if ratio > 0 else 1.0
     with_w_max = torch.cat([tiles, factor * w_max.unsqueeze(-1)], -1).flatten(1)
-    lam = calibration.lam if hardware.lam is None else hardware.lam
+    _, lam = calibration.bounds(hardware)
     guarded = replace(hardware, w_max="column", tile_size=hardware.tile_size + 1, lam=lam / factor)
     build = aihwkit_linear if simulator == "aihwkit" else lightning_linear
     layer = build(_linear(with_w_max), guarded, calibration)
@@ -330,9 +329,7 @@ def _ranges(hardware: Hardware, calibration: LayerCalibration) -> tuple[float, f
     """DAC bound, lam, and the numbers of DAC and ADC steps from bound to bound."""
     _check_converters(hardware)
     assert hardware.dac_bits is not None and hardware.adc_bits is not None
-    kappa = calibration.kappa if hardware.kappa is None else hardware.kappa
-    lam = calibration.lam if hardware.lam is None else hardware.lam
-    return kappa * calibration.input_std, lam, 2**hardware.dac_bits - 2, 2**hardware.adc_bits - 2
+    return *calibration.bounds(hardware), 2**hardware.dac_bits - 2, 2**hardware.adc_bits - 2
 
 
 def _check(linear: nn.Linear, hardware: Hardware, granularities: tuple[str, ...], *sizes: int) -> None:

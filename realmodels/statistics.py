@@ -1,4 +1,4 @@
-"""What the placement strategies rank experts by: their weights, or how calibration text is routed to them."""
+"""To which experts does a router send text, and with what weights?"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from realmodels.devices import weights_of
 from realmodels.evaluate import block_results, token_blocks
-from realmodels.families import FUSED_WEIGHTS, MoELayer, fused_layout
-from realmodels.load import Model
+from realmodels.families import MoELayer
+from realmodels.model import Model
+from realmodels.record import Hook, hooked
 from theory.errors import InputError
-from theory.placement import STRATEGIES, Strategy
-from theory.score import maxnn_score, neuron_norms
 
 # Of probed experts: a power of two, far above what else a block adds, far below fp16's largest number.
 ANSWER = 2.0**10
@@ -29,35 +26,6 @@ class Routing:
 
     frequency: Float[Tensor, "layers experts"]
     weight: Float[Tensor, "layers experts"]
-
-
-def scores(
-    model: Model, strategy: Strategy = "maxnn", texts: Sequence[str] | None = None
-) -> Float[Tensor, "layers experts"]:
-    """Scores for `theory.placement.place`, fp64 on the CPU; highest is digital first.
-
-    `activation_frequency` and `activation_weight` are measured on `texts`; `router_norm` is the norm of an
-    expert's row of router weights; every other strategy ranks by MaxNNScore or not at all. InputError if the model
-    is deployed: its routing would be that of noisy experts.
-    """
-    model.require_digital()
-    if strategy not in STRATEGIES:
-        raise InputError(f"strategy is {strategy!r}: give one of {', '.join(STRATEGIES)}")
-    if strategy in ("activation_frequency", "activation_weight"):
-        if texts is None:
-            raise InputError(
-                f"strategy {strategy!r} needs texts: give calibration texts, never evaluation texts"
-            )
-        measured = routing(model, texts)
-        return measured.frequency if strategy == "activation_frequency" else measured.weight
-    if strategy == "router_norm":
-        rows = [
-            neuron_norms(weights_of(model.network.get_submodule(layer.router))["weight"])
-            for layer in model.map.moe_layers
-        ]
-    else:
-        rows = [_maxnn(model.network, layer) for layer in model.map.moe_layers]
-    return torch.stack([row.cpu() for row in rows])
 
 
 def routing(model: Model, texts: Sequence[str]) -> Routing:
@@ -81,27 +49,34 @@ def observe(
 
     index (tokens, top_k): the experts of each token; weight: their routing weights, fp64; both on the CPU.
     """
-
-    handles: list[RemovableHandle] = []
-    try:
-        for number, layer in enumerate(model.map.moe_layers):
-            handles += _listen(model.network, layer, partial(visit, number))
+    hooks: dict[str, Hook] = {}
+    for number, layer in enumerate(model.map.moe_layers):
+        hooks |= _listeners(layer, partial(visit, number))
+    with hooked(model.network, hooks):
         block_results(model.network, tokens)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _listen(
-    network: nn.Module, layer: MoELayer, routed: Callable[[Tensor, Tensor], None]
-) -> list[RemovableHandle]:
+def choices(
+    model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"]
+) -> list[tuple[Int[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]]:
+    """For each MoE layer, the experts that every input token is routed to, and their routing weights."""
+    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in model.map.moe_layers]
+    observe(model, tokens, lambda layer, index, weight: found[layer].append((index, weight)))
+    return [
+        (torch.cat([index for index, _ in batches]), torch.cat([weight for _, weight in batches]))
+        for batches in found
+    ]
+
+
+def _listeners(layer: MoELayer, routed: Callable[[Tensor, Tensor], None]) -> dict[str, Hook]:
+    """Hooks, by the name of their module, that call `routed` with the index and the weight of every batch."""
     if layer.linears:
-        return _Prober(layer, routed).listen(network)
+        return _Prober(layer, routed).hooks()
 
-    def called(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def called(_: nn.Module, inputs: tuple[Any, ...], __: dict[str, Any], ___: Any) -> None:
         routed(inputs[1].cpu(), inputs[2].double().cpu())
 
-    return [network.get_submodule(layer.experts).register_forward_pre_hook(called)]
+    return {layer.experts: called}
 
 
 @dataclass
@@ -118,15 +93,17 @@ class _Prober:
     routed: Callable[[Tensor, Tensor], None]
     answer: float | None = None  # while probing
 
-    def listen(self, network: nn.Module) -> list[RemovableHandle]:
-        experts = network.get_submodule(self.layer.experts).children()
-        handles = [
-            each.register_forward_hook(partial(self._answer, number)) for number, each in enumerate(experts)
-        ]
-        block = network.get_submodule(self.layer.block)
-        return [*handles, block.register_forward_hook(self._probe, with_kwargs=True)]
+    def hooks(self) -> dict[str, Hook]:
+        """Hooks by the name of their module: every expert answers, and the block is probed."""
+        answers: dict[str, Hook] = {
+            f"{self.layer.experts}.{number}": partial(self._answer, number)
+            for number in range(self.layer.num_experts)
+        }
+        return {**answers, self.layer.block: self._probe}
 
-    def _answer(self, expert: int, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    def _answer(
+        self, expert: int, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor
+    ) -> Tensor:
         if self.answer is None:
             return output
         answer = torch.zeros_like(output)
@@ -162,17 +139,3 @@ class _Prober:
             f"routing weights of {self.layer.block} cannot be measured: {reason}; rank its experts by maxnn or"
             " router_norm instead"
         )
-
-
-def _maxnn(network: nn.Module, layer: MoELayer) -> Float[Tensor, " experts"]:
-    if layer.linears:
-        return torch.stack(
-            [
-                maxnn_score([weights_of(network.get_submodule(name))["weight"] for name in expert])
-                for expert in layer.linears
-            ]
-        )
-    experts = network.get_submodule(layer.experts)
-    layout, weights = fused_layout(experts), weights_of(experts)
-    matrices = [matrix for name in FUSED_WEIGHTS for matrix in layout.matrices(name, weights[name]).unbind(1)]
-    return maxnn_score(matrices)

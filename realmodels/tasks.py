@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from realmodels.devices import device_of
-from realmodels.load import Model
+from realmodels.model import Model
 from realmodels.text import held_out
 from theory.errors import InputError
 from theory.evidence import Interval, mean_interval

@@ -60,7 +60,8 @@ from realmodels.experiments.link_map import (
     training_tokens,
 )
 from realmodels.pretrain import Recipe, Training
-from realmodels.statistics import routing, scores
+from realmodels.scores import scores
+from realmodels.statistics import routing
 from theory.errors import InputError
 from theory.evidence import Finding, Interval, Result, Verdict, judged, mean_interval, seed_count
 

@@ -49,7 +49,7 @@ from realmodels.evaluate import block_results, token_blocks
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated
 from realmodels.load import DEFAULT_MODEL, Model
-from realmodels.statistics import scores
+from realmodels.scores import scores
 from theory.evidence import (
     Direction,
     Finding,

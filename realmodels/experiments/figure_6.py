@@ -40,7 +40,7 @@ from realmodels.evaluate import token_blocks
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated
 from realmodels.load import Model
-from realmodels.statistics import observe
+from realmodels.statistics import choices
 from theory.errors import InputError
 from theory.evidence import Finding, Interval, Result, judged
 
@@ -102,18 +102,6 @@ def log_frequency(model: Model, texts: Sequence[str]) -> Float[Tensor, " vocabul
     vocabulary = len(model.network.get_input_embeddings().get_parameter("weight"))
     counts = torch.bincount(stream, minlength=vocabulary).double() + 1
     return (counts / counts.sum()).log()
-
-
-def choices(
-    model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"]
-) -> list[tuple[Int[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]]:
-    """For each MoE layer, the experts that every input token is routed to, and their routing weights."""
-    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in model.map.moe_layers]
-    observe(model, tokens, lambda layer, index, weight: found[layer].append((index, weight)))
-    return [
-        (torch.cat([index for index, _ in batches]), torch.cat([weight for _, weight in batches]))
-        for batches in found
-    ]
 
 
 def most_served(

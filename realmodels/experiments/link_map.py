@@ -75,12 +75,12 @@ from realmodels.calibrate import calibrate
 from realmodels.compare import as_mask, expert_damage, losses
 from realmodels.damage import expected_damage
 from realmodels.evaluate import block_results, token_blocks
-from realmodels.experiments.figure_6 import choices
 from realmodels.experiments.rig import as_noisy
 from realmodels.families import describe
 from realmodels.load import CHECKPOINTS, DEFAULT_MODEL, Model
 from realmodels.pretrain import Recipe, TokenFolder, Training, encode
-from realmodels.statistics import routing, scores
+from realmodels.scores import scores
+from realmodels.statistics import choices, routing
 from theory.errors import InputError
 from theory.evidence import (
     Finding,

@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from realmodels import statistics
+from realmodels import scores as scores_of
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.devices import weights_of
 from realmodels.evaluate import token_blocks
-from realmodels.families import FUSED_WEIGHTS, fused_layout
+from realmodels.fused import FUSED_WEIGHTS, fused_layout
 from realmodels.load import Model, load
 from realmodels.text import held_out, read_text, text_hash
 from theory.evidence import seed_count
 from theory.hardware import Granularity, Hardware, programming_sigma
-from theory.placement import Strategy
+from theory.placement import STRATEGIES, Strategy
 
 GRANULARITIES: tuple[Granularity, ...] = ("tile", "column")
 OUR_TEXT = "evaluation"  # the split of our own corpus, as the text of a config
@@ -95,11 +95,11 @@ def tokens(config: Evaluated) -> Tensor:
     return _tokens(config.model, config.device, config.text, config.block_tokens, config.blocks)
 
 
-@lru_cache(maxsize=len(statistics.STRATEGIES))
+@lru_cache(maxsize=len(STRATEGIES))
 def scores(name: str, device: str, strategy: Strategy) -> Tensor:
     """Routing statistics are those of calibration text."""
     loaded = model(name, device)
-    return statistics.scores(loaded, strategy, loaded.texts("calibration"))
+    return scores_of(loaded, strategy, loaded.texts("calibration"))
 
 
 @lru_cache(maxsize=len(GRANULARITIES))

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given
 from small_models import (
     CONTEXT,
     EXPERTS,
@@ -31,9 +29,10 @@ from torch.nn import functional as F
 
 from realmodels import calibrate, deploy, load, withdraw
 from realmodels.analog import for_experts
-from realmodels.calibrate import CALIBRATION_TOKENS, GRID, Calibration
+from realmodels.calibrate import GRID, Calibration
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.load import Model
+from realmodels.record import CALIBRATION_TOKENS
 from theory.errors import InputError
 from theory.hardware import Hardware, quantise_input, quantise_output
 from theory.placement import Placement
@@ -341,26 +340,6 @@ def test_a_share_of_every_experts_rows_is_looked_at(monkeypatch: pytest.MonkeyPa
         assert sum(everything[name]) == TOP_K * tokens
         assert found[name] == [math.ceil(count * (tokens // 4) / tokens) for count in everything[name]]
     assert found["lm_head.weight"] == [tokens // 4]
-
-
-def test_rows_are_spread_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = torch.arange(10.0)[:, None]
-    for count, all_tokens, expected in (
-        (4, 10, [0, 2, 5, 7]),
-        (8, 20, [0, 2, 5, 7]),
-        (9, 20, [0, 2, 4, 6, 8]),  # 4.5 of them
-        (10, 10, list(range(10))),
-        (30, 20, list(range(10))),  # there are fewer tokens than rows are wanted
-    ):
-        monkeypatch.setattr(module, "ROWS", count)
-        assert module._spread(rows.view(2, 5, 1), all_tokens)[:, 0].tolist() == expected
-
-
-@given(count=st.integers(1, 5000), rows=st.integers(1, 5000))
-def test_of_all_tokens_exactly_as_many_rows_are_looked_at(count: int, rows: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "ROWS", count)
-        assert len(module._spread(torch.zeros(rows, 1), rows)) == min(rows, count)
 
 
 def test_modules_that_are_called_in_parts() -> None:

@@ -5,14 +5,14 @@ import torch
 from monte_carlo import FAILURE
 from scipy import stats
 from small_models import MODELS, TEXTS, as_model, network_named, small_model, unfused
-from torch import Tensor
 from torch.nn.functional import silu
 
 from realmodels.calibrate import calibrate
-from realmodels.damage import _record, expected_damage
+from realmodels.damage import expected_damage
 from realmodels.deploy import deploy, reprogram, withdraw
 from realmodels.evaluate import token_blocks
 from realmodels.load import Model
+from realmodels.record import Call, record
 from theory import damage as reference
 from theory.errors import InputError
 from theory.hardware import Hardware
@@ -24,8 +24,13 @@ FUSED = [name for name in MODELS if name != "list_moe"]
 DRAWS = 400
 
 
-def calls(model: Model, gradient: bool) -> list[tuple[tuple[Tensor, ...], Tensor | None]]:
-    return _record(model, token_blocks(model, TEXTS, model.context, 64).tokens, gradient)
+def calls(model: Model, gradient: bool) -> list[Call]:
+    """The one call of the experts of each MoE layer."""
+    tokens = token_blocks(model, TEXTS, model.context, 64).tokens
+    names = [layer.experts for layer in model.map.moe_layers]
+    calls = record(model, names, tokens, gradient=gradient)
+    assert all(len(calls[name]) == 1 for name in names)
+    return [calls[name][0] for name in names]
 
 
 @pytest.mark.parametrize("gradient", [False, True], ids=["error", "loss"])
@@ -35,10 +40,8 @@ def test_fast_form_is_the_reference_for_every_expert(name: str, gradient: bool) 
     hardware = Hardware(programming="pcm", c=1.3, w_max="tile", tile_size=16)
     found = expected_damage(model, TEXTS, hardware, gradient=gradient)
     assert found.dtype == torch.float64 and (found >= 0).all() and found.max() > 0
-    for number, (layer, (inputs, slope)) in enumerate(
-        zip(model.map.moe_layers, calls(model, gradient), strict=True)
-    ):
-        hidden, index, weights = inputs
+    for number, (layer, call) in enumerate(zip(model.map.moe_layers, calls(model, gradient), strict=True)):
+        (hidden, index, weights), slope = call.inputs[:3], call.gradient
         for expert in range(layer.num_experts):
             token, choice = (index == expert).nonzero(as_tuple=True)
             gate, up, down = (
@@ -60,7 +63,8 @@ def test_a_programmed_layer_errs_as_much_as_its_experts_are_expected_to(name: st
     model = as_model(network_named(name))
     hardware = Hardware(programming="constant", c=1e-3, dac_bits=None, adc_bits=None)
     found = expected_damage(model, TEXTS, hardware, gradient=gradient)[0].sum()
-    inputs, slope = calls(model, gradient)[0]
+    call = calls(model, gradient)[0]
+    inputs, slope = call.inputs[:3], call.gradient
     experts = model.network.get_submodule(model.map.moe_layers[0].experts)
     exact = experts(*inputs)
     placement = Placement(model.map.num_experts, ((),) * len(model.map.moe_layers))

@@ -81,6 +81,12 @@ def test_public_names() -> None:
     assert all(callable(getattr(realmodels, name)) for name in realmodels.__all__)
 
 
+@pytest.mark.parametrize("name", ["calibrate", "deploy", "evaluate", "load", "scores"])
+def test_a_module_never_hides_the_function_of_its_name(name: str) -> None:
+    module = importlib.import_module(f"realmodels.{name}")
+    assert getattr(realmodels, name) is getattr(module, name)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_parameter_is_the_checkpoints(checkpoint: Path, dtype: torch.dtype) -> None:
     model = load(checkpoint, dtype=dtype)

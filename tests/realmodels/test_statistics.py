@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from realmodels import deploy, scores
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.load import Model
-from realmodels.statistics import _listen, observe, routing
+from realmodels.record import hooked
+from realmodels.statistics import _listeners, observe, routing
 from theory.errors import InputError
 from theory.hardware import Hardware
 from theory.placement import STRATEGIES, Placement, Strategy, place
@@ -240,11 +241,10 @@ def test_blocks_may_return_more_than_hidden_states() -> None:
     model = with_block("tuple")
     block = model.network.model.layers[1].mlp
     found: list[tuple[Tensor, Tensor]] = []
-    handles = _listen(model.network, model.map.moe_layers[1], lambda *each: found.append(each))
+    hooks = _listeners(model.map.moe_layers[1], lambda *each: found.append(each))
     hidden = torch.randn(2, 5, HIDDEN, generator=torch.Generator().manual_seed(0))
-    block(hidden)
-    for handle in handles:
-        handle.remove()
+    with hooked(model.network, hooks):
+        block(hidden)
     weight, index = block.gate(hidden.flatten(0, 1)).softmax(-1).topk(TOP_K)
     ((measured_index, measured_weight),) = found
     assert torch.equal(measured_index, index.sort(1).values)

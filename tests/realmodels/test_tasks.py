@@ -21,7 +21,7 @@ from small_models import as_model, small_network
 from realmodels import tasks, text
 from realmodels.deploy import deployed
 from realmodels.load import Model, load
-from realmodels.statistics import scores
+from realmodels.scores import scores
 from realmodels.tasks import (
     ANSWER_BYTES,
     CONTEXT_BYTES,

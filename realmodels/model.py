@@ -1,0 +1,46 @@
+"""What is a loaded model, for everything that works with one?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from realmodels import text
+from realmodels.analog import AnalogExperts, AnalogLinear
+from realmodels.families import ModelMap
+from theory.errors import InputError
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: the transformers network, its tokenizer, where its parts are, and its weights' hash."""
+
+    name: str
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    map: ModelMap
+    weights_hash: str
+
+    @property
+    def context(self) -> int:
+        """Longest input, in tokens."""
+        return int(self.network.config.max_position_embeddings)
+
+    @property
+    def analog_modules(self) -> dict[str, AnalogLinear | AnalogExperts]:
+        """What of the network is deployed now, by name."""
+        return {
+            name: module
+            for name, module in self.network.named_modules()
+            if isinstance(module, AnalogLinear | AnalogExperts)
+        }
+
+    def require_digital(self) -> None:
+        """InputError if the model is deployed."""
+        if self.analog_modules:
+            raise InputError(f"model {self.name} is deployed already: call withdraw(model) first")
+
+    def texts(self, split: Literal["calibration", "evaluation"]) -> Sequence[str]:
+        """Documents of the offline corpus [realmodels.text] that no shipped model was trained on."""
+        return text.held_out(split)
