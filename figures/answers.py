@@ -107,7 +107,7 @@ def _better_score(*results: Result) -> str:
     judged = starting("expected damage with gradient across layers loses less than MaxNNScore;", *results)
     most = max(-finding.estimate for finding in judged)
     return (
-        f"{said(judged)}: expected damage, computed from one batch of text, loses less in {held(judged)},"
+        f"{said(judged)}: expected damage, from one batch of text and its gradient, loses less in {held(judged)},"
         f" by up to {most:.3f} nats per token."
     )
 
@@ -116,7 +116,7 @@ def _tasks(result: Result) -> str:
     back = only("MaxNNScore recovers accuracy; 25.0% of experts digital", result)
     more = only("MaxNNScore is better than random choice; 25.0% of experts digital", result)
     return (
-        f"{said([back])}: 25 % digital experts give back {100 * back.estimate:.1f} percentage points."
+        f"{said([back])}: 25 % digital experts give back {100 * back.estimate:.1f} percentage points of accuracy."
         f" More than random choice gives? {said([more])}."
     )
 
