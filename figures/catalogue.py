@@ -1,4 +1,4 @@
-"""Every exhibit of the command line. Names only: an experiment is imported when run, a drawing when drawn.
+"""Which exhibits are there? Names only: an experiment is imported when run, a drawing when drawn.
 
 An experiment module has
     grid(preset, **options) -> list[Config]   frozen dataclasses of JSON types: all that decides the outcome
@@ -7,18 +7,23 @@ An experiment module has
                                               names of exhibit and preset, and the provenance
 where `grid` names as keywords the options of the command line that it understands (model, text, device,
 seeds, tasks) and is given those that the user gave. A drawing module has
-    draw(result) -> matplotlib Figure
+    draw(result) -> matplotlib Figure         from the result alone, drawings.style.WIDTH inches wide
+    CAPTION                                   what is seen, in words; the first sentence stands in for the picture
+    PARTS                                     optional: {part: (draw, caption)}, further pictures EXHIBIT-PART.png
     table(result) -> list[dict]               optional: the rows of the CSV (else the findings)
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from theory.errors import InputError
 from theory.evidence import Result
 
+OPTIONS_OF_ONE = ("model", "text", "seeds", "tasks")  # they mean something else to each exhibit
+EXPERIMENT_OPTIONS = (*OPTIONS_OF_ONE, "device")
 PRESETS = ("quick", "default", "full")
 DATA: Traversable = files("figures") / "data"
 
@@ -185,10 +190,15 @@ def find(name: str, exhibits: Sequence[Exhibit]) -> Exhibit:
     for exhibit in exhibits:
         if exhibit.name == name:
             return exhibit
-    asked = "--{} {}".format(*name.split("-", 1))
-    raise InputError(
-        f"{asked}: no such exhibit; give one of: {', '.join(known.option for known in exhibits)}"
+    kind, _, subject = name.partition("-")
+    options = {known.name.partition("-")[2]: known.option for known in exhibits}
+    nearest = get_close_matches(subject, options, n=1)
+    hint = (
+        f"did you mean {options[nearest[0]]}? --list shows all"
+        if nearest
+        else f"give one of: {', '.join(options.values())}"
     )
+    raise InputError(f"--{kind} {subject}: no such exhibit; {hint}")
 
 
 def committed(exhibit: Exhibit, data: Traversable) -> Result | None:

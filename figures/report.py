@@ -7,7 +7,9 @@ from importlib.resources import files
 
 import jinja2
 
+from figures.answers import Answer
 from figures.catalogue import Exhibit
+from figures.output import Picture
 from figures.results import counts, origin
 from theory.evidence import Result
 
@@ -16,17 +18,25 @@ TEMPLATE = files("figures") / "report.html"
 
 @dataclass(frozen=True)
 class Section:
-    """An exhibit, its result and its picture (PNG); or, if there is no result, the error that says why."""
+    """An exhibit with its result and pictures, or with the reason why there is none.
+
+    pictures: with PNG among the formats.
+    committed: True if the result is the committed one, False if it was computed here.
+    file: name of the file that holds the result.
+    error: why there is no result.
+    """
 
     exhibit: Exhibit
     result: Result | None
-    picture: bytes = b""
+    pictures: Sequence[Picture] = ()
+    committed: bool = True
+    file: str = ""
     error: str = ""
 
 
-def page(sections: Sequence[Section]) -> str:
+def page(sections: Sequence[Section], answers: Sequence[Answer]) -> str:
     """An overview, every finding with its rule, every picture, and what each comes from."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"base64": lambda content: b64encode(content).decode()}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(sections=sections, counts=counts, origin=origin)
+    return template.render(sections=sections, answers=answers, counts=counts, origin=origin)

@@ -135,7 +135,7 @@ CLAIMS = (
         ),
         origin="reconstruction",
         derivation="theory.derivations.growth",
-        exhibits=("figure-growth",),
+        exhibits=("figure-growth", "figure-tolerance", "figure-stress"),
     ),
     Claim(
         id="G-linear",
@@ -320,6 +320,6 @@ CLAIMS = (
         ),
         origin="ours",
         derivation="theory.derivations.damage",
-        exhibits=("figure-better-score",),
+        exhibits=("figure-better-score", "figure-better-score-deepseek"),
     ),
 )

@@ -1,7 +1,8 @@
 """How is bad input reported? One exception with one line, which a command line prints and exits with status 2."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -17,6 +18,12 @@ def require(record: object, kind: str, checks: Mapping[str, tuple[bool, str]]) -
     for name, (valid, allowed) in checks.items():
         if not valid:
             raise InputError(f"{kind}.{name} is {getattr(record, name)!r}: give {allowed}")
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The known name that is nearest to the given one, as the end of a message; empty if none is near."""
+    nearest = get_close_matches(given, known, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def run(main: Callable[[], None]) -> None:

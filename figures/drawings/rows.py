@@ -1,17 +1,27 @@
-"""Rows of results as rows of a CSV."""
+"""How rows of a result become rows of a CSV: an interval is two columns, its low and its high end."""
 
 from collections.abc import Iterable
 from typing import Any
 
+INTERVAL = "interval"
+
 
 def with_bounds(rows: Iterable[dict[str, Any]], separator: str = "_") -> list[dict[str, Any]]:
-    """The rows with both ends of each "NAME_interval" after all else: NAME_low, NAME_high, empty where unbounded."""
+    """The rows with the ends of each interval after all else, empty where it is unbounded.
+
+    "NAME_interval" becomes NAME_low and NAME_high, "interval" alone becomes low and high.
+    """
     found = []
     for each in rows:
-        row = {name: value for name, value in each.items() if not name.endswith("_interval")}
+        row = {name: value for name, value in each.items() if not _is_interval(name)}
         for name, interval in each.items():
-            if name.endswith("_interval"):
-                quantity = name.removesuffix("_interval")
-                row[f"{quantity}{separator}low"], row[f"{quantity}{separator}high"] = interval or (None, None)
+            if _is_interval(name):
+                prefix = name.removesuffix(INTERVAL).removesuffix("_")
+                prefix += separator if prefix else ""
+                row[f"{prefix}low"], row[f"{prefix}high"] = interval or (None, None)
         found.append(row)
     return found
+
+
+def _is_interval(name: str) -> bool:
+    return name == INTERVAL or name.endswith(f"_{INTERVAL}")

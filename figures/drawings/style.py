@@ -21,7 +21,7 @@ BLACK, GREY = "#000000", "#6b6b6b"
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, ORANGE, BROWN = "#56B4E9", "#E69F00", "#7A4B00"
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # of keys that matplotlib knows
     "font.size": 8.5,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",

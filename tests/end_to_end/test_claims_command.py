@@ -1,13 +1,16 @@
 """`paper_repro.py --claims`: the ledger is complete, and every kind of broken link is found."""
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import figures.ledger
 import paper_repro
-from figures.catalogue import EXHIBITS, PRESETS, Exhibit
+from figures.catalogue import DATA, EXHIBITS, PRESETS, Exhibit
 from theory.claims import CLAIMS, Claim
 from theory.derivations import Step
 from theory.evidence import Finding, Result
@@ -36,8 +39,8 @@ EXHIBIT = Exhibit("figure-x", "numbers", "no_such", dict.fromkeys(PRESETS, "neve
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of committed results, none yet, and of tests, two of which carry the claim."""
-    monkeypatch.setenv("COLUMNS", "250")  # so that no cell is wrapped
+    """Folder of committed results, none yet, and of tests, two of which carry the claim."""
+    monkeypatch.setenv("COLUMNS", "250")  # so that no line is wrapped
     (tmp_path / "theory").mkdir()
     marked = "@pytest.mark.claim('X')\ndef test_{}(): ...\n"
     (tmp_path / "theory" / "test_x.py").write_text(marked.format(1) + marked.format(2))
@@ -55,26 +58,150 @@ def test_our_ledger_is_complete(capsys: pytest.CaptureFixture[str], monkeypatch:
     shown = capsys.readouterr().out
     assert "broken" not in shown
     for claim in CLAIMS:
-        assert f"│ {claim.id} " in shown
+        assert f"\n{claim.id} ({claim.origin})\n" in f"\n{shown}"
         assert set(claim.exhibits) <= {exhibit.name for exhibit in EXHIBITS}
 
 
 def test_a_complete_ledger(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ledger(folder) == 0
     shown = capsys.readouterr().out
-    for part in ("│ X ", "Numbers are numbers", "ours", "exact: 1 of 1", "certified: 1 of 1", "│ 2 "):
+    for part in (
+        "X (ours)",
+        "Numbers are numbers",
+        "1 = 1",
+        "exact: 1 of 1",
+        "certified: 1 of 1",
+        "tests: 2",
+    ):
         assert part in shown
     assert "cited: 1 hypotheses checked of 1" in shown and "figure-x: no result yet" in shown
     assert "3 steps in" in shown and "broken" not in shown
 
 
 def test_verdicts_are_those_of_the_committed_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    finding = Finding("one is one", "one", 1.0, (0.9, 1.1), 2, "it is", "holds")
-    findings = (finding, finding, replace(finding, verdict="fails"))
+    finding = Finding(
+        claim="one is one",
+        origin="ours",
+        statement="X",
+        statistic="one",
+        estimate=1.0,
+        interval=(0.9, 1.1),
+        n=2,
+        rule="it is",
+        verdict="holds",
+    )
+    others = (replace(finding, statement=None), replace(finding, statement=None, verdict="inconclusive"))
+    findings = (finding, finding, replace(finding, verdict="fails"), *others)
     result = Result(exhibit="figure-x", preset="full", data={}, findings=findings)
     (folder / "figure-x.json").write_text(result.to_json())
     assert ledger(folder) == 0
-    assert "figure-x: 1 fails, 2 holds" in capsys.readouterr().out
+    assert "figure-x: 2 hold, 1 fails\n" in capsys.readouterr().out
+
+
+def write(folder: Path, *statements: str | None) -> None:
+    """A committed result with a finding for each of the statements."""
+    finding = Finding(
+        claim="one is one",
+        origin="ours",
+        statistic="one",
+        estimate=1.0,
+        interval=(0.9, 1.1),
+        n=2,
+        rule="it is",
+        verdict="holds",
+    )
+    findings = tuple(replace(finding, statement=statement) for statement in statements)
+    result = Result(exhibit="figure-x", preset="full", data={}, findings=findings)
+    (folder / "figure-x.json").write_text(result.to_json())
+
+
+def test_everything_about_a_statement_is_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ledger(folder, [replace(CLAIM, assumptions=("numbers exist", "there are two"))]) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "numbers exist",
+        "there are two",
+        "1 + 1 = 2",
+        "1 < 2",
+        "a theorem [somebody, 1900]",
+        __name__,
+    ):
+        assert part in shown
+    assert "theory/test_x.py\n" in shown and " test_1\n" in shown and " test_2\n" in shown
+
+
+def test_a_lemma_has_no_finding_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, None)
+    assert ledger(folder) == 0
+    assert "verdicts: lemma: no finding of its own" in capsys.readouterr().out
+
+
+def test_findings_that_name_no_statement_of_ours_are_broken(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder, "X", "Y")
+    assert ledger(folder) == 1
+    assert "broken: findings of figure-x name the claim Y, which does not exist\n" in capsys.readouterr().out
+
+
+def test_findings_of_an_exhibit_that_the_claim_does_not_name_are_broken(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder, "X")
+    other = replace(EXHIBIT, name="figure-y")
+    assert ledger(folder, [replace(CLAIM, exhibits=("figure-y",))], [EXHIBIT, other]) == 1
+    assert "broken: X: figure-x has findings of it, but is not among" in capsys.readouterr().out
+
+
+def test_the_ledger_for_programs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, "X", None)
+    assert paper_repro.main(["--claims", "--json"], [EXHIBIT], folder, [CLAIM], folder) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown.keys() == {"claims", "broken", "seconds"} and shown["broken"] == []
+    (claim,) = shown["claims"]
+    assert claim["steps"].pop(2) == {
+        "equation": "a theorem",
+        "kind": "cited",
+        "reference": "somebody, 1900",
+        "failure": None,
+    }
+    assert [step["equation"] for step in claim.pop("steps")] == ["1 + 1 = 2", "1 < 2"]
+    assert claim == {
+        "id": "X",
+        "statement": "Numbers are numbers",
+        "origin": "ours",
+        "formula": "1 = 1",
+        "assumptions": [],
+        "derivation": __name__,
+        "tests": ["theory/test_x.py::test_1", "theory/test_x.py::test_2"],
+        "verdicts": [{"exhibit": "figure-x", "committed": True, "findings": {"holds": 1}}],
+    }
+
+
+def test_a_broken_ledger_for_programs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    claims = [replace(CLAIM, exhibits=())]
+    assert paper_repro.main(["--claims", "--json"], [EXHIBIT], folder, claims, folder) == 1
+    assert json.loads(capsys.readouterr().out)["broken"] == ["X: no exhibit"]
+
+
+def test_our_statements_fit_any_width_and_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the derivations, which take seconds."""
+    tests = Path(paper_repro.__file__).parent / "tests"
+    monkeypatch.setattr(Step, "failure", lambda step: None)
+    whole = figures.ledger.ledger(CLAIMS, EXHIBITS, DATA, tests)
+    assert not whole.broken
+    lines = whole.as_text(80).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    words = Counter(whole.as_text(10_000).split())
+    assert Counter(whole.as_text(80).split()) == Counter(whole.as_text(50).split()) == words
+    for claim in CLAIMS:
+        for text in (
+            claim.statement,
+            claim.latex,
+            *claim.assumptions,
+            *(step.equation for step in claim.steps()),
+        ):
+            assert not Counter(text.split()) - words
 
 
 @pytest.mark.parametrize(

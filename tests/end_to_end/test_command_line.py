@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -18,9 +19,14 @@ from typing import Any
 import joblib
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+import figures.run
 import paper_repro
 from figures.catalogue import DATA, EXHIBITS
+from figures.output import label
+from figures.run import code_hash
 from theory.evidence import Result
 
 HERE = Path(__file__).parent
@@ -72,8 +78,8 @@ def executed(log: Path) -> list[int]:
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-def result(out: Path) -> Result:
-    return Result.from_json((out / "figure-pi.json").read_text())
+def result(out: Path, name: str = "quick") -> Result:
+    return Result.from_json((out / f"figure-pi.{name}.json").read_text())
 
 
 def expect_one_line(errors: str, *parts: str) -> None:
@@ -101,13 +107,13 @@ def test_a_run_writes_everything_and_a_second_one_computes_nothing(
     assert first.provenance["shared"] == {"throws": 1000, "text": "none"}
     assert first.provenance["command"].startswith("paper_repro.py --figure pi --preset quick")
     assert first.provenance["versions"]["torch"] == torch.__version__
-    with (tmp_path / "figure-pi.csv").open() as rows:
+    with (tmp_path / "figure-pi.quick.csv").open() as rows:
         assert [float(row["pi"]) for row in csv.DictReader(rows)] == first.data["values"]
-    assert (tmp_path / "figure-pi.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "figure-pi.pdf").read_bytes().startswith(b"%PDF")
-    assert b"<svg" in (tmp_path / "figure-pi.svg").read_bytes()
+    assert (tmp_path / "figure-pi.quick.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figure-pi.quick.pdf").read_bytes().startswith(b"%PDF")
+    assert b"<svg" in (tmp_path / "figure-pi.quick.svg").read_bytes()
 
-    (tmp_path / "link").hardlink_to(tmp_path / "figure-pi.json")
+    (tmp_path / "link").hardlink_to(tmp_path / "figure-pi.quick.json")
     assert run(tmp_path, "--workers", "1") == 0
     assert executed(log) == list(range(6))
     # The old file was replaced as a whole, never written into.
@@ -124,7 +130,7 @@ def test_another_config_or_other_source_is_computed_anew(
     assert run(tmp_path) == 0
     assert run(tmp_path, "--text", "other") == 0
     assert len(executed(log)) == 12
-    monkeypatch.setattr(paper_repro, "_code_hash", lambda module: "edited")
+    monkeypatch.setattr(figures.run, "code_hash", lambda module: "edited")
     assert run(tmp_path) == 0
     assert len(executed(log)) == 18
 
@@ -138,13 +144,13 @@ def test_the_code_hash_follows_the_sources_that_compute(
         (folder / "__init__.py").write_text("")
     (package / "one.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    hashes = [paper_repro._code_hash("some_experiments.inner.one"), paper_repro._code_hash("toy_exhibit")]
+    hashes = [code_hash("some_experiments.inner.one"), code_hash("toy_exhibit")]
     (package / "one.py").write_text("x = 2\n")
-    hashes.append(paper_repro._code_hash("some_experiments.inner.one"))
+    hashes.append(code_hash("some_experiments.inner.one"))
     (package / "one.py").rename(package / "two.py")
-    hashes.append(paper_repro._code_hash("some_experiments.inner.one"))
+    hashes.append(code_hash("some_experiments.inner.one"))
     assert len(set(hashes)) == 4
-    assert hashes[3] == paper_repro._code_hash("some_experiments.inner.one")
+    assert hashes[3] == code_hash("some_experiments.inner.one")
 
 
 def test_workers_do_not_change_the_numbers(tmp_path: Path, log: Path) -> None:
@@ -173,11 +179,15 @@ def test_a_killed_run_continues_and_repeats_nothing(tmp_path: Path, log: Path, w
     before, noted = stored(tmp_path), len(executed(log))
     finish(start(tmp_path, *options))
     assert sorted([*executed(log)[noted:], *before]) == list(range(30))
-    assert result(tmp_path).provenance["units"] == {"computed": 30 - len(before), "from_cache": len(before)}
+    assert result(tmp_path, "quick.seeds-30").provenance["units"] == {
+        "computed": 30 - len(before),
+        "from_cache": len(before),
+    }
 
     assert run(tmp_path / "undisturbed", *options) == 0
-    assert result(tmp_path).data == result(tmp_path / "undisturbed").data
-    assert result(tmp_path).findings == result(tmp_path / "undisturbed").findings
+    continued, undisturbed = (result(out, "quick.seeds-30") for out in (tmp_path, tmp_path / "undisturbed"))
+    assert continued.data == undisturbed.data
+    assert continued.findings == undisturbed.findings
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -210,12 +220,12 @@ def test_a_full_disk_stops_the_run_and_keeps_finished_units(tmp_path: Path, log:
 
 def test_a_disk_that_is_full_when_the_outputs_are_written(tmp_path: Path, log: Path) -> None:
     out = tmp_path / "out"
-    finish(start(out, "--seeds", "9"))
+    finish(start(out))
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     expect_one_line(finish(start(out, limit=limit_files(5_000)), 2), "free space")
     after = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     assert before.keys() == after.keys()  # no partial file is left
-    assert before["figure-pi.png"] == after["figure-pi.png"]
+    assert before["figure-pi.quick.png"] == after["figure-pi.quick.png"]
 
 
 def test_bad_input_found_by_a_worker(tmp_path: Path, log: Path) -> None:
@@ -236,13 +246,13 @@ def test_redrawing_from_committed_data(tmp_path: Path, log: Path, capsys: pytest
     options = [*PI, "--from-data", "--out", str(tmp_path / "redrawn")]
     assert paper_repro.main(options, toy_exhibit.EXHIBITS, data) == 2
     expect_one_line(capsys.readouterr().err, "--figure pi", "--from-data")
-    (data / "figure-pi.json").write_bytes((tmp_path / "run" / "figure-pi.json").read_bytes())
+    (data / "figure-pi.json").write_bytes((tmp_path / "run" / "figure-pi.quick.json").read_bytes())
     noted = len(executed(log))
     assert paper_repro.main(options, toy_exhibit.EXHIBITS, data) == 0
     assert len(executed(log)) == noted
     for suffix in ("json", "csv", "png", "pdf"):
-        name = f"figure-pi.{suffix}"
-        assert (tmp_path / "redrawn" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+        redrawn = tmp_path / "redrawn" / f"figure-pi.committed.{suffix}"
+        assert redrawn.read_bytes() == (tmp_path / "run" / f"figure-pi.quick.{suffix}").read_bytes()
 
     assert paper_repro.main(["--list"], toy_exhibit.EXHIBITS, data) == 0
     shown = capsys.readouterr().out
@@ -262,16 +272,19 @@ def test_all_exhibits_and_a_report(tmp_path: Path, log: Path, capsys: pytest.Cap
     assert paper_repro.main([*options, "--device", "cpu", "--format", "svg"], [pi]) == 0
     assert executed(log) == list(range(6))
     assert str(tmp_path / "report.html") in capsys.readouterr().out
-    assert (tmp_path / "figure-pi.svg").is_file() and not (tmp_path / "figure-pi.png").exists()
+    assert (tmp_path / "figure-pi.quick.svg").is_file() and not list(tmp_path.glob("*.png"))
     first = (tmp_path / "report.html").read_text()
     assert "1 holds" in first and "the whole interval is below 4" in first and "no result" not in first
 
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "figure-pi.json").write_bytes((tmp_path / "figure-pi.quick.json").read_bytes())
     options = ["--all", "--from-data", "--out", str(tmp_path / "redrawn"), "--report"]
-    assert paper_repro.main(options, [lost, pi], tmp_path) == 2  # whatever becomes of the first
+    assert paper_repro.main(options, [lost, pi], data) == 2  # whatever becomes of the first
     expect_one_line(capsys.readouterr().err, "--table lost", "no result")
     report = (tmp_path / "redrawn" / "report.html").read_text()
     assert "no result of --table lost is committed" in report
-    picture = base64.b64encode((tmp_path / "redrawn" / "figure-pi.png").read_bytes()).decode()
+    picture = base64.b64encode((tmp_path / "redrawn" / "figure-pi.committed.png").read_bytes()).decode()
     assert picture in report and picture in first
     assert len(executed(log)) == 6
 
@@ -281,6 +294,125 @@ def test_a_report_of_one_exhibit(tmp_path: Path, log: Path) -> None:
     assert not (tmp_path / "report.html").exists()
     assert run(tmp_path, "--report") == 0
     assert "pi by throwing darts" in (tmp_path / "report.html").read_text()
+
+
+def test_results_of_other_options_stand_beside_each_other(tmp_path: Path, log: Path) -> None:
+    assert run(tmp_path) == 0
+    first = {path: path.read_bytes() for path in tmp_path.glob("figure-pi.*")}
+    assert run(tmp_path, "--seeds", "3") == 0
+    assert run(tmp_path, "--seeds", "3", "--text", "a/b") == 0
+    assert run(tmp_path, "--seeds", "3", "--text", "c/b") == 0
+    assert paper_repro.main([*PI, "--preset", "full", "--out", str(tmp_path)], toy_exhibit.EXHIBITS) == 0
+    names = sorted(path.name for path in tmp_path.glob("figure-pi.*.json"))
+    assert len(names) == 5 and "figure-pi.full.json" in names and "figure-pi.quick.seeds-3.json" in names
+    assert len([name for name in names if name.startswith("figure-pi.quick.text-b-")]) == 2
+    assert all(path.read_bytes() == content for path, content in first.items())
+
+
+@given(
+    options=st.lists(
+        st.fixed_dictionaries({}, optional={"model": st.text(), "text": st.text(), "seeds": st.integers(1)}),
+        min_size=2,
+        max_size=2,
+        unique_by=lambda each: tuple(sorted(each.items())),
+    )
+)
+def test_labels_are_file_names_and_differ(options: list[dict[str, Any]]) -> None:
+    labels = [label("quick", each) for each in options]
+    assert labels[0] != labels[1]
+    for each in labels:
+        assert re.fullmatch(r"[\w.-]+", each, re.ASCII) and len(each) < 200
+
+
+def test_a_report_prefers_what_was_computed_here(tmp_path: Path, log: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    assert run(tmp_path / "first") == 0
+    (data / "figure-pi.json").write_bytes((tmp_path / "first" / "figure-pi.quick.json").read_bytes())
+    options = [*PI, "--from-data", "--report", "--out", str(out)]
+    assert paper_repro.main(options, toy_exhibit.EXHIBITS, data) == 0
+    assert "The committed result" in (out / "report.html").read_text()
+    assert run(out, "--seeds", "3") == 0  # another experiment than the plain one
+    assert paper_repro.main(options, toy_exhibit.EXHIBITS, data) == 0
+    assert "The committed result" in (out / "report.html").read_text()
+    assert run(out) == 0
+    assert paper_repro.main(options, toy_exhibit.EXHIBITS, data) == 0
+    page = (out / "report.html").read_text()
+    assert "The committed result" not in page and "Computed here: figure-pi.quick.json" in page
+
+
+def test_a_report_of_everything_takes_one_line_an_exhibit(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--all", "--preset", "quick", "--workers", "1", "--out", str(tmp_path), "--report"]
+    assert paper_repro.main(options, toy_exhibit.EXHIBITS[:1]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "--figure pi: 1 holds (quick preset only); figure-pi.quick.json",
+        str(tmp_path / "report.html"),
+    ]
+
+
+def test_parts_are_further_pictures(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        toy_exhibit, "PARTS", {"again": (toy_exhibit.draw, "The same. Once more.")}, raising=False
+    )
+    assert run(tmp_path, "--report", "--format", "svg") == 0
+    for name in ("figure-pi.quick.svg", "figure-pi-again.quick.svg"):
+        assert b"<svg" in (tmp_path / name).read_bytes()
+    assert "The same. Once more." in (tmp_path / "report.html").read_text()
+
+
+def test_pictures_are_always_the_same_bytes(tmp_path: Path, log: Path) -> None:
+    for out in ("one", "two"):
+        assert run(tmp_path / out, "--format", "png,pdf,svg") == 0
+    for name in ("png", "pdf", "svg"):
+        one, two = ((tmp_path / out / f"figure-pi.quick.{name}").read_bytes() for out in ("one", "two"))
+        assert one == two
+
+
+def test_the_list_for_programs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert paper_repro.main(["--list", "--json"], toy_exhibit.EXHIBITS, tmp_path) == 0
+    shown = json.loads(capsys.readouterr().out)
+    times = dict.fromkeys(("quick", "default", "full"), "seconds")
+    first = {"exhibit": "figure-pi", "option": "--figure pi", "title": "pi by throwing darts", "times": times}
+    assert shown["exhibits"][0] == first | {"preset": None, "findings": None}
+    assert paper_repro.main(["--list", "--json"]) == 0
+    ours = json.loads(capsys.readouterr().out)["exhibits"]
+    assert [each["exhibit"] for each in ours] == [exhibit.name for exhibit in EXHIBITS]
+    assert all(each["preset"] == "full" and each["findings"] for each in ours)
+
+
+@pytest.mark.parametrize("columns", [None, "50", "120"])
+def test_the_list_fits_the_terminal_and_loses_nothing(
+    columns: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert paper_repro.main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(len(line) <= int(columns or 80) for line in shown.splitlines())
+    for exhibit in EXHIBITS:
+        assert " ".join(exhibit.title.split()) in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("name", ["theory", "realmodels"])
+def test_somebody_elses_package(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(HERE.parents[1])!r}]; import paper_repro"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    expect_one_line(done.stderr, f"`import {name}` finds {tmp_path / name}", "PYTHONPATH", "uninstall")
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        paper_repro.main(["--version"])
+    assert end.value.code == 0 and re.fullmatch(r"paper-repro \d+\.\d+\S*\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -308,6 +440,13 @@ def test_a_report_of_one_exhibit(tmp_path: Path, log: Path) -> None:
         ([*PI, "--from-data", "--seeds", "3"], ["--from-data", "--seeds"]),
         ([*PI, "--cluster", "nonsense"], ["--cluster", "nonsense", "HOST:PORT"]),
         ([*PI, "--nonsense"], ["--nonsense"]),
+        ([*PI, "--json"], ["--json", "--list", "--claims"]),
+        (["--figure", "pie"], ["--figure pie", "did you mean --figure pi?"]),
+        (["--figure", "lost"], ["--figure lost", "did you mean --table lost?"]),
+        (["--figur", "pi"], ["--figur", "did you mean --figure?"]),
+        (["--figur=pi"], ["--figur", "did you mean --figure?"]),
+        ([*PI, "--preset", "quik"], ["--preset", "quik", "did you mean quick?"]),
+        ([*PI, "--device", "cdua"], ["--device", "cdua", "did you mean cuda?"]),
     ],
 )
 def test_bad_usage(
@@ -355,21 +494,33 @@ def test_a_cluster_without_its_package(
     expect_one_line(capsys.readouterr().err, "--cluster", "distributed", "pip install")
 
 
-def test_the_list_starts_at_once_and_loads_no_model_library(tmp_path: Path) -> None:
+HEAVY = ("torch", "transformers", "sympy", "matplotlib", "joblib", "rich", "jinja2")
+
+
+@pytest.mark.parametrize("option", ["--list", "--help", "--version"])
+def test_what_computes_nothing_loads_nothing_heavy(option: str, tmp_path: Path) -> None:
     program = Path(paper_repro.__file__)
     code = (
-        "import sys, paper_repro; status = paper_repro.main(['--list']);"
-        "sys.exit(status or any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib')))"
+        "import sys, paper_repro\n"
+        f"try: status = paper_repro.main([{option!r}])\n"
+        "except SystemExit as end: status = end.code\n"
+        f"print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)\n"
+        "sys.exit(status)"
     )
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(program.parent)},
-        check=True,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    shown = subprocess.run(
-        [sys.executable, str(program), "--list"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    assert (done.returncode, done.stderr) == (0, "\n") and done.stdout
+
+
+def test_the_program_lists_from_any_folder(tmp_path: Path) -> None:
+    command = [sys.executable, paper_repro.__file__, "--list"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     for exhibit in EXHIBITS:
         assert exhibit.option in shown.stdout
     assert not shown.stderr

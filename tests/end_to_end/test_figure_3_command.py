@@ -63,24 +63,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_writes_numbers_pictures_and_provenance(finished: Path) -> None:
-    result = Result.from_json((finished / "figure-3.json").read_text())
+    result = Result.from_json((finished / "figure-3.quick.json").read_text())
     assert result.preset == "quick" and result.data["model"] == "tiny-olmoe"
     assert len(result.findings) == 6  # at c = 2.5 alone: two rules, and the converters, per granularity
     shared = result.provenance["shared"]
     assert shared["text"] == "evaluation" and len(shared["weights"]) == len(shared["text_hash"]) == 64
     assert result.provenance["seeds"] == [0, 1]
-    assert (finished / "figure-3.png").read_bytes().startswith(b"\x89PNG")
-    assert (finished / "figure-3.pdf").read_bytes().startswith(b"%PDF")
-    with (finished / "figure-3.csv").open() as file:
+    assert (finished / "figure-3.quick.png").read_bytes().startswith(b"\x89PNG")
+    assert (finished / "figure-3.quick.pdf").read_bytes().startswith(b"%PDF")
+    with (finished / "figure-3.quick.csv").open() as file:
         rows = list(csv.DictReader(file))
     curves = result.data["curves"]
     assert [float(row["loss_change"]) for row in rows] == [curve["loss_change"] for curve in curves]
 
 
 def test_a_second_run_computes_nothing_and_says_the_same(finished: Path) -> None:
-    before = Result.from_json((finished / "figure-3.json").read_text())
+    before = Result.from_json((finished / "figure-3.quick.json").read_text())
     assert run(*FIGURE_3, "--out", str(finished)).returncode == 0
-    after = Result.from_json((finished / "figure-3.json").read_text())
+    after = Result.from_json((finished / "figure-3.quick.json").read_text())
     assert (after.data, after.findings) == (before.data, before.findings)
     assert after.provenance["units"]["computed"] == 0
 
@@ -99,7 +99,7 @@ def test_killed_at_any_moment_it_continues_to_the_same_numbers(finished: Path, t
     kept = len(list((tmp_path / ".cache").rglob("output.pkl")))
     assert run(*FIGURE_3, "--out", str(tmp_path), "--workers", "1").returncode == 0
     resumed, whole = (
-        Result.from_json((folder / "figure-3.json").read_text()) for folder in (tmp_path, finished)
+        Result.from_json((folder / "figure-3.quick.json").read_text()) for folder in (tmp_path, finished)
     )
     assert resumed.provenance["units"]["from_cache"] == kept
     assert (resumed.data, resumed.findings) == (whole.data, whole.findings)
@@ -109,9 +109,9 @@ def test_the_committed_result_is_redrawn_without_a_run(tmp_path: Path) -> None:
     done = run("--figure", "3", "--from-data", "--out", str(tmp_path), "--format", "png,pdf,svg")
     assert done.returncode == 0, done.stderr
     committed = (DATA / "figure-3.json").read_text()
-    assert (tmp_path / "figure-3.json").read_text() == committed
+    assert (tmp_path / "figure-3.committed.json").read_text() == committed
     assert json.loads(committed)["preset"] == "full"
-    assert (tmp_path / "figure-3.svg").stat().st_size > 0
+    assert (tmp_path / "figure-3.committed.svg").stat().st_size > 0
 
 
 @pytest.mark.slow
@@ -120,7 +120,8 @@ def test_evaluating_on_a_file(tmp_path: Path) -> None:
     text.write_text("The experts with the largest neurons stay digital; the others are programmed. " * 200)
     done = run(*FIGURE_3, "--text", str(text), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    assert Result.from_json((tmp_path / "out" / "figure-3.json").read_text()).data["text"] == str(text)
+    (file,) = (tmp_path / "out").glob("figure-3.quick.text-my-text-txt-*.json")
+    assert Result.from_json(file.read_text()).data["text"] == str(text)
 
 
 # Bad input: one line that names the value and says what to do, status 2
@@ -232,6 +233,8 @@ def expect_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None
 def test_the_findings_do_not_depend_on_the_number_of_workers(finished: Path, tmp_path: Path) -> None:
     """`finished` used a worker for each core."""
     assert run(*FIGURE_3, "--out", str(tmp_path), "--workers", "1").returncode == 0
-    one, more = (Result.from_json((folder / "figure-3.json").read_text()) for folder in (tmp_path, finished))
+    one, more = (
+        Result.from_json((folder / "figure-3.quick.json").read_text()) for folder in (tmp_path, finished)
+    )
     assert one.data == more.data
     assert np.isfinite([curve["loss_change"] for curve in one.data["curves"]]).all()

@@ -49,7 +49,7 @@ def test_a_quick_run_with_tasks(tmp_path: Path) -> None:
         env=os.environ | {"COLUMNS": "200"},
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
-    result = Result.from_json((tmp_path / "figure-5.json").read_text())
+    result = Result.from_json((tmp_path / "figure-5.quick.seeds-2.tasks-continuation.json").read_text())
     assert result.data["model"] == "tiny-deepseek-moe"
     digital = result.data["digital"]["tasks"]
     assert digital["each"]["continuation"]["questions"] == 40 and 0.25 < digital["mean"] < 1

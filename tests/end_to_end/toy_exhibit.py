@@ -63,7 +63,7 @@ def summarise(configs: list[Config], records: list[dict[str, float]]) -> Result:
     values = [record["pi"] for record in records]
     interval = mean_interval(values)
     finding = Finding(
-        claim="pi is below 4",
+        claim="[our claim] pi is below 4",
         origin="ours",
         statistic="mean",
         estimate=sum(values) / len(values),

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from html.parser import HTMLParser
 
+from figures.answers import answers
 from figures.catalogue import DATA, EXHIBITS, committed
+from figures.output import Picture
 from figures.report import Section, page
 from figures.results import counts, origin
 from theory.evidence import Finding, Result
@@ -27,8 +29,11 @@ class Page(HTMLParser):
 
 def test_every_finding_of_every_exhibit() -> None:
     results = [committed(exhibit, DATA) for exhibit in EXHIBITS]
-    sections = [Section(exhibit, result, b"png") for exhibit, result in zip(EXHIBITS, results, strict=True)]
-    shown = Page(page(sections))
+    picture = Picture("", "What is seen. And more.", {"png": b"png"})
+    sections = [
+        Section(exhibit, result, [picture]) for exhibit, result in zip(EXHIBITS, results, strict=True)
+    ]
+    shown = Page(page(sections, answers(EXHIBITS, DATA)))
     for result in results:
         assert result is not None
         assert counts(result) in shown.text and origin(result) in shown.text
@@ -41,7 +46,16 @@ def test_every_finding_of_every_exhibit() -> None:
 
 
 def test_text_is_text() -> None:
-    finding = Finding("a < b & <b>c</b>", "'\"", 1.0, None, 2, "</table>", "inconclusive")
+    finding = Finding(
+        claim="a < b & <b>c</b>",
+        origin="ours",
+        statistic="'\"",
+        estimate=1.0,
+        interval=None,
+        n=2,
+        rule="</table>",
+        verdict="inconclusive",
+    )
     provenance = {
         "command": "<i>",
         "git": None,
@@ -51,7 +65,7 @@ def test_text_is_text() -> None:
     }
     result = Result(preset="full", data={}, findings=(finding,), provenance=provenance)
     exhibit = replace(EXHIBITS[0], title="<u>")
-    shown = Page(page([Section(exhibit, result), Section(exhibit, None, error="<s>; mend it")]))
+    shown = Page(page([Section(exhibit, result), Section(exhibit, None, error="<s>; mend it")], []))
     for part in (finding.claim, finding.measured, finding.rule, "<i>", "<u>", "No result: <s>; mend it"):
         assert part in shown.text
     assert "no commit, CPU, 1 s, 2026-01-02" in shown.text

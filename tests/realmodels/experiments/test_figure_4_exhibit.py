@@ -472,18 +472,19 @@ def test_the_command_with_a_task(
     options = ["--figure", "4", "--preset", "quick", "--model", str(folder), "--seeds", "2", "--workers", "1"]
     assert paper_repro.main([*options, "--tasks", CONTINUATION, "--out", str(tmp_path)]) == 0
     assert not capsys.readouterr().err
-    result = Result.from_json((tmp_path / "figure-4.json").read_text())
+    (written,) = tmp_path.glob("figure-4.quick.model-*.seeds-2.tasks-continuation.json")
+    result = Result.from_json(written.read_text())
     shared_by_all = result.provenance["shared"]
     assert (shared_by_all["tasks"], shared_by_all["questions"]) == ([CONTINUATION], 3)
     assert result.provenance["versions"]["lm-eval"]
     assert result.data["digital"]["tasks"]["each"][CONTINUATION]["questions"] == 3
     assert len(about(result, "on the tasks")) == 18
-    with (tmp_path / "figure-4.csv").open() as file:
+    with written.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
     curves = result.data["curves"]
     assert [float(row["tasks_accuracy"]) for row in rows] == [curve["tasks_accuracy"] for curve in curves]
     assert [row["tasks_minus_maxnn"] == "" for row in rows] == [row["strategy"] == "none" for row in rows]
-    assert (tmp_path / "figure-4.png").read_bytes().startswith(b"\x89PNG")
+    assert written.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_one_draw_is_refused(small_model_folder: Path) -> None:

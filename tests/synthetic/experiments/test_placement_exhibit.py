@@ -464,12 +464,12 @@ def test_the_picture_shows_every_strategy_and_every_gain() -> None:
 def test_the_command_line_runs_it(tmp_path: Path) -> None:
     command = ["--figure", "placement", "--preset", "quick", "--out", str(tmp_path), "--workers", "1"]
     assert paper_repro.main(command) == 0
-    result = Result.from_json((tmp_path / "figure-placement.json").read_text())
+    result = Result.from_json((tmp_path / "figure-placement.quick.json").read_text())
     assert result.provenance["units"]["computed"] == 8 and result.provenance["seeds"] == [0, 1]
     assert_as_committed("figure-placement", result)
     for rule in RULES:
         assert any(rule in finding.claim for finding in result.findings)
-    assert (tmp_path / "figure-placement.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figure-placement.quick.png").read_bytes().startswith(b"\x89PNG")
     gains = {
         routing: curves_of(result, routing, 2, "layer", False, "maxnn")[3]["gain"] for routing in ROUTINGS
     }

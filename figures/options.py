@@ -1,0 +1,138 @@
+"""What may the user ask for? The options of the command line, and the one line about a wrong one."""
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from figures.catalogue import PRESETS
+from figures.output import COMMITTED, FORMATS
+from theory.errors import InputError, did_you_mean
+
+ROOT = Path(__file__).parents[1]
+
+
+class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for word in args:
+            name = word.partition("=")[0]
+            if name.startswith("--") and name not in self._option_string_actions:
+                hint = did_you_mean(name, self._option_string_actions) or "; see --help"
+                raise InputError(f"{name}: no such option{hint}")
+        return super().parse_args(args, namespace)
+
+    def error(self, message: str) -> Any:
+        raise InputError(message if message.endswith("?") else f"{message}; see --help")
+
+
+def parser(program: str, report: str) -> argparse.ArgumentParser:
+    """The parser of the program's arguments; what is unusable raises InputError.
+
+    report: name of the file that --report writes.
+    """
+    presets, devices = PRESETS, ("cpu", "cuda", "auto")
+    options = _Parser(
+        prog=program,
+        description="Reproduce an exhibit: numbers, picture, verdicts.",
+        epilog="Files are called EXHIBIT.PRESET.json, .csv, .png, ..., with --model, --text, --seeds and --tasks in the"
+        f" name where given, and EXHIBIT.{COMMITTED}.json, ... with --from-data: none replaces another's.",
+        allow_abbrev=False,
+    )
+    add = options.add_argument
+    what = options.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--figure", metavar="NAME", help="a figure: a number of the paper, or a name of our own"
+    )
+    what.add_argument("--table", metavar="NAME", help="a table")
+    what.add_argument("--all", action="store_true", help="every exhibit in turn, whatever becomes of another")
+    what.add_argument("--list", action="store_true", help="every exhibit, its times, its committed verdicts")
+    what.add_argument("--claims", action="store_true", help="every statement: derivation, tests, verdicts")
+    add("--version", action="version", version=f"paper-repro {_version()}")
+    add("--json", action="store_true", help="--list or --claims for programs: fields in figures/ledger.py")
+    add("--model", help="tiny-olmoe, a folder or a hub id")
+    add(
+        "--preset",
+        type=_one_of(presets),
+        metavar="|".join(presets),
+        help="how much to compute (default: default)",
+    )
+    add(
+        "--device",
+        type=_one_of(devices),
+        metavar="|".join(devices),
+        help="where to compute (default: cpu); auto: one model over all GPUs and CPU memory",
+    )
+    add("--seeds", type=_count, metavar="N", help="independent noise draws or trainings")
+    add("--text", metavar="FILE", help="evaluate on this UTF-8 text")
+    add(
+        "--tasks",
+        metavar="NAMES",
+        help="tasks of lm-eval, too: names with commas between, or paper for its eight",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("results"),
+        help="folder of files and cache (default: results)",
+    )
+    add("--workers", type=_count, metavar="N", help="processes (default: one per core; 1 on cuda and auto)")
+    add(
+        "--cluster",
+        type=_address,
+        metavar="HOST:PORT",
+        help="a Dask scheduler whose workers see the same --out",
+    )
+    add(
+        "--from-data",
+        action="store_true",
+        help="draw the committed result, run nothing; with --report, rather one that a run left in --out",
+    )
+    add("--format", type=_formats, metavar="LIST", default=("png", "pdf"), help="of png,pdf,svg")
+    add("--report", action="store_true", help=f"all that is shown as one page, {report}")
+    return options
+
+
+def _version() -> str:
+    try:
+        return version("paper-repro")
+    except PackageNotFoundError:  # a checkout that is not installed
+        import tomllib
+
+        return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+
+
+def _one_of(allowed: Sequence[str]) -> Callable[[str], str]:
+    def chosen(text: str) -> str:
+        if text not in allowed:
+            hint = did_you_mean(text, allowed)
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not allowed: give one of {', '.join(allowed)}{hint}"
+            )
+        return text
+
+    return chosen
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed: give a whole number of at least 1")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    if not re.search(r":\d+$", text):  # without a port, Dask's client hangs for a minute
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give HOST:PORT")
+    return text
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    formats = tuple(dict.fromkeys(text.split(",")))
+    for name in formats:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is not allowed: give one or more of {','.join(FORMATS)}"
+            )
+    return formats

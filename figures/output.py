@@ -1,0 +1,201 @@
+"""What files a result becomes, what they are called, and how they are written whole or not at all.
+
+The files of a run are named after the exhibit, the preset and the options that change the numbers:
+`figure-3.quick.json`, `figure-3.full.seeds-8.json`. What is redrawn from committed data is called
+`figure-3.committed.json`. So no result replaces one that was made in another way.
+"""
+
+import csv
+import errno
+import hashlib
+import io
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from figures.catalogue import OPTIONS_OF_ONE, PRESETS, Exhibit, committed
+from figures.drawings.rows import with_bounds
+from theory.errors import InputError
+from theory.evidence import Result
+
+FORMATS = ("png", "pdf", "svg")
+DPI = 200
+COMMITTED = "committed"
+LONGEST_WORD = 40  # letters of an option's value in a file's name
+# EFBIG: a limit on the size of files is, for the user, the same as a full disk.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A palette is used where no pixel moves by more than this (of 255) and the mean by less than the second.
+PALETTE_COLOURS, PALETTE_LARGEST, PALETTE_MEAN = 256, 24, 0.25
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of an exhibit.
+
+    part: "" for the exhibit's own picture, else the name of the part in the drawing's PARTS.
+    caption: what is seen, in words; the first sentence stands in for the picture.
+    formats: content of the file, by the name of its format.
+    """
+
+    part: str
+    caption: str
+    formats: Mapping[str, bytes]
+
+    def name(self, exhibit: Exhibit) -> str:
+        """Beginning of the names of the picture's files."""
+        return f"{exhibit.name}-{self.part}" if self.part else exhibit.name
+
+
+def label(preset: str, options: Mapping[str, Any]) -> str:
+    """What tells the files of this run from those of others: the preset, and the options that change the numbers."""
+    words = [f"{name}-{_word(str(options[name]))}" for name in OPTIONS_OF_ONE if name in options]
+    return ".".join([preset, *words])
+
+
+def _word(value: str) -> str:
+    """The value if a file's name can hold it, else what it ends with and a hash of the whole."""
+    word = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(value).name).strip("-")
+    if word == value and len(word) <= LONGEST_WORD:
+        return word
+    return f"{word[-LONGEST_WORD:]}-{hashlib.sha256(value.encode()).hexdigest()[:8]}".strip("-")
+
+
+def output_folder(out: Path) -> Path:
+    """The folder, made if needed and known to be writable; absolute, as a worker may run elsewhere."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return out.resolve()
+    except OSError as error:
+        raise InputError(
+            f"--out {out}: cannot be written ({error.strerror}); give a folder that can"
+        ) from None
+
+
+def committed_result(exhibit: Exhibit, data: Traversable) -> Result:
+    """The committed result; InputError if there is none."""
+    result = committed(exhibit, data)
+    if result is None:
+        raise InputError(
+            f"--from-data: no result of {exhibit.option} is committed yet; run it without --from-data"
+        )
+    return result
+
+
+def computed_result(exhibit: Exhibit, out: Path) -> Result | None:
+    """The result that a run with no further options left in `out`, of the largest preset; None if there is none."""
+    for preset in reversed(PRESETS):
+        file = out / f"{exhibit.name}.{label(preset, {})}.json"
+        if file.is_file():
+            result = Result.from_json(file.read_text(encoding="utf-8"), source=str(file))
+            if (result.exhibit, result.preset) != (exhibit.name, preset):
+                raise InputError(
+                    f"{file}: it is a result of {result.exhibit}, preset {result.preset}; remove the file"
+                )
+            return result
+    return None
+
+
+def pictures(result: Result, exhibit: Exhibit, formats: Iterable[str]) -> list[Picture]:
+    """The exhibit's picture and those of its parts, each drawn once, in each of the formats."""
+    import matplotlib as mpl  # here, so that --list and --help start at once
+
+    from figures.drawings.style import STYLE
+
+    mpl.use("Agg")
+    drawing = import_module(exhibit.drawing)
+    caption: str = getattr(drawing, "CAPTION", f"{exhibit.title}.")
+    parts: dict[str, tuple[Callable[[Result], Any], str]] = getattr(drawing, "PARTS", {})
+    # The same result gives the same bytes: neither dates nor random ids. Text in a PDF stays text (type 42).
+    # The style applies to saving, too: some letters are made only then.
+    settings: Any = STYLE | {"svg.hashsalt": exhibit.name, "pdf.fonttype": 42, "savefig.dpi": DPI}
+    drawn = []
+    with mpl.rc_context(settings):
+        for part, (draw, words) in {"": (drawing.draw, caption), **parts}.items():
+            figure = draw(result)
+            drawn.append(Picture(part, words, {name: _saved(figure, name) for name in formats}))
+    return drawn
+
+
+def _saved(figure: Any, name: str) -> bytes:
+    undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=name, metadata=undated[name])
+    return _compressed(buffer.getvalue()) if name == "png" else buffer.getvalue()
+
+
+def _compressed(png: bytes) -> bytes:
+    """The picture with a palette, a fraction of the size, unless that would be seen; then without transparency."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as opened:
+        picture = opened.convert("RGB")
+    reduced = picture.quantize(PALETTE_COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    moved = np.abs(np.asarray(picture, np.int16) - np.asarray(reduced.convert("RGB"), np.int16))
+    chosen = reduced if moved.max() <= PALETTE_LARGEST and moved.mean() <= PALETTE_MEAN else picture
+    buffer = io.BytesIO()
+    chosen.save(buffer, "PNG", optimize=True, dpi=(DPI, DPI))
+    return buffer.getvalue()
+
+
+def write(
+    result: Result, exhibit: Exhibit, drawn: Sequence[Picture], formats: Iterable[str], out: Path, name: str
+) -> list[Path]:
+    """Write numbers, rows and pictures into `out`, with the label `name`; the paths."""
+    contents = {
+        f"{exhibit.name}.{name}.json": result.to_json().encode(),
+        f"{exhibit.name}.{name}.csv": _csv(rows(result, exhibit)),
+    }
+    for picture in drawn:
+        for suffix in formats:
+            contents[f"{picture.name(exhibit)}.{name}.{suffix}"] = picture.formats[suffix]
+    for file, content in contents.items():
+        replace_file(out / file, content)
+    return [out / file for file in contents]
+
+
+def rows(result: Result, exhibit: Exhibit) -> list[dict[str, Any]]:
+    """Rows of the CSV: the drawing's table, else the findings."""
+    drawing = import_module(exhibit.drawing)
+    if hasattr(drawing, "table"):
+        table: list[dict[str, Any]] = drawing.table(result)
+        return table
+    return with_bounds(map(asdict, result.findings))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write the file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def is_disk_full(error: OSError) -> bool:
+    return error.errno in DISK_FULL
+
+
+def disk_full(error: OSError) -> str:
+    """The one line about a full disk."""
+    return f"{error.strerror}: finished units are kept; free space (or choose another --out) and run it again"
+
+
+def _csv(table: Sequence[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    if table:
+        writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    return text.getvalue().encode()

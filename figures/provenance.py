@@ -1,0 +1,105 @@
+"""Where a result comes from: command, commit, versions, machine, seeds and what all of its units share."""
+
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "joblib",
+    "lm-eval",
+)
+
+
+def provenance(
+    command: Sequence[str],
+    configs: Sequence[Mapping[str, Any]],
+    *,
+    device: str | None,
+    wall_seconds: float,
+    computed: int,
+    from_cache: int,
+) -> dict[str, Any]:
+    """What a result says about the run that it comes from.
+
+    command: the program and the arguments.
+    configs: fields of the config of every unit.
+    device: value of --device; None if it was left out.
+    computed, from_cache: how many units were computed, and how many were found in the cache.
+    """
+    return {
+        "command": shlex.join(command),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": git_state(),
+        "versions": versions(),
+        "device": device_name(device),
+        "seeds": sorted({config["seed"] for config in configs if "seed" in config}),
+        # What all units have in common: the model, its weights' hash, the text's hash, ...
+        "shared": {
+            name: value
+            for name, value in configs[0].items()
+            if all(name in config and config[name] == value for config in configs)
+        },
+        "wall_seconds": round(wall_seconds, 1),
+        "units": {"computed": computed, "from_cache": from_cache},
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit, and whether the tree differs from it; None if this is an installed copy and not a checkout."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # else an environment inside someone's own repository
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of those of `PACKAGES` that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(device: str | None) -> str:
+    """Name of the GPUs that were used, else of the processor with the number of cores."""
+    import joblib
+
+    if device in ("cuda", "auto"):
+        import torch
+
+        if count := torch.cuda.device_count():
+            name = torch.cuda.get_device_name()
+            return name if device == "cuda" else f"{count} x {name}"
+    processor = platform.processor() or platform.machine()
+    # Where Linux says the model; `platform` knows only the architecture there.
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if "model name" in line
+        ]
+        processor = names[0] if names else processor
+    return f"{processor}, {joblib.cpu_count()} cores"

@@ -1,0 +1,255 @@
+"""How an exhibit is computed: units of work, a cache that survives every kind of stop, and workers.
+
+Every unit of work is written to the cache as soon as it is finished, so a run that was stopped, however
+roughly, continues where it was when the same command is given again. The cache lies in the output folder, and
+is keyed on the exhibit, the unit's config and the source code that computes it.
+"""
+
+import hashlib
+import importlib.util
+import inspect
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+import joblib
+from joblib.memory import CacheWarning
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from figures.catalogue import Exhibit
+from figures.output import disk_full, is_disk_full
+from figures.provenance import provenance
+from theory.errors import InputError
+from theory.evidence import Result
+from theory.strict_json import plain
+
+Item = TypeVar("Item")
+Unit = tuple[str, str, str, Callable[[Any], Any], Any]  # arguments of `_unit`
+
+PROGRESS_SECONDS = 10.0  # between two lines of progress where there is no terminal
+PARENT_POLL_SECONDS = 0.1  # between two looks of a worker at its parent
+
+
+def understood(exhibit: Exhibit) -> frozenset[str]:
+    """Names of the options that the exhibit's experiment takes."""
+    return frozenset(inspect.signature(import_module(exhibit.experiment).grid).parameters) - {"preset"}
+
+
+def run(
+    exhibit: Exhibit,
+    preset: str,
+    options: Mapping[str, Any],
+    *,
+    out: Path,
+    command: Sequence[str],
+    console: Console,
+    workers: int | None = None,
+    cluster: str | None = None,
+    brief: bool = False,
+) -> Result:
+    """Compute the exhibit's units that the cache lacks, and summarise all of them.
+
+    options: those of catalogue.EXPERIMENT_OPTIONS that the user gave.
+    out: folder of the cache.
+    command: the program and the arguments, for the provenance.
+    workers: number of processes; None leaves it to the device.
+    cluster: address of a Dask scheduler; None computes here.
+    brief: True leaves out the lines of progress where there is no terminal.
+    """
+    started = time.monotonic()
+    experiment = import_module(exhibit.experiment)
+    used = understood(exhibit)
+    for name in options:
+        if name not in used:
+            raise InputError(f"--{name}: {exhibit.option} does not use it; leave it out")
+    device = options.get("device")
+    if device == "auto" and "model" not in used:
+        raise InputError(f"--device auto: {exhibit.option} loads no model; use cpu or cuda")
+    configs = experiment.grid(preset, **{**exhibit.defaults, **options})
+    calls = _calls(exhibit, experiment.measure, configs)
+    with _backend(cluster):
+        records, computed = _compute(
+            calls,
+            exhibit.name,
+            out=out,
+            workers=workers or _default_workers(device, cluster),
+            parent=None if cluster else os.getpid(),
+            console=console,
+            brief=brief,
+        )
+    result: Result = experiment.summarise(configs, [json.loads(records[_key(config)]) for config in configs])
+    origin = provenance(
+        command,
+        [asdict(config) for config in configs],
+        device=device,
+        wall_seconds=time.monotonic() - started,
+        computed=computed,
+        from_cache=len(calls) - computed,
+    )
+    return replace(result, exhibit=exhibit.name, preset=preset, provenance=result.provenance | origin)
+
+
+def _default_workers(device: str | None, cluster: str | None) -> int:
+    if cluster:
+        return -1  # all that the cluster has
+    return 1 if device in ("cuda", "auto") else joblib.cpu_count()
+
+
+def _backend(cluster: str | None) -> joblib.parallel_config:
+    if cluster is None:
+        return joblib.parallel_config(backend="loky", inner_max_num_threads=1)
+    if importlib.util.find_spec("distributed") is None:
+        raise InputError(
+            "--cluster: the package distributed is missing; install the extra: pip install '.[cluster]'"
+        )
+    try:
+        return joblib.parallel_config(backend="dask", scheduler_host=cluster)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--cluster {cluster}: no Dask scheduler there ({error}); give its address"
+        ) from None
+
+
+def _calls(exhibit: Exhibit, measure: Callable[[Any], Any], configs: Sequence[Any]) -> dict[str, Unit]:
+    """Each unit once, by its key."""
+    code = code_hash(exhibit.experiment)
+    return {
+        key: (exhibit.name, key, code, measure, config)
+        for key, config in zip(map(_key, configs), configs, strict=True)
+    }
+
+
+def _compute(
+    calls: Mapping[str, Unit],
+    name: str,
+    *,
+    out: Path,
+    workers: int,
+    parent: int | None,
+    console: Console,
+    brief: bool,
+) -> tuple[dict[str, str], int]:
+    """The records by key, and how many of the units had to be computed."""
+    unit = joblib.Memory(out / ".cache", verbose=0).cache(_unit, ignore=["measure", "config"])
+    # Read here what is there, so that a finished exhibit starts no worker.
+    found = {key: unit(*call) for key, call in calls.items() if unit.check_call_in_cache(*call)}
+    missing = [call for key, call in calls.items() if key not in found]
+    fresh = joblib.Parallel(n_jobs=workers, batch_size=1, max_nbytes=None, return_as="generator_unordered")(
+        joblib.delayed(_compute_unit)(unit, call, parent) for call in missing
+    )
+    with warnings.catch_warnings():
+        # A worker that has grown by 300 MB, as one with a model does, is replaced, and loses nothing.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
+        found.update(_with_progress(fresh, name, len(calls), len(found), console, brief))
+    return found, len(missing)
+
+
+def _unit(exhibit: str, key: str, code: str, measure: Callable[[Any], Any], config: Any) -> str:
+    """One unit of work, as JSON; joblib.Memory keys its cache on the three strings."""
+    return json.dumps(plain(measure(config), f"{exhibit}: record"))
+
+
+def _compute_unit(unit: Callable[..., str], call: Unit, parent: int | None) -> tuple[str, str]:
+    """In a worker: the unit's key and record, once the record is on disk."""
+    if parent not in (None, os.getpid()):
+        _end_with(parent)
+    if "torch" in sys.modules:  # imported together with the experiment, if it uses it at all
+        sys.modules["torch"].set_num_threads(1)
+    with warnings.catch_warnings():
+        # joblib.Memory only warns when it cannot write; a run that goes on then would lose its work.
+        warnings.simplefilter("error", CacheWarning)
+        try:
+            return call[1], unit(*call)
+        except CacheWarning as warning:
+            cause = warning.__context__
+            if isinstance(cause, OSError) and is_disk_full(cause):
+                raise InputError(disk_full(cause)) from None
+            raise InputError(
+                f"the cache cannot be written ({cause}); make it writable, run it again"
+            ) from None
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """This worker ends when its parent does: else it would go on computing, beside the run that continues.
+
+    Ctrl-C reaches the workers, too: the parent alone answers it, and ends them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _key(config: Any) -> str:
+    fields = plain(asdict(config), type(config).__name__)
+    return json.dumps([type(config).__name__, fields], sort_keys=True)
+
+
+def code_hash(module: str) -> str:
+    """Hash of the source that computes a unit: theory/ and the experiment's own package, not figures/."""
+    digest = hashlib.sha256()
+    for package in ("theory", module.partition(".")[0]):
+        spec = importlib.util.find_spec(package)
+        assert spec is not None and spec.origin is not None  # it was imported
+        origin = Path(spec.origin)
+        sources = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
+        for source in sources:
+            digest.update(str(source.relative_to(origin.parent)).encode() + b"\0")
+            digest.update(hashlib.sha256(source.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _with_progress(
+    items: Iterable[Item], name: str, total: int, done: int, console: Console, brief: bool
+) -> Iterator[Item]:
+    """The items; how many there are by now is shown meanwhile, on a terminal as a bar."""
+    if console.is_terminal:
+        columns = (
+            TextColumn(name),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=brief) as progress:
+            task = progress.add_task(name, total=total, completed=done)
+            for item in items:
+                progress.advance(task)
+                yield item
+        return
+    if brief:
+        yield from items
+        return
+    console.print(f"{name}: {total} units, {done} of them from the cache")
+    started = printed = time.monotonic()
+    for item in items:
+        done += 1
+        now = time.monotonic()
+        if done == total or now - printed > PROGRESS_SECONDS:
+            console.print(f"{name}: {done} of {total} units, {now - started:.0f} s")
+            printed = now
+        yield item
