@@ -1,4 +1,7 @@
-"""Every statement of the theory, and its way from derivation to tests and exhibits: `paper_repro.py --claims`."""
+"""Which statements does the theory make, and where is each derived, tested and shown?
+
+`paper_repro.py --claims` prints the list; docs/theory.md is generated from it.
+"""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -14,11 +17,16 @@ from theory.evidence import Origin
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A statement.
+    """One statement of the theory.
 
-    id: as in THEORY.md, in tests (`@pytest.mark.claim(id)`) and derivations. statement: plain words; latex: the
-    formula. assumptions: under which it is derived. origin: whose it is, `reconstruction` being ours of a claim
-    that the paper makes. derivation: module whose STEPS[id] derive it. exhibits: names in the catalogue.
+    id: its name in tests (`@pytest.mark.claim(id)`), derivations and findings.
+    statement: what is stated, in plain words.
+    latex: the formula, to be set between `$$`; NOTATION explains the symbols. No command is a backslash and a
+        punctuation mark, which Markdown would take for an escape.
+    assumptions: under which it is derived; Markdown, with formulas between `$`.
+    origin: whose statement it is, `reconstruction` being ours of a claim that the paper makes.
+    derivation: the module whose STEPS[id] derive it.
+    exhibits: names in the catalogue; every exhibit with a finding about the statement is among them.
     """
 
     id: str
@@ -39,7 +47,7 @@ class Claim:
             )
 
     def steps(self) -> tuple[Step, ...]:
-        """Its derivation; none if the module has no steps for it, or does not exist."""
+        """Steps of the derivation; none if the module has no steps for the statement, or does not exist."""
         try:
             return tuple(import_module(self.derivation).STEPS.get(self.id, ()))
         except ModuleNotFoundError as error:
@@ -49,7 +57,10 @@ class Claim:
 
 
 def marked_tests(folder: Path) -> dict[str, list[str]]:
-    """Names of the tests below `folder` by the claim that they are marked with, on function, class or module."""
+    """Node ids of the tests below `folder`, by the claim that they are marked with on function, class or module.
+
+    A node id is relative to `folder`, as `pytest` takes it: "theory/test_moments.py::test_mean".
+    """
     found: dict[str, list[str]] = {}
     for file in sorted(folder.rglob("test_*.py")):
         for claim, test in _marked(ast.parse(file.read_text(encoding="utf-8")).body, []):
@@ -83,21 +94,42 @@ def _ids(expression: ast.expr) -> list[str]:
     ]
 
 
-_SETTING = "the setting of theory/setting.py: orthonormal tokens, one of them discriminative, hinge loss"
+# Symbols of the formulas below, as LaTeX, with what each means.
+NOTATION = {
+    r"o_1, o_2": "the two discriminative directions, orthogonal unit vectors: a sample holds one token"
+    r" $y o_1$ (frequent) or $y o_2$ (rare), among others that say nothing of the label",
+    r"y": "label of an input, $+1$ or $-1$",
+    r"\alpha, \rho": r"probability of the rare class, and $\rho = (1 - \alpha)/\alpha$",
+    r"F, R": "as indices: of frequent, of rare specialists (experts whose router looks for $o_1$, for $o_2$)",
+    r"N, m, q": "specialists of a kind and sign; neurons of an expert; share of them that are active on their token",
+    r"\eta, t": "learning rate and number of training steps",
+    r"w_F, w_R": "weight of an active neuron of a frequent, rare specialist on its own token",
+    r"x_j, G_j": "token $j$ of an input, and the gate weight that an expert gives it",
+    r"a_s": "sign of the output of expert $s$, $+1$ or $-1$",
+    r"f, \tilde f": "output of the network without noise, and with noise on the weights of analog experts:"
+    r" $f(X) = \sum_s a_s \sum_j G_j (1/m) \sum_r ReLU(w_r \cdot x_j)$",
+    r"\mu": "clean margin $y f(X)$ of an input",
+    r"A": "the experts on analog hardware",
+    r"c": r"noise magnitude: every weight of an analog expert gets $N(0, (c M_s)^2)$",
+    r"M_s": "largest absolute weight of expert $s$",
+    r"g_s": r"length of $\sum_j G_j x_j$ over the tokens that expert $s$ selects",
+    r"\delta": "probability of an error that is accepted",
+    r"\Phi, \varphi, Q": "distribution function, density and upper tail of the standard normal distribution",
+}
+
+_SETTING = "the setting of `theory/setting.py`: orthonormal tokens, one of them discriminative, hinge loss"
 _SPECIALIST = "specialised routers; a neuron that is active on its specialist's own token at the start"
 _BELOW_ONE = "no margin of the specialist's own class and sign has reached 1"
-_NOISE = (
-    "independent normal noise of standard deviation c M on every weight of an analog expert, none on others"
-)
+_NOISE = "independent normal noise of standard deviation $c M_s$ on every weight of an analog expert, none on others"
 _ORTHOGONAL = "distinct tokens of unit norm, orthogonal to each other; gates of an expert sum to at most 1"
 
 CLAIMS = (
     Claim(
         id="M1",
         statement="The mean of a ReLU of a normal, and its bias: between 0 and sigma/sqrt(2 pi), largest at a = 0",
-        latex=r"E\,\mathrm{ReLU}(a + \sigma z) = a\,\Phi(a/\sigma) + \sigma\,\varphi(a/\sigma),\quad"
-        r" 0 \le b(a) = E\,\mathrm{ReLU}(a + \sigma z) - \mathrm{ReLU}(a) \le \sigma/\sqrt{2\pi}",
-        assumptions=("z ~ N(0, 1)", "sigma > 0"),
+        latex=r"E \mathrm{ReLU}(a + \sigma z) = a \Phi(a/\sigma) + \sigma \varphi(a/\sigma),\quad"
+        r" 0 \le b(a) = E \mathrm{ReLU}(a + \sigma z) - \mathrm{ReLU}(a) \le \sigma/\sqrt{2\pi}",
+        assumptions=(r"$z \sim N(0, 1)$", r"$\sigma > 0$"),
         origin="reconstruction",
         derivation="theory.derivations.moments",
         exhibits=("figure-tolerance", "figure-placement"),
@@ -105,8 +137,8 @@ CLAIMS = (
     Claim(
         id="M2",
         statement="The second moment of a ReLU of a normal; its variance rises with a from 0 to sigma^2",
-        latex=r"E\,\mathrm{ReLU}(a + \sigma z)^2 = (a^2 + \sigma^2)\,\Phi(a/\sigma) + a\sigma\,\varphi(a/\sigma)",
-        assumptions=("z ~ N(0, 1)", "sigma > 0"),
+        latex=r"E \mathrm{ReLU}(a + \sigma z)^2 = (a^2 + \sigma^2) \Phi(a/\sigma) + a\sigma \varphi(a/\sigma)",
+        assumptions=(r"$z \sim N(0, 1)$", r"$\sigma > 0$"),
         origin="reconstruction",
         derivation="theory.derivations.moments",
         exhibits=("figure-tolerance", "figure-bounds"),
@@ -114,9 +146,9 @@ CLAIMS = (
     Claim(
         id="M3",
         statement="The third absolute central moment of a ReLU of a normal, in closed form",
-        latex=r"E\,|R - \mu|^3 = \mu^3 Q(a/\sigma) + T(-a) - 2T(-s),\ R = \mathrm{ReLU}(a + \sigma z),\ \mu = E R,\ "
-        r"s = a - \mu,\ T(y) = -\int_{y/\sigma}^\infty (s + \sigma z)^3 \varphi(z)\,dz",
-        assumptions=("z ~ N(0, 1)", "sigma > 0"),
+        latex=r"E |R - \mu|^3 = \mu^3 Q(a/\sigma) + T(-a) - 2T(-s),\quad R = \mathrm{ReLU}(a + \sigma z),\quad"
+        r" \mu = E R,\quad s = a - \mu,\quad T(y) = -\int_{y/\sigma}^\infty (s + \sigma z)^3 \varphi(z) dz",
+        assumptions=(r"$z \sim N(0, 1)$", r"$\sigma > 0$", r"$\mu$ and $s$ are local to this formula"),
         origin="ours",
         derivation="theory.derivations.moments",
         exhibits=("figure-bounds",),
@@ -125,8 +157,8 @@ CLAIMS = (
         id="G",
         statement="Neurons of specialists grow linearly at the frequency of their token: ratio rho up to the knee t_F,"
         " rho t_F/t beyond, N_R q_R/(N_F q_F) in the end",
-        latex=r"\frac{w_F(t)}{w_R(t)} = \rho\,\Bigl(1 + O\bigl(\tfrac{w(0)\,m}{\eta t \alpha}\bigr)\Bigr),\ t \le t_F ="
-        r" \frac{2m}{\eta G^2 (1 - \alpha) N_F q_F};\qquad \rho\,\frac{t_F}{t} \to \frac{N_R q_R}{N_F q_F}",
+        latex=r"\frac{w_F(t)}{w_R(t)} = \rho \Bigl(1 + O\bigl(\tfrac{w(0) m}{\eta t \alpha}\bigr)\Bigr),\quad t \le t_F"
+        r" = \frac{2m}{\eta G^2 (1 - \alpha) N_F q_F};\qquad \rho \frac{t_F}{t} \to \frac{N_R q_R}{N_F q_F}",
         assumptions=(
             _SETTING,
             _SPECIALIST,
@@ -140,12 +172,12 @@ CLAIMS = (
     Claim(
         id="G-linear",
         statement="Momentum and L2 weight decay leave the ratio rho of early growth as it is",
-        latex=r"g \mapsto \kappa g \;\Rightarrow\; (v_t, w_t) \mapsto (\kappa v_t, \kappa w_t)",
+        latex=r"g \mapsto \kappa g \quad\Rightarrow\quad (v_t, w_t) \mapsto (\kappa v_t, \kappa w_t)",
         assumptions=(
             _SETTING,
             _SPECIALIST,
             _BELOW_ONE,
-            "weights from 0; gradients of the two classes proportional",
+            "weights from 0; gradients $g$ of the two classes proportional; $v_t$ is the velocity after $t$ steps",
         ),
         origin="ours",
         derivation="theory.derivations.growth",
@@ -154,12 +186,13 @@ CLAIMS = (
     Claim(
         id="G-logistic",
         statement="Under the logistic loss the ratio is at most rho from the start, and drifts to the late ratio of G",
-        latex=r"\kappa w + e^{\kappa w} - 1 = \kappa r t,\ \kappa = N q G;\qquad \kappa_F = \kappa_R \Rightarrow"
+        latex=r"\kappa w + e^{\kappa w} - 1 = \kappa r t,\quad \kappa = N q G;\qquad \kappa_F = \kappa_R \Rightarrow"
         r" \frac{w_F}{w_R} \le \rho;\qquad \frac{w_F}{w_R} \to \frac{N_R q_R G_R}{N_F q_F G_F}",
         assumptions=(
             _SETTING,
             _SPECIALIST,
             "equal weights of the active neurons of a class, from 0; small steps",
+            "$r$ is what one step of the hinge loss adds to a weight in early growth",
         ),
         origin="ours",
         derivation="theory.derivations.growth",
@@ -168,14 +201,14 @@ CLAIMS = (
     Claim(
         id="G-adam",
         statement="Adam's steps do not depend on the size of the gradient: frequent and rare neurons grow equally",
-        latex=r"\Delta w = \eta\,\frac{g}{|g| + \epsilon}\ \text{at the first step, and at all for constant } g;\qquad"
+        latex=r"\Delta w = \eta \frac{g}{|g| + \epsilon}\ \text{at the first step, and at all for constant } g;\qquad"
         r" 1 \le \frac{\Delta w_F}{\Delta w_R} \le \min\bigl(\rho, 1 + \tfrac{\epsilon}{g_R}\bigr)",
         assumptions=(
             _SETTING,
             _SPECIALIST,
             _BELOW_ONE,
             "tokens along the coordinate axes, as Adam works on coordinates",
-            "the gradients of the two classes are constant, or proportional to each other at every step",
+            "the gradients $g$ of the two classes are constant, or proportional to each other at every step",
         ),
         origin="ours",
         derivation="theory.derivations.growth",
@@ -185,13 +218,14 @@ CLAIMS = (
         id="G-token",
         statement="Under token choice the ratio is rho times that of the gates, which lies between N_R/N_F and 1;"
         " in the end it is N_R q_R G_R/(N_F q_F G_F), close to q_R/q_F",
-        latex=r"\frac{w_F}{w_R} = \rho\,\frac{G_F}{G_R},\quad \frac{N_R}{N_F} \le \frac{G_F}{G_R} \le 1,\quad"
+        latex=r"\frac{w_F}{w_R} = \rho \frac{G_F}{G_R},\quad \frac{N_R}{N_F} \le \frac{G_F}{G_R} \le 1,\quad"
         r" G = \frac{e^s}{N e^s + K - N}",
         assumptions=(
             _SETTING,
             _SPECIALIST,
             _BELOW_ONE,
-            "every token goes to K >= N_F >= N_R experts, its specialists with equal scores s >= 0, the others with 0",
+            r"every token goes to $K \ge N_F \ge N_R$ experts",
+            r"the specialists of a token have equal scores $s \ge 0$, other experts the score 0",
         ),
         origin="ours",
         derivation="theory.derivations.growth",
@@ -200,12 +234,12 @@ CLAIMS = (
     Claim(
         id="B",
         statement="Up to this noise magnitude an input is still classified correctly with probability 1 - delta",
-        latex=r"c \le \frac{\mu}{(2\pi)^{-1/2} \sum_{s \in A,\, a_s = -y} M_s +"
-        r" \sqrt{2\ln(1/\delta)/m}\,\bigl(\sum_{s \in A} M_s^2 g_s^2\bigr)^{1/2}}",
+        latex=r"c \le \frac{\mu}{(2\pi)^{-1/2} \sum_{s \in A, a_s = -y} M_s +"
+        r" \sqrt{2\ln(1/\delta)/m} \bigl(\sum_{s \in A} M_s^2 g_s^2\bigr)^{1/2}}",
         assumptions=(
             _NOISE,
             _ORTHOGONAL,
-            "one input, of clean margin mu > 0",
+            r"one input, of clean margin $\mu > 0$",
             "one-layer experts of fixed sign",
         ),
         origin="reconstruction",
@@ -214,9 +248,9 @@ CLAIMS = (
     ),
     Claim(
         id="B-mean",
-        statement="The same with the exact mean of the noisy output in place of the worst bias: tighter, implicit in c",
-        latex=r"E[y\tilde f] \ge c\,\sqrt{2\ln(1/\delta)/m}\,\bigl(\textstyle\sum_{s \in A} M_s^2 g_s^2\bigr)^{1/2}"
-        r" \;\Rightarrow\; P(y\tilde f > 0) \ge 1 - \delta",
+        statement="B with the exact mean of the noisy output in place of the worst bias: tighter, implicit in c",
+        latex=r"E[y\tilde f] \ge c \sqrt{2\ln(1/\delta)/m} \bigl(\textstyle\sum_{s \in A} M_s^2 g_s^2\bigr)^{1/2}"
+        r" \quad\Rightarrow\quad P(y\tilde f > 0) \ge 1 - \delta",
         assumptions=(_NOISE, _ORTHOGONAL, "one input", "one-layer experts of fixed sign"),
         origin="reconstruction",
         derivation="theory.derivations.bound",
@@ -224,10 +258,15 @@ CLAIMS = (
     ),
     Claim(
         id="B-exp",
-        statement="The same by the exact exponential moment of the noisy output: tighter yet",
-        latex=r"P(y\tilde f \le 0) \le E\,e^{-\kappa y\tilde f/c},\quad E\,e^{\theta\,\mathrm{ReLU}(a + \sigma z)} ="
-        r" Q(a/\sigma) + e^{\theta a + \theta^2\sigma^2/2}\,\Phi(a/\sigma + \theta\sigma)",
-        assumptions=(_NOISE, _ORTHOGONAL, "one input; y f~ is a sum of independent terms; any kappa >= 0"),
+        statement="B by the exact exponential moment of the noisy output: tighter yet than B-mean",
+        latex=r"P(y\tilde f \le 0) \le E e^{-\kappa y\tilde f/c},\quad E e^{\theta \mathrm{ReLU}(a + \sigma z)} ="
+        r" Q(a/\sigma) + e^{\theta a + \theta^2\sigma^2/2} \Phi(a/\sigma + \theta\sigma)",
+        assumptions=(
+            _NOISE,
+            _ORTHOGONAL,
+            r"one input; $y \tilde f$ is a sum of independent terms; any $\kappa \ge 0$",
+            r"$z \sim N(0, 1)$",
+        ),
         origin="ours",
         derivation="theory.derivations.bound",
         exhibits=("figure-bounds",),
@@ -236,13 +275,14 @@ CLAIMS = (
         id="Bu",
         statement="Up to this noise magnitude all inputs of margin mu at once are classified correctly with"
         " probability 1 - delta over the programming",
-        latex=r"c \le \frac{\mu}{(2\pi)^{-1/2} \max_y \sum_{s \in A,\, a_s = -y} M_s +"
+        latex=r"c \le \frac{\mu}{(2\pi)^{-1/2} \max_y \sum_{s \in A, a_s = -y} M_s +"
         r" \sqrt{2\ln(2|A|d/\delta)/m} \sum_{s \in A} M_s}",
         assumptions=(
             _NOISE,
             _ORTHOGONAL,
-            "every input of margin at least mu",
+            r"every input of margin at least $\mu$",
             "one-layer experts of fixed sign",
+            "$d + 2$ distinct tokens, the four discriminative ones with one label each: $2d$ pairs of token and tail",
         ),
         origin="reconstruction",
         derivation="theory.derivations.bound",
@@ -254,8 +294,8 @@ CLAIMS = (
         latex=r"\frac{c_B(\text{frequent digital})}{c_B(\text{all analog})} = \Theta(\rho),\quad"
         r" \rho = \frac{1 - \alpha}{\alpha}",
         assumptions=(
-            "B, for a rare input",
-            "margin and M_s of rare experts scale with alpha, M_s of frequent ones with 1 - alpha, as G has it",
+            "B, for a rare input; $c_B$ is the bound of B",
+            r"by G, margin and $M_s$ of rare experts scale with $\alpha$, $M_s$ of frequent ones with $1 - \alpha$",
         ),
         origin="paper",
         derivation="theory.derivations.gain",
@@ -266,8 +306,12 @@ CLAIMS = (
         statement="Above this noise magnitude an input is classified wrongly too often: an upper bound that makes the"
         " gain of digital frequent experts a theorem",
         latex=r"P(y\tilde f \le 0) \ge Q\Bigl(\frac{E[y\tilde f]}{\mathrm{sd}}\Bigr) -"
-        r" 0.56\,\frac{\sum_i E|X_i - E X_i|^3}{\mathrm{sd}^3}",
-        assumptions=(_NOISE, _ORTHOGONAL, "y f~ is a sum of independent terms X_i"),
+        r" 0.56 \frac{\sum_i E|X_i - E X_i|^3}{\mathrm{sd}^3}",
+        assumptions=(
+            _NOISE,
+            _ORTHOGONAL,
+            r"$y \tilde f$ is a sum of independent terms $X_i$; sd is the standard deviation of the sum",
+        ),
         origin="reconstruction",
         derivation="theory.derivations.upper",
         exhibits=("figure-bounds", "figure-tolerance"),
@@ -276,7 +320,12 @@ CLAIMS = (
         id="P",
         statement="Exact mean and variance of every expert's output and a normal approximation predict the tolerance",
         latex=r"P(y\tilde f > 0) \approx \Phi\bigl(E[y\tilde f]/\mathrm{sd}\bigr)",
-        assumptions=(_NOISE, _ORTHOGONAL, "many neurons of similar size, for the normal approximation"),
+        assumptions=(
+            _NOISE,
+            _ORTHOGONAL,
+            "many neurons of similar size, for the normal approximation",
+            r"sd is the standard deviation of $y \tilde f$",
+        ),
         origin="reconstruction",
         derivation="theory.derivations.upper",
         exhibits=("figure-tolerance",),
@@ -284,12 +333,14 @@ CLAIMS = (
     Claim(
         id="H",
         statement="The bounds for measured hardware: noise that depends on the weight, and converters",
-        latex=r"\mu \to \mu - \sum_{s \in A} \Bigl(\sum_j G_j \tfrac1m \sum_r \|w_r\|\,\|\delta x_j\|"
-        r" + \tfrac1m \sum_r \Delta_{\mathrm{out},r}/2\Bigr),\quad c M_s \to \max_w \sigma(|w|)",
+        latex=r"\mu \to \mu - \sum_{s \in A} \Bigl(\sum_j G_j \tfrac1m \sum_r \lVert w_r \rVert \lVert \delta x_j"
+        r" \rVert + \tfrac1m \sum_r \Delta_{\mathrm{out},r}/2\Bigr),\quad c M_s \to \max_w \sigma(|w|)",
         assumptions=(
             _ORTHOGONAL,
-            "programming noise of theory/hardware.py; delta x: what the DAC changes of a token, which is known",
-            "where an ADC may clip, the bias sum runs over all of A: experts of the label's sign lose as much",
+            r"programming noise of `theory/hardware.py`, of standard deviation $\sigma(|w|)$",
+            r"$\delta x_j$ is what the DAC changes of a token, which is known",
+            r"$\Delta_{out,r}$ is a step of the ADC of neuron $r$",
+            "where an ADC may clip, the bias sum runs over all of $A$: experts of the label's sign lose as much",
         ),
         origin="ours",
         derivation="theory.derivations.hardware",
@@ -301,7 +352,12 @@ CLAIMS = (
         " analog experts, removes the mean shift that limits plain MaxNN on small budgets",
         latex=r"E[y(\tilde f - \hat b)] = y f,\qquad"
         r" \hat b = \sum_{s \in A} a_s \sum_j G_j \tfrac1m \sum_r b(w_r\cdot x_j)",
-        assumptions=(_NOISE, _ORTHOGONAL, "the noise magnitude and the clean weights are known"),
+        assumptions=(
+            _NOISE,
+            _ORTHOGONAL,
+            "the noise magnitude and the clean weights are known; $b$ is the bias of M1",
+            "balancing the signs: experts of both signs have equal biases",
+        ),
         origin="ours",
         derivation="theory.derivations.correction",
         exhibits=("figure-placement",),
@@ -310,13 +366,16 @@ CLAIMS = (
         id="D",
         statement="What an expert's programming noise costs follows in closed form from its weights and from what it"
         " computes on a batch: noise, through w_max, times use, times the sensitivity of the loss",
-        latex=r"D_s = \sum_{x \to s} g_s(x)^2 \sum_j \Bigl(A_j\,\mathrm{Var}\,\zeta_j + B_j\,(z_j^2 +"
-        r" \mathrm{Var}\,\zeta_j)\Bigr),\quad (A_j, B_j) = \sum_i (W_{ij}^2, \sigma_{ij}^2) \text{ or }"
+        latex=r"D_s = \sum_{x \to s} g_s(x)^2 \sum_j \Bigl(A_j \mathrm{Var} \zeta_j + B_j (z_j^2 +"
+        r" \mathrm{Var} \zeta_j)\Bigr),\quad (A_j, B_j) = \sum_i (W_{ij}^2, \sigma_{ij}^2) \text{ or }"
         r" \tfrac12\bigl((G^\top W)_j^2, \textstyle\sum_i G_i^2\sigma_{ij}^2\bigr)",
         assumptions=(
             "programming noise independent of weight to weight, of mean 0; no converters, no dead zone",
             "first order in what noise does to gate and up",
-            "experts do not change each other's inputs; with the gradient: second derivative of the loss G G^T",
+            "experts do not change each other's inputs",
+            "the second form, with the gradient: the second derivative of the loss is $G G^T$",
+            r"here $g_s(x)$ is the routing weight of token $x$, and $G$ the gradient of the loss at the output",
+            r"$W$ is the down projection, $\sigma$ the noise on it, $z_j$ an input of it, $\zeta_j$ the noise of $z_j$",
         ),
         origin="ours",
         derivation="theory.derivations.damage",

@@ -1,5 +1,6 @@
-"""The list of claims, and how the tests that carry their ids are found."""
+"""Is the list of claims complete, and are the tests that carry a claim's id found?"""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from theory.claims import CLAIMS, marked_tests
+from figures.catalogue import DATA, EXHIBITS, committed
+from theory.claims import CLAIMS, NOTATION, Claim, marked_tests
 from theory.errors import InputError
 
 TESTS = Path(__file__).parents[1]
+# Commands of the formulas, each of them in https://katex.org/docs/supported and in MathJax.
+COMMANDS = """
+    alpha delta Delta epsilon eta kappa mu Phi pi rho sigma theta Theta varphi zeta
+    mathrm text textstyle frac tfrac sqrt hat tilde top
+    sum int infty max min ln cdot in le ge approx sim to mapsto Rightarrow quad qquad
+    bigl bigr Bigl Bigr lVert rVert
+"""
 MARKED = '''
 import pytest
 from pytest import mark
@@ -89,6 +98,59 @@ def test_what_is_found_is_what_pytest_runs(tmp_path: Path) -> None:
 
 def test_every_claim_carried_by_a_test_exists_and_every_claim_is_tested() -> None:
     assert set(marked_tests(TESTS)) == {claim.id for claim in CLAIMS}
+
+
+def test_committed_findings_name_claims_that_name_their_exhibit() -> None:
+    results = [committed(exhibit, DATA) for exhibit in EXHIBITS]
+    found = {
+        (finding.statement, result.exhibit)
+        for result in results
+        if result is not None
+        for finding in result.findings
+        if finding.statement is not None
+    }
+    assert {"D", "G", "U"} <= {claim for claim, _ in found}  # the results were read
+    assert found <= {(claim.id, exhibit) for claim in CLAIMS for exhibit in claim.exhibits}
+
+
+def test_exhibits_of_claims_are_in_the_catalogue() -> None:
+    assert {exhibit for claim in CLAIMS for exhibit in claim.exhibits} <= {each.name for each in EXHIBITS}
+
+
+def inline(text: str) -> list[str]:
+    """The formulas between `$` in Markdown text."""
+    assert text.count("$") % 2 == 0, text
+    return text.split("$")[1::2]
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
+def test_formulas_survive_markdown_and_are_known_to_katex(claim: Claim) -> None:
+    assert claim.assumptions and not set("$\\") & set(claim.statement)
+    assert not claim.statement.endswith(".")
+    within = [formula for text in claim.assumptions for formula in inline(text)]
+    for formula in [claim.latex, *within]:
+        assert_renders(formula)
+
+
+def test_notation_renders() -> None:
+    for symbol, meaning in NOTATION.items():
+        for formula in [symbol, *inline(meaning)]:
+            assert_renders(formula)
+
+
+def assert_renders(formula: str) -> None:
+    """No escape that Markdown would eat, balanced braces and delimiters, only commands of KaTeX and MathJax."""
+    assert formula == formula.strip() and formula
+    assert not re.findall(r"\\[^A-Za-z ]", formula), formula
+    commands = set(re.findall(r"\\([A-Za-z]+)", formula))
+    assert commands <= set(COMMANDS.split()), commands
+    depth = 0
+    for character in formula:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        assert depth >= 0, formula
+    assert depth == 0, formula
+    assert formula.count("(") == formula.count(")") and formula.count("[") == formula.count("]"), formula
+    assert formula.count(r"\lVert") == formula.count(r"\rVert")
 
 
 def test_a_claim_without_derivation_has_no_steps() -> None:
