@@ -1,27 +1,26 @@
-"""The mixture of experts written out, one input, expert and token after the other: what the batched form must equal."""
+"""What must the batched model equal? The mixture of experts written out: one input, expert and token at a time."""
 
 import torch
 from torch import Tensor
 
 from synthetic.model import ModelConfig, MoE
 
-ROUNDING = (
-    1e-10  # relative and absolute: sums of some hundred float64 terms of order one, some steps of training
-)
+# Relative and absolute: sums of some hundred float64 terms of order one, and a few steps of training.
+ROUNDING = 1e-10
 
 
 def assert_same(actual: Tensor, expected: Tensor) -> None:
-    """Equal but for rounding."""
+    """Assert that two tensors are equal but for rounding."""
     torch.testing.assert_close(actual, expected, rtol=ROUNDING, atol=ROUNDING)
 
 
 def direct_forward(model: MoE, seed: int, inputs: Tensor) -> Tensor:
-    """f(X) of one training seed for inputs (N, n), from token vectors; differentiable in all parameters."""
+    """The outputs f(X) of one training seed for inputs (N, n), from token vectors, differentiable in all parameters."""
     return torch.stack([_output(model, seed, tokens) for tokens in inputs.tolist()])
 
 
 def direct_expert(config: ModelConfig, expert: int, weights: dict[str, Tensor], x: Tensor) -> Tensor:
-    """What one expert, of weights (out, in), makes of the token vector x (d,), its fixed sign included."""
+    """The output of one expert, of weights (out, in), on the token vector x (d,), with the expert's fixed sign."""
     total = x.new_zeros(())
     for neuron in range(config.m):
         received = weights["up"][neuron] @ x
@@ -38,7 +37,7 @@ def direct_expert(config: ModelConfig, expert: int, weights: dict[str, Tensor], 
 def _output(model: MoE, seed: int, tokens: list[int]) -> Tensor:
     config, router = model.config, model.router[seed]
     vectors = [model.tokens[seed, token] for token in tokens]
-    scores = [[row @ x for x in vectors] for row in router]  # of every expert and position
+    scores = [[row @ x for x in vectors] for row in router]  # by expert and position
     experts, positions = range(config.experts), range(len(tokens))
     if config.routing == "expert_choice":
         chosen = [(s, p) for s in experts for p in _best([scores[s][p] for p in positions], config.selected)]

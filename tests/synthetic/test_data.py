@@ -1,4 +1,4 @@
-"""The generator draws the task that THEORY.md defines, and the same samples however they are asked for."""
+"""Does the generator draw the task that is defined, and the same samples however they are asked for?"""
 
 import itertools
 from dataclasses import replace
@@ -39,7 +39,7 @@ small_tasks = st.builds(
 
 
 def assert_binomial(successes: Any, trials: Any, probability: Any) -> None:
-    """Every count is Binomial(trials, probability), by the exact two-sided test; no trials say nothing."""
+    """Assert that every count is Binomial(trials, probability), by the exact two-sided test; 0 trials say nothing."""
     arrays = np.broadcast_arrays(np.asarray(successes), np.asarray(trials), np.asarray(probability))
     cases = zip(*map(np.ravel, arrays), strict=True)
     assert_plausible([1.0] + [stats.binomtest(int(s), int(n), p).pvalue for s, n, p in cases if n])
@@ -50,7 +50,7 @@ def draw(task: Task, count: int = COUNT, seed: int = 0) -> Samples:
 
 
 def discriminative(task: Task, samples: Samples) -> torch.Tensor:
-    """(samples, n): is the token a discriminative one?"""
+    """True for discriminative tokens (samples, n)."""
     return samples.tokens < 2 * task.kinds
 
 
@@ -103,7 +103,7 @@ def test_irrelevant_tokens_are_uniform_at_every_position_whatever_kind_and_label
 
 @any_task
 def test_neighbours_are_equal_by_correlation_or_by_chance(task: Task) -> None:
-    """Within a sample pairs depend on each other: one pair of each sample is counted, at its own place."""
+    """Pairs within a sample depend on each other, so every place is tested by itself."""
     samples = draw(task)
     by_chance = 1 / (task.d - task.kinds)
     expected = task.correlation + (1 - task.correlation) * by_chance
@@ -170,7 +170,7 @@ def test_the_dictionary_has_the_inner_products_it_claims(d: int, form: tuple[Any
     assert torch.equal(tokens[[1, 3]], -tokens[[0, 2]])
     directions = torch.cat((tokens[:4:2], tokens[4:]))
     gram = (1 - coherence) * torch.eye(d, dtype=torch.float64) + coherence
-    # A product of orthogonal factors of size d, each of backward error of order d eps.
+    # Bound for a product of orthogonal factors of size d, each with a backward error of order d eps.
     torch.testing.assert_close(directions @ directions.T, gram, rtol=0, atol=40 * d * 2.2e-16)
     assert torch.equal(tokens, dictionary(task, seed))
     assert (kind == "standard") == torch.equal(tokens, dictionary(task, seed + 1))

@@ -1,4 +1,4 @@
-"""The batched model equals the one written out in direct.py, for all routings, experts and dictionaries."""
+"""Does the batched model equal the one written out in direct.py, for all routings, experts and dictionaries?"""
 
 from dataclasses import replace
 from typing import Any, get_args
@@ -24,7 +24,7 @@ every_form = pytest.mark.parametrize(("routing", "expert"), [(r, e) for r in ROU
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[MoE, Tensor]:
-    """Two models of random weights, and inputs of each."""
+    """Two models with random weights, and inputs for each."""
     kinds = draw(st.integers(1, 3))
     specialists = tuple(draw(st.lists(st.integers(1, 2), min_size=kinds, max_size=kinds)))
     routing, n = draw(st.sampled_from(ROUTINGS)), draw(st.integers(1, 5))
@@ -120,7 +120,7 @@ def test_every_seed_is_a_model_of_its_own(routing: Any, expert: Any) -> None:
 
 
 def test_specialised_routers_score_as_defined() -> None:
-    """6 for the own token, -6 for its opposite, 0 for other discriminative ones, N(0, .3^2) for irrelevant ones."""
+    """Scores are 6 for the own token, -6 for the opposite token, 0 for other discriminative tokens, else N(0, .3^2)."""
     task, config = Task(d=30, frequencies=(0.5, 0.3, 0.2), dictionary="rotated"), ModelConfig((2, 1, 1))
     model = initialise(task, config, tuple(range(200)), dtype=torch.float64)
     scores = model.scores()
@@ -166,7 +166,7 @@ def test_the_score_is_the_product_over_matrices_of_the_largest_neuron_s_norm() -
 
 
 def test_equal_scores_go_to_the_expert_that_comes_first() -> None:
-    """A frequent token has score 0 with all four rare specialists: the third and fourth choice among them."""
+    """A frequent token has score 0 with all four rare specialists; the first two follow its own specialist."""
     model = initialise(Task(), ModelConfig((1, 2), routing="token_choice", selected=3), (0,))
     gates = model.gates(torch.zeros(1, 1, 1, dtype=torch.int64))[0, 0, :, 0]
     assert (gates > 0).tolist() == [True, False, True, True, False, False]

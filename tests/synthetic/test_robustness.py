@@ -1,4 +1,4 @@
-"""Noise through the table is theory.hardware's noise on every matrix, and the tolerance is where it says it is."""
+"""Is noise in the table theory.hardware's noise on every matrix, and is the tolerance where it is said to be?"""
 
 import functools
 import itertools
@@ -55,7 +55,7 @@ magnitudes = st.floats(1e-3, 3)
 
 
 def random_model(expert: Any = "one_layer", routing: Any = "expert_choice", **task: Any) -> MoE:
-    """Weights of order one, some of them within the dead zone of hermes, which has a width of 1/300 of w_max."""
+    """A model with weights of order one, some within the dead zone of hermes, which is 1/300 of w_max wide."""
     config = ModelConfig((2, 1), 3, routing, 2, expert, init_std=1.0)
     model = initialise(Task(d=7, n=4, **task), config, SEEDS, dtype=torch.float64)
     sparse = {
@@ -69,7 +69,7 @@ def random_samples(count: int = 40, **task: Any) -> Samples:
 
 
 def written_out(model: MoE, hardware: Hardware, c: float, draws: int) -> Tensor:
-    """The noisy tables (draws, seeds, experts, tokens): one analog_matmul after the other."""
+    """The noisy tables (draws, seeds, experts, tokens), by one analog_matmul after the other."""
     tables = [_of_one_seed(model.seed(number), seed, hardware, c, draws) for number, seed in enumerate(SEEDS)]
     return torch.stack(tables, 1)
 
@@ -119,7 +119,12 @@ def programmed_weight(weight: Tensor, hardware: Hardware, normal: Tensor) -> Ten
 
 
 def calibrated(hardware: Hardware, x: Tensor, y: Tensor, weight: Tensor) -> dict[str, float]:
-    """Of inputs x (..., in), clean outputs y (k, T, out) and weights (k, out, in): what `program` promises."""
+    """The calibration that `program` promises, as arguments of `analog_matmul`.
+
+    x: inputs (..., in).
+    y: clean outputs (k, T, out).
+    weight: weights (k, out, in).
+    """
     std = float(x.std(correction=0))
     kappa = float(x.abs().max()) / std if hardware.kappa is None else hardware.kappa
     w_max = largest_weights(weight, hardware).mT
@@ -147,7 +152,7 @@ def test_noisy_tables_are_those_of_programmed_weights(expert: Any, hardware: Har
 def test_converters_are_those_of_the_reference(
     expert: Any, programming: str, w_max: Any, bits: tuple[Any, Any], bounds: tuple[Any, Any], c: float
 ) -> None:
-    """Where rounding decides between two levels, the two may be one level apart; nearly nowhere it does."""
+    """Table and reference may be one level apart where rounding decides between two levels, which is rare."""
     hardware = Hardware(programming, 1.0, w_max, 512, *bits, *bounds)
     model = random_model(expert, dictionary="rotated")
     table = program(model, hardware, 3, SEEDS).table(c)
@@ -173,7 +178,7 @@ def test_calibrated_bounds_are_the_smallest_that_no_clean_value_exceeds() -> Non
 @every_expert
 @pytest.mark.parametrize("programming", sorted(PROGRAMMING_NOISE))
 def test_no_noise_is_exactly_the_digital_model(expert: Any, programming: str) -> None:
-    """Also where a dead zone would write weights as 0, and for every seed on its own."""
+    """This is so where a dead zone would write weights as 0, too, and for every seed by itself."""
     model, samples = random_model(expert), random_samples()
     programmed = program(model, replace(CONSTANT, programming=programming), 4, SEEDS)
     assert torch.equal(programmed.table(0.0), model.table().expand(4, -1, -1, -1))
@@ -213,14 +218,14 @@ def test_masks_may_differ_between_seeds(routing: Any) -> None:
 
 @pytest.mark.parametrize("w_max", ["layer", "column"])
 def test_constant_noise_has_the_theory_s_distribution(w_max: Any) -> None:
-    """N(0, (c M)^2) on every neuron and direction, M the largest |w| of the expert or of the neuron."""
+    """Noise is N(0, (c M)^2) on every neuron and direction, with M the largest |w| of the expert or of the neuron."""
     model = random_model()
     up = program(model, replace(CONSTANT, w_max=w_max), 2000, SEEDS).received["up"]
     largest = model.weights["up"].abs().amax((-2, -1) if w_max == "layer" else -1, keepdim=True)
     sd = largest.reshape(2, 6, -1, 1).expand(2, 6, 3, 9)
     assert_normal(up.noise, torch.zeros_like(sd), sd)
     assert_same(up.deviation, sd)
-    # Different directions, neurons, experts and seeds; a token and its negative share their noise.
+    # Noise of different directions, neurons, experts and seeds. A token and its negative share their noise.
     assert_uncorrelated(
         torch.cat((up.noise[:, :, :2, :2, ::2].flatten(1), up.noise[:, :, 4, 0, 5:7].flatten(1)), 1)
     )
@@ -237,7 +242,7 @@ def test_more_draws_and_more_seeds_change_no_earlier_ones() -> None:
 
 @given(noise_models, magnitudes)
 def test_noise_grows_in_proportion_to_c(hardware: Hardware, c: float) -> None:
-    """The same random numbers for every c: what neurons receive moves along a line."""
+    """Every c has the same random numbers, so what neurons receive moves along a line."""
     programmed = program(random_model(), hardware, 2, SEEDS)
     up = programmed.received["up"]
 
@@ -266,7 +271,7 @@ def test_the_mean_shift_is_the_mean_over_the_noise(hardware: Hardware, c: float)
 @pytest.mark.claim("C")
 @pytest.mark.parametrize("expert", ["two_layer", "gated"])
 def test_the_mean_shift_of_products_is_the_mean_over_the_noise(expert: Any) -> None:
-    """Student's test of every entry: of 4000 draws the mean is normal enough."""
+    """Every entry is tested by Student's test: the mean of 4000 draws is normal enough."""
     model = random_model(expert, dictionary="rotated")
     programmed = program(model, replace(CONSTANT, programming="hermes"), 4000, SEEDS)
     error = programmed.table(20.0, bias_correction=True) - programmed.clean
@@ -306,7 +311,7 @@ def test_accuracies_are_fractions_of_each_kind_and_zero_is_no_answer() -> None:
 
 
 def accurate_model() -> tuple[MoE, Samples]:
-    """Every expert's first two neurons point along its own token, and the frequent ones are larger, as if trained."""
+    """A model as if trained: two neurons of each expert point along its own token, larger in frequent experts."""
     task, config = Task(d=8, n=4), ModelConfig((2, 1), 3, selected=2, init_std=0.01)
     model = initialise(task, config, SEEDS, dtype=torch.float64)
     up = model.weights["up"].clone()
@@ -361,7 +366,7 @@ def test_a_stricter_level_tolerates_no_more(one: float, other: float) -> None:
 @settings(max_examples=20)
 @given(st.integers(-20, 20), noise_models)
 def test_the_unit_of_the_weights_does_not_matter(exponent: int, hardware: Hardware) -> None:
-    """Exactly, in powers of two: noise is relative to w_max."""
+    """Noise is relative to w_max. For powers of two this holds exactly."""
     model, samples = accurate_model()
     scaled = model.with_weights({"up": model.weights["up"] * 2.0**exponent})
     everything = torch.ones(6, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Training follows the written-out gradients and update rules, every seed on its own samples."""
+"""Does training follow the written-out gradients and update rules, every seed on its own samples?"""
 
 from dataclasses import replace
 from typing import Any, get_args
@@ -23,7 +23,7 @@ def small_training(**changes: Any) -> Training:
 
 
 def written_out(task: Task, config: ModelConfig, training: Training, seed: int) -> dict[str, Tensor]:
-    """The parameters after max_steps, with gradients of the direct forward and the update rules as published."""
+    """The parameters after max_steps, by gradients of the direct forward pass and the published update rules."""
     model = initialise(task, config, (seed,), dtype=torch.float64)
     values = {**model.weights, "router": model.router}
     rates = {name: training.router_rate if name == "router" else training.learning_rate for name in values}
@@ -78,14 +78,14 @@ def test_optimisers_and_losses(optimiser: Any, loss: Any, router_rate: float, we
 @pytest.mark.parametrize("routing", get_args(Routing))
 @pytest.mark.parametrize("expert", get_args(Expert))
 def test_routings_and_experts(routing: Any, expert: Any) -> None:
-    """Random routers: those of specialists have equal scores, which rounding would order."""
+    """Routers are random: specialised routers have equal scores, which rounding would order."""
     config = replace(CONFIG, routing=routing, expert=expert, router="random")
     task = replace(SMALL, label_noise=0.2, correlation=0.3, dictionary="rotated")
     assert_follows(task, config, small_training(router_rate=0.5))
 
 
 def test_the_hinge_pulls_until_a_margin_of_one() -> None:
-    """One token each: a margin rises by at most rate/m a step while it is below 1, and is then left alone."""
+    """With one token an input, a margin rises by at most rate/m a step while below 1, and is then left alone."""
     task, config = Task(d=3, n=1, frequencies=(1.0,)), ModelConfig((1,), 4, selected=1)
     training = Training(learning_rate=0.2, batch=64, stop_margin=None, max_steps=200)
     margins = train(task, config, training, (0, 1, 2, 3), dtype=torch.float64).history.margins[-1].flatten()
@@ -95,7 +95,7 @@ def test_the_hinge_pulls_until_a_margin_of_one() -> None:
 
 
 def test_a_seed_does_not_depend_on_those_beside_it() -> None:
-    """Also not on when they finish; the reference instance, shorter."""
+    """Nor does a seed depend on when the others finish. The instance is the reference one, trained for fewer steps."""
     training = Training(learning_rate=1.0, batch=256, max_steps=40)
     together = train(Task(), ModelConfig(), training, (0, 1, 2), dtype=torch.float64)
     assert len(set(together.steps.tolist())) > 1
@@ -155,7 +155,7 @@ def test_the_history_goes_from_the_initial_model_to_the_final_one(recorded: Trai
 
 
 def test_a_finished_seed_keeps_its_last_record(recorded: Trained) -> None:
-    """Here they finish at different steps, neither of them one that is recorded of itself."""
+    """The two seeds finish at different steps, neither of which is a multiple of record_every."""
     first = int(recorded.steps.argmin())
     after = recorded.history.steps >= recorded.steps[first]
     assert int(after.sum()) >= 2

@@ -1,4 +1,4 @@
-"""The exhibit on bounds: what it counts, its verdicts on data with known answers, and its drawing."""
+"""Does the exhibit `bounds` count right, judge data with known answers right, and draw them?"""
 
 import json
 import math
@@ -32,7 +32,7 @@ INPUTS = 6
 def units(
     rate: float = 0.1, upper_rate: float = 3.0, tightness: float = 3.0, cases: tuple[Case, ...] = (Case(),)
 ) -> tuple[list[Config], list[dict[str, Any]]]:
-    """Every cell's failure rate is `rate` delta, of U's `upper_rate` delta; all inputs are rare ones."""
+    """Units whose cells all have the failure rate `rate` delta, or `upper_rate` delta for U; all inputs are rare."""
     configs = [Config(case, seed, DRAWS, INPUTS, INPUTS) for case in cases for seed in range(3)]
     rows = []
     for placement in PLACEMENTS:
@@ -148,7 +148,7 @@ def test_cells_that_say_nothing_are_left_out_and_counted() -> None:
 def untrained(
     dictionary: Any, hardware: Hardware, draws: int = 64
 ) -> tuple[MoE, Programmed, Any, torch.Tensor]:
-    """A network with weights of the size of 1, so that no ReLU is far from its kink."""
+    """A network with weights of order one, so that no ReLU is far from its kink."""
     setting = Setting(d=12, n=6, l=3, m=4)
     task = replace(bounds._task(0.1, dictionary), d=setting.d, n=setting.n)
     model = initialise(task, replace(ModelConfig.of(setting), init_std=1.0), (3,))
@@ -167,7 +167,7 @@ def untrained(
 def test_errors_are_those_of_the_whole_network(
     c: float, analog: list[bool], programming: str, bits: int | None
 ) -> None:
-    """An input's own c changes nothing but the c: with one for all, errors are those that the network makes."""
+    """If all inputs have the same c, the errors that are counted are those of the network at this c."""
     hardware = Hardware(programming=programming, w_max="layer", dac_bits=bits, adc_bits=bits)
     _, programmed, gates, labels = untrained("rotated", hardware)
     mask = torch.tensor(analog)
@@ -184,7 +184,7 @@ def test_errors_are_those_of_the_whole_network(
 def test_theory_is_asked_about_the_network_that_is_programmed(
     bits: int | None, programming: str, w_max: Any
 ) -> None:
-    """Means, deviations and converter bounds of theory's view and of the simulation are the same numbers."""
+    """Means, deviations and converter bounds are the same numbers in theory's view and in the simulation."""
     hardware = Hardware(programming=programming, w_max=w_max, dac_bits=bits, adc_bits=bits)
     model, programmed, _, _ = untrained("rotated", hardware)
     network = bounds._network(programmed, hardware, torch.ones(8, dtype=torch.bool))
@@ -220,7 +220,7 @@ def small(case: Case, seed: int = 0) -> Config:
 
 
 def test_a_false_bound_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With B too large or U too small the experiment says that it fails."""
+    """The experiment says that B fails if it is too large, and U if it is too small."""
     lower, upper = bounds.pointwise_bound, bounds.upper_bound
     monkeypatch.setattr(bounds, "pointwise_bound", lambda *given: 12 * lower(*given))
     monkeypatch.setattr(bounds, "upper_bound", lambda *given: upper(*given) / 8)

@@ -1,4 +1,4 @@
-"""The exhibit `growth`: its closed form, its verdicts on records with known answers, its drawing, one real run."""
+"""Is the exhibit `growth` right on records with known answers, in its closed form, its drawing and one real run?"""
 
 import math
 from dataclasses import replace
@@ -34,10 +34,14 @@ def record(
     drift: float = 0.0,
     active: float = 0.5,
 ) -> dict[str, Any]:
-    """What (G) has, with the active fractions all `active`, 1 % of noise, and what the arguments change.
+    """The record that (G) predicts, with 1 % of noise, and with what the arguments change.
 
-    exponent: of the rare class's frequency; knees: factor on the steps at which growth ends, for rare specialists
-    with another factor rho^drift.
+    steps: length of the training, STEPS for the stop rule.
+    exponent: exponent of rho in the ratio of the classes' frequencies.
+    leaked_gate: gate of the leaked token.
+    knees: factor on the steps at which growth ends.
+    drift: exponent of a further factor rho^drift on these steps for rare specialists.
+    active: the active fraction of every expert.
     """
     network = ModelConfig.of(setting)
     frequent = network.kinds.numpy() == 0
@@ -202,7 +206,7 @@ def test_the_grid() -> None:
 
 @pytest.mark.claim("G")
 def test_trained_models_follow_the_closed_form() -> None:
-    """One seed to its stop rule, one far past it; what is measured is reproducible and is what is drawn."""
+    """One seed is trained to its stop rule and far past it. The measurement is reproducible."""
     setting = Setting(d=16, alpha=0.25)
     runs = [Run(setting, measure(Config(setting, steps, 0))) for steps in (None, far_steps(setting))]
     stopped, far = runs

@@ -1,4 +1,4 @@
-"""Exhibit `placement`: what strategies choose, the search for the best subset, verdicts on known data, the drawing."""
+"""Is the exhibit `placement` right in its choices, its search, its verdicts on known data, and its drawing?"""
 
 import json
 import math
@@ -83,7 +83,7 @@ def test_every_strategy_chooses_k_experts_and_adds_to_them(
 
 
 def test_statistics_are_those_of_the_routing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Token choice: the experts with the most tokens, and the largest gates, of samples of the task itself."""
+    """Token choice picks the experts with the most tokens, or the largest gates, on samples of the task itself."""
     model = initialise(TASK, network("token_choice"), (3,))
     streams: list[tuple[int, str]] = []
 
@@ -107,7 +107,7 @@ def test_statistics_are_those_of_the_routing(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_equal_scores_are_ranked_at_random_and_not_by_kind() -> None:
-    """Under expert choice frequency and weight are those of every expert: each is first as often as any other."""
+    """All experts have the same frequency and weight under expert choice: each comes first as often as any other."""
     firsts = []
     for seed in range(60):
         chosen = choices(initialise(TASK, network(), (seed,)), TASK, seed)
@@ -236,12 +236,13 @@ Change = Callable[[placement.Cell, str, int], float]
 
 
 def records(change: Change, spread: float = 0.01, seed: int = 0) -> tuple[list[Config], list[dict[str, Any]]]:
-    """Networks with c* = exp(K + change(cell, strategy, K)) times a factor of the seed, and a little more noise."""
+    """Networks with c* = .01 exp(change(cell, strategy, K)), times a factor of the seed and a little noise."""
     rng = np.random.default_rng(seed)
     configs = grid("quick", seeds=SEEDS)
     found = []
     for config in configs:
-        setting, factor = config.setting, rng.lognormal(sigma=1)  # of a seed: drops out of every comparison
+        setting = config.setting
+        factor = rng.lognormal(sigma=1)  # one for all of a seed: drops out of every comparison
         network = config.routing, setting.N_F, setting.N_R, setting.alpha
         points = [(name, k) for name in (*RANKED, "oracle", "best") for k in range(1, setting.experts)]
         placements: list[dict[str, Any]] = []
@@ -261,7 +262,7 @@ def records(change: Change, spread: float = 0.01, seed: int = 0) -> tuple[list[C
 def curves_of(
     result: Result, routing: str, frequent: int, w_max: str, correction: bool, *strategies: str
 ) -> list[dict[str, Any]]:
-    """In the order of strategies, then of the number of digital experts."""
+    """The curves of one condition, by strategy in the given order, then by the number of digital experts."""
     condition = {"routing": routing, "N_F": frequent, "w_max": w_max, "bias_correction": correction}
     chosen = [curve for curve in result.data["curves"] if condition.items() <= curve.items()]
     return [curve for strategy in strategies for curve in chosen if curve["strategy"] == strategy]
@@ -338,7 +339,7 @@ def test_nothing_is_concluded_where_all_are_equal() -> None:
     result = summarise(*records(lambda *_: 0.0))
     tolerant = [finding for finding in result.findings if "ln 0.9" in finding.rule]
     assert {finding.verdict for finding in tolerant} == {"holds"}  # within 5 and 10 %: equal is good enough
-    # Of the others, most: each is wrong with probability 5 % at most.
+    # Most of the others are inconclusive: each is wrong with probability 5 % at most.
     others = [finding for finding in result.findings if finding not in tolerant]
     assert sum(finding.verdict == "inconclusive" for finding in others) >= 0.8 * len(others)
 

@@ -1,4 +1,4 @@
-"""The exhibit `stress`: its placements, its verdicts on records with known answers, its drawing, one real run."""
+"""Is the exhibit `stress` right in its placements, its verdicts on known records, its drawing, and one real run?"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +22,7 @@ Lives = Callable[[Config, int], bool]
 
 
 def record(config: Config, lives: bool, length: int, number: int) -> dict[str, Any]:
-    """Norms with the ratio of frequencies and a gain of rho/2 over random where the claim lives, else neither."""
+    """Norms with the ratio of frequencies and a gain of rho/2 over random if the claim lives, else neither."""
     rng = np.random.default_rng(number)
 
     def around(value: float) -> list[float]:
@@ -96,7 +96,7 @@ def test_findings_tell_where_the_claim_lives() -> None:
 
 
 def test_slopes_are_on_rho() -> None:
-    """nu_F/nu_R = rho^(1/2) and a gain of rho^(-1/4), up to a factor of each seed, have these slopes exactly."""
+    """Slopes of nu_F/nu_R = rho^(1/2) and of a gain of rho^(-1/4), up to a factor of each seed, are exact."""
 
     def power(each: dict[str, Any], rho: float) -> None:
         factors = np.linspace(1, 2, SEEDS)
@@ -151,7 +151,7 @@ def test_the_rule_of_thumb_is_found_and_tested_elsewhere() -> None:
 
 
 def test_a_rule_of_thumb_that_only_the_design_cells_know_fails() -> None:
-    """Under token choice, MaxNN pays where the statistic is small."""
+    """MaxNN pays where the statistic is small, under token choice, on which the rule of thumb is tested."""
     configs = grid("default", seeds=SEEDS)
     records = []
     for number, config in enumerate(configs):

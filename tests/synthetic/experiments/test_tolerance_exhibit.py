@@ -1,4 +1,4 @@
-"""The exhibit on tolerance: its units, its verdicts on data with known answers, and its drawing."""
+"""Is the exhibit `tolerance` right in its units, its verdicts on data with known answers, and its drawing?"""
 
 import json
 import math
@@ -41,7 +41,14 @@ def units(
     ceiling: float = 1.8,
     spread: float = 0.02,
 ) -> Units:
-    """c* of the oracle goes like alpha^flat, the gain like sqrt(knee + (rho/2)^(2 power)), by random factors."""
+    """Units with known answers: c* and gain follow power laws, times random factors.
+
+    flat: exponent of alpha in c* of the oracle.
+    power, knee: the gain is sqrt(knee + (rho/2)^(2 power)).
+    found: c* of MaxNN over c* of the oracle.
+    predicted, floor, ceiling: what theory says, over c*.
+    spread: standard deviation of the logarithm of the random factors.
+    """
     generator = np.random.default_rng(0)
     configs, records = [], []
     for n_f, n_r in tolerance.SPECIALISTS:
@@ -134,7 +141,7 @@ def test_a_bound_that_says_nothing_is_neither_violated_nor_drawn() -> None:
 
 def test_seeds_whose_network_tolerates_nothing_are_left_out_and_counted() -> None:
     configs, records = units()
-    records[0]["tolerance"]["none"] = None  # of (2, 2), seed 0
+    records[0]["tolerance"]["none"] = None  # the network of (2, 2), seed 0
     result = summarise(configs, records)
     assert [(law["seeds"], law["seeds_left_out"]) for law in result.data["law"]] == [
         (SEEDS - 1, 1),
