@@ -239,7 +239,7 @@ def initialise(
         if config.router == "specialised":
             coordinates[:, : task.kinds] = 0
             coordinates[torch.arange(config.experts), config.kinds] = SPECIALIST * config.signs.double()
-        # The columns of the router: every direction once, though a discriminative one is two tokens.
+        # Coordinates are along directions: each counts once, though a discriminative direction makes two tokens.
         routers.append(
             coordinates @ torch.cat((tokens[-1][: 2 * task.kinds : 2], tokens[-1][2 * task.kinds :]))
         )

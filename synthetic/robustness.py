@@ -8,7 +8,7 @@ Shapes: D draws, S training seeds, k experts, m neurons, T distinct tokens, N in
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -239,16 +239,28 @@ def tolerance(
         return torch.stack(each)
     gates, kinds = programmed.model.gates(samples.tokens), len(programmed.model.config.specialists)
 
-    def tolerated(logarithm: Tensor) -> Bool[Tensor, "seeds"]:
-        outputs = noisy_outputs(programmed, gates, logarithm.exp(), analog, bias_correction=bias_correction)
+    def tolerated(c: Tensor) -> Bool[Tensor, "seeds"]:
+        outputs = noisy_outputs(programmed, gates, c, analog, bias_correction=bias_correction)
         return class_accuracy(outputs, samples, kinds).mean(0).amin(-1) >= level
 
-    low = programmed.clean.new_full((len(gates),), math.log(SMALLEST_C))
-    high = torch.full_like(low, math.log(LARGEST_C))
-    never, always = ~tolerated(low), tolerated(high)
-    for _ in range(HALVINGS):
+    return bisected(tolerated, programmed.clean.new_zeros(len(gates)), SMALLEST_C, LARGEST_C, HALVINGS)
+
+
+def bisected(
+    tolerated: Callable[[Tensor], Tensor], like: Tensor, smallest: float, largest: float, halvings: int
+) -> Tensor:
+    """The c up to which each of several things is tolerated, by bisection of log c.
+
+    tolerated: True for each thing that is tolerated at that thing's c.
+    like: a tensor of the shape, type and device of the c.
+    smallest, largest: the range searched. Returns 0 if not tolerated at `smallest`, infinity if so at `largest`.
+    halvings: steps of the bisection; c is tolerated, and not tolerated at (largest/smallest)^(2^-halvings) c.
+    """
+    low, high = torch.full_like(like, math.log(smallest)), torch.full_like(like, math.log(largest))
+    never, always = ~tolerated(low.exp()), tolerated(high.exp())
+    for _ in range(halvings):
         middle = (low + high) / 2
-        fine = tolerated(middle)
+        fine = tolerated(middle.exp())
         low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
     return low.exp().masked_fill(never, 0.0).masked_fill(always, math.inf)
 

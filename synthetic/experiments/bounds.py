@@ -17,8 +17,8 @@ independent.
 
 Besides the theory's noise (c times the largest weight of the expert) there are: the same noise per neuron
 ("column"); the noise models of theory/hardware.py with both granularities; and converters of 8, 6 and 4 bits
-[(H), docs/theory.md] on a rotated dictionary, whose tokens a DAC does change. On these, alpha and m are those of the
-reference instance.
+[(H), docs/theory.md] on a rotated dictionary, whose tokens a DAC does change. There, alpha and m are the reference
+instance's.
 
 Tightness is the empirical c, at which the failure rate passes delta, divided by the bound; for U the inverse.
 
@@ -41,7 +41,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,9 +51,9 @@ from torch import Tensor
 
 from synthetic.data import Dictionary, Task, evaluation_samples
 from synthetic.model import ModelConfig, MoE
-from synthetic.robustness import Programmed, noisy_outputs, program
+from synthetic.robustness import Programmed, bisected, noisy_outputs, program
 from synthetic.training import Training, train
-from theory.evidence import Finding, Interval, Origin, Result, mean_finding, seed_count, verdict
+from theory.evidence import Finding, Interval, Origin, Result, Verdict, mean_finding, seed_count, verdict
 from theory.hardware import Hardware, quantise_output
 from theory.placement import rank
 from theory.setting import Setting
@@ -415,7 +415,8 @@ def _valid(group: str, bounds: Sequence[str], row: dict[str, Any]) -> Finding:
     )
 
 
-def _judged(interval: Interval, upper: bool) -> Literal["holds", "fails", "inconclusive"]:
+def _judged(interval: Interval, upper: bool) -> Verdict:
+    """The verdict of rule 1 on an interval."""
     return verdict(interval, 1.0, "above" if upper else "below")
 
 
@@ -440,6 +441,7 @@ def _tight(bound: str, cells: Sequence[_Cells]) -> Finding | None:
 
 
 def _quartiles(ratios: Sequence[float]) -> list[float] | None:
+    """The quartiles, or None without ratios."""
     return np.quantile(ratios, (0.25, 0.5, 0.75)).tolist() if ratios else None
 
 
@@ -492,7 +494,7 @@ def _margins(network: Network, gates: Tensor, labels: Tensor) -> Float[Tensor, "
     return margins(replace(network, adc_step=torch.zeros_like(network.adc_step)), gates, labels)
 
 
-# What is counted
+# Counting of errors
 
 
 @dataclass(frozen=True)
@@ -581,20 +583,14 @@ def _first(programmed: Programmed, draws: int) -> Programmed:
 
 def _bisected(tolerated: Callable[[Tensor], Tensor], count: int) -> Tensor:
     """The c up to which each of `count` is tolerated: 0 if not at SMALLEST_C, infinity if still at LARGEST_C."""
-    low = torch.full((count,), math.log(SMALLEST_C), dtype=torch.float64)
-    high = torch.full_like(low, math.log(LARGEST_C))
-    never, always = ~tolerated(low.exp()), tolerated(high.exp())
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        fine = tolerated(middle.exp())
-        low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
-    return low.exp().masked_fill(never, 0.0).masked_fill(always, math.inf)
+    return bisected(tolerated, torch.zeros(count, dtype=torch.float64), SMALLEST_C, LARGEST_C, HALVINGS)
 
 
 # What the units of one process share
 
 
 def _task(alpha: float, dictionary: Dictionary) -> Task:
+    """The reference instance's task with another frequency and dictionary."""
     return replace(Task.of(Setting(alpha=alpha)), dictionary=dictionary)
 
 

@@ -593,13 +593,16 @@ def _band(values: Array) -> dict[str, list[float]]:
 
 
 def _mean(values: Iterable[float]) -> dict[str, Any]:
+    """Mean over seeds and its 95 % interval."""
     each = np.array(list(values), dtype=np.float64)
     return {"mean": float(each.mean()), "interval": mean_interval(each)}
 
 
 def _names(setting: Setting) -> dict[str, Any]:
+    """What tells settings apart, for rows of data."""
     return {"N_F": setting.N_F, "N_R": setting.N_R, "alpha": setting.alpha}
 
 
 def _name(setting: Setting) -> str:
+    """The numbers of specialists, as claims name them."""
     return f"N_F, N_R = {setting.N_F}, {setting.N_R}"

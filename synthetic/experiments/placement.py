@@ -68,7 +68,7 @@ RANKED = tuple(strategy for strategy in STRATEGIES if strategy not in ("none", "
 RULES_ALPHA = 0.1
 
 CALIBRATION_SAMPLES = 4096
-SEARCH_INPUTS, SEARCH_DRAWS = 96, 32  # of the search for the best subset
+SEARCH_INPUTS, SEARCH_DRAWS = 96, 32  # inputs and programming events of the search for the best subset
 OTHER = 1_000_000  # training seed + OTHER is the seed of calibration and search, which no training has
 SEARCHED = 2.0 ** (np.arange(-30, 31) / 3)  # magnitudes c of the search, which interpolates between them
 
@@ -223,9 +223,8 @@ def best_subsets(programmed: Programmed, samples: Samples, *, bias_correction: b
     bias_correction: as in `Programmed.table`.
     """
     experts = programmed.model.config.experts
-    numbers = torch.arange(
-        1, 2**experts - 1
-    )  # bits: which experts are digital; all and none of them are no choice
+    # Bit s of a number: is expert s digital? Neither none nor all of them is a choice.
+    numbers = torch.arange(1, 2**experts - 1)
     digital = (numbers[:, None] >> torch.arange(experts)) % 2 == 1
     gates = programmed.model.gates(samples.tokens)[0].transpose(0, 1)  # (k, N, T)
     clean = (gates @ programmed.clean[0][..., None]).squeeze(-1)  # (k, N)

@@ -29,10 +29,11 @@ that is judged, or whose claim it is: the paper's or ours.
 7. [ours] A rule of thumb tells the side without knowing the frequencies. MaxNN "pays" where its gain over random is
    at least 1.2. There are three candidates: "top over rest" (mean MaxNNScore of the experts that would be digital
    over that of the others), "top over median" (largest over median MaxNNScore), "loss left" (mean loss over that of
-   f = 0). The statistic and the threshold above which MaxNN pays are those of largest balanced accuracy on the design
-   cells: expert choice, the first half of the seeds. They are then tested on token choice and the other half of the
-   seeds, on cells that were learned: balanced accuracy, one for each seed, above .75 holds, below .75 fails. (A first
-   look at a quick run split by loss instead; what is left of a loss cannot be compared between losses.)
+   f = 0). The rule says that MaxNN pays above a threshold. Statistic and threshold are chosen for the largest balanced
+   accuracy on the design cells: expert choice, the first half of the seeds. They are then tested on token choice and
+   the other half of the seeds, on cells that were learned: balanced accuracy, one for each seed, above .75 holds,
+   below .75 fails. (A first look at a quick run split by loss instead; what is left of a loss cannot be compared
+   between losses.)
 8. [G-logistic] Under the logistic loss nu_F/nu_R is below rho from the start: (nu_F/nu_R)/rho below 1 at the stop
    rule holds, above 1 fails; SGD and momentum, one layer. (This rule was added when four seeds had been seen.)
 9. [the paper] nu_F/nu_R is proportional to rho: the slope of log (nu_F/nu_R) on log rho over the alphas, one layer,
@@ -97,7 +98,7 @@ ZIPF = Task.zipf(4, 1.0, d=SETTING.d, n=SETTING.n)
 ZIPF_NEURONS = 16
 # Chosen so that the stop rule is reached in 20 to 300 steps everywhere. Products of weights need larger steps.
 LEARNING_RATES = {"one_layer": 0.5, "two_layer": 2.0, "gated": 2.0}
-MOMENTUM_FACTOR = 0.1  # of SGD's learning rate, as momentum sums ten steps
+MOMENTUM_FACTOR = 0.1  # momentum sums ten steps: its learning rate is this part of SGD's
 ADAMW_RATE = 0.01
 # Products of very small weights would not start to grow.
 INIT_STD = {"one_layer": 1e-4, "two_layer": 0.1, "gated": 0.3}
@@ -343,6 +344,7 @@ class Cell:
 
     @property
     def rho(self) -> float:
+        """How much more often the frequent class occurs than the rare one."""
         return replace(SETTING, alpha=self.alpha).rho
 
     @property

@@ -15,7 +15,7 @@ from synthetic.experiments import growth
 from synthetic.experiments.growth import SIGNS, Config, Run, far_steps, grid, measure, summarise
 from synthetic.model import ModelConfig
 from theory.errors import InputError
-from theory.evidence import Result, inside
+from theory.evidence import Result, inside, mean_interval, mean_within
 from theory.growth import growth_rate, knee
 from theory.setting import Setting
 
@@ -176,6 +176,27 @@ def test_an_interval_is_inside_outside_or_neither(centre: float, half: float, to
         assert high < 1 - tolerance or low > 1 + tolerance
     else:
         assert low <= 1 + tolerance and high >= 1 - tolerance
+
+
+@given(
+    st.lists(st.floats(-10, 10), min_size=2, max_size=5),
+    st.floats(-10, 10),
+    st.floats(0.01, 5),
+    st.booleans(),
+)
+def test_a_mean_is_judged_by_its_interval_and_the_rule_says_so(
+    samples: list[float], centre: float, margin: float, named: bool
+) -> None:
+    words = {"words": "inside what it ought to be"} if named else {}
+    finding = mean_within(
+        "a claim", "a statistic", samples, centre, margin, origin="ours", statement="G", **words
+    )
+    assert finding.interval == mean_interval(samples)
+    assert finding.estimate == pytest.approx(np.mean(samples)) and finding.n == len(samples)
+    assert finding.verdict == inside(finding.interval, centre - margin, centre + margin)
+    where = words.get("words", f"within {margin:g} of {centre:g}")
+    assert finding.rule == f"95 % interval {where}: holds; outside: fails"
+    assert (finding.origin, finding.statement) == ("ours", "G")
 
 
 def test_factors_multiply_to_the_ratio_of_norms() -> None:
