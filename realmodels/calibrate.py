@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from realmodels.analog import LayerCalibration, Ranges, for_experts
+from realmodels.analog.ranges import Calibration, LayerCalibration, Ranges, for_experts
 from realmodels.devices import weights_of
 from realmodels.fused import FUSED_WEIGHTS, apply_gate, fused_layout, grouped_matmul
 from realmodels.model import Model
@@ -27,22 +27,6 @@ from theory.hardware import Hardware, largest_weights, quantise_input, quantise_
 
 ROWS = 1024  # tokens that the search looks at, spread evenly over the calibration tokens
 GRID = [2.0 ** (-step / 4) for step in range(28)]  # bounds, in units of the largest magnitude
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """By parameter name ("lm_head.weight", "model.layers.0.mlp.experts.down_proj"), for one kind of hardware."""
-
-    layers: Mapping[str, Ranges]
-    hardware: Hardware
-
-    def __getitem__(self, parameter: str) -> Ranges:
-        if parameter not in self.layers:
-            raise InputError(
-                f"calibration has no {parameter}: it is of another model, or this one never calls that module;"
-                " calibrate this very model, or keep the module digital"
-            )
-        return self.layers[parameter]
 
 
 @dataclass(frozen=True)

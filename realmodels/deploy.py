@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from realmodels.analog import AnalogExperts, AnalogLinear, for_experts
+from realmodels.analog import AnalogExperts, AnalogLinear
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.devices import device_of
 from realmodels.families import DENSE_KINDS, FUSED_WEIGHTS, NEVER_ANALOG_KINDS
@@ -140,10 +140,7 @@ def _analog_linear(
 ) -> AnalogLinear:
     linear = model.network.get_submodule(name)
     assert isinstance(linear, nn.Linear)
-    if calibration is None:
-        return AnalogLinear(linear, hardware, None)
-    (ranges,) = for_experts(calibration[f"{name}.weight"], 1)
-    return AnalogLinear(linear, hardware, ranges)
+    return AnalogLinear(linear, hardware, None if calibration is None else calibration[f"{name}.weight"])
 
 
 def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int, mirrored: bool) -> None:

@@ -170,9 +170,8 @@ def deployed_on(
                 both = {each: calibration[f"{name}.{each}"] for each in FUSED_WEIGHTS}
                 peer = PeerExperts(simulator, module.original, module.digital, hardware, both)
             else:
-                linear, (ranges,) = module.original, for_experts(calibration[f"{name}.weight"], 1)
-                assert isinstance(linear, nn.Linear)
-                peer = PeerLinear(simulator, linear, hardware, ranges)
+                assert isinstance(module.original, nn.Linear)
+                peer = PeerLinear(simulator, module.original, hardware, calibration[f"{name}.weight"])
             model.network.set_submodule(name, peer)
         reprogram(model, seed)
         yield report
@@ -184,10 +183,10 @@ class PeerLinear(AnalogLinear):
     """`AnalogLinear`, computed by a peer."""
 
     def __init__(
-        self, simulator: Simulator, linear: nn.Linear, hardware: Hardware, calibration: LayerCalibration
+        self, simulator: Simulator, linear: nn.Linear, hardware: Hardware, calibration: Ranges
     ) -> None:
         super().__init__(linear, hardware, calibration)
-        self.tiles = _take_over(self, simulator, {"weight": [calibration]})
+        self.tiles = _take_over(self, simulator, {"weight": for_experts(calibration, 1)})
 
     @torch.no_grad()
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:

@@ -21,7 +21,8 @@ from transformers.models.openai_privacy_filter.modeling_openai_privacy_filter im
     OpenAIPrivacyFilterExperts,
 )
 
-from realmodels import analog
+import realmodels.analog.crossbars as analog_crossbars
+import realmodels.analog.layers as analog_layers
 from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, Ranges, for_experts
 from theory.errors import InputError
 from theory.hardware import Granularity, Hardware, analog_matmul, program
@@ -177,7 +178,7 @@ def test_expert_matrices_equal_reference(
         crossbars = layer.crossbars[name]
         x = settled(torch.randn(rows, target.shape[-1], generator=seeded(seed + 1)), hardware, PLAIN)
         codes = crossbars.quantise(x, expert=expert if name == "down_proj" else None)
-        output = analog._expert_products(crossbars, codes, expert, ends)
+        output = analog_layers._expert_products(crossbars, codes, expert, ends)
         output = output.unflatten(1, (target.shape[1], -1))
         for number in range(len(counts)):
             for matrix in range(target.shape[1]):
@@ -277,8 +278,8 @@ def test_whole_layer_equals_reference_bit_for_bit(
     layer = AnalogExperts(experts, digital, hardware, EXACT)
     layer.program(generator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(analog.PASS_BYTES, "cpu", pass_bytes)
-        patch.setattr(analog, "MIN_PASS_ROWS", 7)
+        patch.setitem(analog_crossbars.PASS_BYTES, "cpu", pass_bytes)
+        patch.setattr(analog_crossbars, "MIN_PASS_ROWS", 7)
         output = layer(*inputs)
     assert torch.equal(output, expected_layer(experts, digital, hardware, inputs))
 
@@ -465,19 +466,19 @@ def test_which_weights_take_the_kernel(
         asked.append(device)
         return True
 
-    monkeypatch.setattr(analog, "_kernel_runs", runs)
-    assert analog._takes_kernel(target, Hardware(c=c), generator) is takes
+    monkeypatch.setattr(analog_crossbars, "_kernel_runs", runs)
+    assert analog_crossbars.takes_kernel(target, Hardware(c=c), generator) is takes
     assert asked == ([target.device] if takes else [])
-    monkeypatch.setattr(analog, "_kernel_runs", lambda _: False)
-    assert not analog._takes_kernel(target, Hardware(c=c), generator)
+    monkeypatch.setattr(analog_crossbars, "_kernel_runs", lambda _: False)
+    assert not analog_crossbars.takes_kernel(target, Hardware(c=c), generator)
 
 
 def _with_triton(monkeypatch: pytest.MonkeyPatch, fused_program: Any) -> None:
-    monkeypatch.setattr(analog, "find_spec", lambda _: object())
+    monkeypatch.setattr(analog_crossbars, "find_spec", lambda _: object())
     module = SimpleNamespace(fused_program=fused_program)
-    monkeypatch.setitem(sys.modules, "realmodels.fused_programming", module)
+    monkeypatch.setitem(sys.modules, "realmodels.analog.kernel", module)
     # With a cache of its own.
-    monkeypatch.setattr(analog, "_kernel_runs", cache(analog._kernel_runs.__wrapped__))
+    monkeypatch.setattr(analog_crossbars, "_kernel_runs", cache(analog_crossbars._kernel_runs.__wrapped__))
 
 
 def test_a_kernel_that_does_not_compile_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,8 +487,8 @@ def test_a_kernel_that_does_not_compile_is_reported_once(monkeypatch: pytest.Mon
 
     _with_triton(monkeypatch, broken)
     with pytest.warns(RuntimeWarning, match="slower way.*on cpu: RuntimeError: Failed to find C compiler"):
-        assert not analog._kernel_runs(torch.device("cpu"))
-    assert not analog._kernel_runs(torch.device("cpu"))  # a second warning would be an error
+        assert not analog_crossbars._kernel_runs(torch.device("cpu"))
+    assert not analog_crossbars._kernel_runs(torch.device("cpu"))  # a second warning would be an error
 
 
 def test_a_kernel_is_tried_on_each_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,14 +496,14 @@ def test_a_kernel_is_tried_on_each_device_once(monkeypatch: pytest.MonkeyPatch) 
     _with_triton(monkeypatch, lambda target, *_: tried.append(target.device))
     for device in ("cpu", "meta", "cpu"):
         monkeypatch.setattr(torch, "Generator", lambda _: None)
-        assert analog._kernel_runs(torch.device(device))
+        assert analog_crossbars._kernel_runs(torch.device(device))
     assert tried == [torch.device("cpu"), torch.device("meta")]
 
 
 def test_without_triton_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     _with_triton(monkeypatch, None)
-    monkeypatch.setattr(analog, "find_spec", lambda _: None)
-    assert not analog._kernel_runs(torch.device("cpu"))
+    monkeypatch.setattr(analog_crossbars, "find_spec", lambda _: None)
+    assert not analog_crossbars._kernel_runs(torch.device("cpu"))
 
 
 def test_forward_before_programming_says_what_to_do() -> None:
@@ -555,7 +556,7 @@ def test_saturation_counts_only_what_analog_experts_convert() -> None:
 # ----------------------------------------------------------------------------------- life in a model
 
 
-def layers() -> list[tuple[nn.Module, analog._Analog]]:
+def layers() -> list[tuple[nn.Module, analog_layers._Analog]]:
     experts, linear = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0)), nn.Linear(HIDDEN, INNER)
     analog_linear = AnalogLinear(linear, Hardware(), PLAIN)
     analog_linear.program(seeded(0))

@@ -175,7 +175,7 @@ def test_sigma_is_the_models(
 
 
 def test_models_are_at_most_two_cubics() -> None:
-    """As realmodels.fused_programming takes them."""
+    """As realmodels.analog.kernel takes them."""
     assert list(PROGRAMMING_NOISE) == MODELS
     for noise in PROGRAMMING_NOISE.values():
         assert 1 <= len(noise.pieces) <= 2 and (len(noise.pieces) == 2) == math.isfinite(noise.border)

@@ -16,7 +16,8 @@ from monte_carlo import assert_normal, assert_uncorrelated
 from test_analog import LAYOUTS, PLAIN, fused_experts, in_layout, seeded
 from torch import Tensor, nn
 
-from realmodels import analog
+import realmodels.analog.crossbars as analog_crossbars
+import realmodels.analog.layers as analog_layers
 from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration
 from theory.hardware import (
     PROGRAMMING_NOISE,
@@ -32,8 +33,8 @@ if not (INTERPRETED or torch.cuda.is_available()):
     pytest.skip("no CUDA device here, and TRITON_INTERPRET is not 1", allow_module_level=True)
 pytest.importorskip("triton")
 
-from realmodels import fused_programming  # noqa: E402
-from realmodels.fused_programming import fused_program, tl, triton  # noqa: E402
+from realmodels.analog import kernel  # noqa: E402
+from realmodels.analog.kernel import fused_program, tl, triton  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 GRANULARITIES: list[Granularity] = ["tile", "column", "layer"]
@@ -49,7 +50,7 @@ def few_programs() -> Iterator[None]:
     """The interpreter takes as long for a large block as for a small one."""
     with pytest.MonkeyPatch.context() as patch:
         if INTERPRETED:
-            patch.setattr(fused_programming, "ROWS", 64)
+            patch.setattr(kernel, "ROWS", 64)
         yield
 
 
@@ -123,7 +124,7 @@ def test_noise_is_the_same_whatever_the_hardware(programming: str, w_max: Granul
 @pytest.mark.parametrize("rows", [16, 32])
 def test_noise_does_not_depend_on_the_block_size(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = normals(1, 2, 40, 70)
-    monkeypatch.setattr(fused_programming, "ROWS", rows)
+    monkeypatch.setattr(kernel, "ROWS", rows)
     torch.testing.assert_close(normals(1, 2, 40, 70), expected, **ROUNDING)
 
 
@@ -196,7 +197,7 @@ def test_noise_is_normal_and_independent() -> None:
 @triton.jit
 def _normals_of_bits(first, second, x, y):
     place = tl.arange(0, 64)
-    one, other = fused_programming._normals(tl.load(first + place), tl.load(second + place))
+    one, other = kernel._normals(tl.load(first + place), tl.load(second + place))
     tl.store(x + place, one)
     tl.store(y + place, other)
 
@@ -230,15 +231,15 @@ def both_ways(program_layers: Callable[[], Any]) -> tuple[Any, Any]:
     """Through the kernel into the crossbars, and through theory.hardware's way of storing."""
     with pytest.MonkeyPatch.context() as patch:
         if INTERPRETED:
-            patch.setattr(analog, "_takes_kernel", lambda *_: True)
+            patch.setattr(analog_layers, "takes_kernel", lambda *_: True)
         fused = program_layers()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(analog, "_takes_kernel", lambda *_: False)
-        patch.setattr(analog, "program", by_generator)
+        patch.setattr(analog_layers, "takes_kernel", lambda *_: False)
+        patch.setattr(analog_layers, "program", by_generator)
         return fused, program_layers()
 
 
-def assert_same_crossbars(fused: analog._Analog, expected: analog._Analog) -> None:
+def assert_same_crossbars(fused: analog_layers._Analog, expected: analog_layers._Analog) -> None:
     for name, crossbars in fused.crossbars.items():
         other = expected.crossbars[name]
         assert crossbars.programmed().shape == other.programmed().shape
@@ -330,12 +331,12 @@ def test_programming_again_takes_the_same_memory_and_leaves_nothing_behind() -> 
 @pytest.mark.skipif(INTERPRETED, reason="not on a GPU")
 def test_which_weights_take_the_kernel() -> None:
     target, hardware = weights(1, 1, 4, 4), Hardware()
-    assert analog._takes_kernel(target, hardware, generator(0))
-    assert analog._takes_kernel(target.bfloat16(), hardware, generator(0))
-    assert not analog._takes_kernel(target.double(), hardware, generator(0))
-    assert not analog._takes_kernel(target, replace(hardware, c=0), generator(0))
-    assert not analog._takes_kernel(target, hardware, seeded(0))
-    assert not analog._takes_kernel(target.cpu(), hardware, generator(0))
+    assert analog_crossbars.takes_kernel(target, hardware, generator(0))
+    assert analog_crossbars.takes_kernel(target.bfloat16(), hardware, generator(0))
+    assert not analog_crossbars.takes_kernel(target.double(), hardware, generator(0))
+    assert not analog_crossbars.takes_kernel(target, replace(hardware, c=0), generator(0))
+    assert not analog_crossbars.takes_kernel(target, hardware, seeded(0))
+    assert not analog_crossbars.takes_kernel(target.cpu(), hardware, generator(0))
 
 
 @pytest.mark.skipif(INTERPRETED, reason="not on a GPU")

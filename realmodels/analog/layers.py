@@ -1,0 +1,306 @@
+"""What replaces an `nn.Linear` and a fused experts module when they go analog?
+
+For inference only: no gradient flows through these modules.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from realmodels.analog.crossbars import Crossbars, Saturation, takes_kernel
+from realmodels.analog.ranges import LayerCalibration, Ranges, for_experts
+from realmodels.devices import device_of, hook_of, weights_of, without_hook
+from realmodels.fused import FUSED_WEIGHTS, apply_gate, fused_layout, grouped_matmul
+from theory.errors import InputError
+from theory.hardware import Hardware, program
+
+
+class _Analog(nn.Module):
+    """What analog layers share: the replaced module's own parameters under their names, and crossbars.
+
+    If accelerate has a hook on the replaced module, calls run as that hook would run the module's.
+    """
+
+    crossbars: Mapping[str, Crossbars]  # by name of the parameter
+    needs_parameters: bool  # whether a call computes with any of the replaced module's
+
+    def __init__(
+        self, original: nn.Module, hardware: Hardware, calibration: dict[str, Sequence[LayerCalibration]]
+    ) -> None:
+        super().__init__()
+        self._original = (original,)  # in a tuple: as a submodule its parameters would be counted twice
+        self._digital = (without_hook(original),)
+        self._parameters = original._parameters  # one dict: moved or fetched, they are the same for both
+        if (hook := hook_of(original)) is not None:
+            self._hf_hook = hook
+        crossbars = {name: Crossbars(hardware, each) for name, each in calibration.items()}
+        self.crossbars = nn.ModuleDict(crossbars)  # type: ignore[assignment]
+        self.hardware = hardware
+        self.train(original.training)
+
+    @property
+    def is_analog(self) -> bool:
+        """Whether it has anything to program."""
+        return bool(self.crossbars)
+
+    @property
+    def original(self) -> nn.Module:
+        """The replaced module, with the parameters that this one holds now."""
+        return self._original[0]
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        hook = hook_of(self)
+        if hook is None:
+            return super().__call__(*inputs, **named)
+        if self.needs_parameters:
+            inputs, named = hook.pre_forward(self, *inputs, **named)
+            return hook.post_forward(self, super().__call__(*inputs, **named))
+        device = device_of(self)  # nothing has to be fetched, but inputs may be elsewhere
+        there = {name: each.to(device) for name, each in named.items()}
+        return super().__call__(*(each.to(device) for each in inputs), **there)
+
+    def _program(
+        self,
+        name: str,
+        target: Float[Tensor, "all_experts matrices out in"],
+        experts: Int[Tensor, " experts"],
+        generator: torch.Generator,
+        stored: Callable[[Tensor], Tensor],
+        *,
+        mirrored: bool,
+    ) -> None:
+        """Programs the given experts of a parameter with fresh noise, drawn for all of them.
+
+        stored: how programmed weights are kept without converters.
+        """
+        crossbars = self.crossbars[name]
+        # Not a peer's tiles.
+        if isinstance(crossbars, Crossbars) and takes_kernel(target, self.hardware, generator):
+            crossbars.program_fused(target, experts, generator, stored, mirrored=mirrored)
+            return
+        programmed = program(target, self.hardware, generator, mirrored=mirrored)
+        if len(experts) < len(target):
+            target, programmed = target[experts], programmed[experts]
+        if crossbars.has_converters:
+            crossbars.program(target, programmed)
+        else:
+            crossbars.weight = stored(programmed)
+
+    @property
+    def count_saturation(self) -> bool:
+        """Whether forward counts saturated conversions; off by default: it costs a pass over the outputs."""
+        return all(each.count_saturation for each in self.crossbars.values())
+
+    @count_saturation.setter
+    def count_saturation(self, count: bool) -> None:
+        for each in self.crossbars.values():
+            each.count_saturation = count
+
+    def saturation(self) -> dict[str, Saturation]:
+        """By parameter name, the fractions of conversions beyond the bound counted since the last reset."""
+        return {name: each.saturation() for name, each in self.crossbars.items()}
+
+    def reset_saturation(self) -> None:
+        for each in self.crossbars.values():
+            each.reset_saturation()
+
+
+class AnalogLinear(_Analog):
+    """An `nn.Linear` whose weight is on analog tiles; the bias is added digitally.
+
+    Source: PAPER.md, hardware model. Programmed weights are buffers outside the state dict. calibration: None for one
+    that stays digital, as part of a layer of which other parts need not.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, linear: nn.Linear, hardware: Hardware, calibration: Ranges | None) -> None:
+        super().__init__(
+            linear, hardware, {} if calibration is None else {"weight": for_experts(calibration, 1)}
+        )
+        self.needs_parameters = not self.is_analog or linear.bias is not None
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    @torch.no_grad()
+    def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
+        """Programs the weights with fresh noise."""
+        target = weights_of(self)["weight"][None, None]
+        only = torch.zeros(1, dtype=torch.int64, device=target.device)
+        self._program("weight", target, only, generator, lambda matrices: matrices[0, 0], mirrored=mirrored)
+
+    @torch.no_grad()
+    def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        """As `nn.Linear.forward`, in the dtype of `input`."""
+        if not self.is_analog:
+            return self._digital[0](input)
+        crossbars = self.crossbars["weight"]
+        weight = crossbars.programmed()
+        if not crossbars.has_converters:
+            return functional_call(self._digital[0], {"weight": weight.to(self.weight.dtype)}, (input,))
+        rows = input.reshape(-1, self.in_features)
+        output = rows.new_empty(rows.shape[0], self.out_features)
+        for part in _passes(rows.shape[0], crossbars.rows_per_pass()):
+            products = torch.bmm(crossbars.quantise(rows[part]), weight[:, 0].transpose(1, 2))
+            result = crossbars.read(products, crossbars.scale)
+            output[part] = result if self.bias is None else result + self.bias
+        return output.view(*input.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        )
+
+
+class AnalogExperts(_Analog):
+    """A fused experts module of transformers with all experts but the `digital` ones on analog tiles.
+
+    `experts` has `gate_up_proj` and `down_proj` in a layout that `families.fused_layout` knows; another raises
+    InputError. gate, up and down are separate matrices with tiles of their own; biases are added digitally. gate and
+    up of all experts read the same inputs through one DAC and have one calibration; `down_proj` may have one for each
+    expert. Between DAC and final result analog experts compute in fp32 (fp64 if their weights are), digital ones in
+    the model's dtype.
+    """
+
+    gate_up_proj: nn.Parameter
+    down_proj: nn.Parameter
+    sequence: Tensor  # all experts, the analog ones first
+
+    def __init__(
+        self,
+        experts: nn.Module,
+        digital: Sequence[int],
+        hardware: Hardware,
+        calibration: Mapping[str, Ranges],
+    ) -> None:
+        self.layout = fused_layout(experts)
+        self.num_experts = experts.get_parameter("gate_up_proj").shape[0]
+        if len(set(digital)) < len(digital) or not set(digital) <= set(range(self.num_experts)):
+            raise InputError(
+                f"digital experts {list(digital)}: give each at most once, from 0 to {self.num_experts - 1}"
+            )
+        self.digital = sorted(digital)
+        self.analog = [expert for expert in range(self.num_experts) if expert not in set(digital)]
+        gate_up, down = calibration["gate_up_proj"], for_experts(calibration["down_proj"], self.num_experts)
+        if not isinstance(gate_up, LayerCalibration):
+            raise InputError(
+                f"gate_up_proj has {len(gate_up)} calibrations: give one, its experts share a DAC"
+            )
+        super().__init__(
+            experts,
+            hardware,
+            {"gate_up_proj": [gate_up], "down_proj": [down[expert] for expert in self.analog]},
+        )
+        self.needs_parameters = bool(self.digital) or self.layout.biased
+        sequence = torch.tensor(self.analog + self.digital, device=device_of(experts))
+        self.register_buffer("sequence", sequence, persistent=False)
+
+    @property
+    def is_analog(self) -> bool:
+        return bool(self.analog)
+
+    @torch.no_grad()
+    def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
+        """Programs the analog experts with fresh noise.
+
+        Noise is drawn for all experts, gate and up of each and then down of each: it depends neither on the placement
+        nor on the layout.
+        """
+        weights = weights_of(self)
+        for name in FUSED_WEIGHTS:
+            target, stored = self.layout.matrices(name, weights[name]), partial(self.layout.stored, name)
+            experts = self.sequence[: len(self.analog)].to(target.device)
+            self._program(name, target, experts, generator, stored, mirrored=mirrored)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "tokens hidden"],
+        top_k_index: Int[Tensor, "tokens k"],
+        top_k_weights: Float[Tensor, "tokens k"],
+    ) -> Float[Tensor, "tokens hidden"]:
+        """As the replaced module's forward, in the dtype of `hidden_states`."""
+        gate_up, down = self.crossbars["gate_up_proj"], self.crossbars["down_proj"]
+        if not self.analog:
+            return self._digital[0](hidden_states, top_k_index, top_k_weights)
+        if not gate_up.has_converters:
+            weights = {name: self._swapped(name) for name in self.crossbars}
+            return functional_call(self._digital[0], weights, (hidden_states, top_k_index, top_k_weights))
+        tokens, k = top_k_index.shape
+
+        # One sort groups the (token, expert) pairs, those of analog experts first.
+        position = self.sequence.argsort()
+        groups, order = torch.sort(position[top_k_index.reshape(-1)])
+        numbers = torch.arange(self.num_experts, device=groups.device)
+        ends = torch.searchsorted(groups, numbers, right=True, out_int32=True)
+        analog_ends, digital_ends = ends[: len(self.analog)], ends[len(self.analog) :]
+        analog_pairs = int(analog_ends[-1])
+        token, weight = order // k, top_k_weights.reshape(-1, 1)
+
+        uses = (position[top_k_index] < len(self.analog)).sum(-1)
+        codes = gate_up.quantise(hidden_states, uses=uses)
+        results = codes.new_empty(tokens * k, hidden_states.shape[1])
+        for part in _passes(analog_pairs, gate_up.rows_per_pass()):
+            expert = groups[part]
+            part_ends = (analog_ends - part.start).clamp_(0, len(expert))
+            part_codes = codes.index_select(1, token[part])
+            both = self.layout.stored_order(_expert_products(gate_up, part_codes, expert, part_ends))
+            inner = apply_gate(self._original[0], self._biased("gate_up_proj", both, expert))
+            result = _expert_products(down, down.quantise(inner, expert=expert), expert, part_ends)
+            result = self._biased("down_proj", result, expert)
+            results.index_copy_(0, order[part], result.mul_(weight[order[part]]))
+        if analog_pairs < tokens * k:
+            # The products take the whole parameter; the analog experts are groups without rows.
+            all_ends = torch.zeros_like(ends)
+            all_ends[self.digital] = digital_ends - analog_pairs
+            all_ends = all_ends.cummax(0).values
+            rest, expert = order[analog_pairs:], groups[analog_pairs:]
+            both = grouped_matmul(hidden_states[rest // k], self.layout.rows(self.gate_up_proj), all_ends)
+            inner = apply_gate(self._original[0], self._biased("gate_up_proj", both, expert))
+            result = grouped_matmul(inner, self.layout.rows(self.down_proj), all_ends)
+            result = self._biased("down_proj", result, expert) * weight[rest]
+            results.index_copy_(0, rest, result.to(results.dtype))
+        return results.view(tokens, k, hidden_states.shape[1]).sum(1).to(hidden_states.dtype)
+
+    def _biased(
+        self, name: str, outputs: Float[Tensor, "rows out"], group: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows out"]:
+        """The stored product's outputs with its bias, if there is one; group: places in `sequence`."""
+        if not self.layout.biased:
+            return outputs
+        return outputs + self.get_parameter(f"{name}_bias")[self.sequence[group]]
+
+    def _swapped(self, name: str) -> Tensor:
+        """The layer's weights with the analog experts' programmed ones in place."""
+        digital: Tensor = self._parameters[name]  # type: ignore[assignment]
+        programmed = self.crossbars[name].programmed().to(digital.dtype)
+        if not self.digital:
+            return programmed
+        return digital.index_copy(0, self.sequence[: len(self.analog)], programmed)
+
+    def extra_repr(self) -> str:
+        return f"experts={self.num_experts}, digital={self.digital}"
+
+
+def _expert_products(
+    crossbars: Crossbars,
+    codes: Float[Tensor, "slices rows width"],
+    expert: Int[Tensor, " rows"],
+    ends: Int[Tensor, " experts"],
+) -> Float[Tensor, "rows out"]:
+    """Analog products of rows, sorted by expert, with their experts; all slices in one grouped product."""
+    slices, rows, _ = codes.shape
+    shift = rows * torch.arange(slices, dtype=torch.int32, device=codes.device)
+    products = grouped_matmul(
+        codes.flatten(0, 1), crossbars.programmed().flatten(0, 1), (shift[:, None] + ends).flatten()
+    )
+    return crossbars.read(products.unflatten(0, (slices, rows)), crossbars.scale[:, expert])
+
+
+def _passes(rows: int, rows_per_pass: int) -> list[slice]:
+    return [slice(start, min(start + rows_per_pass, rows)) for start in range(0, rows, rows_per_pass)]
