@@ -1,4 +1,32 @@
-"""The bridge: mixture-of-experts models of transformers on simulated analog hardware."""
+"""The bridge: mixture-of-experts models of transformers on simulated analog hardware.
+
+What a model is made of
+    model.py, load.py       a loaded model; how one is loaded and checked
+    families.py             where its experts, routers and dense modules are
+    fused.py                how fused experts are stored, gated and multiplied
+    deepseek_moe.py         the original DeepSeekMoE, which transformers lacks
+    devices.py              where weights are, if one device cannot hold them all
+
+Analog hardware
+    analog/                 linear layers and fused experts with DACs, tiles and ADCs
+    calibrate.py            converter ranges from text
+    deploy.py               one placement, in place
+    compare.py              many placements at once
+    peers.py                the same deployment on IBM's two simulators
+
+What placements rank experts by
+    scores.py               the scores of every strategy
+    statistics.py           how text is routed
+    damage.py               what noise on an expert is expected to cost
+    record.py               what modules are given while text is read
+
+What is measured, and on what
+    evaluate.py, tasks.py   loss on text; multiple-choice tasks
+    cost.py                 throughput and energy
+    text.py                 the offline corpus
+    pretrain/               the recipe that trained `checkpoints/`
+    experiments/            one module for each exhibit
+"""
 
 from realmodels.calibrate import calibrate
 from realmodels.damage import expected_damage

@@ -1,13 +1,14 @@
-"""Converter ranges from text: kappa and lambda of every layer [PAPER.md, hardware model].
+"""Which kappa and lambda does each layer need, judged by text [hardware model, docs/paper.md]?
 
-The digital model reads a few blocks of calibration text, which must not be used for evaluation, once forward and
-once backward. For each linear layer (all experts of a layer together) kappa is the DAC bound, in units of the
-standard deviation of its inputs, and then lambda the ADC bound, that adds least to the loss: the squared error of the
-layer's outputs, each weighted by the squared gradient of the loss at that output, which to second order is what
-independent errors cost [the diagonal of the empirical Fisher matrix]. Without the weights a few very large activations
-would set the range, and everything else would round to zero. For the same reason each expert's down projection, a
-linear layer with inputs of its own, has a standard deviation of its own, and so has each linear layer of experts in an
-`nn.ModuleList`, which have DACs of their own. The search is on a geometric grid that begins where nothing saturates.
+The digital model reads a few blocks of calibration text, once forward and once backward. That text must not be used
+for evaluation. For each linear layer (all experts of a layer together) the search takes first the DAC bound kappa, in
+units of the standard deviation of the layer's inputs, and then the ADC bound lambda. Each is the bound that adds least
+to the loss. What a bound adds is the squared error of the layer's outputs, each output weighted by the squared
+gradient of the loss there; to second order that is the cost of independent errors [the diagonal of the empirical
+Fisher matrix]. Without the weights a few very large activations would set the range, and everything else would round
+to zero. For the same reason a linear layer with inputs of its own has a standard deviation of its own: each expert's
+down projection, and each linear layer of experts in an `nn.ModuleList`. The search is on a geometric grid that begins
+where nothing saturates.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,16 +26,19 @@ from realmodels.record import Call, calibration_tokens, record
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights, quantise_input, quantise_output
 
-ROWS = 1024  # tokens that the search looks at, spread evenly over the calibration tokens
+ROWS = 1024  # tokens that the search looks at
 GRID = [2.0 ** (-step / 4) for step in range(28)]  # bounds, in units of the largest magnitude
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """What the search needs of a layer: rows grouped by expert, expert e's ending before row ends[e].
+    """What the search needs of a layer.
 
-    sensitivity: squared gradient of the loss at each output of each row. matrices: how many matrices with tiles
-    of their own each expert's weight stacks. own_inputs: whether each expert has a DAC of its own.
+    rows: inputs, grouped by expert.
+    ends: the rows of expert e end before row ends[e].
+    sensitivity: squared gradient of the loss at each output of each row.
+    matrices: how many matrices with tiles of their own each expert's weight stacks.
+    own_inputs: each expert has a DAC of its own.
     """
 
     rows: Float[Tensor, "rows in"]
@@ -65,7 +69,7 @@ def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibra
 
 
 def _layers(model: Model, calls: Mapping[str, list[Call]]) -> Iterator[tuple[tuple[str, ...], _Layer]]:
-    """Every layer that is searched alone, with the names of its parameters: one, or one for each expert."""
+    """Every layer with a search of its own, and the names of its parameters: one, or one for each expert."""
     for name in model.map.linears:
         if name in calls:  # a network may have parts that it does not call
             yield (f"{name}.weight",), _linear_layer(model, (name,), calls)
@@ -84,7 +88,7 @@ def _layers(model: Model, calls: Mapping[str, list[Call]]) -> Iterator[tuple[tup
 def _linear_layer(
     model: Model, names: Sequence[str], calls: Mapping[str, list[Call]], own_inputs: bool = False
 ) -> _Layer:
-    """Equal `nn.Linear` modules, of which each is called with rows of its own."""
+    """Equally shaped `nn.Linear` modules as one layer; each module is called with rows of its own."""
     parts = [calls.get(name, []) for name in names]
     counts = torch.tensor([sum(len(call.inputs[0]) for call in part) for part in parts])
     (rows, *_), gradient = _joined([call for part in parts for call in part])
@@ -121,7 +125,7 @@ def _fused_layers(experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tens
 
 
 def _joined(calls: Sequence[Call]) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Inputs of all calls, one after the other, and the gradients at their outputs."""
+    """The inputs of all calls, one call after the other, and the gradients at their outputs."""
     gradients = [call.gradient for call in calls if call.gradient is not None]
     assert len(gradients) == len(calls)  # every layer is on the way to the loss
     return tuple(map(torch.cat, zip(*(call.inputs for call in calls), strict=True))), torch.cat(gradients)
@@ -163,7 +167,10 @@ def _search(name: str, layer: _Layer, hardware: Hardware) -> Ranges:
 
 
 def _input_std(name: str, layer: _Layer, expert: Int[Tensor, " rows"]) -> Float[Tensor, " experts"]:
-    """Standard deviation of the inputs of each expert, or of all together: also for experts without any."""
+    """Standard deviation of the inputs of each expert; of all experts' inputs if they share a DAC.
+
+    Experts without varying inputs get the standard deviation of all inputs.
+    """
     together = layer.rows.std()
     if not together > 0:
         raise InputError(f"calibration: the inputs of {name} do not vary; give text that reaches this layer")

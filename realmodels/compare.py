@@ -1,9 +1,9 @@
-"""Many placements of a model's experts at once, all under the same programming noise, dense modules digital.
+"""How do many placements of a model's experts compare under the same programming noise?
 
-Whether an expert is digital changes which of two outputs a token gets from it, and nothing else. So all experts are
-programmed once, and a batch holds the text once for each placement: every MoE layer computes its digital and its
-analog output, and each row takes from both what its placement says. `deploy` gives the same numbers one placement at
-a time.
+All dense modules stay digital. A placement decides only which of two outputs a token gets from an expert. So all
+experts are programmed once, and a batch holds the text once for each placement: every MoE layer computes its digital
+and its analog output, and each row takes from both what its placement says. `deploy` gives the same numbers one
+placement at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from theory.placement import Choice, Placement
 
 
 def as_mask(choice: Choice, experts: int) -> Bool[Tensor, "layers experts"]:
-    """Whether each expert is among the digital ones of its layer [theory.placement.rank]."""
+    """True for each expert that a choice [theory.placement.rank] makes digital."""
     mask = torch.zeros(len(choice), experts, dtype=torch.bool)
     for row, digital in zip(mask, choice, strict=True):
         row[list(digital)] = True
@@ -47,10 +47,11 @@ def losses(
 ) -> Float[Tensor, "placements blocks"]:
     """Mean loss of every block, in nats per token, fp64 on the CPU, for every placement.
 
-    seed: of the programming noise, as `deploy` draws it. mirrored: the opposite noise. copied: analog experts that
-    are programmed twice, with noise of their own, and averaged. shift: `mean_shift`, subtracted from the output of
-    every expert that is analog and not copied. InputError if the model is deployed or the placements are not of its
-    shape.
+    seed: seed of the programming noise, as `deploy` draws it.
+    mirrored: take the opposite noise.
+    copied: analog experts that are programmed twice, with independent noise, and averaged.
+    shift: `mean_shift`, subtracted from the output of every expert that is analog and not copied.
+    InputError if the model is deployed or the placements do not have its shape.
     """
     shape = _shape(model)
     for name, given in (("digital", digital), ("copied", copied)):
@@ -81,10 +82,12 @@ def expert_damage(
     *,
     digital: Bool[Tensor, "layers experts"] | None = None,
 ) -> Float[Tensor, "layers experts"]:
-    """What changing one expert alone costs: mean over draws, their mirror images and blocks, in nats per token.
+    """Cost of moving one expert alone: mean over draws, their mirror images and blocks, in nats per token.
 
-    Every expert that `digital` (default: all) has digital is made analog: the loss that this adds. Every other is made
-    digital: the loss that this takes away. Blocks are shared out among the draws, as in `mean_losses`.
+    A digital expert is made analog, and its number is the loss that this adds. An analog expert is made digital, and
+    its number is the loss that this takes away. Blocks are shared out among the draws, as in `mean_losses`.
+
+    digital: the digital experts to start from; default: all.
     """
     layers, experts = _shape(model)
     start = torch.ones(layers, experts, dtype=torch.bool) if digital is None else digital
@@ -105,7 +108,7 @@ def mean_losses(
 ) -> Float[Tensor, " placements"]:
     """Mean of `losses` over draws, their mirror images and blocks, for comparing placements with each other.
 
-    Every draw reads blocks of its own, as many as the others: for the same work that averages over more text.
+    Every draw reads equally many blocks of its own, which averages over more text for the same work.
     InputError if the blocks cannot be shared out evenly.
     """
     if not seeds or len(tokens) % len(seeds):
@@ -127,9 +130,9 @@ def mean_shift(
     seed: int,
     tokens: Int[Tensor, "blocks tokens_plus_1"],
 ) -> Float[Tensor, "layers experts hidden"]:
-    """Mean over the tokens routed to an expert of its analog minus its digital output; 0 without any token.
+    """Mean of each expert's analog minus digital output over the tokens routed to it; 0 without any token.
 
-    One chip, that of `seed`; the inputs are the digital model's.
+    The inputs are the digital model's, and the chip is the one that `seed` programs.
     """
     names = [layer.experts for layer in model.map.moe_layers]
     inputs: dict[str, list[tuple[Tensor, ...]]] = {
@@ -159,9 +162,9 @@ def mean_shift(
 
 
 class _Switched(nn.Module):
-    """Experts of which each row takes the digital or the analog output, as the placement of its row says.
+    """Experts with a digital and an analog output; the placement of a row says which of the two the row takes.
 
-    digital, copied: (placements, experts); the rows of a batch are those of the first placement, of the second ...
+    digital, copied: (placements, experts). A batch holds the rows of the first placement, then of the second ...
     """
 
     digital: Bool[Tensor, "placements experts"]
@@ -216,7 +219,7 @@ def _switched(
     shift: Float[Tensor, "layers experts hidden"] | None,
 ) -> Iterator[list[_Switched]]:
     analog = _programmed(model, hardware, calibration, seed, mirrored)
-    # A seed below zero is never that of a deployment's noise draw.
+    # No deployment draws its noise with a seed below zero.
     second = _programmed(model, hardware, calibration, -1 - seed, mirrored) if twice else [None] * len(analog)
     layers = []
     for number, layer in enumerate(model.map.moe_layers):

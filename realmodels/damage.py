@@ -1,7 +1,7 @@
-"""What programming noise on each expert is expected to cost a model, in closed form [theory.damage, claim D].
+"""What is programming noise on each expert expected to cost a model, in closed form [(D), docs/theory.md]?
 
-The fast form of `theory.damage.expected_damage`: all experts of a layer at once, on the text that the router sends
-them. It needs one forward pass, and one backward pass for the form that knows the loss.
+This is the fast form of `theory.damage.expected_damage`: all experts of a layer at once, on the text that the router
+sends them. It needs one forward pass, and one backward pass for the form that knows the loss.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,13 @@ from theory.hardware import Hardware, programming_sigma
 def expected_damage(
     model: Model, texts: Sequence[str], hardware: Hardware, *, gradient: bool = False
 ) -> Float[Tensor, "layers experts"]:
-    """Mean over CALIBRATION_TOKENS tokens spread over `texts`, fp64 on the CPU: scores for `theory.placement.rank`.
+    """Expected damage of each expert, a mean over tokens of `texts`: scores for `theory.placement.rank`.
 
-    With `gradient`, what each expert's noise is expected to add to the loss, in nats per token; without, the squared
-    error of the layer's output. InputError if the model is deployed or its experts are not fused.
+    The tokens are `record.calibration_tokens`. The result is fp64 on the CPU.
+
+    gradient: True for what the noise adds to the loss, in nats per token; False for the squared error of the layer's
+        output.
+    InputError if the model is deployed or its experts are not fused.
     """
     model.require_digital()
     if any(layer.linears for layer in model.map.moe_layers):
@@ -42,7 +45,7 @@ def expected_damage(
 
 
 def _layer(experts: nn.Module, call: Call, hardware: Hardware) -> Float[Tensor, " experts"]:
-    """Sum over the tokens."""
+    """Expected damage of each expert, summed over the tokens."""
     hidden, index, weights = call.inputs[:3]
     gradient = call.gradient
     layout = fused_layout(experts)

@@ -1,8 +1,8 @@
-"""Puts a model on simulated analog hardware, in place, and accounts for every parameter.
+"""How does a model go on simulated analog hardware, in place, with every parameter accounted for?
 
-Noise comes from one generator per module, seeded with the deployment's seed and the module's name: what a module
-gets does not depend on the placement, so that placements are compared under the same noise. It is drawn on the
-model's device, and differs between kinds of devices.
+Noise comes from one generator per module, seeded with the deployment's seed and the module's name. So the noise of a
+module does not depend on the placement, and placements are compared under the same noise. It is drawn on the model's
+device, and differs between kinds of devices.
 """
 
 import hashlib
@@ -28,7 +28,11 @@ STATUSES = ("analog", "digital by placement", "never analog")
 
 @dataclass(frozen=True)
 class DeploymentReport:
-    """How many parameters of each kind are `analog`, `digital by placement` and `never analog`; in all, `total`."""
+    """Where the parameters of a model are.
+
+    parameters: by kind and status (`analog`, `digital by placement`, `never analog`), how many there are.
+    total: how many the model has.
+    """
 
     parameters: Mapping[str, Mapping[str, int]]
     total: int
@@ -54,11 +58,13 @@ def deploy(
     *,
     mirrored: bool = False,
 ) -> DeploymentReport:
-    """Replaces what `placement` does not keep digital by analog modules with freshly programmed weights.
+    """Replace what `placement` does not keep digital by analog modules with freshly programmed weights.
 
-    calibration: texts, or what `calibrate` made of them for hardware with the same converters and tiles. mirrored: with
-    the noise of the opposite sign [theory.hardware.program]. A placement that puts nothing on analog hardware is a
-    deployment, too: it is there to be withdrawn.
+    A placement that puts nothing on analog hardware is a deployment, too: it can be withdrawn.
+
+    calibration: texts, or what `calibrate` made of them for hardware with the same converters and tiles.
+    seed: seed of the programming noise.
+    mirrored: take the opposite noise [theory.hardware.program].
     InputError, before anything is changed, if the model is deployed already or the placement does not fit it.
     """
     _check_seed(seed)
@@ -98,14 +104,14 @@ def deploy(
 
 
 def reprogram(model: Model, seed: int, *, mirrored: bool = False) -> None:
-    """Programs a deployed model's analog weights anew, as `deploy` with this seed (and `mirrored`) would."""
+    """Program a deployed model's analog weights anew, as `deploy` with this seed (and `mirrored`) would."""
     _check_seed(seed)
     for name, module in _require_deployed(model).items():
         _program(name, module, seed, mirrored)
 
 
 def withdraw(model: Model) -> None:
-    """Makes the model digital again, bit for bit."""
+    """Make the model digital again, bit for bit."""
     for name, module in _require_deployed(model).items():
         model.network.set_submodule(name, module.original)
 
@@ -120,7 +126,7 @@ def deployed(
     *,
     mirrored: bool = False,
 ) -> Iterator[DeploymentReport]:
-    """`deploy` for the length of a `with` block, and `withdraw` at its end, whatever happens inside."""
+    """Deploy for the length of a `with` block, and withdraw at the end of it, whatever happens inside."""
     report = deploy(model, placement, hardware, calibration, seed, mirrored=mirrored)
     try:
         yield report
@@ -153,7 +159,7 @@ def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int, mirrore
 
 
 def _ranges(hardware: Hardware) -> tuple[object, ...]:
-    """What of the hardware a calibration depends on."""
+    """The settings of the hardware that a calibration depends on."""
     return hardware.tile_size, hardware.w_max, hardware.dac_bits, hardware.adc_bits, hardware.kappa
 
 
@@ -163,7 +169,7 @@ def _check_seed(seed: int) -> None:
 
 
 def _account(model: Model, placement: Placement, linears: tuple[str, ...]) -> DeploymentReport:
-    """Every parameter once; one with two uses (a tied LM head) is analog if one of them is."""
+    """Count every parameter once; one with two uses (a tied LM head) is analog if one of the uses is."""
     kinds = ("experts", *DENSE_KINDS, *NEVER_ANALOG_KINDS)
     counts = {kind: dict.fromkeys(STATUSES, 0) for kind in kinds}
     # By name: offloaded parameters with two uses are two empty ones.

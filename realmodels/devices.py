@@ -1,8 +1,8 @@
-"""Where a model's weights are: on one device, or spread by accelerate over several, CPU memory and disk.
+"""Where are a model's weights: on one device, or spread by accelerate over several devices, CPU memory and disk?
 
 A module whose weights accelerate keeps elsewhere has empty parameters on the meta device and a hook around its
-`forward`, which moves the inputs to the device that it computes on, fetches its weights, and lets go of them
-afterwards. What reads weights outside such a call has to ask for them here.
+`forward`. The hook moves the inputs to the device that the module computes on, fetches the weights, and lets go of
+them afterwards. Code that reads weights outside such a call has to ask for them here.
 """
 
 import copy
@@ -21,9 +21,9 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """A module's own parameters by name, detached, on the device that it computes on, wherever they are kept.
+    """A module's own parameters by name, detached, on the device that the module computes on.
 
-    Those fetched from elsewhere are nobody else's: they are gone when the caller lets go of them.
+    Weights fetched from elsewhere are copies: they are gone when the caller lets go of them.
     """
     own = {name: weight.detach() for name, weight in module.named_parameters(recurse=False)}
     if not is_offloaded(module):
@@ -33,18 +33,17 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def hook_of(module: nn.Module) -> Any:
-    """accelerate's hook, or None."""
+    """The hook of accelerate on the module, or None."""
     return getattr(module, "_hf_hook", None)
 
 
 def is_offloaded(module: nn.Module) -> bool:
-    """Whether accelerate fetches the module's weights for each call."""
+    """True if accelerate fetches the module's weights for each call."""
     return bool(getattr(hook_of(module), "offload", False))
 
 
 def without_hook(module: nn.Module) -> nn.Module:
-    """The module, or if accelerate has a hook on it, one without that shares all its state: who calls it has to
-    do what the hook does."""
+    """The module without accelerate's hook, sharing all state with it; the caller has to do what the hook does."""
     if hook_of(module) is None:
         return module
     plain = copy.copy(module)
@@ -55,9 +54,10 @@ def without_hook(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def fetched_again_for_gradients(network: nn.Module) -> Iterator[None]:
-    """Within this block the backward pass fetches offloaded weights again, one module at a time.
+    """Within this block, let the backward pass fetch offloaded weights again, one module at a time.
 
-    Otherwise autograd would keep all that the forward pass used, more than the device may hold. The same numbers.
+    Otherwise autograd would keep all weights of the forward pass, more than the device may hold.
+    Gradients are the same.
     """
     offloaded = [module for module in network.modules() if is_offloaded(module)]
 

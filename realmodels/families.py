@@ -1,8 +1,8 @@
-"""What a transformers MoE model is made of: its MoE layers, its dense modules, and what is never analog.
+"""What is a transformers MoE model made of: which modules are experts, routers and dense, and what is never analog?
 
-Found by structure: fused experts by their 3-D parameters, experts in an `nn.ModuleList` by the router beside it, dense
-modules by where their `nn.Linear` layers are. Every parameter of the model ends up in exactly one kind, or the model
-is refused.
+Structure decides. Fused experts are found by their 3-D parameters, experts in an `nn.ModuleList` by the router beside
+the list, dense modules by where their `nn.Linear` layers are. Every parameter of the model ends up in exactly one
+kind, or the model is refused.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ NEVER_ANALOG_KINDS = ("embeddings", "norms and biases", "routers")
 class MoELayer:
     """Names of the modules of one MoE layer, and how many experts it has.
 
-    linears: for experts in an `nn.ModuleList`, the names of the `nn.Linear` modules of each; none for fused experts.
+    linears: for experts in an `nn.ModuleList`, the names of each expert's `nn.Linear` modules; empty for fused experts.
     """
 
     experts: str
@@ -33,7 +33,7 @@ class MoELayer:
 
     @property
     def block(self) -> str:
-        """What holds the router and the experts, and calls them."""
+        """Name of the module that holds the router and the experts, and calls them."""
         return self.experts.rpartition(".")[0]
 
     @property
@@ -46,9 +46,11 @@ class MoELayer:
 
 @dataclass(frozen=True)
 class ModelMap:
-    """moe_layers: in the order of the model. dense: by kind the names of its `nn.Linear` modules.
+    """Where the parts of a model are.
 
-    never_analog: by kind the names of the parameters that no placement touches.
+    moe_layers: in the order of the model.
+    dense: the names of the `nn.Linear` modules of each kind.
+    never_analog: the names of the parameters of each kind that no placement touches.
     """
 
     moe_layers: tuple[MoELayer, ...]
@@ -64,7 +66,7 @@ class ModelMap:
         return tuple(name for names in self.dense.values() for name in names)
 
     def resolve(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The `nn.Linear` modules that are meant by kinds ("attention") and by names of modules.
+        """The `nn.Linear` modules that kinds ("attention") and names of modules stand for.
 
         InputError for a name that matches none: a placement must not be ignored in silence.
         """
@@ -143,7 +145,7 @@ def describe(network: nn.Module) -> ModelMap:
 
 
 def _is_fused_experts(module: nn.Module) -> bool:
-    """Whether it should be: `fused_layout` says whether its layout is known."""
+    """True if the module looks like fused experts (a 3-D `down_proj`); `fused_layout` then checks the layout."""
     down = dict(module.named_parameters(recurse=False)).get("down_proj")
     return down is not None and down.ndim == 3
 
@@ -151,7 +153,10 @@ def _is_fused_experts(module: nn.Module) -> bool:
 def _moe_layer(
     network: nn.Module, name: str, module: nn.Module, layouts: Mapping[str, FusedLayout]
 ) -> MoELayer | None:
-    """The layer of an experts module, if it is one: its router is the sibling with one row of weights per expert."""
+    """The MoE layer of an experts module, None for any other module.
+
+    The router is the sibling with one row of weights per expert.
+    """
     linears: tuple[tuple[str, ...], ...] = ()
     if name in layouts:
         num_experts = module.get_parameter("down_proj").shape[0]

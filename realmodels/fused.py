@@ -24,10 +24,12 @@ FUSED_WEIGHTS = ("gate_up_proj", "down_proj")
 class FusedLayout:
     """How a fused experts module stores its weights; `fused_layout` finds it.
 
-    transposed: weights are (experts, in, out), not (experts, out, in). interleaved: the outputs of gate_up_proj are
-    gate 0, up 0, gate 1, up 1, ..., not all of gate before all of up. biased: there are gate_up_proj_bias (experts,
-    2 * inner) and down_proj_bias (experts, hidden). All else works on views (experts, matrices, out, in): the
-    matrices of gate_up_proj are gate and up, and down_proj has one.
+    All other code works on views (experts, matrices, out, in). The matrices of gate_up_proj are gate and up; down_proj
+    has one matrix.
+
+    transposed: weights are (experts, in, out), not (experts, out, in).
+    interleaved: the outputs of gate_up_proj are gate 0, up 0, gate 1, up 1, ..., not all of gate before all of up.
+    biased: there are gate_up_proj_bias (experts, 2 * inner) and down_proj_bias (experts, hidden).
     """
 
     transposed: bool = False
@@ -39,7 +41,7 @@ class FusedLayout:
         return tuple(f"{name}_bias" for name in FUSED_WEIGHTS) if self.biased else ()
 
     def shapes(self, experts: int, hidden: int, inner: int) -> dict[str, tuple[int, ...]]:
-        """Of all parameters, by name."""
+        """The shapes of all parameters, by name."""
         sizes = {"gate_up_proj": (2 * inner, hidden), "down_proj": (hidden, inner)}
         shapes: dict[str, tuple[int, ...]] = {}
         for name, size in sizes.items():
@@ -70,7 +72,7 @@ class FusedLayout:
         return self.rows(rows).contiguous()
 
     def stored_order(self, outputs: Float[Tensor, "rows twice_inner"]) -> Float[Tensor, "rows twice_inner"]:
-        """Outputs of gate and then those of up, as the module's gating expects them."""
+        """Outputs of gate, then outputs of up, brought into the order that the module's gating expects."""
         return outputs.unflatten(1, (2, -1)).mT.flatten(1) if self.interleaved else outputs
 
     def gate_then_up(self, outputs: Float[Tensor, "rows twice_inner"]) -> Float[Tensor, "rows twice_inner"]:
@@ -81,8 +83,8 @@ class FusedLayout:
 def fused_layout(experts: nn.Module) -> FusedLayout:
     """The layout of a fused experts module; InputError if it is not known.
 
-    Shapes tell what is transposed and biased. That gate and up are interleaved is what the module declares, as
-    transformers' own modules do; whatever else they declare has to agree with what is there.
+    Shapes tell if weights are transposed and biased. The module itself declares if gate and up are interleaved, as
+    transformers' own modules do. Whatever else a module declares has to agree with its parameters.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in experts.named_parameters()}
     number, *size = shapes["down_proj"]
@@ -119,7 +121,7 @@ def fused_layout(experts: nn.Module) -> FusedLayout:
 
 
 def _takes_routing(experts: nn.Module) -> bool:
-    """Whether it can be called with hidden states, indices of experts and routing weights."""
+    """True if the module can be called with hidden states, indices of experts and routing weights."""
     try:
         inspect.signature(experts.forward).bind(None, None, None)
     except TypeError:
@@ -128,7 +130,7 @@ def _takes_routing(experts: nn.Module) -> bool:
 
 
 def apply_gate(experts: Any, gate_up: Float[Tensor, "rows twice_inner"]) -> Float[Tensor, "rows inner"]:
-    """What `experts` does between its two products."""
+    """The activation of `experts`, between their two products."""
     if hasattr(experts, "_apply_gate"):
         return experts._apply_gate(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
@@ -138,11 +140,11 @@ def apply_gate(experts: Any, gate_up: Float[Tensor, "rows twice_inner"]) -> Floa
 def grouped_matmul(
     rows: Float[Tensor, "rows in"], weight: Float[Tensor, "groups out in"], ends: Int[Tensor, " groups"]
 ) -> Float[Tensor, "rows out"]:
-    """Each group's rows, which end before row ends[group], times the transpose of its matrix."""
+    """Multiply the rows of each group by the transpose of the group's matrix; the group ends before row ends[group]."""
     aligned = all(size * weight.element_size() % 16 == 0 for size in weight.shape[1:])
     if aligned and _grouped_mm_takes(weight.dtype, weight.device.type):
         return F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
-    # Instead: every group padded, at its front, to the size of the largest.
+    # Instead, pad every group at its front to the size of the largest group.
     row = torch.arange(rows.shape[0], device=rows.device)
     group = torch.searchsorted(ends, row, right=True)
     sizes = ends.diff(prepend=ends.new_zeros(1))
@@ -154,7 +156,7 @@ def grouped_matmul(
 
 @cache
 def _grouped_mm_takes(dtype: torch.dtype, device: str) -> bool:
-    """Which dtypes it takes differs between devices and releases, and is not documented: ask."""
+    """True if F.grouped_mm takes the dtype there. No documentation says so, and releases differ: try it."""
     matrices = torch.zeros(1, 16, 16, dtype=dtype, device=device)
     try:
         F.grouped_mm(matrices[0], matrices, offs=torch.full((1,), 16, dtype=torch.int32, device=device))

@@ -14,7 +14,13 @@ from theory.errors import InputError
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: the transformers network, its tokenizer, where its parts are, and its weights' hash."""
+    """A loaded model.
+
+    name: as it was given to `load`.
+    network: the transformers model.
+    map: where the parts of the network are.
+    weights_hash: SHA-256 of the checkpoint [load.weights_hash].
+    """
 
     name: str
     network: PreTrainedModel
@@ -29,7 +35,7 @@ class Model:
 
     @property
     def analog_modules(self) -> dict[str, AnalogLinear | AnalogExperts]:
-        """What of the network is deployed now, by name."""
+        """The modules of the network that are deployed now, by name."""
         return {
             name: module
             for name, module in self.network.named_modules()

@@ -21,9 +21,9 @@ def scores(
 ) -> Float[Tensor, "layers experts"]:
     """Scores for `theory.placement.place`, fp64 on the CPU; highest is digital first.
 
-    `activation_frequency` and `activation_weight` are measured on `texts`; `router_norm` is the norm of an
-    expert's row of router weights; every other strategy ranks by MaxNNScore or not at all. InputError if the model
-    is deployed: its routing would be that of noisy experts.
+    `activation_frequency` and `activation_weight` are measured on `texts`. `router_norm` is the norm of an expert's
+    row of router weights. Every other strategy ranks by MaxNNScore or not at all.
+    InputError if the model is deployed: noisy experts change the routing.
     """
     model.require_digital()
     if strategy not in STRATEGIES:

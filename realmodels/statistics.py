@@ -15,21 +15,25 @@ from realmodels.model import Model
 from realmodels.record import Hook, hooked
 from theory.errors import InputError
 
-# Of probed experts: a power of two, far above what else a block adds, far below fp16's largest number.
+# The output of a probed expert: a power of two, far above what else a block adds, far below fp16's largest number.
 ANSWER = 2.0**10
-LINEAR = 2.0**-6  # of probed blocks, with bf16's rounding in mind
+LINEAR = 2.0**-6  # relative deviation from linearity that a probed block may have: bf16 rounds
 
 
 @dataclass(frozen=True)
 class Routing:
-    """Per MoE layer and expert: share of tokens routed to it, and its routing weight averaged over all tokens."""
+    """How text is routed, for each MoE layer and expert.
+
+    frequency: share of the tokens that are routed to the expert.
+    weight: routing weight of the expert, averaged over all tokens.
+    """
 
     frequency: Float[Tensor, "layers experts"]
     weight: Float[Tensor, "layers experts"]
 
 
 def routing(model: Model, texts: Sequence[str]) -> Routing:
-    """How the router of every layer spreads the tokens of `texts` over its experts."""
+    """Read `texts`, and count how the router of every layer spreads the tokens over the experts."""
     tokens = token_blocks(model, texts).tokens
     counts = torch.zeros(2, len(model.map.moe_layers), max(model.map.num_experts), dtype=torch.float64)
 
@@ -45,9 +49,10 @@ def routing(model: Model, texts: Sequence[str]) -> Routing:
 def observe(
     model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"], visit: Callable[[int, Tensor, Tensor], None]
 ) -> None:
-    """Routes blocks of text; for every batch and MoE layer `visit(layer, index, weight)`.
+    """Read blocks of text, and call `visit(layer, index, weight)` for every batch and MoE layer.
 
-    index (tokens, top_k): the experts of each token; weight: their routing weights, fp64; both on the CPU.
+    index: the experts of each token, (tokens, top_k), on the CPU.
+    weight: the routing weights of these experts, of the same shape, fp64 on the CPU.
     """
     hooks: dict[str, Hook] = {}
     for number, layer in enumerate(model.map.moe_layers):

@@ -38,11 +38,12 @@ class Saturation:
 class Crossbars(nn.Module):
     """Programmed tiles and converters of equally shaped matrices: `experts` times `matrices` of (out, in).
 
-    `calibrations`: one for all experts, or one for each. `input_bound` and `lam` are fp64, of as many numbers.
-    Buffers, neither saved nor converted to another dtype. With a converter: `weight` (slices, experts,
-    matrices * out, width), in units of one ADC step per DAC code, and `scale` (slices, experts, blocks, 1),
-    the value of one ADC code, where a block is a run of outputs that share it. Without: `weight` as programmed,
-    stored as the parameter is.
+    All tensors are buffers, neither saved nor converted to another dtype.
+
+    input_bound, lam: fp64, one number for each of the `calibrations`: one for all experts, or one for each.
+    weight: with converters (slices, experts, matrices * out, width), in units of one ADC step per DAC code; without
+        converters as programmed, stored as the parameter is.
+    scale: the value of one ADC code, (slices, experts, blocks, 1). A block is a run of outputs that share it.
     """
 
     weight: Tensor | None
@@ -74,7 +75,7 @@ class Crossbars(nn.Module):
         target: Float[Tensor, "experts matrices out in"],
         programmed: Float[Tensor, "experts matrices out in"],
     ) -> None:
-        """Stores the weights that came out of programming in the form that `quantise` and `read` need."""
+        """Store programmed weights in the form that `quantise` and `read` need."""
         weight = self._tiles(target.shape, programmed.dtype, programmed.device)
         gain = self._set_scale(largest_weights(target, self.hardware).to(weight.dtype))
         tiles = _cut(programmed, weight.shape[0], weight.shape[-1]).permute(3, 0, 1, 2, 4)
@@ -90,7 +91,11 @@ class Crossbars(nn.Module):
         *,
         mirrored: bool,
     ) -> None:
-        """Noise and `program`, or without converters `stored`, in one pass over the weights that `takes_kernel`."""
+        """Make noise and store the noisy weights in one pass; `takes_kernel` says for which weights that works.
+
+        stored: how programmed weights are kept without converters.
+        mirrored: take the opposite noise.
+        """
         from realmodels.analog.kernel import fused_program
 
         w_max = largest_weights(target, self.hardware).float()
@@ -108,7 +113,7 @@ class Crossbars(nn.Module):
     def _tiles(
         self, shape: Sequence[int], dtype: torch.dtype, device: torch.device
     ) -> Float[Tensor, "slices experts matrices out width"]:
-        """Where weights (experts, matrices, out, in) are kept with converters: the present ones' memory, if it fits."""
+        """Memory for weights (experts, matrices, out, in) with converters: the present weights' memory, if it fits."""
         width = min(self.hardware.tile_size, shape[-1])
         sizes = (math.ceil(shape[-1] / width), *shape[:-1], width)
         weight = None if self.weight is None else self.weight.unflatten(2, shape[1:3])
@@ -120,18 +125,18 @@ class Crossbars(nn.Module):
     def _set_scale(
         self, w_max: Float[Tensor, "experts matrices out slices"]
     ) -> Float[Tensor, "experts matrices out slices"]:
-        """Sets the value of an ADC code; returns the stored weights in units of the programmed ones."""
+        """Set the value of an ADC code; return the factor from programmed to stored weights."""
         self.input_bound, self.lam = self.input_bound.to(w_max.device), self.lam.to(w_max.device)
 
-        def of_experts(values: Tensor) -> Tensor:
+        def per_expert(values: Tensor) -> Tensor:
             return values.to(w_max.dtype).expand(len(w_max)).view(-1, 1, 1, 1)
 
         no_dac = torch.ones_like(self.input_bound)
-        code_value = of_experts(no_dac if self.dac_levels is None else self.input_bound / self.dac_levels)
+        code_value = per_expert(no_dac if self.dac_levels is None else self.input_bound / self.dac_levels)
         if self.adc_levels is None:
             self.scale = code_value.transpose(0, 1)
             return torch.ones_like(w_max)
-        step = w_max * of_experts(self.lam * self.input_bound / self.adc_levels)
+        step = w_max * per_expert(self.lam * self.input_bound / self.adc_levels)
         # Runs of outputs with one step: what divides both tile and outputs crosses no border of a tile.
         outputs = w_max.shape[2]
         block = {"column": 1, "layer": outputs, "tile": math.gcd(outputs, self.hardware.tile_size)}
@@ -148,8 +153,8 @@ class Crossbars(nn.Module):
     ) -> Float[Tensor, "slices rows width"]:
         """DAC codes of x, cut into slices.
 
-        expert: whose inputs the rows are, where each has a bound of its own. uses: of each row (default: one
-        each), by which its saturation counts.
+        expert: the expert that reads each row, where each expert has a bound of its own.
+        uses: how often each row is used, by which its saturation counts; default: once.
         """
         weight = self.programmed()
         slices, width = weight.shape[0], weight.shape[-1]
@@ -167,7 +172,7 @@ class Crossbars(nn.Module):
     def read(
         self, partial: Float[Tensor, "slices rows out"], scale: Float[Tensor, "slices rows_or_1 blocks 1"]
     ) -> Float[Tensor, "rows out"]:
-        """ADC of each slice's product, in place, and their digital sum."""
+        """Convert the product of each slice, in place, and add the slices digitally."""
         if self.adc_levels is not None:
             if self.count_saturation:
                 self.saturated_outputs += int((partial.abs() > self.adc_levels).sum())
@@ -196,7 +201,7 @@ class Crossbars(nn.Module):
         self.saturated_inputs = self.converted_inputs = self.saturated_outputs = self.converted_outputs = 0
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Crossbars":
-        """Programmed weights follow the model to another device but never to another precision."""
+        """Move programmed weights to another device with the model, but never to another precision."""
         for name, buffer in self._buffers.items():
             if buffer is not None:
                 # What fn does to an empty tensor tells the device without touching the weights.
@@ -206,10 +211,10 @@ class Crossbars(nn.Module):
 
 
 def takes_kernel(target: Tensor, hardware: Hardware, generator: torch.Generator) -> bool:
-    """Whether noise is made by `realmodels.analog.kernel`, with draws of its own.
+    """True if `realmodels.analog.kernel` makes the noise, with draws of its own.
 
-    Where both weights and generator are on an NVIDIA GPU that Triton can compile for, unless there is no noise, or fp64
-    is wanted. A generator elsewhere means the same draws on every machine.
+    It does where both weights and generator are on an NVIDIA GPU that Triton can compile for, unless there is no noise
+    or fp64 is wanted. A generator elsewhere means the same draws on every machine.
     """
     return (
         hardware.c > 0
@@ -222,7 +227,10 @@ def takes_kernel(target: Tensor, hardware: Hardware, generator: torch.Generator)
 
 @cache
 def _kernel_runs(device: torch.device) -> bool:
-    """Tries it once; what stands in its way differs between machines: a C compiler, the driver, the GPU's age."""
+    """True if the kernel works on the device, tried once.
+
+    What stands in its way differs between machines: a missing C compiler, the driver, the GPU's age.
+    """
     if find_spec("triton") is None:
         return False
     weight = torch.ones(1, 1, 1, 1, device=device)
@@ -250,6 +258,6 @@ def _kernel_runs(device: torch.device) -> bool:
 
 
 def _cut(x: Float[Tensor, "*batch in"], slices: int, width: int) -> Float[Tensor, "*batch slices width"]:
-    """x in slices, the last one filled up with zeros."""
+    """x cut into slices, the last slice filled up with zeros."""
     missing = slices * width - x.shape[-1]
     return (F.pad(x, (0, missing)) if missing else x).unflatten(-1, (slices, width))

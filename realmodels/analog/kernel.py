@@ -1,10 +1,10 @@
-"""Programming noise on an NVIDIA GPU in one pass, which reads the targets, makes the noise and stores what results.
+"""How are weights programmed on an NVIDIA GPU in one pass, which reads targets, makes noise and stores the sum?
 
-The same as `theory.hardware.program` followed by what `realmodels.analog` does to the result, but for the draws: noise
-comes from Philox counters [Salmon et al., SC 2011] made of a weight's expert, matrix, output and input, so that it
-depends on nothing else: not on which experts are programmed, nor on how they are stored or cut into tiles.
+The result is that of `theory.hardware.program` followed by `Crossbars.program`, with other draws. Noise comes from
+Philox counters [Salmon et al., SC 2011] made of a weight's expert, matrix, output and input. It depends on nothing
+else: not on which experts are programmed, nor on how weights are stored or cut into tiles.
 
-Importing this module needs Triton, which comes with torch for CUDA: `realmodels.analog` asks for it only there.
+Importing this module needs Triton, which comes with torch for CUDA: `realmodels.analog` imports it only there.
 """
 
 import torch
@@ -18,7 +18,7 @@ from theory.hardware import PROGRAMMING_NOISE, Hardware
 # One Philox counter gives four normals, to the weights of four runs of this many inputs; part of what a seed means.
 RUN: int = 32
 ROUNDS: int = 10  # of Philox, as in torch
-# What one program of the grid takes, and the warps for it: speed alone.
+# Rows that one program of the grid takes, and the warps for it: they decide speed alone.
 ROWS, WARPS = 16, 4
 
 
@@ -34,11 +34,14 @@ def fused_program(
     *,
     mirrored: bool = False,
 ) -> None:
-    """Writes gain * (target + sigma * noise) of the given experts into `programmed`.
+    """Write gain * (target + sigma * noise) of the given experts into `programmed`.
 
-    All on one device and with any strides; target in fp32, fp16 or bf16, w_max, gain and programmed in fp32. w_max: of
-    `largest_weights`. programmed: (experts, matrices, out, in), or in tiles (slices, experts, matrices, out, width), of
-    which what is beyond `in` is left as it is. mirrored: the same noise with the opposite sign.
+    All tensors are on one device and have any strides. target is fp32, fp16 or bf16; w_max, gain and programmed fp32.
+
+    w_max: the largest weights, as `largest_weights` finds them.
+    programmed: (experts, matrices, out, in), or in tiles (slices, experts, matrices, out, width). In tiles, what is
+        beyond `in` is left as it is.
+    mirrored: take the opposite noise.
     """
     _, matrices, outputs, inputs = target.shape
     # A tensor, so that the host need not wait for it.

@@ -21,13 +21,13 @@ from theory.hardware import Hardware, program
 
 
 class _Analog(nn.Module):
-    """What analog layers share: the replaced module's own parameters under their names, and crossbars.
+    """A module with crossbars in the place of another one, whose parameters it holds under the same names.
 
-    If accelerate has a hook on the replaced module, calls run as that hook would run the module's.
+    If accelerate has a hook on the replaced module, calls run as the hook would run that module's calls.
     """
 
     crossbars: Mapping[str, Crossbars]  # by name of the parameter
-    needs_parameters: bool  # whether a call computes with any of the replaced module's
+    needs_parameters: bool  # True if a call computes with any parameter of the replaced module
 
     def __init__(
         self, original: nn.Module, hardware: Hardware, calibration: dict[str, Sequence[LayerCalibration]]
@@ -45,7 +45,7 @@ class _Analog(nn.Module):
 
     @property
     def is_analog(self) -> bool:
-        """Whether it has anything to program."""
+        """True if the module has anything to program."""
         return bool(self.crossbars)
 
     @property
@@ -74,12 +74,12 @@ class _Analog(nn.Module):
         *,
         mirrored: bool,
     ) -> None:
-        """Programs the given experts of a parameter with fresh noise, drawn for all of them.
+        """Program the given experts of a parameter with fresh noise, drawn for all experts.
 
         stored: how programmed weights are kept without converters.
         """
         crossbars = self.crossbars[name]
-        # Not a peer's tiles.
+        # The tiles of a peer are no Crossbars.
         if isinstance(crossbars, Crossbars) and takes_kernel(target, self.hardware, generator):
             crossbars.program_fused(target, experts, generator, stored, mirrored=mirrored)
             return
@@ -93,7 +93,7 @@ class _Analog(nn.Module):
 
     @property
     def count_saturation(self) -> bool:
-        """Whether forward counts saturated conversions; off by default: it costs a pass over the outputs."""
+        """True if forward counts saturated conversions. Off by default: it costs a pass over the outputs."""
         return all(each.count_saturation for each in self.crossbars.values())
 
     @count_saturation.setter
@@ -102,7 +102,7 @@ class _Analog(nn.Module):
             each.count_saturation = count
 
     def saturation(self) -> dict[str, Saturation]:
-        """By parameter name, the fractions of conversions beyond the bound counted since the last reset."""
+        """The fractions of conversions beyond their bound since the last reset, by parameter name."""
         return {name: each.saturation() for name, each in self.crossbars.items()}
 
     def reset_saturation(self) -> None:
@@ -113,8 +113,9 @@ class _Analog(nn.Module):
 class AnalogLinear(_Analog):
     """An `nn.Linear` whose weight is on analog tiles; the bias is added digitally.
 
-    Source: PAPER.md, hardware model. Programmed weights are buffers outside the state dict. calibration: None for one
-    that stays digital, as part of a layer of which other parts need not.
+    Source: the hardware model of docs/paper.md. Programmed weights are buffers outside the state dict.
+
+    calibration: None for a module that stays digital, as part of a layer with analog parts.
     """
 
     weight: nn.Parameter
@@ -129,7 +130,7 @@ class AnalogLinear(_Analog):
 
     @torch.no_grad()
     def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
-        """Programs the weights with fresh noise."""
+        """Program the weights with fresh noise."""
         target = weights_of(self)["weight"][None, None]
         only = torch.zeros(1, dtype=torch.int64, device=target.device)
         self._program("weight", target, only, generator, lambda matrices: matrices[0, 0], mirrored=mirrored)
@@ -160,11 +161,10 @@ class AnalogLinear(_Analog):
 class AnalogExperts(_Analog):
     """A fused experts module of transformers with all experts but the `digital` ones on analog tiles.
 
-    `experts` has `gate_up_proj` and `down_proj` in a layout that `families.fused_layout` knows; another raises
-    InputError. gate, up and down are separate matrices with tiles of their own; biases are added digitally. gate and
-    up of all experts read the same inputs through one DAC and have one calibration; `down_proj` may have one for each
-    expert. Between DAC and final result analog experts compute in fp32 (fp64 if their weights are), digital ones in
-    the model's dtype.
+    gate, up and down are separate matrices with tiles of their own. Biases are added digitally. gate and up of all
+    experts read the same inputs through one DAC and have one calibration; `down_proj` may have one for each expert.
+    Between DAC and final result analog experts compute in fp32 (fp64 if their weights are), digital experts in the
+    model's dtype. InputError for a layout of `experts` that `fused.fused_layout` does not know.
     """
 
     gate_up_proj: nn.Parameter
@@ -206,10 +206,10 @@ class AnalogExperts(_Analog):
 
     @torch.no_grad()
     def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
-        """Programs the analog experts with fresh noise.
+        """Program the analog experts with fresh noise.
 
-        Noise is drawn for all experts, gate and up of each and then down of each: it depends neither on the placement
-        nor on the layout.
+        Noise is drawn for all experts: first for gate and up of each, then for down of each. So it depends neither on
+        the placement nor on the layout.
         """
         weights = weights_of(self)
         for name in FUSED_WEIGHTS:
@@ -270,13 +270,13 @@ class AnalogExperts(_Analog):
     def _biased(
         self, name: str, outputs: Float[Tensor, "rows out"], group: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows out"]:
-        """The stored product's outputs with its bias, if there is one; group: places in `sequence`."""
+        """The outputs of the stored product with the bias, if there is one; group: places in `sequence`."""
         if not self.layout.biased:
             return outputs
         return outputs + self.get_parameter(f"{name}_bias")[self.sequence[group]]
 
     def _swapped(self, name: str) -> Tensor:
-        """The layer's weights with the analog experts' programmed ones in place."""
+        """The layer's weights, in which those of the analog experts are the programmed ones."""
         digital: Tensor = self._parameters[name]  # type: ignore[assignment]
         programmed = self.crossbars[name].programmed().to(digital.dtype)
         if not self.digital:
@@ -293,7 +293,7 @@ def _expert_products(
     expert: Int[Tensor, " rows"],
     ends: Int[Tensor, " experts"],
 ) -> Float[Tensor, "rows out"]:
-    """Analog products of rows, sorted by expert, with their experts; all slices in one grouped product."""
+    """Multiply rows, sorted by expert, by the tiles of their experts; all slices in one grouped product."""
     slices, rows, _ = codes.shape
     shift = rows * torch.arange(slices, dtype=torch.int32, device=codes.device)
     products = grouped_matmul(

@@ -10,11 +10,11 @@ from theory.hardware import Hardware
 
 @dataclass(frozen=True)
 class LayerCalibration:
-    """Calibrated converter ranges of one linear layer.
+    """Calibrated converter ranges of one linear layer [hardware model, docs/paper.md].
 
-    input_std: standard deviation of the layer's inputs; kappa: DAC bound in units of it; lam: ADC bound in
-    units of DAC bound times w_max [PAPER.md, hardware model]. `Hardware.kappa` and `Hardware.lam`, where
-    given, win.
+    input_std: standard deviation of the layer's inputs.
+    kappa: DAC bound, in units of input_std.
+    lam: ADC bound, in units of DAC bound times w_max.
     """
 
     input_std: float
@@ -31,12 +31,12 @@ class LayerCalibration:
                 )
 
     def bounds(self, hardware: Hardware) -> tuple[float, float]:
-        """DAC bound, in units of the inputs, and lam; `hardware.kappa` and `hardware.lam`, where given, win."""
+        """DAC bound, in units of the inputs, and lam; `hardware.kappa` and `hardware.lam` win where they are given."""
         kappa = self.kappa if hardware.kappa is None else hardware.kappa
         return self.input_std * kappa, self.lam if hardware.lam is None else hardware.lam
 
 
-# Experts that read the same inputs share one calibration; one for each expert where they do not.
+# Experts that read the same inputs share one calibration; other experts have one each.
 Ranges = LayerCalibration | Sequence[LayerCalibration]
 
 
@@ -50,7 +50,11 @@ def for_experts(ranges: Ranges, num_experts: int) -> tuple[LayerCalibration, ...
 
 @dataclass(frozen=True)
 class Calibration:
-    """By parameter name ("lm_head.weight", "model.layers.0.mlp.experts.down_proj"), for one kind of hardware."""
+    """Converter ranges of a whole model.
+
+    layers: by parameter name ("lm_head.weight", "model.layers.0.mlp.experts.down_proj").
+    hardware: the hardware that they were searched for.
+    """
 
     layers: Mapping[str, Ranges]
     hardware: Hardware

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from realmodels import evaluate, load
-from realmodels.baselines import xz_bits_per_byte
 from realmodels.load import CHECKPOINTS
 from realmodels.pretrain import Recipe
+from realmodels.pretrain.baselines import xz_bits_per_byte
 from realmodels.statistics import routing
 
 # Of the cards; the last one needs the training text, which is not shipped.

@@ -14,16 +14,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeForCausalLM
 
 from realmodels import load, pretrain
-from realmodels.pretrain import (
-    SGD,
-    BiasedRouter,
-    Muon,
-    OneRmsAdamW,
-    Recipe,
-    Routing,
-    TokenFolder,
-    Training,
-)
+from realmodels.pretrain import Recipe, TokenFolder, Training, optimisers, runs
+from realmodels.pretrain import training as trainer
+from realmodels.pretrain.__main__ import main
+from realmodels.pretrain.optimisers import SGD, Muon, OneRmsAdamW
+from realmodels.pretrain.training import BiasedRouter, Routing
 from theory.errors import InputError
 
 CPU = torch.device("cpu")
@@ -115,7 +110,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
     tokens: TokenFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser: Any
 ) -> None:
     recipe = replace(TINY, steps=12, optimiser=optimiser)
-    monkeypatch.setattr(pretrain, "ENTRIES_PER_RUN", 4)
+    monkeypatch.setattr(runs, "ENTRIES_PER_RUN", 4)
     pretrain.train(tokens, tmp_path / "whole", recipe, CPU)
 
     advance = Training.advance
@@ -149,7 +144,7 @@ def test_transformers_loads_the_result_and_finds_the_same_loss(tokens: TokenFold
     assert isinstance(model, OlmoeForCausalLM) and not model.config.tie_word_embeddings
     assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(trained / "model.safetensors").values())
     stream = torch.from_numpy(pretrain.encode(tokenizer, sentences(12, 1).split("\0")).astype(np.int64))
-    found = pretrain.held_out(model, stream, TINY.context)
+    found = trainer.held_out(model, stream, TINY.context)
     assert found.tokens == len(stream) - 1
     # bf16 weights where training had fp32
     assert found.nats / found.tokens == pytest.approx(log(trained)[-1]["calibration_loss"], rel=5e-3)
@@ -169,7 +164,7 @@ def test_forward_is_that_of_transformers(normalise_top_k: bool, recipe: Recipe) 
     config = replace(recipe, normalise_top_k=normalise_top_k).model_config()
     model: Any = AutoModelForCausalLM.from_config(config).eval()
     batch = torch.randint(TINY.vocabulary, (3, TINY.context))
-    logits, routings = pretrain.forward(model, batch)
+    logits, routings = trainer.forward(model, batch)
     torch.testing.assert_close(logits, model(batch).logits)
     router_logits = model.model(batch, output_router_logits=True).router_logits
     for routing, scores in zip(routings, router_logits, strict=True):
@@ -186,7 +181,7 @@ def test_balance_is_counted_per_layer() -> None:
     peaked = Routing(torch.tensor([[1.0, 0, 0, 0]]).expand(4, 4), chosen)
     assert peaked.balance_loss().item() == pytest.approx(4 * 3 / 8)
     load = torch.stack([routing.load(), torch.tensor([0.1, 0.2, 0.3, 0.4])])
-    assert pretrain.HeldOut(1.0, 4, load).balance() == pytest.approx([0, 0.4])
+    assert trainer.HeldOut(1.0, 4, load).balance() == pytest.approx([0, 0.4])
 
 
 def test_the_dense_deepseek_has_as_many_active_parameters() -> None:
@@ -231,7 +226,7 @@ def test_every_epoch_visits_every_piece_once() -> None:
     length, recipe = 32 * 50 + 7, replace(TINY, batch_tokens=32 * 8)
     steps = 48 // 8
     epochs = [
-        np.concatenate([pretrain.crop_starts(length, recipe, epoch * steps + step) for step in range(steps)])
+        np.concatenate([trainer.crop_starts(length, recipe, epoch * steps + step) for step in range(steps)])
         for epoch in range(3)
     ]
     for starts in epochs:
@@ -239,7 +234,7 @@ def test_every_epoch_visits_every_piece_once() -> None:
         assert starts.min() >= 0 and starts.max() + recipe.context + 1 <= length
     assert not np.array_equal(epochs[0], epochs[1])
     with pytest.raises(InputError, match="batch_tokens is 512: the training text has only 500 tokens"):
-        pretrain.crop_starts(500, TINY, 0)
+        trainer.crop_starts(500, TINY, 0)
 
 
 def test_muon_turns_a_first_gradient_into_its_orthogonal_factor() -> None:
@@ -253,7 +248,7 @@ def test_muon_turns_a_first_gradient_into_its_orthogonal_factor() -> None:
     for parameter in (stack, tall):
         assert parameter.grad is not None
         left, _, right = torch.linalg.svd(parameter.grad, full_matrices=False)
-        update = -parameter.detach() / (pretrain.ADAM_UPDATE_SIZE * math.sqrt(24))
+        update = -parameter.detach() / (optimisers.ADAM_UPDATE_SIZE * math.sqrt(24))
         singular_values = torch.linalg.svdvals(update)
         assert singular_values.min() > 0.6 and singular_values.max() < 1.3
         assert torch.nn.functional.cosine_similarity(update.flatten(), (left @ right).flatten(), 0) > 0.97
@@ -277,7 +272,7 @@ def test_sgd_is_that_of_torch_and_decays_as_adamw_does() -> None:
     gradients, start = gradients_and_start(0)
     ours, torchs = (torch.nn.Parameter(start.clone()) for _ in range(2))
     found = steps_of(SGD([{"params": [ours], "lr": 0.3, "weight_decay": 0.0}]), ours, gradients)
-    wanted = steps_of(torch.optim.SGD([torchs], lr=0.3, momentum=pretrain.MOMENTUM), torchs, gradients)
+    wanted = steps_of(torch.optim.SGD([torchs], lr=0.3, momentum=optimisers.MOMENTUM), torchs, gradients)
     torch.testing.assert_close(found, wanted)
     decayed = torch.nn.Parameter(start.clone())
     optimiser = SGD([{"params": [decayed], "lr": 0.3, "weight_decay": 0.5}])
@@ -290,7 +285,7 @@ def test_one_rms_is_adamw_where_all_gradients_are_of_one_size() -> None:
     alike = [gradient.sign() * (1 + number) for number, gradient in enumerate(gradients)]
     ours, torchs = (torch.nn.Parameter(start.clone()) for _ in range(2))
     found = steps_of(OneRmsAdamW([{"params": [ours], "lr": 0.01, "weight_decay": 0.5}]), ours, alike)
-    reference = torch.optim.AdamW([torchs], lr=0.01, weight_decay=0.5, betas=pretrain.BETAS)
+    reference = torch.optim.AdamW([torchs], lr=0.01, weight_decay=0.5, betas=optimisers.BETAS)
     torch.testing.assert_close(found, steps_of(reference, torchs, alike))
 
 
@@ -320,7 +315,7 @@ def test_only_the_experts_have_their_own_optimiser(tokens: TokenFolder, experts:
         if ".experts." not in name:
             assert torch.equal(master, one.masters[name])
             continue
-        rms = gradient.square().mean().sqrt() + pretrain.EPSILON
+        rms = gradient.square().mean().sqrt() + optimisers.EPSILON
         step = 0.5 * gradient if experts == "sgd" else 0.01 * gradient / rms
         torch.testing.assert_close(master, start[name] * (1 - 0.01 * 0.4) - step)
 
@@ -332,7 +327,7 @@ def test_sgd_is_for_everything(tokens: TokenFolder) -> None:
     training.advance()
     for name, master in training.masters.items():
         assert master.grad is not None
-        rate = recipe.matrix_learning_rate if pretrain._is_matrix(name, master) else recipe.learning_rate
+        rate = recipe.matrix_learning_rate if trainer._is_matrix(name, master) else recipe.learning_rate
         shrunk = start[name] * (1 - rate * 0.4 * (master.ndim > 1))
         torch.testing.assert_close(master, shrunk - 0.5 * master.grad)
 
@@ -343,18 +338,18 @@ def test_biased_routers_choose_by_the_bias_and_weigh_without_it(tokens: TokenFol
     gates = [layer.mlp.gate for layer in training.model.model.layers]
     assert all(isinstance(gate, BiasedRouter) and not gate.bias.any() for gate in gates)
     crops = training.stream[
-        pretrain.crop_starts(len(training.stream), recipe, 0)[:, None] + np.arange(33)
+        trainer.crop_starts(len(training.stream), recipe, 0)[:, None] + np.arange(33)
     ].long()
-    _, _, loads = pretrain.losses(training.model, crops, with_loads=True)
+    _, _, loads = trainer.losses(training.model, crops, with_loads=True)
     training.advance()
     for gate, share in zip(gates, loads, strict=True):
         torch.testing.assert_close(gate.bias, 0.02 * (1 / TINY.experts - share).sign())
     gates[0].bias.copy_(torch.tensor([10.0, 10.0, *[0.0] * 6]))
     batch = crops[:3, :-1]
-    logits, routings = pretrain.forward(training.model, batch)
+    logits, routings = trainer.forward(training.model, batch)
     torch.testing.assert_close(logits, training.model(batch).logits)
     assert set(routings[0].chosen.flatten().tolist()) == {0, 1}
-    weights, chosen = pretrain.choose(gates[0], routings[0].probabilities)
+    weights, chosen = trainer.choose(gates[0], routings[0].probabilities)
     own = routings[0].probabilities.gather(1, chosen)
     torch.testing.assert_close(weights, own / own.sum(1, keepdim=True))
 
@@ -373,7 +368,7 @@ def test_a_bias_evens_the_load(tokens: TokenFolder) -> None:
             training = Training(recipe, tokens.stream("training"), CPU, compiled=False)
             for _ in range(recipe.steps):
                 training.advance()
-            load = pretrain.held_out(training.model, stream, TINY.context).load
+            load = trainer.held_out(training.model, stream, TINY.context).load
             of_bias.append((load * TINY.experts).std(correction=0).item())
         deviations.append(np.mean(of_bias))
     assert deviations[1] < deviations[0]
@@ -398,20 +393,20 @@ def test_recipes_are_read_from_files_and_overrides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("steps=0", "steps is 0; give an integer of at least 1"),
-        ("layers=1.5", "layers is 1.5; give an integer of at least 1"),
-        ("balance=-1", "balance is -1; give a number that is not negative"),
-        ("learning_rate=NaN", "learning_rate is nan"),
-        ("normalise_top_k=1", "normalise_top_k is 1; give true or false"),
-        ("optimiser=lion", "optimiser is 'lion'; allowed: adamw, muon, sgd"),
-        ("expert_optimiser=muon", "expert_optimiser is 'muon'; allowed: same, sgd, adamw_one_rms"),
-        ("sgd_learning_rate=0", "sgd_learning_rate is 0; give a number above 0"),
-        ("family=llama", "family is 'llama'; allowed: olmoe, deepseek"),
-        ("shared_experts=1", "shared_experts is 1; give 0, or family=deepseek"),
-        ("dense_layers=-1", "dense_layers is -1; give an integer of at least 0"),
-        ("top_k=33", "top_k is 33; give at most experts = 32"),
-        ("expert_width=50", "expert_width is 50; give a multiple of 8"),
-        ("batch_tokens=1000", "batch_tokens is 1000; give a multiple of 512"),
+        ("steps=0", "steps is 0: give an integer of at least 1"),
+        ("layers=1.5", "layers is 1.5: give an integer of at least 1"),
+        ("balance=-1", "balance is -1: give a number that is not negative"),
+        ("learning_rate=NaN", "learning_rate is nan: give a number"),
+        ("normalise_top_k=1", "normalise_top_k is 1: give true or false"),
+        ("optimiser=lion", "optimiser is 'lion': give one of adamw, muon, sgd"),
+        ("expert_optimiser=muon", "expert_optimiser is 'muon': give one of same, sgd, adamw_one_rms"),
+        ("sgd_learning_rate=0", "sgd_learning_rate is 0: give a number above 0"),
+        ("family=llama", "family is 'llama': give one of olmoe, deepseek"),
+        ("shared_experts=1", "shared_experts is 1: give 0, or family=deepseek"),
+        ("dense_layers=-1", "dense_layers is -1: give an integer of at least 0"),
+        ("top_k=33", "top_k is 33: give at most experts = 32"),
+        ("expert_width=50", "expert_width is 50: give a multiple of 8"),
+        ("batch_tokens=1000", "batch_tokens is 1000: give a multiple of 512"),
         ("warmup=0.8", "warmup"),
         ("width=3", "unknown entry 'width'; allowed: family, vocabulary"),
         ("steps", "'steps' is no recipe entry; give key=value"),
@@ -423,7 +418,7 @@ def test_bad_recipes_are_refused(entry: str, message: str) -> None:
 
 
 def test_recipes_that_contradict_themselves_are_refused(tokens: TokenFolder, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="sgd is for everything; give same"):
+    with pytest.raises(InputError, match="give same, as sgd is for everything"):
         Recipe(optimiser="sgd", expert_optimiser="adamw_one_rms")
     with pytest.raises(InputError, match="give 0, or family=olmoe"):
         Recipe(family="deepseek", balance_bias=0.1)
@@ -447,15 +442,13 @@ def test_bad_folders_are_refused(tokens: TokenFolder, trained: Path, tmp_path: P
 def test_the_command_trains_for_a_given_time(
     tokens: TokenFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrain, "WARM_UP_STEPS", 1)
-    monkeypatch.setattr(pretrain, "TIMED_STEPS", 1)
+    monkeypatch.setattr(runs, "WARM_UP_STEPS", 1)
+    monkeypatch.setattr(runs, "TIMED_STEPS", 1)
     entries = [
         f"{key}={value}" for key, value in asdict(TINY).items() if key not in ("steps", "normalise_top_k")
     ]
     out = tmp_path / "out"
-    pretrain.main(
-        ["train", str(tokens.folder), str(out), *entries, "--dense", "--seconds", "0.5", "--device", "cpu"]
-    )
+    main(["train", str(tokens.folder), str(out), *entries, "--dense", "--seconds", "0.5", "--device", "cpu"])
     recipe = Recipe.read(out / "recipe.json", [])
     assert recipe == replace(TINY, steps=recipe.steps).dense()
     assert log(out)[-1]["step"] == recipe.steps

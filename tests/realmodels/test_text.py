@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from realmodels import build_corpus, text
+from realmodels import text
+from realmodels.pretrain import corpus
 from realmodels.text import (
     SPLITS,
     documents,
@@ -106,17 +107,17 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "Metadata-Version: 2.1\nName: other\nVersion: 1.2.3\n"
     )
     monkeypatch.setattr(text, "HELD_OUT_PACKAGES", ("heldout",))
-    monkeypatch.setattr(build_corpus, "HELD_OUT_PACKAGES", ("heldout",))
-    monkeypatch.setattr(build_corpus, "installed_folder", lambda name: package)
-    monkeypatch.setattr(build_corpus, "CORPUS_FILE", tmp_path / "corpus.json")
-    monkeypatch.setattr(build_corpus, "Parallel", lambda **_: lambda calls: [f(*a, **k) for f, a, k in calls])
+    monkeypatch.setattr(corpus, "HELD_OUT_PACKAGES", ("heldout",))
+    monkeypatch.setattr(corpus, "installed_folder", lambda name: package)
+    monkeypatch.setattr(corpus, "CORPUS_FILE", tmp_path / "corpus.json")
+    monkeypatch.setattr(corpus, "Parallel", lambda **_: lambda calls: [f(*a, **k) for f, a, k in calls])
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
     for module in range(60):
         (package / f"m{module}.py").write_text(
             f'"""{numbered(module)}\n\nThis paragraph is in all of the modules."""'
         )
     (site / "quotes.py").write_text(f'"""{numbered(EVALUATED[0])}"""')
-    build_corpus.build(tmp_path / "sites", tmp_path / "out")
+    corpus.build(tmp_path / "sites", tmp_path / "out")
     return tmp_path
 
 
@@ -140,9 +141,9 @@ def test_no_paragraph_is_in_two_splits(built: Path) -> None:
 def test_a_site_holds_one_package(built: Path) -> None:
     (built / "sites" / "empty").mkdir()
     with pytest.raises(InputError, match="empty holds 0 packages"):
-        build_corpus.build(built / "sites", built / "out")
+        corpus.build(built / "sites", built / "out")
     with pytest.raises(InputError, match="missing is no folder"):
-        build_corpus.build(built / "missing", built / "out")
+        corpus.build(built / "missing", built / "out")
 
 
 def test_a_users_text(tmp_path: Path) -> None:

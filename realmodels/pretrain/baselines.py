@@ -1,6 +1,6 @@
 """What the embedded model has to beat on the evaluation text: xz, and a 5-gram model over the same tokens.
 
-    python -m realmodels.baselines TOKENS
+    python -m realmodels.pretrain.baselines TOKENS
 
 TOKENS is a folder made by `python -m realmodels.pretrain tokenize`.
 """
@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int64, UInt16
 
-from realmodels.pretrain import TokenFolder
+from realmodels.pretrain.tokens import TokenFolder
 from realmodels.text import held_out
 from theory.errors import InputError, run
 
@@ -118,7 +118,7 @@ def _find(ordered: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m realmodels.baselines",
+        prog="python -m realmodels.pretrain.baselines",
         description="Bits per byte of the evaluation text without a network.",
     )
     parser.add_argument("tokens", type=Path, help="folder made by python -m realmodels.pretrain tokenize")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from realmodels.baselines import KneserNey, discounts, xz_bits_per_byte
+from realmodels.pretrain.baselines import KneserNey, discounts, xz_bits_per_byte
 from theory.errors import InputError
 
 VOCABULARY = 12

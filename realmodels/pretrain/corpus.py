@@ -1,6 +1,6 @@
 """Builds the training text and `corpus.json`. Needed only to train again; evaluation does not use it.
 
-    python -m realmodels.build_corpus SITES OUT
+    python -m realmodels.pretrain.corpus SITES OUT
 
 SITES has one subfolder per package, as `pip install --no-deps --target SITES/NAME NAME==VERSION` makes it;
 `corpus.json` names the packages and versions that the shipped model was trained on. The held-out packages are
@@ -90,7 +90,7 @@ def build(sites: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m realmodels.build_corpus", description="Builds the corpus from installed packages."
+        prog="python -m realmodels.pretrain.corpus", description="Builds the corpus from installed packages."
     )
     parser.add_argument("sites", type=Path, help="folder with one subfolder per training package")
     parser.add_argument("out", type=Path, help="folder for the texts")

@@ -1,0 +1,153 @@
+"""What decides which model is trained?"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from transformers import OlmoeConfig, PreTrainedConfig
+
+from realmodels.deepseek_moe import DeepseekConfig
+from realmodels.pretrain.tokens import read
+from theory.errors import InputError, require
+
+ALIGNMENT: Final = 8  # bf16 numbers in the 16 bytes that grouped matrix products align rows to
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides which model comes out of a token folder, except for the machine's rounding."""
+
+    family: Literal["olmoe", "deepseek"] = "olmoe"
+    vocabulary: int = 2048
+    hidden: int = 256
+    layers: int = 4
+    heads: int = 4
+    experts: int = 32
+    top_k: int = 4
+    expert_width: int = 56
+    # DeepSeekMoE's: experts that every token uses, and layers, the first ones, that have no others; they are as wide
+    # as what a token uses of the other layers.
+    shared_experts: int = 0
+    dense_layers: int = 0
+    normalise_top_k: bool = True  # routing weights of the chosen experts add up to one
+    context: int = 512  # tokens predicted per sequence
+    batch_tokens: int = 65536
+    steps: int = 4000
+    # Of attention and expert matrices; the rest has AdamW, but for "sgd", which is for everything.
+    optimiser: Literal["adamw", "muon", "sgd"] = "muon"
+    # Of the experts alone: "same" is the optimiser of all matrices, "adamw_one_rms" AdamW with one second moment for
+    # all experts of a layer. Whatever the optimiser, weights shrink by the same factor in a step.
+    expert_optimiser: Literal["same", "sgd", "adamw_one_rms"] = "same"
+    matrix_learning_rate: float = 5e-3
+    learning_rate: float = 3e-3  # embeddings, LM head, routers, norms
+    sgd_learning_rate: float = 0.1  # of whatever is trained by SGD
+    warmup: float = 0.02  # share of the steps in which the rates rise from 0
+    decay: float = 0.5  # share of the steps, the last ones, in which they fall to 0; constant between
+    weight_decay: float = 0.1
+    balance: float = 0.01  # weight of a layer's load-balancing loss beside the loss in nats per token
+    # How much an expert's bias moves in a step, up below its fair share of the tokens, down above [Wang et al., 2024].
+    # It has a say in which experts are chosen, none in their weights. 0: no bias.
+    balance_bias: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        own: dict[str, tuple[bool, str]] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is int:
+                least = int(field.name not in ("seed", "shared_experts", "dense_layers"))
+                own[field.name] = type(value) is int and value >= least, f"an integer of at least {least}"
+            elif field.type is float:
+                own[field.name] = (
+                    type(value) in (int, float) and 0 <= value < math.inf,
+                    "a number that is not negative",
+                )
+            elif field.type is bool:
+                own[field.name] = type(value) is bool, "true or false"
+            else:
+                allowed = get_args(field.type)
+                own[field.name] = value in allowed, f"one of {', '.join(allowed)}"
+        require(self, "recipe", own)
+        sgd, olmoe = self.optimiser == "sgd", self.family == "olmoe"
+        together = {
+            "expert_optimiser": (
+                not sgd or self.expert_optimiser == "same",
+                "same, as sgd is for everything",
+            ),
+            "sgd_learning_rate": (self.sgd_learning_rate > 0, "a number above 0"),
+            "balance_bias": (olmoe or not self.balance_bias, "0, or family=olmoe"),
+            "shared_experts": (not (olmoe and self.shared_experts), "0, or family=deepseek"),
+            "dense_layers": (not (olmoe and self.dense_layers), "0, or family=deepseek"),
+            "top_k": (self.top_k <= self.experts, f"at most experts = {self.experts}"),
+        }
+        require(self, "recipe", together)
+        for name, divisor in (
+            ("hidden", 2 * self.heads),
+            ("hidden", ALIGNMENT),
+            ("expert_width", ALIGNMENT),
+            ("batch_tokens", self.context),
+        ):
+            require(self, "recipe", {name: (getattr(self, name) % divisor == 0, f"a multiple of {divisor}")})
+        if self.warmup + self.decay > 1:
+            raise InputError(f"recipe.warmup + decay is {self.warmup + self.decay}: give at most 1")
+
+    @classmethod
+    def read(cls, file: Path | None, overrides: Sequence[str]) -> "Recipe":
+        """The default recipe, changed by the entries of a JSON file and then by texts `key=value`."""
+        values = {} if file is None else json.loads(read(file))
+        for override in overrides:
+            key, equals, value = override.partition("=")
+            if not equals:
+                raise InputError(f"{override!r} is no recipe entry; give key=value")
+            try:
+                values[key] = json.loads(value)
+            except json.JSONDecodeError:
+                values[key] = value  # a bare word
+        allowed = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in allowed:
+                raise InputError(f"recipe: unknown entry {key!r}; allowed: {', '.join(allowed)}")
+        return cls(**values)
+
+    def dense(self) -> "Recipe":
+        """The dense model of as many active parameters: one FFN a layer, as wide as what a token uses of them."""
+        if self.family == "deepseek":
+            return replace(self, dense_layers=self.layers, balance=0.0)
+        return replace(self, experts=1, top_k=1, expert_width=self.top_k * self.expert_width, balance=0.0)
+
+    def model_config(self) -> PreTrainedConfig:
+        common: dict[str, Any] = {
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_experts_per_tok": self.top_k,
+            "norm_topk_prob": self.normalise_top_k,
+            "max_position_embeddings": self.context,
+            "pad_token_id": None,
+            "bos_token_id": None,
+            "eos_token_id": 0,
+        }
+        config: PreTrainedConfig
+        if self.family == "olmoe":
+            config = OlmoeConfig(**common, intermediate_size=self.expert_width, num_experts=self.experts)
+        else:
+            config = DeepseekConfig(
+                **common,
+                intermediate_size=(self.top_k + self.shared_experts) * self.expert_width,
+                moe_intermediate_size=self.expert_width,
+                n_routed_experts=self.experts,
+                n_shared_experts=self.shared_experts,
+                first_k_dense_replace=self.dense_layers,
+            )
+        config._experts_implementation = "grouped_mm"
+        return config
+
+    def rate(self, step: int) -> float:
+        """The learning rates at a step (from 0), as a share of the recipe's."""
+        rising = (step + 1) / max(self.warmup * self.steps, 1)
+        falling = (self.steps - step) / max(self.decay * self.steps, 1)
+        return min(rising, 1.0, falling)

@@ -1,0 +1,125 @@
+"""How does a run go from a token folder to a checkpoint: logged, saved, and resumed after a stop?"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from realmodels.pretrain.recipe import Recipe
+from realmodels.pretrain.tokens import TokenFolder, write_json
+from realmodels.pretrain.training import Training, cast_parameters, held_out
+from theory.errors import InputError
+
+ENTRIES_PER_RUN: Final = 40  # log entries, each with a pass over the calibration text and a checkpoint
+WARM_UP_STEPS, TIMED_STEPS = 10, 30  # of the throwaway run that turns seconds into steps
+
+
+def steps_within(
+    seconds: float, recipe: Recipe, stream: np.ndarray, device: torch.device, compiled: bool
+) -> int:
+    """How many steps of a recipe take so many seconds here: timed on a run that is thrown away."""
+    training = Training(recipe, stream, device, compiled)
+    for _ in range(WARM_UP_STEPS):
+        loss = training.advance()
+    loss.item()
+    start = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        loss = training.advance()
+    loss.item()
+    return max(int(seconds * TIMED_STEPS / (time.perf_counter() - start)), 1)
+
+
+def train(
+    tokens: TokenFolder, out: Path, recipe: Recipe, device: torch.device, compiled: bool = False
+) -> None:
+    """Trains a model and saves it to OUT; goes on from OUT's checkpoint if there is one."""
+    if recipe.vocabulary != tokens.vocabulary:
+        raise InputError(
+            f"the recipe has vocabulary={recipe.vocabulary} but the tokens in {tokens.folder} have"
+            f" {tokens.vocabulary}: set vocabulary={tokens.vocabulary}"
+        )
+    if recipe.balance_bias:
+        raise InputError(
+            f"balance_bias is {recipe.balance_bias}: no checkpoint of transformers' OLMoE can hold the bias; give 0"
+        )
+    if (out / "model.safetensors").exists():
+        raise InputError(f"{out} holds a finished model: give another folder")
+    training = Training(recipe, tokens.stream("training"), device, compiled)
+    seconds = _resume(training, out)
+    calibration = torch.from_numpy(tokens.stream("calibration").astype(np.int64)).to(device)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "recipe.json", asdict(recipe))
+    with tqdm(total=recipe.steps, initial=training.step, unit="step", smoothing=0.1) as bar:
+        for end in _entry_steps(recipe.steps, training.step):
+            start, first = time.perf_counter(), training.step
+            total = torch.zeros((), device=device)
+            while training.step < end:
+                total += training.advance()
+                bar.update()
+            loss = total.item() / (end - first)
+            spent = time.perf_counter() - start
+            if not math.isfinite(loss):
+                raise InputError(f"the loss is {loss} at step {end}: lower the learning rates of the recipe")
+            seconds += spent
+            found = held_out(training.model, calibration, recipe.context)
+            balance = found.balance()
+            bits = found.nats / math.log(2) / tokens.sizes["calibration"]["bytes"]
+            speed = (end - first) * recipe.batch_tokens / spent
+            entry = {
+                "step": end,
+                "tokens": end * recipe.batch_tokens,
+                "training_loss": loss,
+                "calibration_loss": found.nats / found.tokens,
+                "calibration_bits_per_byte": bits,
+                "balance": balance,
+                "seconds": seconds,
+                "tokens_per_second": speed,
+            }
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+            _save_checkpoint(training, out, seconds)
+            bar.set_postfix_str(
+                f"loss {loss:.3f}, calibration {bits:.4f} bits per byte, balance {min(balance, default=1):.2f},"
+                f" {speed:.0f} tokens/s"
+            )
+    cast_parameters(training.model, torch.bfloat16)
+    training.model.save_pretrained(out)
+    PreTrainedTokenizerFast.from_pretrained(tokens.folder).save_pretrained(out)
+    (out / "checkpoint.pt").unlink()
+
+
+def _entry_steps(steps: int, done: int) -> Iterator[int]:
+    """After which steps, beyond those done, there is a log entry; the last step is one of them."""
+    entries = min(ENTRIES_PER_RUN, steps)
+    return (end for entry in range(entries) if (end := (entry + 1) * steps // entries) > done)
+
+
+def _save_checkpoint(training: Training, out: Path, seconds: float) -> None:
+    unfinished = out / "checkpoint.unfinished"
+    torch.save(training.state() | {"seconds": seconds}, unfinished)
+    unfinished.replace(out / "checkpoint.pt")
+
+
+def _resume(training: Training, out: Path) -> float:
+    """Loads OUT's checkpoint, if any, and drops later log entries; the seconds that were spent up to it."""
+    log = out / "log.jsonl"
+    if not (out / "checkpoint.pt").exists():
+        log.unlink(missing_ok=True)
+        return 0.0
+    state = torch.load(out / "checkpoint.pt", map_location=training.stream.device, weights_only=True)
+    if state["recipe"] != asdict(training.recipe):
+        raise InputError(
+            f"{out} holds a checkpoint of another recipe: give its recipe.json, or another folder"
+        )
+    training.load_state(state)
+    entries = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(entry for entry in entries if json.loads(entry)["step"] <= training.step))
+    return state["seconds"]
