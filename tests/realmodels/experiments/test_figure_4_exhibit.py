@@ -389,7 +389,7 @@ def test_digital_experts_are_the_ones_that_the_strategy_ranks_first(
     for strategy in ("maxnn", "activation_frequency", "activation_weight", "router_norm"):
         first, second = by_strategy[strategy]
         assert first == second
-        for row, digital in zip(rig.statistics.scores(model, strategy, texts), first, strict=True):
+        for row, digital in zip(rig.scores_of(model, strategy, texts), first, strict=True):
             rest = [expert for expert in range(len(row)) if expert not in digital]
             assert len(digital) == len(row) // 4 and row[list(digital)].min() >= row[rest].max()
 

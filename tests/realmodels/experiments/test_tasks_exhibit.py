@@ -198,7 +198,7 @@ def test_units_are_what_they_say(units: list[Config], folder: Path, monkeypatch:
     assert answers[small[0]]["correct"] == [int(each) for each in plain]
     assert all(set(each["correct"]) <= {0, 1} and len(each["correct"]) == 6 for each in answers.values())
     model = load(folder)
-    score = rig.statistics.scores(model, "maxnn")
+    score = rig.scores_of(model, "maxnn")
     for unit, (digital, c, w_max, seed) in seen.items():
         assert (c, w_max, seed) == (unit.c, "tile", unit.seed)
         for row, chosen in zip(score, digital, strict=True):
