@@ -1,10 +1,10 @@
-"""Throughput and energy of a placement: the model behind Table 2 [PAPER.md, published results].
+"""How much throughput does a placement have, and how much energy does it take [Table 2, docs/paper.md]?
 
-The paper publishes four rows for OLMoE at a batch of 32 and no formula. The one here, and the constants, are our
-inference from those rows: generating a token is bound by reading digital weights from memory, experts on analog
-hardware work beside the digital ones, and power is that of the digital device plus that of the analog products.
-It gives the last three rows within 1 %; the energy of the first row has set the energy of analog products, and its
-throughput, 768 tokens/s with everything analog, is not explained.
+The paper publishes four rows for OLMoE at a batch of 32 and no formula. The formula and the constants here are our
+inference from those rows. Generating a token is bound by reading digital weights from memory. Experts on analog
+hardware work beside the digital ones. Power is that of the digital device plus that of the analog products. This model
+gives the last three rows within 1 %. The energy of the first row has set the energy of analog products; the throughput
+of the first row, 768 tokens/s with everything analog, is not explained.
 """
 
 from dataclasses import dataclass, fields
@@ -23,10 +23,11 @@ OPERATIONS_PER_PARAMETER = 2  # a multiplication and an addition for each token
 class Machine:
     """What the two kinds of hardware can do; the defaults are inferred from the paper's Table 2.
 
-    bandwidth: of the digital device's memory, as effective for weights, bytes/s. power: of the digital device, W.
-    layer_seconds: that the analog experts of a layer take for `layer_batch` tokens; in proportion for more of
-        them, and never less, which the one published batch does not tell.
-    operations_per_joule: of analog matrix products.
+    bandwidth: effective bandwidth of the digital device's memory for weights, bytes/s.
+    power: power of the digital device, W.
+    layer_seconds: time that the analog experts of a layer take for `layer_batch` tokens. More tokens take
+        proportionally longer, fewer tokens as long; the one published batch does not tell.
+    operations_per_joule: operations of analog matrix products per joule.
     """
 
     bandwidth: float = 1.78e12
@@ -44,11 +45,14 @@ class Machine:
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model the cost depends on.
+    """The numbers of a model that the cost depends on.
 
-    moe_layers, experts, top_k: MoE layers, routed experts of each, and how many of them a token uses.
-    expert_parameters: of one routed expert. dense_parameters: of all other matrices that a token is multiplied
-    with, thus without embeddings, norms and routers.
+    moe_layers: MoE layers.
+    experts: routed experts of a layer.
+    top_k: routed experts that a token uses.
+    expert_parameters: parameters of one routed expert.
+    dense_parameters: parameters of all other matrices that a token is multiplied with: without embeddings, norms and
+        routers.
     """
 
     moe_layers: int
@@ -67,7 +71,10 @@ class Shape:
 
     @classmethod
     def of(cls, model: Model) -> "Shape":
-        """Of a loaded model, whose layers must have equally many experts; biases, which stay digital, do not count."""
+        """The shape of a loaded model. Biases do not count: they stay digital.
+
+        InputError if the layers have different numbers of experts.
+        """
         numbers = set(model.map.num_experts)
         if len(numbers) != 1:
             raise InputError(
@@ -107,7 +114,11 @@ DEEPSEEK_MOE = _shape(paper.DEEPSEEK_MOE)
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: of a step, which gives every sequence of the batch one token. joules: of that step."""
+    """The cost of a step, which gives every sequence of the batch one token.
+
+    seconds: duration of the step.
+    joules: energy of the step.
+    """
 
     batch: int
     seconds: float
@@ -119,12 +130,12 @@ class Cost:
 
     @property
     def tokens_per_joule(self) -> float:
-        """The paper's tokens/(W s)."""
+        """Energy efficiency: the paper's tokens/(W s)."""
         return self.batch / self.joules
 
 
 def used(shape: Shape, batch: int) -> float:
-    """Expected fraction of a layer's experts that a batch uses, its tokens choosing evenly and independently."""
+    """Expected fraction of a layer's experts that a batch uses, if tokens choose evenly and independently."""
     return 1 - (1 - shape.top_k / shape.experts) ** batch
 
 
@@ -136,9 +147,9 @@ def cost(
     *,
     dense_digital: bool = True,
 ) -> Cost:
-    """Of a step with this fraction of every layer's experts digital.
+    """The cost of a step with this fraction of every layer's experts digital.
 
-    With dense modules analog, too, only energy is known: the published throughput of that row is not explained.
+    dense_digital: False for analog dense modules. Then only energy is known: the published throughput is not explained.
     """
     machine = machine or Machine()
     if not is_finite(digital_experts) or not 0 <= digital_experts <= 1:

@@ -1,11 +1,11 @@
-"""The original DeepSeekMoE (`model_type: deepseek`) as native classes, registered with transformers' Auto classes.
+"""What is the original DeepSeekMoE (`model_type: deepseek`), as native classes that transformers' Auto classes know?
 
-transformers has DeepSeek-V2 and later, but not the first model [Dai et al., arXiv 2401.06066], whose checkpoints
-bring code of their own that transformers 5 cannot run. It is a Llama whose FFN is, from layer `first_k_dense_replace`
-on, a mixture: `n_routed_experts` routed experts, of which each token uses `num_experts_per_tok` with the softmax of
-the router's scores as weights, and `n_shared_experts` that every token uses, together one FFN. Experts are held in
-fused parameters, as in all of transformers 5; checkpoints keep the original names of tensors, read and written.
-Auxiliary losses of training are not part of it.
+transformers has DeepSeek-V2 and later, but not the first model [Dai et al., arXiv 2401.06066], whose checkpoints bring
+code that transformers 5 cannot run. The model is a Llama whose FFN is a mixture from layer `first_k_dense_replace` on.
+Each token uses `num_experts_per_tok` of the `n_routed_experts` routed experts, with the softmax of the router's scores
+as weights. Every token uses the `n_shared_experts` shared experts, which are one FFN together. Experts are held in
+fused parameters, as in all of transformers 5; checkpoints are read and written with the original names of tensors.
+Auxiliary losses of training are left out.
 """
 
 import torch
@@ -39,7 +39,7 @@ from transformers.utils.output_capturing import OutputRecorder
 
 @strict
 class DeepseekConfig(LlamaConfig):
-    """Defaults are deepseek-moe-16b-base's, and so are the names."""
+    """A configuration with the names and defaults of deepseek-moe-16b-base."""
 
     model_type = "deepseek"
     attribute_map = {"num_experts": "n_routed_experts"}  # noqa: RUF012
@@ -57,8 +57,8 @@ class DeepseekConfig(LlamaConfig):
     n_shared_experts: int | None = 2
     num_experts_per_tok: int = 6
     moe_intermediate_size: int = 1408  # of one expert, routed or shared
-    first_k_dense_replace: int = 1  # so many layers, the first ones, are dense
-    moe_layer_freq: int = 1  # of the others, those with a multiple of this as their number have experts
+    first_k_dense_replace: int = 1  # the first layers, this many, are dense
+    moe_layer_freq: int = 1  # of the others, every layer whose number this divides has experts
     norm_topk_prob: bool = False
     scoring_func: str = "softmax"
 
@@ -113,7 +113,7 @@ class _Pretrained(LlamaPreTrainedModel):
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
-        # transformers looks for its decorator in this file, but that is where DeepseekV2Experts is
+        # transformers looks for its decorator in this file, but the decorator is where DeepseekV2Experts is
         return True
 
     @torch.no_grad()

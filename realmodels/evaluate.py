@@ -1,8 +1,8 @@
-"""Next-token loss, top-1 accuracy and bits per byte on text, with confidence intervals over blocks of text.
+"""How well does a model predict text: next-token loss, top-1 accuracy and bits per byte, with confidence intervals?
 
-The text is one stream: for each document the end-of-text token, then the document's tokens. The stream is cut
-into blocks of equal length that overlap by one token, so that every token but the first is predicted once; the
-first predictions of a block have little context, for every model alike.
+The text is one stream: for each document the end-of-text token, then the document's tokens. The stream is cut into
+blocks of equal length that overlap by one token, so that every token but the first is predicted once. The first
+predictions of a block have little context, for every model alike. Intervals are over blocks.
 """
 
 import math
@@ -22,12 +22,16 @@ from theory.strict_json import is_whole
 
 BLOCK_TOKENS = 512
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
-LOGITS_PER_CHUNK = 2**27  # of fp32, on any device: 512 MiB
+LOGITS_PER_CHUNK = 2**27  # 512 MiB of fp32, on any device
 
 
 @dataclass(frozen=True)
 class TokenBlocks:
-    """tokens (blocks, block_tokens + 1); bytes_per_token: UTF-8 bytes of the text over tokens of the stream."""
+    """Text cut into blocks.
+
+    tokens: (blocks, block_tokens + 1).
+    bytes_per_token: UTF-8 bytes of the text over tokens of the stream.
+    """
 
     tokens: Int[Tensor, "blocks tokens_plus_1"]
     bytes_per_token: float
@@ -35,9 +39,12 @@ class TokenBlocks:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """loss: nats per token; accuracy: of the most likely next token; bits_per_byte: of UTF-8 text.
+    """How well a model predicts a text. Intervals are at 95 % over blocks of text.
 
-    Intervals are at 95 % over blocks of text.
+    loss: nats per token.
+    accuracy: share of the tokens that were the most likely next token.
+    bits_per_byte: bits per byte of UTF-8 text.
+    tokens: how many tokens were predicted.
     """
 
     loss: float
@@ -58,9 +65,10 @@ class Evaluation:
 def token_blocks(
     model: Model, texts: Sequence[str], block_tokens: int | None = None, blocks: int | None = None
 ) -> TokenBlocks:
-    """The text in blocks of `block_tokens` predictions each; with `blocks`, so many, evenly spread over the text.
+    """Cut the text into blocks. An incomplete last block is left out.
 
-    An incomplete last block is left out. Default length: BLOCK_TOKENS, or the model's context if that is shorter.
+    block_tokens: predictions in a block; default: BLOCK_TOKENS, or the model's context if that is shorter.
+    blocks: take this many blocks, evenly spread over the text; default: all.
     """
     length = min(BLOCK_TOKENS, model.context) if block_tokens is None else block_tokens
     if not is_whole(length) or not 1 <= length <= model.context:
@@ -93,7 +101,7 @@ def token_blocks(
 
 
 def blocks_per_batch(network: nn.Module, tokens: Int[Tensor, "blocks tokens_plus_1"]) -> int:
-    """How many blocks `block_results` gives the network at once."""
+    """Number of blocks that `block_results` gives the network at once."""
     device = device_of(network)
     return max(1, TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"]) // tokens.shape[1])
 
@@ -120,7 +128,7 @@ def block_results(
 def evaluate(
     model: Model, texts: Sequence[str], block_tokens: int | None = None, blocks: int | None = None
 ) -> Evaluation:
-    """Evaluates the model as it is now, deployed or not, on `texts` (all of them, or `blocks` blocks)."""
+    """Evaluate the model as it is now, deployed or not, on `texts` [token_blocks]."""
     chosen = token_blocks(model, texts, block_tokens, blocks)
     losses, hits = block_results(model.network, chosen.tokens)
     loss = float(losses.mean())

@@ -1,4 +1,7 @@
-"""Loading models: the embedded one, a local folder, or a hub id. safetensors only, never remote code."""
+"""How is a model loaded and checked: an embedded one, a local folder, or a hub id?
+
+Weights are read from safetensors only, and remote code is never run.
+"""
 
 import hashlib
 import json
@@ -37,16 +40,18 @@ def load(
     max_memory: Mapping[int | str, int | str] | None = None,
     offload_folder: str | Path | None = None,
 ) -> Model:
-    """A causal MoE language model, ready for inference.
+    """Load a causal MoE language model, ready for inference.
 
-    name_or_path: the name of an embedded checkpoint, a folder with config.json, tokenizer and *.safetensors, or
-    a hub id, which needs a network or hub cache. dtype: of all parameters; converters compute in fp32 anyway.
-
-    device "auto": over all GPUs, what does not fit on them in CPU memory, and the rest on disk, from where it is read
-    at each use [accelerate's device_map="auto"]. max_memory: bytes, or a text such as "20GiB", that weights may take,
-    by the number of a GPU or "cpu"; default: what is free. offload_folder: for those on disk; it gets one folder for
-    each checkpoint and dtype, and has to stay there for as long as the model is in use.
-    InputError for what is no such model, has missing, superfluous, misshapen or not finite weights, or does not fit.
+    name_or_path: the name of an embedded checkpoint, a folder with config.json, tokenizer and *.safetensors, or a hub
+        id, which needs a network or hub cache.
+    device: where the model computes. "auto" spreads the weights over all GPUs, then CPU memory, then the disk, from
+        where they are read at each use [accelerate's device_map="auto"].
+    dtype: dtype of all parameters; converters compute in fp32 anyway.
+    max_memory: for "auto", bytes or a text such as "20GiB" that weights may take, by the number of a GPU or "cpu";
+        default: what is free.
+    offload_folder: for "auto", where weights on disk are kept. It gets one folder for each checkpoint and dtype, and
+        has to stay there for as long as the model is in use.
+    InputError if this is no such model, if weights are missing, superfluous, misshapen or not finite, or do not fit.
     """
     name = str(name_or_path)
     auto = device == "auto"
@@ -164,7 +169,7 @@ def checkpoint_folder(name: str) -> Path:
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 over the checkpoint's config, tokenizer and weights: with the text, they decide every result."""
+    """SHA-256 of the checkpoint's config, tokenizer and weights, which decide every result together with the text."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in HASHED_FILES for path in folder.glob(pattern)):
         with path.open("rb") as file:
@@ -183,7 +188,7 @@ def _check_device(device: str | torch.device) -> None:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Without progress bars and tables on stderr: what matters of them becomes an InputError."""
+    """Hide the progress bars and tables of transformers; what matters of them becomes an InputError."""
     verbosity, progress_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     accelerate = standard_logging.getLogger("accelerate")
     level = accelerate.level
@@ -200,7 +205,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def _check_files(folder: Path) -> None:
-    """All kinds of files are there, weights as complete safetensors, before anything else looks at them."""
+    """Raise InputError, before anything is loaded, unless all files are there and weights are complete safetensors."""
     if not (folder / "config.json").is_file():
         raise InputError(
             f"model {folder}: the folder has no config.json: give a folder that save_pretrained wrote"
@@ -237,5 +242,5 @@ def _check_files(folder: Path) -> None:
 
 
 def _in_short(error: Exception) -> str:
-    """One line; what follows in transformers' message is about a table that is not shown."""
+    """The error in one line; the rest of transformers' message is about a table that is not shown."""
     return shorten(f"{type(error).__name__}: {error}".partition(" For details")[0], 200, placeholder=" ...")

@@ -1,23 +1,23 @@
-"""The same layers and models on IBM's two simulators, aihwkit and aihwkit-lightning.
+"""What do IBM's two simulators, aihwkit and aihwkit-lightning, compute for the same layers and models?
 
-Both are brought to the hardware of `theory.hardware.Hardware`: per input slice a DAC with a fixed range, a
-product, an ADC whose bound is lam * DAC bound * w_max, a digital sum.
+Both are brought to the hardware of `theory.hardware.Hardware`: per input slice a DAC with a fixed range, a product,
+an ADC whose bound is lam * DAC bound * w_max, a digital sum.
 
-Single layers (`aihwkit_linear`, `lightning_linear`, `LightningExperts`) use a peer as it comes. What does not
-carry over then:
+Single layers (`aihwkit_linear`, `lightning_linear`, `LightningExperts`) use a peer as it comes. These differences
+remain:
 
-- Programming noise: neither applies it in evaluation without being asked, so the weights given are computed
-  with as they are, and w_max is theirs.
-- Cuts: both divide evenly where the last of our tiles would be shorter. Where that matters it is refused.
-- w_max: lightning's default is the largest weight of an input slice over all outputs, which is ours per tile
-  only while the outputs fit in one tile. Per column both agree.
-- Input ranges are not calibrated in evaluation mode (lightning's stay at 3.0): they are set here.
+- Programming noise: neither peer applies it in evaluation without being asked. Both compute with the given weights as
+  they are, and take w_max from these.
+- Cuts: both peers cut evenly where the last of our tiles would be shorter. Where that matters it is refused.
+- w_max: lightning's default is the largest weight of an input slice over all outputs. It equals ours per tile only
+  while the outputs fit in one tile. Per column both agree.
+- Input ranges: no peer calibrates them in evaluation mode (lightning's stay at 3.0). They are set here.
 
-Whole models (`deployed_on`) are programmed by our noise, with the generators of `realmodels.deploy`; a peer does
-the rest, from the DACs to the digital sum. Their ADC bounds have to be those of the target weights, while a peer
-takes the largest weight of a column as it finds it. Therefore every slice gets one more input, always 0, whose
-weights are 2^n * w_max, for whatever granularity, and at least the largest programmed weight; lam / 2^n then gives
-the same bound, and as a power of two it rounds nothing. Inputs are filled up with zeros to whole slices.
+Whole models (`deployed_on`) are programmed by our noise, with the generators of `realmodels.deploy`. A peer does the
+rest, from the DACs to the digital sum. ADC bounds have to follow from the target weights, while a peer takes the
+largest weight of a column as it finds it. Therefore every slice gets one more input, always 0. The weights of that
+input are 2^n * w_max, for whatever granularity, and at least the largest programmed weight. lam / 2^n then gives the
+same bound, and as a power of two it rounds nothing. Inputs are filled up with zeros to whole slices.
 """
 
 import math
@@ -101,8 +101,7 @@ def lightning_linear(linear: nn.Linear, hardware: Hardware, calibration: LayerCa
 class LightningExperts(nn.Module):
     """A fused experts module of transformers as lightning layers, in a loop like transformers' eager one.
 
-    gate and up of an expert are one lightning layer, which costs lightning less than two. The weights are
-    copies.
+    gate and up of an expert are one lightning layer, which costs less than two. The weights are copies.
     """
 
     def __init__(self, experts: nn.Module, hardware: Hardware, calibration: Mapping[str, Ranges]) -> None:
@@ -142,12 +141,12 @@ def deployed_on(
     calibration: Sequence[str] | Calibration,
     seed: int = 0,
 ) -> Iterator[DeploymentReport]:
-    """`realmodels.deploy.deployed`, but computed by a peer: the same programmed weights, on its DACs, tiles and ADCs.
+    """Deploy for the length of a `with` block: `deploy`'s programmed weights on a peer's DACs, tiles and ADCs.
 
-    `reprogram` works inside, too. Experts of a layer with analog ones are computed one
-    after the other, the digital ones as well.
+    `reprogram` works inside, too. The experts of a layer with analog experts are computed one after the other, the
+    digital ones as well.
     InputError, before anything is changed, for what `deploy` refuses, for hardware without both converters, for a
-    model that is neither in fp32 nor fp64, and for experts that are laid out otherwise than OLMoE's.
+    model that is neither in fp32 nor fp64, and for experts with another layout than OLMoE's.
     """
     if simulator not in SIMULATORS:
         raise InputError(f"simulator is {simulator!r}: give one of {', '.join(SIMULATORS)}")
@@ -196,7 +195,7 @@ class PeerLinear(AnalogLinear):
 
 
 class PeerExperts(AnalogExperts):
-    """`AnalogExperts`, computed by a peer: each analog expert on two of its layers, of which one is gate and up."""
+    """`AnalogExperts`, computed by a peer: each analog expert is two of its layers, one of them gate and up."""
 
     def __init__(
         self,
@@ -212,7 +211,7 @@ class PeerExperts(AnalogExperts):
         self.tiles = _take_over(self, simulator, of_analog)
 
     def products(self, name: str) -> list[Product]:
-        """Multiplication by each expert's matrix of that name."""
+        """Products with the matrix `name` of each expert."""
         weight, on_tiles = (
             self.get_parameter(name),
             dict(zip(self.analog, self.tiles[name].products, strict=True)),
@@ -235,7 +234,7 @@ class PeerExperts(AnalogExperts):
 
 
 class _Tiles(nn.Module):
-    """In the place of an analog module's crossbars: it is programmed like them. Saturation is not counted."""
+    """A peer's tiles in the place of crossbars, programmed like them. Saturation is not counted."""
 
     has_converters = True
 
@@ -245,14 +244,14 @@ class _Tiles(nn.Module):
         super().__init__()
         self.simulator: Simulator = simulator
         self.hardware, self.calibrations = hardware, calibrations
-        self.products: list[Product] = []  # of each expert
+        self.products: list[Product] = []  # one for each expert
 
     def program(
         self,
         target: Float[Tensor, "experts matrices out in"],
         programmed: Float[Tensor, "experts matrices out in"],
     ) -> None:
-        """Puts each expert's programmed matrices, of which each has w_max of its own, on one layer of the peer."""
+        """Put the programmed matrices of each expert, each with w_max of its own, on one layer of the peer."""
         w_max = largest_weights(target, self.hardware).flatten(1, 2)
         self.products = [
             _on_tiles(self.simulator, weights, largest, self.hardware, calibration)
@@ -267,7 +266,7 @@ def _take_over(
     simulator: Simulator,
     calibrations: Mapping[str, Sequence[LayerCalibration]],
 ) -> dict[str, _Tiles]:
-    """The peer's tiles in the place of the module's crossbars."""
+    """Put the peer's tiles in the place of the module's crossbars."""
     tiles = {name: _Tiles(simulator, module.hardware, each) for name, each in calibrations.items()}
     module.crossbars = nn.ModuleDict(tiles)  # type: ignore[assignment]
     return tiles
@@ -280,7 +279,7 @@ def _on_tiles(
     hardware: Hardware,
     calibration: LayerCalibration,
 ) -> Product:
-    """Multiplication by programmed weights on a peer's tiles, with ADC bounds by w_max [module's docstring]."""
+    """Product with programmed weights on a peer's tiles, with ADC bounds by w_max [module's docstring]."""
     slices, missing = w_max.shape[1], 0
     if slices > 1:
         missing = slices * hardware.tile_size - programmed.shape[1]
@@ -309,7 +308,7 @@ def _one_by_one(
     top_k_index: Int[Tensor, "tokens k"],
     top_k_weights: Float[Tensor, "tokens k"],
 ) -> Float[Tensor, "tokens hidden"]:
-    """What `experts` computes, with other products, in a loop like transformers' eager one."""
+    """The output of `experts`, computed with other products, in a loop like transformers' eager one."""
     result = torch.zeros_like(hidden_states)
     for expert in top_k_index.unique().tolist():
         token, choice = torch.where(top_k_index == expert)

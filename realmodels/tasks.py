@@ -1,6 +1,6 @@
-"""Zero-shot accuracy on multiple-choice tasks, through EleutherAI's lm-evaluation-harness (lm-eval).
+"""How accurate is a model, zero-shot, on multiple-choice tasks of EleutherAI's lm-evaluation-harness (lm-eval)?
 
-The paper's eight tasks are lm-eval's own; their questions come from the hub, so they need a network or a hub cache.
+The paper's eight tasks are lm-eval's own. Their questions come from the hub, so they need a network or a hub cache.
 `continuation` is ours and needs neither: which of four continuations of a passage of held-out text is the real one?
 The wrong ones really continue other passages of the same text and have as many bytes, so that only the context tells.
 
@@ -31,22 +31,22 @@ from theory.paper import TASKS
 from theory.strict_json import is_whole
 
 CONTINUATION: Final = "continuation"
-# lm-eval's names, and its metric: acc_norm, which divides a choice's log-likelihood by its length, where lm-eval has
-# it. The paper says "zero-shot accuracy"; which of the two it means is not known to us.
+# Names are lm-eval's. The metric is acc_norm, which divides a choice's log-likelihood by the choice's length, where
+# lm-eval has it. The paper says "zero-shot accuracy"; we do not know which of the two it means.
 PAPER_TASKS: Final = tuple(name.lower().replace("-", "_") for name in TASKS.value)
 PAPER_METRICS: Final = {
     task: "acc" if task in ("boolq", "winogrande", "mmlu") else "acc_norm" for task in PAPER_TASKS
 }
 METRICS: Final = {**PAPER_METRICS, CONTINUATION: "acc"}  # choices of equal length need no acc_norm
 FOLDER: Final = Path(__file__).with_name("lm_eval_tasks")
-# Ours are short; of MMLU's longest, OLMoE's logits for 32 take 26 GB.
-SEQUENCES_PER_BATCH: Final = {"cpu": (16, 16), "cuda": (256, 32)}  # of ours, of the paper's
+# Our task, and the paper's: our sequences are short, while OLMoE's logits for 32 of MMLU's longest take 26 GB.
+SEQUENCES_PER_BATCH: Final = {"cpu": (16, 16), "cuda": (256, 32)}
 
 CHOICES: Final = 4
-CONTEXT_BYTES: Final = 128  # at least, as of an answer
-ANSWER_BYTES: Final = 32
+CONTEXT_BYTES: Final = 128  # at least
+ANSWER_BYTES: Final = 32  # at least
 
-# What lm-eval logs about the way it is called here, which is as it should be.
+# lm-eval logs these about the way it is called here, which is as it should be.
 _EXPECTED: Final = {
     "lm_eval.models.huggingface": (
         "`pretrained` model kwarg is not of type `str`",
@@ -58,9 +58,9 @@ _EXPECTED: Final = {
 
 @dataclass(frozen=True)
 class TaskAccuracy:
-    """correct: for each question, in the task's order, whether the model's choice is right, as 1 or 0.
+    """Accuracy on one task, with a 95 % interval over questions. MMLU's questions are those of all its subjects.
 
-    MMLU's questions are those of all its subjects. The interval is at 95 % over questions.
+    correct: 1 for each question that the model answers right, 0 for any other, in the task's order.
     """
 
     task: str
@@ -82,10 +82,10 @@ class TaskAccuracy:
 
 @dataclass(frozen=True)
 class TasksAccuracy:
-    """One entry for each task; accuracy: the plain mean of theirs.
+    """Accuracies on several tasks, and the plain mean of these.
 
-    Its 95 % interval adds the half widths of the tasks' own in quadrature, which covers for the same reason as
-    `theory.evidence.two_way_interval` does.
+    The 95 % interval of the mean adds the half widths of the tasks' intervals in quadrature, which covers for the same
+    reason as `theory.evidence.two_way_interval` does.
     """
 
     tasks: tuple[TaskAccuracy, ...]
@@ -123,17 +123,18 @@ def evaluate_tasks(
 ) -> TasksAccuracy:
     """Accuracy of the model as it is now, deployed or not, on each of `tasks`, zero-shot.
 
-    tasks: of METRICS, the paper's eight or `continuation`; limit: so many questions of each, the first ones, for MMLU
-    as many of each subject, rounded up. InputError if lm-eval is not installed or a task's questions are not to be had.
+    tasks: names in METRICS, the paper's eight or `continuation`.
+    limit: ask only the first questions of each task, this many; of MMLU as many of each subject, rounded up.
+    InputError if lm-eval is not installed or a task's questions cannot be fetched.
     """
     if limit is not None and (not is_whole(limit) or limit < 2):
         raise InputError(f"limit is {limit!r}: give a whole number of at least 2, or None for all questions")
-    require_tasks(tasks)  # all before the first is run: it may take hours
+    require_tasks(tasks)  # before the first task is run: it may take hours
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
     with _quiet_lm_eval():
-        # Not the network's own, which is that of its first parameter: kept on disk, it is on none.
+        # Not network.device, the device of the first parameter: a parameter on disk is on none.
         device = device_of(model.network)
         ours, papers = SEQUENCES_PER_BATCH.get(device.type, SEQUENCES_PER_BATCH["cpu"])
         found = []
@@ -176,12 +177,12 @@ def require_tasks(tasks: Sequence[str]) -> None:
 
 
 def questions(documents: Iterable[str]) -> list[dict[str, Any]]:
-    """The task `continuation` on any documents: for each question its `context`, `choices` and the right one's `label`.
+    """The task `continuation` on any documents: each question's `context`, `choices` and the `label` of the right one.
 
-    Passages follow each other without overlap, so that no wrong choice is read in the context; one whose choice would
-    be ambiguous, or whose answer has the length of fewer than three others, is no question. They come in random order,
-    so that the first ones are a sample of all. All that is random is decided by hashes of the text: the questions are
-    the same on every machine.
+    Passages follow each other without overlap, so that no wrong choice is read in the context. A passage is no question
+    if its choice would be ambiguous, or if fewer than three other answers have the length of its answer. Questions come
+    in random order, so that the first ones are a sample of all. Hashes of the text decide all that is random: the
+    questions are the same on every machine.
     """
     cut = [passage for document in documents for passage in _passages(document)]
     by_size: dict[int, set[str]] = {}
@@ -200,14 +201,14 @@ def questions(documents: Iterable[str]) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=1)
 def continuation_dataset(**_metadata: object) -> Any:
-    """What lm_eval_tasks/continuation.yaml names as its data: `questions` on the evaluation text."""
+    """The data that lm_eval_tasks/continuation.yaml names: `questions` on the evaluation text."""
     from datasets import Dataset
 
     return {"test": Dataset.from_list(questions(held_out("evaluation")))}
 
 
 def _passages(document: str) -> Iterator[tuple[str, str]]:
-    """Contexts and what follows them, both of whole words, the latter inside one paragraph (a line)."""
+    """Contexts and the answers that follow them, both of whole words; an answer is inside one paragraph (a line)."""
     context = answer = ""
     for word in re.findall(r"\s*\S+", document):
         if len(context.encode()) < CONTEXT_BYTES:
@@ -225,9 +226,9 @@ def _hash(*parts: str) -> bytes:
     return hashlib.sha256("\0".join(parts).encode()).digest()
 
 
-@lru_cache(maxsize=len(METRICS))  # to look whether the questions on the hub have changed takes seconds
+@lru_cache(maxsize=len(METRICS))  # asking the hub for changed questions takes seconds
 def _load(task: str) -> Any:
-    """lm-eval's task, or group of them, with its questions; zero-shot."""
+    """Load a task of lm-eval, or a group of tasks, with its questions; zero-shot."""
     try:
         loaded = _manager(task in PAPER_TASKS).load([task])
     except Exception as error:  # the hub's client has many ways to fail
@@ -245,7 +246,7 @@ def _load(task: str) -> Any:
 
 @lru_cache(maxsize=2)
 def _manager(paper: bool) -> Any:
-    """lm-eval's own tasks take seconds to index: only when asked for."""
+    """lm-eval's index of tasks. Its own tasks take seconds to index: only with `paper`."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=FOLDER, include_defaults=paper)
@@ -253,7 +254,7 @@ def _manager(paper: bool) -> Any:
 
 @contextmanager
 def _quiet_lm_eval() -> Iterator[None]:
-    """Without lm-eval's progress bars, and without what it logs about the way it is called here."""
+    """Hide lm-eval's progress bars, and what it logs about the way it is called here."""
     from lm_eval.api import model, task
     from lm_eval.models import huggingface
     from tqdm import tqdm
@@ -266,7 +267,7 @@ def _quiet_lm_eval() -> Iterator[None]:
 
     for name in _EXPECTED:
         logging.getLogger(name).addFilter(unexpected)
-    for module in (model, task, huggingface):  # it has no option for all of its bars
+    for module in (model, task, huggingface):  # no option hides all of its bars
         module.tqdm = no_bar
     try:
         yield

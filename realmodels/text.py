@@ -1,11 +1,11 @@
-"""The offline corpus: natural text that is the same on every machine, taken from pinned packages.
+"""Where does natural text come from that is the same on every machine, without a hub?
 
-No hub can be assumed, so text comes from what pip installs anyway: the docstrings and prose comments of packages.
+Text comes from what pip installs anyway: the docstrings and prose comments of pinned packages.
 Each module of a held-out package belongs, by a hash of its path, to one split:
 
-* `evaluation`: what losses are reported on. It comes only from pure-Python packages that this project depends on
-  at an exact version, so that every machine rebuilds it; `corpus.json` carries its SHA-256.
-* `calibration`: same packages, other modules: converter ranges, and choices made while the model was trained.
+* `evaluation`: losses are reported on this text. It comes only from pure-Python packages that this project depends
+  on at an exact version, so that every machine rebuilds it; `corpus.json` carries its SHA-256.
+* `calibration`: other modules of the same packages, for converter ranges and for choices made during training.
 * `training`: everything else, and all modules of the packages that only `pretrain` needs.
 
 Paragraphs are compared after normalising their white space. One that occurs in training text is removed from
@@ -36,14 +36,14 @@ CORPUS_FILE: Final = Path(__file__).with_name("corpus.json")
 
 _SPLIT_BUCKETS: Final = 10  # one in ten modules evaluates, one in ten calibrates, eight train
 _MIN_WORDS: Final = 6
-_MIN_PROSE_SHARE: Final = 0.8  # of the characters
+_MIN_PROSE_SHARE: Final = 0.8  # least share of letters, spaces and ,.;' among the characters
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 _PROSE: Final = re.compile(r"[A-Za-z ,.;']")
 _HASH_DIGITS: Final = 16  # 64 bits: no two of half a million paragraphs are expected to share one
 
 
 def is_prose(paragraph: str) -> bool:
-    """Whether a white-space-normalised paragraph is prose: enough words, few symbols, no doctest prompt."""
+    """True if a white-space-normalised paragraph is prose: enough words, few symbols, no doctest prompt."""
     if ">>>" in paragraph or len(_WORD.findall(paragraph)) < _MIN_WORDS:
         return False
     return len(_PROSE.findall(paragraph)) >= _MIN_PROSE_SHARE * len(paragraph)
@@ -56,7 +56,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 def _comment_blocks(source: str) -> Iterator[str]:
-    """Runs of whole-line comments on consecutive lines, their marks removed."""
+    """Runs of whole-line comments on consecutive lines, without comment marks."""
     block: list[str] = []
     last_line = -2
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -143,7 +143,7 @@ class FirstOccurrence:
 
 
 def package_folder(package: str) -> Path:
-    """The folder of an installed package; its version has to be the one that `corpus.json` names."""
+    """The folder of an installed package; InputError if it has another version than `corpus.json` names."""
     wanted = _corpus()["held_out_packages"][package]
     try:
         found = importlib.metadata.version(package)
@@ -187,7 +187,7 @@ def held_out(split: Literal["calibration", "evaluation"]) -> tuple[str, ...]:
 
 
 def read_text(path: str | Path) -> tuple[str, ...]:
-    """A user's own evaluation text as one document: any UTF-8 file that is not empty."""
+    """Read a user's own evaluation text, any UTF-8 file that is not empty, as one document."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

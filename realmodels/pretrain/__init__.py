@@ -1,12 +1,12 @@
-"""Trains the tokenizer and the models of `checkpoints/`.
+"""How were the tokenizer and the models of `checkpoints/` trained?
 
     python -m realmodels.pretrain tokenize TEXTS TOKENS --vocabulary 2048
     python -m realmodels.pretrain train TOKENS OUT [--recipe FILE] [KEY=VALUE ...] [--dense] [--seconds S]
 
-TEXTS is what `realmodels.pretrain.corpus` writes. TOKENS is small enough to be carried to a machine with a GPU:
-the tokenizer and the token streams of the three splits. OUT receives the model as transformers saves it,
-`recipe.json` and `log.jsonl`; a run that was stopped goes on when it is started again. Training never reads
-the evaluation split, which is there for the baselines: choices are made by the loss on calibration text.
+TEXTS is the folder that `realmodels.pretrain.corpus` writes. TOKENS is small enough to be carried to a machine with a
+GPU: the tokenizer and the token streams of the three splits. OUT receives the model as transformers saves it,
+`recipe.json` and `log.jsonl`. A run that was stopped goes on when it is started again. Choices are made by the loss on
+calibration text. Training never reads the evaluation split, which is there for the baselines.
 
 Numbers are bf16 on a GPU, with fp32 master weights for the optimiser, and fp32 on a CPU.
 

@@ -1,4 +1,4 @@
-"""What the embedded model has to beat on the evaluation text: xz, and a 5-gram model over the same tokens.
+"""What does the embedded model have to beat on the evaluation text: xz, and a 5-gram model over its tokens?
 
     python -m realmodels.pretrain.baselines TOKENS
 
@@ -19,14 +19,14 @@ from realmodels.text import held_out
 from theory.errors import InputError, run
 
 ORDER: Final = 5
-KEY_BITS: Final = 63  # of a non-negative int64
-# For an order without n-grams seen once, twice, three or four times, as happens to unigrams: the values that
-# lmplz, of KenLM, takes then.
+KEY_BITS: Final = 63  # bits of a non-negative int64
+# Discounts of an order without n-grams seen once, twice, three or four times, as happens to unigrams: the values
+# that lmplz, of KenLM, takes then.
 FALLBACK_DISCOUNTS: Final = (0.5, 1.0, 1.5)
 
 
 def xz_bits_per_byte(documents: Sequence[str]) -> float:
-    """Size under `xz -9e` of the documents, separated by a zero byte, per UTF-8 byte of theirs."""
+    """Size under `xz -9e` of the documents, separated by a zero byte, per UTF-8 byte of the documents."""
     compressed = lzma.compress("\0".join(documents).encode(), preset=9 | lzma.PRESET_EXTREME)
     return 8 * len(compressed) / sum(len(document.encode()) for document in documents)
 
@@ -71,14 +71,14 @@ class KneserNey:
         return found
 
     def bits_of(self, stream: UInt16[np.ndarray, " tokens"]) -> float:
-        """The information in a stream of at least `order` tokens, after its first one, in bits."""
+        """The information in a stream of at least `order` tokens, after the first token, in bits."""
         beginning = [stream[None, :length] for length in range(2, self.order)]
         grams = [*beginning, np.lib.stride_tricks.sliding_window_view(stream, self.order)]
         return float(sum(-np.log2(self.probabilities(same_length)).sum() for same_length in grams))
 
 
 class _Order:
-    """The n-grams of one length: `keys` and `counts`; per context its key, total count and back-off weight."""
+    """The n-grams of one length, with counts, and the contexts, each with key, total count and back-off weight."""
 
     def __init__(self, occurrences: Int64[np.ndarray, " occurrences"], bits: int) -> None:
         self.bits = bits
@@ -92,7 +92,7 @@ class _Order:
         return self.discounts[np.minimum(counts, 3)]
 
     def interpolate(self, lower: Float[np.ndarray, " grams"], keys: Int64[np.ndarray, " grams"]) -> None:
-        """Turns probabilities of the next lower order into this one's, in place, where the context is known."""
+        """Turn probabilities of the next lower order into this order's, in place, where the context is known."""
         context, known = _find(self.contexts, keys >> self.bits)
         gram, seen = _find(self.keys, keys)
         counts = np.where(seen, self.counts[gram], 0)
@@ -101,7 +101,7 @@ class _Order:
 
 
 def discounts(counts: Int64[np.ndarray, " grams"]) -> Float[np.ndarray, "4"]:
-    """What is taken off the counts 0, 1, 2, and 3 or more [Chen & Goodman, 1999, equation 17]."""
+    """Discounts of the counts 0, 1, 2, and 3 or more [Chen & Goodman, 1999, equation 17]."""
     n1, n2, n3, n4 = (int((counts == count).sum()) for count in (1, 2, 3, 4))
     if min(n1, n2, n3, n4) == 0:
         return np.array([0.0, *FALLBACK_DISCOUNTS])
@@ -111,7 +111,7 @@ def discounts(counts: Int64[np.ndarray, " grams"]) -> Float[np.ndarray, "4"]:
 
 
 def _find(ordered: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into a sorted array, and whether the value is there; a missing value has some valid index."""
+    """Indices into a sorted array, and True where the value is there; a missing value has some valid index."""
     index = np.searchsorted(ordered, values).clip(max=len(ordered) - 1)
     return index, ordered[index] == values
 

@@ -1,4 +1,4 @@
-"""Builds the training text and `corpus.json`. Needed only to train again; evaluation does not use it.
+"""How are the training text and `corpus.json` built? Only training needs them; evaluation does not.
 
     python -m realmodels.pretrain.corpus SITES OUT
 

@@ -19,7 +19,10 @@ ADAM_UPDATE_SIZE: Final = (
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """About U V^T of each U S V^T: (batch, rows, columns), rows <= columns; bf16, as the result is coarse."""
+    """Approximately U V^T of each matrix U S V^T, in bf16, as the result is coarse.
+
+    matrices: (batch, rows, columns) with rows <= columns.
+    """
     a, b, c = NEWTON_SCHULZ
     x = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()  # singular values <= 1
     for _ in range(NEWTON_SCHULZ_STEPS):
@@ -31,8 +34,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum with orthogonalised updates [Jordan et al., 2024], for tensors (..., rows, columns).
 
-    Unlike torch.optim.Muon it takes stacks of matrices, such as the experts of a layer, and orthogonalises
-    all matrices of one shape at once. Updates are as large as AdamW's, so that both take similar rates.
+    Unlike torch.optim.Muon, this one takes stacks of matrices, such as the experts of a layer, and orthogonalises all
+    matrices of one shape at once. Updates are as large as AdamW's, so that both take similar rates.
     """
 
     def __init__(self, params: Sequence[Tensor], lr: float, weight_decay: float) -> None:
@@ -81,10 +84,10 @@ class SGD(torch.optim.Optimizer):
 
 
 class OneRmsAdamW(torch.optim.Optimizer):
-    """AdamW whose second moment is one number for a tensor, the mean over its entries: its steps follow gradients.
+    """AdamW with one second moment for a tensor, the mean over the tensor's entries.
 
-    What AdamW divides by differs between weights and makes all their steps alike; here large gradients make large
-    steps, as they do under SGD, and the tensor as a whole moves as fast as under AdamW.
+    AdamW divides each weight's step by that weight's own second moment, which makes all steps alike. Here large
+    gradients make large steps, as under SGD, and the tensor as a whole moves as fast as under AdamW.
     """
 
     def __init__(self, params: Sequence[dict[str, Any]]) -> None:

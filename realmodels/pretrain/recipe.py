@@ -28,28 +28,29 @@ class Recipe:
     experts: int = 32
     top_k: int = 4
     expert_width: int = 56
-    # DeepSeekMoE's: experts that every token uses, and layers, the first ones, that have no others; they are as wide
-    # as what a token uses of the other layers.
-    shared_experts: int = 0
+    shared_experts: int = 0  # experts that every token uses, in DeepSeekMoE
+    # The first layers, this many, are dense in DeepSeekMoE, as wide as the experts that a token uses in the others.
     dense_layers: int = 0
     normalise_top_k: bool = True  # routing weights of the chosen experts add up to one
     context: int = 512  # tokens predicted per sequence
     batch_tokens: int = 65536
     steps: int = 4000
-    # Of attention and expert matrices; the rest has AdamW, but for "sgd", which is for everything.
+    # The optimiser of attention and expert matrices. All other parameters have AdamW; "sgd" is for everything.
     optimiser: Literal["adamw", "muon", "sgd"] = "muon"
-    # Of the experts alone: "same" is the optimiser of all matrices, "adamw_one_rms" AdamW with one second moment for
-    # all experts of a layer. Whatever the optimiser, weights shrink by the same factor in a step.
+    # The optimiser of the experts alone: "same" is the optimiser of all matrices, "adamw_one_rms" is AdamW with one
+    # second moment for all experts of a layer. Under every optimiser, weights shrink by the same factor in a step.
     expert_optimiser: Literal["same", "sgd", "adamw_one_rms"] = "same"
     matrix_learning_rate: float = 5e-3
     learning_rate: float = 3e-3  # embeddings, LM head, routers, norms
-    sgd_learning_rate: float = 0.1  # of whatever is trained by SGD
+    sgd_learning_rate: float = 0.1  # for all parameters that SGD trains
     warmup: float = 0.02  # share of the steps in which the rates rise from 0
-    decay: float = 0.5  # share of the steps, the last ones, in which they fall to 0; constant between
+    decay: float = (
+        0.5  # share of the steps, at the end, in which the rates fall to 0; they are constant between
+    )
     weight_decay: float = 0.1
     balance: float = 0.01  # weight of a layer's load-balancing loss beside the loss in nats per token
-    # How much an expert's bias moves in a step, up below its fair share of the tokens, down above [Wang et al., 2024].
-    # It has a say in which experts are chosen, none in their weights. 0: no bias.
+    # How far an expert's bias moves in a step: up if the expert has less than a fair share of the tokens, else down
+    # [Wang et al., 2024]. The bias helps to choose experts, and has no part in their weights. 0: no bias.
     balance_bias: float = 0.0
     seed: int = 0
 
@@ -96,7 +97,7 @@ class Recipe:
 
     @classmethod
     def read(cls, file: Path | None, overrides: Sequence[str]) -> "Recipe":
-        """The default recipe, changed by the entries of a JSON file and then by texts `key=value`."""
+        """Read a recipe: the defaults, changed by the entries of a JSON file and then by texts `key=value`."""
         values = {} if file is None else json.loads(read(file))
         for override in overrides:
             key, equals, value = override.partition("=")
@@ -113,7 +114,7 @@ class Recipe:
         return cls(**values)
 
     def dense(self) -> "Recipe":
-        """The dense model of as many active parameters: one FFN a layer, as wide as what a token uses of them."""
+        """The dense model of as many active parameters: one FFN a layer, as wide as the experts that a token uses."""
         if self.family == "deepseek":
             return replace(self, dense_layers=self.layers, balance=0.0)
         return replace(self, experts=1, top_k=1, expert_width=self.top_k * self.expert_width, balance=0.0)

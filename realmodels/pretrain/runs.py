@@ -25,7 +25,7 @@ WARM_UP_STEPS, TIMED_STEPS = 10, 30  # of the throwaway run that turns seconds i
 def steps_within(
     seconds: float, recipe: Recipe, stream: np.ndarray, device: torch.device, compiled: bool
 ) -> int:
-    """How many steps of a recipe take so many seconds here: timed on a run that is thrown away."""
+    """Number of steps of a recipe that take this many seconds here, timed on a run that is thrown away."""
     training = Training(recipe, stream, device, compiled)
     for _ in range(WARM_UP_STEPS):
         loss = training.advance()
@@ -40,7 +40,7 @@ def steps_within(
 def train(
     tokens: TokenFolder, out: Path, recipe: Recipe, device: torch.device, compiled: bool = False
 ) -> None:
-    """Trains a model and saves it to OUT; goes on from OUT's checkpoint if there is one."""
+    """Train a model and save it to OUT; go on from OUT's checkpoint if there is one."""
     if recipe.vocabulary != tokens.vocabulary:
         raise InputError(
             f"the recipe has vocabulary={recipe.vocabulary} but the tokens in {tokens.folder} have"
@@ -97,7 +97,7 @@ def train(
 
 
 def _entry_steps(steps: int, done: int) -> Iterator[int]:
-    """After which steps, beyond those done, there is a log entry; the last step is one of them."""
+    """The steps, beyond those done, after which there is a log entry; the last step is one of them."""
     entries = min(ENTRIES_PER_RUN, steps)
     return (end for entry in range(entries) if (end := (entry + 1) * steps // entries) > done)
 
@@ -109,7 +109,7 @@ def _save_checkpoint(training: Training, out: Path, seconds: float) -> None:
 
 
 def _resume(training: Training, out: Path) -> float:
-    """Loads OUT's checkpoint, if any, and drops later log entries; the seconds that were spent up to it."""
+    """Load OUT's checkpoint, if any, and drop later log entries; the seconds that were spent up to it."""
     log = out / "log.jsonl"
     if not (out / "checkpoint.pt").exists():
         log.unlink(missing_ok=True)

@@ -16,7 +16,10 @@ END_OF_TEXT: Final = "<|endoftext|>"  # the only special token: id 0, before eve
 
 
 class TokenFolder(NamedTuple):
-    """`sizes` holds, per split, the number of tokens and of the UTF-8 bytes they stand for."""
+    """A folder with a tokenizer and token streams.
+
+    sizes: for each split, the number of tokens and of the UTF-8 bytes that they stand for.
+    """
 
     folder: Path
     vocabulary: int
@@ -27,13 +30,13 @@ class TokenFolder(NamedTuple):
         return cls(folder, **json.loads(read(folder / "tokens.json")))
 
     def stream(self, split: str) -> np.ndarray:
-        """The tokens of a split, uint16: every document after an end-of-text token."""
+        """The tokens of a split, uint16; an end-of-text token is before every document."""
         with np.load(self.folder / "tokens.npz") as streams:
             return streams[split]
 
 
 def train_tokenizer(documents: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE [Sennrich et al., 2016]: any text can be encoded, and decodes to itself."""
+    """Train byte-level BPE [Sennrich et al., 2016]: any text can be encoded, and decodes to itself."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -49,13 +52,13 @@ def train_tokenizer(documents: Sequence[str], vocabulary: int) -> PreTrainedToke
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, documents: Sequence[str]) -> np.ndarray:
-    """The stream of some documents: before each an end-of-text token, all concatenated, uint16."""
+    """Encode documents as one stream, uint16; an end-of-text token is before every document."""
     encoded = tokenizer(list(documents), add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return np.concatenate([np.array([tokenizer.eos_token_id, *ids], np.uint16) for ids in encoded])
 
 
 def tokenize(texts: Path, out: Path, vocabulary: int) -> None:
-    """Trains a tokenizer on TEXTS/training.txt and writes a token folder."""
+    """Train a tokenizer on TEXTS/training.txt and write a token folder."""
     smallest = len(pre_tokenizers.ByteLevel.alphabet()) + 1
     if not smallest <= vocabulary <= np.iinfo(np.uint16).max + 1:
         raise InputError(f"the vocabulary is {vocabulary}; give {smallest} to {np.iinfo(np.uint16).max + 1}")

@@ -21,30 +21,34 @@ HELD_OUT_BATCH_TOKENS: Final = 32768
 
 
 class Routing(NamedTuple):
-    """One layer's routing: `probabilities` (tokens, experts), fp32, and `chosen` (tokens, top_k)."""
+    """The routing of one layer.
+
+    probabilities: (tokens, experts), fp32.
+    chosen: the experts of each token, (tokens, top_k).
+    """
 
     probabilities: Tensor
     chosen: Tensor
 
     def load(self) -> Tensor:
-        """The share of the choices that each expert got: (experts,), adds up to one."""
+        """The share of the choices that each expert got, (experts,); the shares add up to one."""
         ones = torch.ones_like(self.chosen, dtype=torch.float32).flatten()
         counts = torch.zeros_like(self.probabilities[0]).scatter_add(0, self.chosen.flatten(), ones)
         return counts / self.chosen.numel()
 
     def balance_loss(self) -> Tensor:
-        """Load-balancing loss of one layer [Fedus et al., 2022, eq. 4]: 1 if all experts are used alike.
+        """Load-balancing loss of one layer [Fedus et al., 2022, eq. 4], which is 1 if all experts are used alike.
 
-        transformers averages over all layers before it multiplies, so there a layer may balance another one.
+        transformers averages over all layers before it multiplies, so that there one layer may balance another.
         """
         return self.probabilities.shape[1] * (self.load() * self.probabilities.mean(0)).sum()
 
 
 class BiasedRouter(OlmoeTopKRouter):
-    """OLMoE's router with a bias in the choice of the experts, which their weights do not see; it starts at 0.
+    """OLMoE's router with a bias in the choice of the experts. Routing weights do not see the bias, which starts at 0.
 
-    The bias is no parameter: no gradient trains it. transformers has no such OLMoE, so that a model that holds these
-    routers is for use in memory only.
+    The bias is no parameter: no gradient trains it. transformers has no such OLMoE, so a model with these routers is
+    for use in memory only.
     """
 
     bias: Tensor
@@ -55,14 +59,14 @@ class BiasedRouter(OlmoeTopKRouter):
         self.register_buffer("bias", torch.zeros(self.num_experts))
 
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As OLMoE's: (tokens, experts) logits, weights and indices (tokens, top_k) of the chosen experts."""
+        """Route as OLMoE does: logits (tokens, experts), weights and indices (tokens, top_k) of the chosen experts."""
         logits = F.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight)
         weights, chosen = choose(self, logits.softmax(-1, dtype=torch.float32))
         return logits, weights.to(logits.dtype), chosen
 
 
 def choose(router: Any, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights and indices (tokens, top_k) of the experts that a router chooses by (tokens, experts) probabilities."""
+    """Choose experts by probabilities (tokens, experts); the weights and indices (tokens, top_k) of the chosen ones."""
     if isinstance(router, BiasedRouter):
         chosen = (probabilities + router.bias).topk(router.top_k).indices
         weights = probabilities.gather(1, chosen)
@@ -76,7 +80,7 @@ def choose(router: Any, probabilities: Tensor) -> tuple[Tensor, Tensor]:
 def forward(model: Any, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
     """Logits (batch, length, vocabulary) of tokens (batch, length), and the routing of each layer with experts.
 
-    The forward pass of transformers in one piece: it compiles as a whole, and needs no hooks for the routing.
+    This is the forward pass of transformers in one piece: it compiles as a whole, and needs no hooks for the routing.
     """
     hidden = model.model.embed_tokens(tokens)
     rotation = model.model.rotary_emb(hidden, torch.arange(tokens.shape[1], device=tokens.device)[None])
@@ -100,9 +104,10 @@ def forward(model: Any, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
 def losses(
     model: PreTrainedModel, crops: Tensor, with_loads: bool = False
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Next-token loss in nats per token, the sum of the balance losses, and each layer's load (experts,) if asked for.
+    """Next-token loss in nats per token, the sum of the balance losses, and the load (experts,) of each layer.
 
-    crops (batch, length + 1).
+    crops: (batch, length + 1).
+    with_loads: False for no loads.
     """
     logits, routings = forward(model, crops[:, :-1])
     loss = F.cross_entropy(logits.flatten(0, 1).float(), crops[:, 1:].flatten())
@@ -111,20 +116,25 @@ def losses(
 
 
 class HeldOut(NamedTuple):
-    """Total loss in nats of `tokens` predicted tokens, and the load of each expert: (layers, experts)."""
+    """How a model does on held-out text.
+
+    nats: total loss.
+    tokens: how many tokens were predicted.
+    load: load of each expert, (layers, experts).
+    """
 
     nats: float
     tokens: int
     load: Tensor
 
     def balance(self) -> list[float]:
-        """Per layer with experts, the least used one's share of the choices over the fair share: 1 is perfect."""
+        """For each layer with experts, the least used expert's share of the choices over the fair share; 1 at best."""
         return (self.load.amin(1) * self.load.shape[1]).tolist() if self.load.ndim else []
 
 
 @torch.no_grad()
 def held_out(model: PreTrainedModel, stream: Tensor, context: int) -> HeldOut:
-    """Loss on a stream cut into blocks of T = `context` predicted tokens (the last shorter), each on its own.
+    """Loss on a stream cut into independent blocks of T = `context` predicted tokens; the last block is shorter.
 
     Blocks overlap by one token: block i reads stream[i T : i T + T], predicts stream[i T + 1 : i T + T + 1].
     """
@@ -150,9 +160,9 @@ def _epoch(pieces: int, context: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def crop_starts(length: int, recipe: Recipe, step: int) -> np.ndarray:
-    """Where the crops of a step start: each epoch cuts the stream at a new phase and visits every piece once.
+    """Where the crops of a step start. Each epoch cuts the stream at a new phase and visits every piece once.
 
-    Depends on nothing but the recipe's seed and the step, so that a resumed run goes on with the same crops.
+    The starts depend on nothing but the recipe's seed and the step, so that a resumed run goes on with the same crops.
     """
     batch = recipe.batch_tokens // recipe.context
     pieces = length // recipe.context - 2  # any phase leaves this many, each with a token after its end
@@ -189,7 +199,7 @@ class Training:
             return [master for name, master in self.masters.items() if kind(name, master)]
 
         def group(parameters: list[Tensor], rate: float, decay: float, sgd: bool = False) -> dict[str, Any]:
-            """SGD's rate is its own, and its decay such that weights shrink as they do under another optimiser."""
+            """A parameter group; SGD has its own rate, and a decay by which weights shrink as elsewhere."""
             if sgd:
                 rate, decay = recipe.sgd_learning_rate, decay * rate / recipe.sgd_learning_rate
             return {"params": parameters, "lr": rate, "weight_decay": decay}
@@ -218,7 +228,7 @@ class Training:
         self.full_rates = [group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups]
 
     def advance(self) -> Tensor:
-        """One step; its next-token loss in nats per token, left on the device."""
+        """Take one step; its next-token loss in nats per token, left on the device."""
         starts = torch.from_numpy(crop_starts(len(self.stream), self.recipe, self.step))
         positions = starts[:, None] + torch.arange(self.recipe.context + 1)
         crops = self.stream[positions.to(self.stream.device)].long()
@@ -263,18 +273,20 @@ class Training:
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Parameters only: model.to(dtype) would round the frequencies of the rotary embedding too."""
+    """Cast parameters alone: model.to(dtype) would round the frequencies of the rotary embedding, too."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
 
 def _is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon may take it: attention, experts and dense FFN. Rows of embeddings, LM head and routers are tokens
-    and experts, each with a gradient of its own size."""
+    """True if Muon may train the parameter: attention, experts and dense FFN.
+
+    Rows of embeddings, LM head and routers are tokens and experts, each with a gradient of its own size.
+    """
     inside = (".self_attn." in name or ".mlp." in name) and not name.endswith(".mlp.gate.weight")
     return inside and parameter.ndim > 1
 
 
 def _matrices(name: str, parameter: Tensor) -> Tensor:
-    """A parameter as a stack of matrices: an expert's fused gate and up projections are two."""
+    """A parameter as a stack of matrices: the fused gate and up projections of an expert are two."""
     return parameter.unflatten(1, (2, -1)) if name.endswith("gate_up_proj") else parameter
