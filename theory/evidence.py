@@ -237,14 +237,18 @@ def mean_finding(
     origin: Origin,
     statement: str | None = None,
 ) -> Finding:
-    """The finding that the mean of independent samples (n,), n >= 2, is above (below) a threshold."""
-    values = _table(samples, ("samples",))
+    """The finding that a mean is above (below) a threshold.
+
+    samples: independent ones (n,), or a (draws, blocks) table, whose interval is the two-way one and n the draws.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    interval = two_way_interval(values) if values.ndim == 2 else mean_interval(values)
     return judged(
         claim,
         statistic,
         float(values.mean()),
-        mean_interval(values),
-        values.size,
+        interval,
+        len(values),
         threshold,
         direction,
         origin=origin,

@@ -63,7 +63,7 @@ from realmodels.pretrain import Recipe, Training
 from realmodels.scores import scores
 from realmodels.statistics import routing
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, Verdict, judged, mean_interval, seed_count
+from theory.evidence import Finding, Origin, Result, inside, mean_finding, mean_interval, seed_count
 
 Array = NDArray[np.float64]
 
@@ -289,67 +289,63 @@ def _no_link(pair: Pair) -> Finding:
     values = pair.with_loss("spearman load")
     interval = mean_interval(values)
     return Finding(
-        claim=f"[ours] with a load-balancing loss MaxNNScore does not follow load; {pair.optimiser}",
+        claim=f"with a load-balancing loss MaxNNScore does not follow load; {pair.optimiser}",
+        origin="ours",
         statistic="Spearman's correlation of MaxNNScore and load",
         estimate=float(values.mean()),
         interval=interval,
         n=values.size,
         rule=f"95 % interval within -{NO_LINK:g} ... {NO_LINK:g}: holds; entirely beyond on one side: fails",
-        verdict=within(interval, NO_LINK),
+        verdict=inside(interval, -NO_LINK, NO_LINK),
     )
-
-
-def within(interval: Interval, limit: float) -> Verdict:
-    """Whether the interval lies in -limit ... limit; it fails only where all of it is beyond, on one side."""
-    low, high = interval
-    if -limit <= low and high <= limit:
-        return "holds"
-    return "fails" if low > limit or high < -limit else "inconclusive"
 
 
 def _link(pair: Pair) -> Finding:
     """Rule 2."""
-    origin = "ours" if pair.optimiser in OURS else "paper"
     return _beyond(
-        f"[{origin}] without a load-balancing loss MaxNNScore {_way(pair)} with load; {pair.optimiser}",
+        f"without a load-balancing loss MaxNNScore {_way(pair)} with load; {pair.optimiser}",
         "Spearman's correlation of MaxNNScore and load",
         pair.without("spearman load"),
         LINK,
         SIGNS[pair.optimiser],
+        origin="ours" if pair.optimiser in OURS else "paper",
     )
 
 
 def _among_alive(pair: Pair) -> Finding:
     """Rule 3."""
     return _beyond(
-        f"[ours] without a load-balancing loss, and among alive experts alone, MaxNNScore {_way(pair)} with"
+        f"without a load-balancing loss, and among alive experts alone, MaxNNScore {_way(pair)} with"
         f" load; {pair.optimiser}",
         "Spearman's correlation of MaxNNScore and load among alive experts",
         pair.without("spearman load among alive"),
         0.0,
         SIGNS[pair.optimiser],
+        origin="ours",
     )
 
 
 def _breaks(pair: Pair) -> Finding:
     """Rule 4."""
     return _beyond(
-        f"[ours] load balancing takes the link away: without it MaxNNScore {_way(pair)} more with load;"
+        f"load balancing takes the link away: without it MaxNNScore {_way(pair)} more with load;"
         f" {pair.optimiser}",
         "Spearman's correlation of MaxNNScore and load, without the loss minus with it, paired by seed",
         pair.without("spearman load") - pair.with_loss("spearman load"),
         0.0,
         SIGNS[pair.optimiser],
+        origin="ours",
     )
 
 
 def _frequency(pair: Pair) -> Finding:
     """Rule 5."""
     return _beyond(
-        f"[paper] without a load-balancing loss MaxNNScore follows token frequency; {pair.optimiser}",
+        f"without a load-balancing loss MaxNNScore follows token frequency; {pair.optimiser}",
         "Spearman's correlation of MaxNNScore and mean log token frequency",
         pair.without("spearman frequency"),
         LINK,
+        origin="paper",
     )
 
 
@@ -360,14 +356,15 @@ def _way(pair: Pair) -> str:
     return "rises" if SIGNS[pair.optimiser] > 0 else "falls"
 
 
-def _beyond(claim: str, statistic: str, values: Array, limit: float, sign: int = 1) -> Finding:
-    """Beyond sign times `limit`, on the side that the sign says: holds."""
-    return judged(
+def _beyond(
+    claim: str, statistic: str, values: Array, limit: float, sign: int = 1, *, origin: Origin
+) -> Finding:
+    """The finding that the mean is beyond sign times `limit`, on the side that the sign says."""
+    return mean_finding(
         claim,
         statistic,
-        float(values.mean()),
-        mean_interval(values),
-        values.size,
+        values,
         sign * limit + 0.0,  # not -0
         "above" if sign > 0 else "below",
+        origin=origin,
     )

@@ -55,12 +55,14 @@ from theory.evidence import (
     Finding,
     Result,
     judged,
+    mean_finding,
     mean_interval,
     ratio_interval,
     seed_count,
     two_way_interval,
 )
 from theory.hardware import Granularity, Hardware
+from theory.paper import DIGITAL_EXPERTS, RECOVERED_AT
 from theory.placement import Strategy, num_digital, rank
 
 Placements = dict[tuple[str, float], Bool[Tensor, "layers experts"]]  # by label and digital fraction
@@ -71,7 +73,9 @@ ACROSS = " across layers"
 STRATEGIES = (*(score + form for score in SCORES for form in ("", ACROSS)), "random")
 REFERENCE, NONE = "reference", "none"
 CLOSED_FORMS = ("damage" + ACROSS, "damage with gradient" + ACROSS)
-RULE_C, RULE_FRACTIONS, RULE_SHARE = 2.5, (0.125, 0.25), 0.8
+DAMAGE_CLAIM = "D"  # of theory/claims.py: the expected damage
+RULE_C, RULE_FRACTIONS = RECOVERED_AT.value, DIGITAL_EXPERTS.value
+RULE_SHARE = 0.8  # of the reference's gain
 SEARCH_SEED = 1000  # of the first noise draw that scores and reference see
 PAIRS = 8  # of experts that are exchanged in one round, at most
 
@@ -388,16 +392,22 @@ def _findings(w_max: str, of: Callable[..., NDArray[np.float64]]) -> list[Findin
     """The rules of the module's docstring, for one granularity."""
     found: list[Finding] = []
 
-    def difference(claim: str, statistic: str, table: NDArray[np.float64], direction: Direction) -> None:
-        interval = two_way_interval(table)
+    def difference(
+        claim: str,
+        statistic: str,
+        table: NDArray[np.float64],
+        direction: Direction,
+        *,
+        of_damage: bool = False,
+    ) -> None:
         found.append(
-            judged(
-                claim=claim,
-                statistic=f"{statistic} at c = {RULE_C:g}, nats per token",
-                estimate=float(table.mean()),
-                interval=interval,
-                n=len(table),
+            mean_finding(
+                claim,
+                f"{statistic} at c = {RULE_C:g}, nats per token",
+                table,
                 direction=direction,
+                origin="ours",
+                statement=DAMAGE_CLAIM if of_damage else None,
             )
         )
 
@@ -407,17 +417,20 @@ def _findings(w_max: str, of: Callable[..., NDArray[np.float64]]) -> list[Findin
         for score in CLOSED_FORMS:
             for baseline in ("maxnn", "activation_weight"):
                 difference(
-                    f"[ours] expected {score} loses less than {_words(baseline)}; {where}",
+                    f"expected {score} loses less than {_words(baseline)}; {where}",
                     f"loss of {score} - loss of {_words(baseline)}",
                     of(score, fraction) - of(baseline, fraction),
                     "below",
+                    of_damage=True,
                 )
         best = of(REFERENCE, fraction)
         for score in ("maxnn", *CLOSED_FORMS):
             share = ratio_interval(none - of(score, fraction), none - best)
             found.append(
                 judged(
-                    claim=f"[ours] {_words(score)} finds nearly all that a placement can gain; {where}",
+                    claim=f"{_words(score)} finds nearly all that a placement can gain; {where}",
+                    origin="ours",
+                    statement=DAMAGE_CLAIM if score in CLOSED_FORMS else None,
                     statistic=f"share of the reference's gain at c = {RULE_C:g}",
                     estimate=float((none - of(score, fraction)).mean() / (none - best).mean()),
                     interval=share,
@@ -426,13 +439,13 @@ def _findings(w_max: str, of: Callable[..., NDArray[np.float64]]) -> list[Findin
                 )
             )
         difference(
-            f"[ours] a digital expert buys more than a second copy of it; w_max per {w_max}, {fraction:.1%} of experts",
+            f"a digital expert buys more than a second copy of it; w_max per {w_max}, {fraction:.1%} of experts",
             "loss with copies - loss with the same experts digital",
             of("copied", fraction) - of("damage" + ACROSS, fraction),
             "above",
         )
     difference(
-        f"[ours] subtracting each expert's mean output shift helps; w_max per {w_max}, no digital expert",
+        f"subtracting each expert's mean output shift helps; w_max per {w_max}, no digital expert",
         "loss with the shift subtracted - loss without",
         of("shift subtracted", 0.0) - none,
         "below",

@@ -28,12 +28,23 @@ from realmodels.evaluate import block_results
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL, Model
-from theory.evidence import Finding, Result, judged, mean_interval, ratio_interval, two_way_interval
+from theory.evidence import (
+    Finding,
+    Result,
+    judged,
+    mean_finding,
+    mean_interval,
+    ratio_interval,
+    two_way_interval,
+)
 from theory.hardware import Granularity, Hardware
+from theory.paper import CONVERTER_BITS, EXPERTS_THAT_HURT_LESS, RECOVERED_AT, TABLE_2_C
 from theory.placement import place
 
 DENSE, EVERYTHING = "all dense modules", "everything"  # labels of parts
-RULE_1_EXPERTS, RULE_1_C, RULE_3_NATS = "87.5 % of experts", (1.5, 2.5), 0.01
+RULE_1_EXPERTS = "87.5 % of experts"  # label of a part, within EXPERTS_THAT_HURT_LESS
+RULE_1_C = (TABLE_2_C.value, RECOVERED_AT.value)
+RULE_3_NATS = 0.01  # per token
 
 
 @dataclass(frozen=True)
@@ -199,21 +210,21 @@ def _findings(
     findings = []
     for c in [c for c in RULE_1_C if c in magnitudes]:
         above, below = change(w_max, dense, c, "loss"), change(w_max, experts, c, "loss")
-        interval = two_way_interval(above - below)
         findings.append(
-            judged(
-                claim=f"[paper] dense modules on analog hurt more than 80-90 % of the experts; {where}, c = {c:g}",
-                statistic="loss increase of all dense modules - of 87.5 % of experts, nats per token",
-                estimate=float((above - below).mean()),
-                interval=interval,
-                n=len(above),
+            mean_finding(
+                f"dense modules on analog hurt more than {EXPERTS_THAT_HURT_LESS.said} of the experts; {where},"
+                f" c = {c:g}",
+                "loss increase of all dense modules - of 87.5 % of experts, nats per token",
+                above - below,
+                origin="paper",
             )
         )
         above, below = above / analog_parameters[dense], below / analog_parameters[experts]
         ratio = ratio_interval(above, below)
         findings.append(
             judged(
-                claim=f"[ours] a dense parameter on analog costs more than an expert's; {where}, c = {c:g}",
+                claim=f"a dense parameter on analog costs more than an expert's; {where}, c = {c:g}",
+                origin="ours",
                 statistic="ratio of loss increases per analog parameter, all dense modules / 87.5 % of experts",
                 estimate=float(above.mean() / below.mean()),
                 interval=ratio,
@@ -221,17 +232,15 @@ def _findings(
                 threshold=1.0,
             )
         )
-    converters = change(w_max, everything, 0.0, "loss")[0]
-    interval = mean_interval(converters)
     findings.append(
-        judged(
-            claim=f"[ours] calibrated 8-bit converters alone cost less than {RULE_3_NATS} nats per token; {where}",
-            statistic="loss increase with everything analog at c = 0, nats per token",
-            estimate=float(converters.mean()),
-            interval=interval,
-            n=len(converters),
-            threshold=RULE_3_NATS,
-            direction="below",
+        mean_finding(
+            f"calibrated {CONVERTER_BITS.value}-bit converters alone cost less than {RULE_3_NATS} nats per token;"
+            f" {where}",
+            "loss increase with everything analog at c = 0, nats per token",
+            change(w_max, everything, 0.0, "loss")[0],
+            RULE_3_NATS,
+            "below",
+            origin="ours",
         )
     )
     return findings

@@ -45,6 +45,7 @@ from theory.evidence import (
     Finding,
     Result,
     judged,
+    mean_finding,
     mean_interval,
     ratio_interval,
     student_quantile,
@@ -260,7 +261,8 @@ def _findings(w_max: str, fraction: float, change: Callable[..., NDArray[np.floa
     recovered = ratio_interval(none - maxnn, none)
     findings = [
         judged(
-            claim=f"[paper] MaxNNScore recovers a third to more than a half of the loss; {where}",
+            claim=f"MaxNNScore recovers {RECOVERED.said} of the loss; {where}",
+            origin="paper",
             statistic=f"recovered fraction of the loss increase at c = {RULE_C:g}",
             estimate=float((none - maxnn).mean() / none.mean()),
             interval=recovered,
@@ -269,18 +271,15 @@ def _findings(w_max: str, fraction: float, change: Callable[..., NDArray[np.floa
         )
     ]
     for strategy in STRATEGIES[1:]:
-        difference = maxnn - change(w_max, strategy, fraction, RULE_C)
-        interval = two_way_interval(difference)
         ours = strategy == "minnn"
         other = "its own reverse" if ours else strategy.replace("_", " ")
         findings.append(
-            judged(
-                claim=f"[{'ours' if ours else 'paper'}] MaxNNScore is better than {other}; {where}",
-                statistic=f"loss of MaxNN - loss of {strategy} at c = {RULE_C:g}, nats per token",
-                estimate=float(difference.mean()),
-                interval=interval,
-                n=len(difference),
+            mean_finding(
+                f"MaxNNScore is better than {other}; {where}",
+                f"loss of MaxNN - loss of {strategy} at c = {RULE_C:g}, nats per token",
+                maxnn - change(w_max, strategy, fraction, RULE_C),
                 direction="below",
+                origin="ours" if ours else "paper",
             )
         )
     return findings
@@ -338,8 +337,9 @@ def _findings_on_tasks(tables: Tables, w_max: Granularity, reference: dict[str, 
     lost = round(float(cost.mean()), 12)  # but for rounding
     findings = [
         judged(
-            claim="[paper] MaxNNScore recovers more than a third of the accuracy lost on the tasks;"
+            claim="MaxNNScore recovers more than a third of the accuracy lost on the tasks;"
             f" w_max per {w_max}, {RULE_4_FRACTION:.1%} of experts digital",
+            origin="paper",
             statistic=f"recovered fraction of the accuracy lost at c = {RULE_C:g}",
             estimate=float(gain.mean()) / lost if lost else 0.0,
             interval=recovered,
@@ -349,17 +349,14 @@ def _findings_on_tasks(tables: Tables, w_max: Granularity, reference: dict[str, 
     ]
     for fraction in FRACTIONS:
         maxnn = _over_tasks(tables[w_max, "maxnn", fraction, RULE_C])
-        for strategy in BASELINES:
-            difference = maxnn - _over_tasks(tables[w_max, strategy, fraction, RULE_C])
-            interval = two_way_interval(difference)
-            findings.append(
-                judged(
-                    claim=f"[paper] MaxNNScore is better than {strategy.replace('_', ' ')} on the tasks;"
-                    f" w_max per {w_max}, {fraction:.1%} of experts digital",
-                    statistic=f"accuracy with MaxNN - with {strategy} at c = {RULE_C:g}",
-                    estimate=float(difference.mean()),
-                    interval=interval,
-                    n=len(maxnn),
-                )
+        findings += [
+            mean_finding(
+                f"MaxNNScore is better than {strategy.replace('_', ' ')} on the tasks;"
+                f" w_max per {w_max}, {fraction:.1%} of experts digital",
+                f"accuracy with MaxNN - with {strategy} at c = {RULE_C:g}",
+                maxnn - _over_tasks(tables[w_max, strategy, fraction, RULE_C]),
+                origin="paper",
             )
+            for strategy in BASELINES
+        ]
     return findings

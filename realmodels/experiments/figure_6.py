@@ -42,7 +42,7 @@ from realmodels.experiments.rig import Evaluated
 from realmodels.load import Model
 from realmodels.statistics import choices
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Result, judged
+from theory.evidence import Finding, Interval, Origin, Result, judged
 
 MODELS = ("tiny-olmoe", "tiny-deepseek-moe")
 QUANTITIES = ("log_frequency", "load", "weight")
@@ -230,15 +230,17 @@ def _text_interval(layers: Sequence[dict[str, NDArray[np.float64]]], blocks: int
 def _findings(model: str, correlations: dict[str, list[dict[str, Any]]]) -> list[Finding]:
     """The rules of the module's docstring, for one model."""
     findings = []
-    for quantity, origin, what in (
+    readings: tuple[tuple[str, Origin, str], ...] = (
         ("log_frequency", "paper", "serve frequent tokens"),
         ("load", "ours", "serve many tokens"),
-    ):
+    )
+    for quantity, origin, what in readings:
         whole = correlations[quantity][-1]
         for threshold, reading in ((CLEAR, "a clear relation"), (ANY, "any relation")):
             findings.append(
                 judged(
-                    claim=f"[{origin}] experts with high MaxNNScores {what}, {reading}; {model}",
+                    claim=f"experts with high MaxNNScores {what}, {reading}; {model}",
+                    origin=origin,
                     statistic="Spearman's correlation of MaxNNScore with the experts'"
                     f" {'mean log token frequency' if quantity == 'log_frequency' else 'load'},"
                     f" over {len(correlations[quantity]) - 1} layers",

@@ -84,19 +84,22 @@ from realmodels.statistics import choices, routing
 from theory.errors import InputError
 from theory.evidence import (
     Finding,
+    Origin,
     Result,
     balanced_accuracy,
     best_threshold,
     judged,
+    mean_finding,
     mean_interval,
     seed_count,
 )
 from theory.hardware import PROGRAMMING_NOISE, Granularity, Hardware
+from theory.paper import DIGITAL_EXPERTS, RECOVERED_AT
 from theory.placement import rank
 
 Array = NDArray[np.float64]
 
-C = 2.5  # of pcm
+C = RECOVERED_AT.value  # of pcm
 TILES = 4  # that the hidden size is cut into
 KINDS: tuple[tuple[str, Granularity], ...] = (
     ("pcm", "tile"),
@@ -104,8 +107,9 @@ KINDS: tuple[tuple[str, Granularity], ...] = (
     ("pcm", "layer"),
     *((name, "tile") for name in PROGRAMMING_NOISE if name != "pcm"),
 )
-FRACTIONS = (0.125, 0.25)
-RULE_FRACTION = 0.25
+FRACTIONS = DIGITAL_EXPERTS.value
+RULE_FRACTION = FRACTIONS[1]
+RULE_1_SPEARMAN, RULE_7_ACCURACY = 0.5, 0.75
 PLACEMENTS = ("maxnn", "random", "load", "weight", "minnn", "expected damage", "measured damage")
 CORRELATIONS = ("frequency", "load", "damage")
 STATISTICS = ("damage edge", "rank agreement", "spread of MaxNN", "spread of load")
@@ -639,10 +643,6 @@ def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _judge(claim: str, statistic: str, values: Array, threshold: float = 0.0) -> Finding:
-    return judged(claim, statistic, float(values.mean()), mean_interval(values), values.size, threshold)
-
-
 def _mean(cells: dict[str, Cell], quantity: Callable[[Cell], Array]) -> Array:
     """Over the design cells, for each seed."""
     return np.asarray(np.mean([quantity(cell) for cell in cells.values()], axis=0))
@@ -652,18 +652,20 @@ def _links(design: dict[str, Cell]) -> Iterator[Finding]:
     """Rules 1 and 2."""
     for name in (name for name in OPTIMISERS if name in design):
         for length, steps in enumerate(design[name].lengths):
-            yield _judge(
-                f"[paper] MaxNNScore follows token frequency; {name}, {steps} steps",
+            yield mean_finding(
+                f"MaxNNScore follows token frequency; {name}, {steps} steps",
                 "Spearman's correlation of MaxNNScore and mean log token frequency",
                 design[name].spearman("frequency", length),
-                0.5,
+                RULE_1_SPEARMAN,
+                origin="paper",
             )
     changed = [name for name in OPTIMISERS if name in design and name not in (BASE, ADAMW)]
     for name, quantity in product(changed, CORRELATIONS[:2]):
-        yield _judge(
-            f"[ours] MaxNNScore follows {_WORDS[quantity]} more than under AdamW; {name}",
+        yield mean_finding(
+            f"MaxNNScore follows {_WORDS[quantity]} more than under AdamW; {name}",
             f"Spearman's correlation with {_WORDS[quantity]}, difference to AdamW, paired by seed",
             design[name].spearman(quantity) - design[ADAMW].spearman(quantity),
+            origin="ours",
         )
 
 
@@ -674,10 +676,11 @@ def _axes(design: dict[str, Cell]) -> Iterator[Finding]:
     """Rule 3."""
     for axis, upper, lower in AXES:
         if upper in design and lower in design:
-            yield _judge(
-                f"[ours] MaxNNScore follows load more with more of: {axis} ({upper} against {lower})",
+            yield mean_finding(
+                f"MaxNNScore follows load more with more of: {axis} ({upper} against {lower})",
                 "Spearman's correlation with load, difference, paired by seed",
                 design[upper].spearman("load") - design[lower].spearman("load"),
+                origin="ours",
             )
 
 
@@ -686,10 +689,11 @@ def _through_w_max(design: dict[str, Cell]) -> Iterator[Finding]:
     kinds = next(iter(design.values())).kinds
     for number, kind in enumerate(kinds):
         if kind.startswith("pcm"):
-            yield _judge(
-                f"[ours] MaxNNScore tells damage better than load, as noise scales with w_max; {kind}",
+            yield mean_finding(
+                f"MaxNNScore tells damage better than load, as noise scales with w_max; {kind}",
                 "Spearman's correlation of MaxNNScore with measured damage minus with load, mean over design cells",
                 _mean(design, lambda cell, n=number: cell.spearman("damage", kind=n) - cell.spearman("load")),  # type: ignore[misc]
+                origin="ours",
             )
 
 
@@ -703,24 +707,26 @@ def _gains(design: dict[str, Cell]) -> Iterator[Finding]:
             lambda cell: cell.recovered(first, fraction, kind) - cell.recovered(second, fraction, kind),
         )
 
-    comparisons = [
+    comparisons: list[tuple[Origin, str, str, float]] = [
         *(("paper", "maxnn", "random", fraction) for fraction in FRACTIONS),
         ("ours", "maxnn", "load", RULE_FRACTION),
         ("ours", "maxnn", "minnn", RULE_FRACTION),
         ("ours", "expected damage", "maxnn", RULE_FRACTION),
     ]
     for (origin, first, second, fraction), (number, kind) in product(comparisons, enumerate(kinds)):
-        yield _judge(
-            f"[{origin}] {first} recovers more than {second}; {kind}, {fraction:.1%} digital",
+        yield mean_finding(
+            f"{first} recovers more than {second}; {kind}, {fraction:.1%} digital",
             "difference in the recovered fraction of the loss, mean over design cells",
             difference(first, second, fraction, number),
+            origin=origin,
         )
     layer, column = (kinds.index(_kind("pcm", w_max)) for w_max in ("layer", "column"))
-    yield _judge(
-        "[ours] w_max per layer leaves more to MaxNN than per column",
+    yield mean_finding(
+        "w_max per layer leaves more to MaxNN than per column",
         "recovered by MaxNN minus by random, per layer minus per column, 25.0% digital, mean over design cells",
         difference("maxnn", "random", RULE_FRACTION, layer)
         - difference("maxnn", "random", RULE_FRACTION, column),
+        origin="ours",
     )
 
 
@@ -758,13 +764,14 @@ def _statistic(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
     usable = [chosen for chosen in fresh.values() if both(chosen)]
     if not both(design) or len(usable) < 2:
         return {"points": []}, judged(
-            claim="[ours] a statistic of a checkpoint and one batch tells whether MaxNN beats load",
+            claim="a statistic of a checkpoint and one batch tells whether MaxNN beats load",
+            origin="ours",
             statistic=f"share of the {len(design)} design points, where noise hurts, at which MaxNN beats load; a test"
             " needs both outcomes there and in the fresh cells",
             estimate=float(np.mean([point["gain"] > 0 for point in design])) if design else 0.0,
             interval=None,
             n=max(1, len(usable)),
-            threshold=0.75,
+            threshold=RULE_7_ACCURACY,
         )
     best = {name: best_threshold(*columns(design, name), both_sides=True) for name in STATISTICS}
     name = max(STATISTICS, key=lambda each: best[each][0])
@@ -782,10 +789,11 @@ def _statistic(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
         "fresh accuracy": tested,
         "points": [{key: point[key] for key in ("cell", "design", "kind", "gain", name)} for point in points],
     }
-    return choice, _judge(
-        f"[ours] MaxNN beats load where {name} is {'at least' if side > 0 else 'at most'} {threshold:.3g};"
+    return choice, mean_finding(
+        f"MaxNN beats load where {name} is {'at least' if side > 0 else 'at most'} {threshold:.3g};"
         " chosen on the design cells, tested on fresh ones",
         f"balanced accuracy, one for each seed of the fresh cells (on the design cells {accuracy:.2f})",
         np.array(tested),
-        0.75,
+        RULE_7_ACCURACY,
+        origin="ours",
     )

@@ -194,7 +194,8 @@ def _finding(row: dict[str, Any]) -> Finding:
         estimate, interval, margin = row["difference"], row["interval"], EQUIVALENT_NATS
         statistic = f"loss on {simulator} - on ours, nats per token"
     return Finding(
-        claim=f"[ours] {simulator} finds what ours finds: {row['part']}; w_max per {row['w_max']}, c = {c:g}",
+        claim=f"{simulator} finds what ours finds: {row['part']}; w_max per {row['w_max']}, c = {c:g}",
+        origin="ours",
         statistic=statistic,
         estimate=estimate,
         interval=interval,

@@ -40,7 +40,7 @@ from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated
 from realmodels.load import DEFAULT_MODEL
 from theory.errors import InputError
-from theory.evidence import Finding, Result, judged, mean_interval
+from theory.evidence import Finding, Result, mean_finding, mean_interval
 from theory.hardware import Granularity, Hardware
 from theory.paper import CONVERTER_BITS, TABLE_1, Analog
 from theory.placement import place
@@ -238,34 +238,29 @@ def _table_findings(model: str, losses: dict[tuple[Granularity, int, str], Block
         experts = losses[w_max, RULE_BITS, "experts"]
         added = losses[w_max, RULE_BITS, "everything"] - experts
         findings += [
-            judged(
-                claim=f"[paper] converters on the experts alone cost little; {where}, {RULE_BITS} bits",
-                statistic="loss with experts analog - loss all digital, nats per token",
-                estimate=float(experts.mean()),
-                interval=mean_interval(experts),
-                n=len(experts),
-                threshold=RULE_1_LOSS,
-                direction="below",
+            mean_finding(
+                f"converters on the experts alone cost little; {where}, {RULE_BITS} bits",
+                "loss with experts analog - loss all digital, nats per token",
+                experts,
+                RULE_1_LOSS,
+                "below",
+                origin="paper",
             ),
-            judged(
-                claim=f"[paper] dense modules on analog hardware cost more than the experts; {where},"
-                f" {RULE_BITS} bits",
-                statistic="loss added by the dense modules - loss added by the experts, nats per token",
-                estimate=float((added - experts).mean()),
-                interval=mean_interval(added - experts),
-                n=len(experts),
+            mean_finding(
+                f"dense modules on analog hardware cost more than the experts; {where}, {RULE_BITS} bits",
+                "loss added by the dense modules - loss added by the experts, nats per token",
+                added - experts,
+                origin="paper",
             ),
         ]
         bits = sorted({key[1] for key in losses})
         for fewer, more in pairwise(bits):
-            difference = losses[w_max, fewer, "everything"] - losses[w_max, more, "everything"]
             findings.append(
-                judged(
-                    claim=f"[ours] {fewer} bits cost more than {more}; {where}, everything analog",
-                    statistic="loss of the former - loss of the latter, nats per token",
-                    estimate=float(difference.mean()),
-                    interval=mean_interval(difference),
-                    n=len(difference),
+                mean_finding(
+                    f"{fewer} bits cost more than {more}; {where}, everything analog",
+                    "loss of the former - loss of the latter, nats per token",
+                    losses[w_max, fewer, "everything"] - losses[w_max, more, "everything"],
+                    origin="ours",
                 )
             )
     return findings
@@ -274,16 +269,12 @@ def _table_findings(model: str, losses: dict[tuple[Granularity, int, str], Block
 def _heat_map_finding(model: str, losses: dict[tuple[float, float], Blocks]) -> Finding:
     """Rule 3."""
     kappa, lam = min(losses, key=lambda factors: float(losses[factors][::2].mean()))
-    difference = (losses[1.0, 1.0] - losses[kappa, lam])[1::2]
-    interval = mean_interval(difference)
-    return judged(
-        claim=f"[ours] calibration finds the best of the heat map; {model}, w_max per {HEAT_MAP_W_MAX},"
-        f" {RULE_BITS} bits",
-        statistic=f"loss of the calibrated point - loss at kappa x {kappa:g}, lam x {lam:g}, the best on the other"
+    return mean_finding(
+        f"calibration finds the best of the heat map; {model}, w_max per {HEAT_MAP_W_MAX}, {RULE_BITS} bits",
+        f"loss of the calibrated point - loss at kappa x {kappa:g}, lam x {lam:g}, the best on the other"
         " half of the blocks, nats per token",
-        estimate=float(difference.mean()),
-        interval=interval,
-        n=len(difference),
-        threshold=RULE_3_LOSS,
-        direction="below",
+        (losses[1.0, 1.0] - losses[kappa, lam])[1::2],
+        RULE_3_LOSS,
+        "below",
+        origin="ours",
     )

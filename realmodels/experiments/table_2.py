@@ -24,7 +24,7 @@ from realmodels.evaluate import block_results
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL
-from theory.evidence import Finding, Result, judged, mean_interval, two_way_interval
+from theory.evidence import Finding, Result, mean_finding, mean_interval, two_way_interval
 from theory.hardware import Granularity, Hardware
 from theory.paper import DIGITAL_EXPERTS, TABLE_2, TABLE_2_BATCH, TABLE_2_C, PlacementRow
 from theory.placement import place
@@ -208,12 +208,13 @@ def _cost_findings() -> list[Finding]:
     explained = max((each for row in published for each in deviations(row)), key=abs)
     unexplained = deviations(ROWS[0])[0]
     claims = (
-        ("[ours] the cost model meets the last three published rows", explained, 2 * len(published)),
-        ("[ours] the cost model meets the published throughput of the all-analog row", unexplained, 1),
+        ("the cost model meets the last three published rows", explained, 2 * len(published)),
+        ("the cost model meets the published throughput of the all-analog row", unexplained, 1),
     )
     return [
         Finding(
             claim=claim,
+            origin="ours",
             statistic="largest relative deviation from the published tokens/s and tokens/(W s)",
             estimate=deviation,
             interval=(deviation, deviation),
@@ -226,17 +227,12 @@ def _cost_findings() -> list[Finding]:
 
 
 def _quality_findings(tables: dict[Row, dict[str, Any]]) -> list[Finding]:
-    findings = []
-    for less, more in pairwise(ROWS):
-        difference = tables[less]["loss"] - tables[more]["loss"]
-        interval = two_way_interval(difference)
-        findings.append(
-            judged(
-                claim=f"[paper] more digital is better: {more.label} against {less.label}; c = {C:g}",
-                statistic="loss of the latter - loss of the former, nats per token",
-                estimate=float(difference.mean()),
-                interval=interval,
-                n=len(difference),
-            )
+    return [
+        mean_finding(
+            f"more digital is better: {more.label} against {less.label}; c = {C:g}",
+            "loss of the latter - loss of the former, nats per token",
+            tables[less]["loss"] - tables[more]["loss"],
+            origin="paper",
         )
-    return findings
+        for less, more in pairwise(ROWS)
+    ]

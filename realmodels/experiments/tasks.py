@@ -32,10 +32,9 @@ from realmodels.load import DEFAULT_MODEL
 from realmodels.tasks import CHOICES, CONTINUATION, evaluate_tasks
 from realmodels.text import held_out, text_hash
 from theory.evidence import (
-    Finding,
-    Interval,
     Result,
     judged,
+    mean_finding,
     mean_interval,
     ratio_interval,
     seed_count,
@@ -166,58 +165,50 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             }
         )
 
-    def finding(
-        claim: str, statistic: str, estimate: float, interval: Interval | None, bound: float
-    ) -> Finding:
-        return judged(claim, statistic, estimate, interval, len(none), bound)
-
     none = tables["none", 0.0, RULE_C]
     cost = digital - none
     where = f"at c = {RULE_C:g}"
     findings = [
-        judged(
-            "[ours] the digital model tells the real continuation from others better than chance",
+        mean_finding(
+            "the digital model tells the real continuation from others better than chance",
             "accuracy of the digital model",
-            float(digital.mean()),
-            mean_interval(digital),
-            len(digital),
+            digital,
             CHANCE,
+            origin="ours",
         ),
-        finding(
-            "[ours] noise on all experts costs accuracy",
+        mean_finding(
+            "noise on all experts costs accuracy",
             f"accuracy of the digital model - with no digital expert {where}",
-            float(cost.mean()),
-            two_way_interval(cost),
-            0.0,
+            cost,
+            origin="ours",
         ),
     ]
     for fraction in DIGITAL_EXPERTS.value:
         gain = tables["maxnn", fraction, RULE_C] - none
         findings += [
-            finding(
-                f"[paper] MaxNNScore recovers accuracy; {fraction:.1%} of experts digital",
+            mean_finding(
+                f"MaxNNScore recovers accuracy; {fraction:.1%} of experts digital",
                 f"accuracy with MaxNN - with no digital expert {where}",
-                float(gain.mean()),
-                two_way_interval(gain),
-                0.0,
+                gain,
+                origin="paper",
             ),
-            finding(
-                f"[paper] MaxNNScore recovers a third to more than a half of the loss of accuracy; {fraction:.1%} of"
+            judged(
+                claim=f"MaxNNScore recovers {RECOVERED.said} of the loss of accuracy; {fraction:.1%} of"
                 " experts digital",
-                f"recovered fraction of the loss of accuracy {where}",
-                float(gain.mean() / cost.mean()) if cost.mean() else 0.0,
-                ratio_interval(gain, cost),
-                RULE_4_RECOVERED,
+                origin="paper",
+                statistic=f"recovered fraction of the loss of accuracy {where}",
+                estimate=float(gain.mean() / cost.mean()) if cost.mean() else 0.0,
+                interval=ratio_interval(gain, cost),
+                n=len(none),
+                threshold=RULE_4_RECOVERED,
             ),
         ]
-    better = tables["maxnn", RANDOM_FRACTION, RULE_C] - tables["random", RANDOM_FRACTION, RULE_C]
     findings.append(
-        finding(
-            "[paper] MaxNNScore is better than random choice; 25.0% of experts digital",
+        mean_finding(
+            f"MaxNNScore is better than random choice; {RANDOM_FRACTION:.1%} of experts digital",
             f"accuracy with MaxNN - with random experts {where}",
-            float(better.mean()),
-            two_way_interval(better),
-            0.0,
+            tables["maxnn", RANDOM_FRACTION, RULE_C] - tables["random", RANDOM_FRACTION, RULE_C],
+            origin="paper",
         )
     )
     return Result(

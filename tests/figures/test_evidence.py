@@ -18,6 +18,7 @@ from theory.evidence import (
     balanced_accuracy,
     best_threshold,
     judged,
+    mean_finding,
     mean_interval,
     ratio_interval,
     two_way_interval,
@@ -344,3 +345,15 @@ def test_a_threshold_lies_between_the_sides() -> None:
     assert best_threshold(values, actual) == (1.0, 2.25, 1)
     assert best_threshold(values, ~actual, both_sides=True) == (1.0, 2.25, -1)
     assert best_threshold(values, ~actual) == (0.25, 3.5, 1)
+
+
+def test_mean_finding_of_a_table_counts_draws_and_blocks() -> None:
+    table = np.random.default_rng(0).standard_normal((4, 6)) + 1.0
+    crossed = mean_finding("a", "b", table, origin="ours")
+    assert (crossed.interval, crossed.n) == (two_way_interval(table), 4)
+    assert crossed.estimate == float(table.mean())
+    alone = mean_finding("a", "b", table[0], 0.5, "below", origin="ours")
+    assert (alone.interval, alone.n, alone.estimate) == (mean_interval(table[0]), 6, float(table[0].mean()))
+    assert alone.rule == "95 % interval below 0.5: holds; above: fails"
+    with pytest.raises(InputError, match="draws: 1 given"):
+        mean_finding("a", "b", table[:1], origin="ours")

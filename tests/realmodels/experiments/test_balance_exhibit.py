@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from committed import assert_as_committed
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.container import ErrorbarContainer
 from small_models import TEXTS
 
+from figures.catalogue import DATA
 from figures.drawings import balance as drawing
 from realmodels import text
 from realmodels.experiments import balance, link_map
@@ -26,12 +28,11 @@ from realmodels.experiments.balance import (
     measure,
     spearman_alive,
     summarise,
-    within,
 )
 from realmodels.experiments.link_map import OPTIMISERS, spearman
 from realmodels.pretrain import encode, train_tokenizer
 from theory.errors import InputError
-from theory.evidence import Finding, Result
+from theory.evidence import Finding, Result, inside
 
 MUON, ADAMW, SGD, EXPERTS_SGD, ONE_RMS = OPTIMISERS
 SEEDS = (200, 201, 202)
@@ -71,10 +72,12 @@ def finding(found: Result, words: str, optimiser: str) -> Finding:
 
 
 def test_there_is_a_finding_for_each_rule_and_optimiser() -> None:
-    found = result().findings
+    made = result()
+    found = made.findings
+    assert_as_committed("figure-balance", made)
     assert len(found) == 5 * len(OPTIMISERS) and {each.n for each in found} == {len(SEEDS)}
-    paper = [each.claim for each in found if each.claim.startswith("[paper]")]
-    assert len(paper) == 3 + 5 and all(each.claim.startswith(("[paper]", "[ours]")) for each in found)
+    paper = [each.claim for each in found if each.origin == "paper"]
+    assert len(paper) == 3 + 5 and all(each.origin in ("paper", "ours") for each in found)
     assert not [claim for claim in paper if "with load" in claim and claim.endswith(("muon", "; AdamW"))]
 
 
@@ -141,16 +144,26 @@ def test_a_seed_without_its_pair_is_an_error() -> None:
 @given(low=st.floats(-1, 1), width=st.floats(0, 1), limit=st.floats(0.01, 1))
 def test_within_says_where_the_interval_lies(low: float, width: float, limit: float) -> None:
     interval = (low, low + width)
-    inside = all(abs(end) <= limit for end in interval)
+    within = all(abs(end) < limit for end in interval)
     outside = all(abs(end) > limit for end in interval) and interval[0] * interval[1] > 0
-    assert within(interval, limit) == ("holds" if inside else "fails" if outside else "inconclusive")
-    mirrored = (-interval[1], -interval[0])
-    assert within(mirrored, limit) == within(interval, limit)
+    expected = "holds" if within else "fails" if outside else "inconclusive"
+    assert inside(interval, -limit, limit) == expected
+    assert inside((-interval[1], -interval[0]), -limit, limit) == expected
 
 
 def test_an_interval_around_the_limits_is_inconclusive() -> None:
-    assert within((-0.5, 0.5), 0.3) == "inconclusive" and within((0.2, 0.4), 0.3) == "inconclusive"
-    assert within((-0.3, 0.3), 0.3) == "holds" and within((-0.5, -0.4), 0.3) == "fails"
+    assert (
+        inside((-0.5, 0.5), -0.3, 0.3) == "inconclusive" and inside((0.2, 0.4), -0.3, 0.3) == "inconclusive"
+    )
+    assert inside((-0.29, 0.29), -0.3, 0.3) == "holds" and inside((-0.5, -0.4), -0.3, 0.3) == "fails"
+
+
+def test_rule_1_is_within_its_limits() -> None:
+    """The finding's own verdict, and that of the committed result, are those of its interval and limits."""
+    for found in (result(), Result.from_json((DATA / "figure-balance.json").read_text(encoding="utf-8"))):
+        ones = [each for each in found.findings if "does not follow load" in each.claim]
+        assert len(ones) == len(OPTIMISERS)
+        assert all(each.verdict == inside(each.interval, -0.3, 0.3) for each in ones)
 
 
 @given(seed=st.integers(0, 1000), fair=st.floats(0.01, 1))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from committed import assert_as_committed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,6 +82,8 @@ def about(found: Result, words: str) -> list[Finding]:
 @pytest.mark.claim("D")
 def test_a_score_that_loses_less_is_better() -> None:
     found = result()
+    for exhibit in ("figure-better-score", "figure-better-score-deepseek"):
+        assert_as_committed(exhibit, found)
     better = about(found, "loses less than")
     assert len(better) == 2 * 2 * 2 * 2 and {finding.verdict for finding in better} == {"holds"}
     for finding in better:
@@ -94,7 +97,7 @@ def test_shares_are_of_the_references_gain() -> None:
     found = result()
     shares = about(found, "finds nearly all")
     assert len(shares) == 2 * 2 * 3
-    by_score = {finding.claim.split("]")[1].split(" finds")[0].strip(): finding for finding in shares}
+    by_score = {finding.claim.split(" finds")[0]: finding for finding in shares}
     assert by_score["MaxNNScore"].estimate == pytest.approx(0.5, abs=0.01)
     assert by_score["MaxNNScore"].verdict == "fails"
     assert by_score[CLOSED_FORMS[0]].estimate == pytest.approx(0.9, abs=0.01)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from committed import assert_as_committed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,8 +76,12 @@ def by_kind(result: Result, start: str) -> list[Finding]:
 )
 def test_verdicts_follow_the_data(dense: float, experts: float, verdict: str, ratio_verdict: str) -> None:
     result = summarise(*records(DAMAGE | {"dense": dense, "experts": experts}, spread=0.002))
-    paper, ratio = by_kind(result, "[paper]"), by_kind(result, "[ours] a dense")
+    paper, ratio = by_kind(result, "dense modules on"), by_kind(result, "a dense")
     assert len(paper) == len(ratio) == 4  # two granularities at two magnitudes
+    assert {finding.origin for finding in paper} == {"paper"} and {finding.origin for finding in ratio} == {
+        "ours"
+    }
+    assert_as_committed("figure-3", result)
     assert {finding.verdict for finding in paper} == {verdict}
     assert {finding.verdict for finding in ratio} == {ratio_verdict}
     for finding, c in zip(paper, [1.5, 2.5] * 2, strict=True):
@@ -93,7 +98,7 @@ def test_verdicts_follow_the_data(dense: float, experts: float, verdict: str, ra
     ("cost", "verdict"), [(0.001, "holds"), (0.1, "fails"), (figure_3.RULE_3_NATS, "inconclusive")]
 )
 def test_the_verdict_on_converters(cost: float, verdict: str) -> None:
-    findings = by_kind(summarise(*records(DAMAGE, converters=cost)), "[ours] calibrated")
+    findings = by_kind(summarise(*records(DAMAGE, converters=cost)), "calibrated")
     assert [finding.verdict for finding in findings] == [verdict] * 2
     assert all(finding.n == BLOCKS for finding in findings)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from committed import assert_as_committed
 from hypothesis import given
 from hypothesis import settings as with_settings
 from hypothesis import strategies as st
@@ -114,9 +115,13 @@ def test_the_verdict_on_a_baseline(baseline: float, verdict: str) -> None:
 
 
 def test_every_baseline_and_the_reverse_are_judged() -> None:
-    claims = [finding.claim for finding in summarise(*records(DAMAGE)).findings]
+    result = summarise(*records(DAMAGE))
+    claims = [finding.claim for finding in result.findings]
     assert len(claims) == len(set(claims)) == 2 * len(FRACTIONS) * len(STRATEGIES)
-    assert sum("its own reverse" in claim and claim.startswith("[ours]") for claim in claims) == 4
+    ours = [finding.claim for finding in result.findings if finding.origin == "ours"]
+    assert len(ours) == 4 and all("its own reverse" in claim for claim in ours)
+    for exhibit in ("figure-4", "figure-5"):
+        assert_as_committed(exhibit, result)
 
 
 def test_the_picture_shows_every_curve_and_the_papers_claim() -> None:
@@ -176,7 +181,7 @@ def test_the_verdict_on_the_recovered_accuracy(
     assert [finding.verdict for finding in findings] == [verdict] * 2  # two granularities, 12.5 % alone
     for finding in findings:
         assert finding.estimate == pytest.approx(recovered, abs=1e-9) and finding.n == DRAWS
-        assert finding.claim.startswith("[paper]") and "12.5%" in finding.claim
+        assert finding.origin == "paper" and "12.5%" in finding.claim
         assert (finding.interval is None) == (none == 0)
 
 
@@ -202,10 +207,11 @@ def test_no_accuracy_lost_in_all() -> None:
 
 
 def test_every_baseline_is_judged_on_tasks() -> None:
-    claims = [finding.claim for finding in about(summarise(*with_tasks(LOST)), "on the tasks")]
+    findings = about(summarise(*with_tasks(LOST)), "on the tasks")
+    claims = [finding.claim for finding in findings]
     assert set(BASELINES) == {"activation_frequency", "activation_weight", "router_norm", "random"}
     assert len(claims) == len(set(claims)) == 2 * (1 + len(FRACTIONS) * len(BASELINES))
-    assert all(claim.startswith("[paper]") for claim in claims)
+    assert all(finding.origin == "paper" for finding in findings)
 
 
 def test_curves_have_the_accuracy_on_tasks() -> None:
@@ -374,7 +380,7 @@ def test_digital_experts_are_the_ones_that_the_strategy_ranks_first(
         placements[unit] = placement.digital_experts
         return real(model, placement, *arguments, **options)
 
-    monkeypatch.setattr(strategies, "deployed", spy)
+    monkeypatch.setattr(figure_4, "deployed", spy)
     chosen = [unit for unit in units if unit.w_max == "tile" and unit.digital_fraction in (0.0, 0.25)]
     for unit in chosen:
         measure(unit)
@@ -428,7 +434,7 @@ def test_tasks_are_measured_under_noise(folder: Path, monkeypatch: pytest.Monkey
         seen.append((bool(model.analog_modules), tasks, limit))
         return TasksAccuracy(tuple(TaskAccuracy(task, METRICS[task], (1.0, 0.0)) for task in tasks))
 
-    monkeypatch.setattr(strategies, "evaluate_tasks", spy)
+    monkeypatch.setattr(figure_4, "evaluate_tasks", spy)
     units = grid("default", model=str(folder), seeds=2, tasks=CONTINUATION)
     records = [measure(unit) for unit in units[:2]]
     assert seen == [(False, (CONTINUATION,), 200), (True, (CONTINUATION,), 200)]
@@ -437,7 +443,7 @@ def test_tasks_are_measured_under_noise(folder: Path, monkeypatch: pytest.Monkey
 
 def test_names_of_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setattr(strategies, "require_tasks", asked.append)
+    monkeypatch.setattr(figure_4, "require_tasks", asked.append)
     for names, expected in (
         ("paper", PAPER_TASKS),
         ("paper,continuation", (*PAPER_TASKS, CONTINUATION)),
@@ -468,7 +474,7 @@ def test_the_command_with_a_task(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In this process, so that there can be few questions."""
-    monkeypatch.setattr(strategies, "QUESTIONS", {"quick": 3})
+    monkeypatch.setattr(figure_4, "QUESTIONS", {"quick": 3})
     options = ["--figure", "4", "--preset", "quick", "--model", str(folder), "--seeds", "2", "--workers", "1"]
     assert paper_repro.main([*options, "--tasks", CONTINUATION, "--out", str(tmp_path)]) == 0
     assert not capsys.readouterr().err

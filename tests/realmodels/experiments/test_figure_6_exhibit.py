@@ -1,6 +1,7 @@
 """Figure 6: correlations with known answers, verdicts on made-up experts, routing of a small model, its drawing."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from committed import assert_as_committed
 from hypothesis import given
 from numpy.typing import NDArray
 from scipy import stats
@@ -104,7 +106,10 @@ def test_intervals_cover() -> None:
     [(1.0, "holds", "holds"), (-1.0, "fails", "fails"), (0.0, "fails", "inconclusive")],
 )
 def test_verdicts_follow_the_data(link: float, clear: str, some: str) -> None:
-    findings = summarise([CONFIG], [record(link)]).findings
+    config = replace(CONFIG, model="tiny-olmoe")
+    result = summarise([config], [record(link)])
+    assert_as_committed("figure-6", result)
+    findings = result.findings
     assert [finding.verdict for finding in findings[:2]] == [clear, some]
     assert all(finding.n == LAYERS * EXPERTS for finding in findings)
     if link:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from committed import assert_as_committed
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -106,6 +107,7 @@ def finding(found: Result, *words: str) -> Finding:
 
 def test_verdicts_follow_the_records() -> None:
     found = result()
+    assert_as_committed("figure-link-map", found, new=("75 steps", "MaxNN beats load where"))
     assert finding(found, "follows token frequency; SGD, 300 steps").verdict == "holds"
     assert finding(found, "follows token frequency; muon, 75 steps").verdict == "fails"
     assert finding(found, "token frequency more than under AdamW; AdamW, experts SGD").verdict == "holds"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from committed import assert_as_committed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,7 +71,7 @@ def records(
 
 
 def of_peer(result: Result, simulator: str) -> list[Finding]:
-    return [each for each in result.findings if each.claim.startswith(f"[ours] {simulator} finds")]
+    return [each for each in result.findings if each.claim.startswith(f"{simulator} finds")]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,7 @@ def of_peer(result: Result, simulator: str) -> list[Finding]:
 )
 def test_a_difference_is_judged_relative_to_the_increase(share: float, verdict: str) -> None:
     result = summarise(*records(share=share))
+    assert_as_committed("figure-peers", result)
     with_noise = [each for each in of_peer(result, "lightning") if "c = 0" not in each.claim]
     assert len(with_noise) == 8  # granularities, parts, magnitudes
     assert {each.verdict for each in with_noise} == {verdict}

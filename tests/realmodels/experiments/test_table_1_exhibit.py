@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from committed import assert_as_committed
 from matplotlib.patches import Rectangle
 
 from figures.drawings import table_1 as drawing
@@ -116,6 +117,7 @@ def test_factors_multiply_every_layer_and_nothing_else() -> None:
 
 def test_the_picture_and_the_rows_hold_published_numbers_beside_ours() -> None:
     result = summarise(*records())
+    assert_as_committed("table-1", result)
     rows = drawing.table(result)
     published = [row for row in rows if row["whose"] == "published"]
     assert [row["accuracy_change"] for row in published] == pytest.approx(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from committed import assert_as_committed
 
 from figures.drawings import table_2 as drawing
 from realmodels.cost import OLMOE, Shape, cost
@@ -39,7 +40,9 @@ def records(damage: tuple[float, ...], spread: float = 0.002) -> tuple[list[Conf
 
 
 def test_published_rows_are_met_and_the_first_one_s_throughput_is_not() -> None:
-    met, not_met, *_ = summarise(*records(DAMAGE)).findings
+    result = summarise(*records(DAMAGE))
+    assert_as_committed("table-2", result)
+    met, not_met, *_ = result.findings
     assert (met.verdict, not_met.verdict) == ("holds", "fails")
     assert abs(met.estimate) < 0.01 and met.n == 6 and not_met.estimate > 100
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from committed import assert_as_committed
 from small_models import save, small_network
 
 from figures.drawings import tasks as drawing
@@ -21,7 +22,7 @@ QUESTIONS, DRAWS = 400, 6
 DIGITAL = 0.7
 LOSS = {("none", 0.0): 0.2, ("maxnn", 0.125): 0.1, ("maxnn", 0.25): 0.05, ("random", 0.25): 0.15}
 REFERENCE = Config("m", "h", "t", "cpu", QUESTIONS, None, 1.0, 0.0, 0)
-PAPER = "[paper] MaxNNScore"
+PAPER = "MaxNNScore"
 
 
 def records(loss: dict[Any, float], digital: float = DIGITAL) -> tuple[list[Config], list[dict[str, Any]]]:
@@ -51,7 +52,9 @@ def about(result: Result, words: str) -> list[Finding]:
 
 @pytest.mark.parametrize(("digital", "verdict"), [(0.7, "holds"), (0.15, "fails"), (0.26, "inconclusive")])
 def test_the_verdict_on_chance(digital: float, verdict: str) -> None:
-    (finding,) = about(summarise(*records(dict.fromkeys(PLACEMENTS, 0.0), digital)), "better than chance")
+    result = summarise(*records(dict.fromkeys(PLACEMENTS, 0.0), digital))
+    assert_as_committed("figure-tasks", result)
+    (finding,) = about(result, "better than chance")
     assert (finding.verdict, finding.n) == (verdict, QUESTIONS)
     assert finding.estimate == pytest.approx(digital, abs=1 / QUESTIONS)
 
