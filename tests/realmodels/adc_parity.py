@@ -25,7 +25,7 @@ def gamma(roundings: int) -> float:
 
 @dataclass(frozen=True)
 class Reference:
-    """output (rows, out) in fp64; what rounding of its sums (floats) and flipped codes (flips) may add."""
+    """The output (rows, out) in fp64, and what rounding of sums (floats) and flipped codes (flips) may add to it."""
 
     output: Tensor
     floats: Tensor
@@ -52,7 +52,7 @@ def settled(x: Tensor, hardware: Hardware, calibration: LayerCalibration) -> Ten
 def reference(
     x: Tensor, target: Tensor, programmed: Tensor, hardware: Hardware, calibration: LayerCalibration
 ) -> Reference:
-    """analog_matmul in fp64 of settled inputs (rows, in) and one matrix (out, in); its doubtful codes."""
+    """analog_matmul in fp64 of settled inputs (rows, in) and one matrix (out, in), with the doubtful codes."""
     x, target, programmed = x.double(), target.double(), programmed.double()
     given = {"input_std": calibration.input_std, "kappa": calibration.kappa, "lam": calibration.lam}
     output = analog_matmul(x, target, hardware, programmed=programmed, **given).output

@@ -79,7 +79,7 @@ class ListMoeExpert(nn.Module):
 
 
 class ListMoe(nn.Module):
-    """As Mixtral's block was before transformers 5: the block knows the weights, its experts do not."""
+    """Mixtral's block before transformers 5: the block knows the routing weights, the experts do not."""
 
     def __init__(self, config: ListMoeConfig) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ def network_of(config: PreTrainedConfig, seed: int = 0) -> Any:
 
 
 def small_network(seed: int = 0, **changes: Any) -> Any:
-    """OLMoE; `changes` to its config."""
+    """An OLMoE with `changes` to the config."""
     return network_of(OlmoeConfig(**{**OLMOE, **changes}), seed)
 
 
@@ -245,7 +245,7 @@ def unfused(experts: Any, number: int) -> tuple[Matrix, ...]:
 
 
 def gated(experts: Any, gate: Tensor, up: Tensor) -> Tensor:
-    """What an expert does between its products."""
+    """The activation of an expert, between the two products."""
     if isinstance(experts, GptOssExperts):
         gate, up = gate.clamp(max=7.0), up.clamp(-7.0, 7.0)
         return (up + 1) * gate * torch.sigmoid(1.702 * gate)
@@ -253,7 +253,7 @@ def gated(experts: Any, gate: Tensor, up: Tensor) -> Tensor:
 
 
 def in_fp64(network: Any) -> Any:
-    """Where no router and no converter notices in which order a batch was summed."""
+    """The network in fp64, where no router and no converter notices in which order a batch was summed."""
     network.set_experts_implementation("eager")  # grouped_mm takes no fp64
     return network.double()
 

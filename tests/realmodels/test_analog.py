@@ -111,7 +111,7 @@ def has_converters(hardware: Hardware) -> bool:
 
 
 def matrix_sizes(tile_size: int) -> st.SearchStrategy[int]:
-    """Below, at and above whole numbers of tiles."""
+    """Draw a size below, at or above a whole number of tiles."""
     return st.integers(1, min(3 * tile_size, tile_size + 40))
 
 
@@ -156,7 +156,7 @@ def test_linear_equals_reference(hardware: Hardware, data: st.DataObject, bias: 
 def test_expert_matrices_equal_reference(
     hardware: Hardware, layout: str, data: st.DataObject, seed: int
 ) -> None:
-    """Each expert, gate, up and down separately, on rows grouped by expert, some experts without rows.
+    """Compare gate, up and down of each expert, on rows grouped by expert, some experts without rows.
 
     Noise is the same in every layout.
     """
@@ -199,7 +199,7 @@ EXPERTS, HIDDEN, INNER = 5, 16, 8
 
 
 def exact_experts(generator: torch.Generator, layout: str = "olmoe") -> Any:
-    """Biases of gate and up are multiples of 1/2, too, and those of down of 1/4."""
+    """Biases of gate and up are multiples of 1/2, too; biases of down are multiples of 1/4."""
     experts = fused_experts(EXPERTS, HIDDEN, INNER, generator)
     for parameter in experts.parameters():
         parameter.data = torch.randint(-3, 4, parameter.shape, generator=generator) / 4.0
@@ -229,7 +229,7 @@ def exact_inputs(tokens: int, k: int, generator: torch.Generator) -> tuple[Tenso
 def expected_layer(
     experts: Any, digital: list[int], hardware: Hardware, inputs: tuple[Tensor, Tensor, Tensor]
 ) -> Tensor:
-    """Token by token, expert by expert, matrix by matrix through the reference."""
+    """Compute token by token, expert by expert, matrix by matrix through the reference."""
 
     def product(x: Tensor, matrix: Matrix, name: str, expert: int) -> Tensor:
         weight = matrix.weight.detach()
@@ -271,7 +271,7 @@ def test_whole_layer_equals_reference_bit_for_bit(
     pass_bytes: int,
     seed: int,
 ) -> None:
-    """Any layout, placement, pass length and routing: one token, none, idle experts, an expert twice for a token."""
+    """Try any layout, placement, pass length and routing: one token, none, idle experts, one expert twice."""
     generator = seeded(seed)
     experts, hardware = exact_experts(generator, layout), Hardware(c=0.0, tile_size=tile_size, w_max=w_max)
     inputs = exact_inputs(tokens, k, generator)
@@ -285,7 +285,7 @@ def test_whole_layer_equals_reference_bit_for_bit(
 
 
 def test_exact_numbers_reach_both_sides_of_every_bound() -> None:
-    """Or else the test above would miss a wrong clamp."""
+    """Without saturation the test above would miss a wrong clamp."""
     layer = AnalogExperts(exact_experts(seeded(0)), [], Hardware(c=0.0, tile_size=8), EXACT)
     layer.program(seeded(0))
     layer.count_saturation = True

@@ -65,7 +65,7 @@ def weights(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> T
 def by_generator(
     target: Tensor, hardware: Hardware, source: torch.Generator, *, mirrored: bool = False
 ) -> Tensor:
-    """As theory.hardware.program, for (experts, matrices, out, in) and with the kernel's draws."""
+    """Program as theory.hardware.program does, for (experts, matrices, out, in) and with the kernel's draws."""
     w_max = largest_weights(target, hardware).float()
     programmed = torch.full(target.shape, math.nan, device=DEVICE)
     everyone = torch.arange(len(target), device=DEVICE)
@@ -89,7 +89,7 @@ def normals(*shape: int, seed: int = 0, mirrored: bool = False) -> Tensor:
 
 
 def assert_programmed(programmed: Tensor, target: Tensor, noise: Tensor, hardware: Hardware) -> None:
-    """target + sigma * noise, to the rounding of fp32; in a dead zone exactly 0."""
+    """Weights are target + sigma * noise, to the rounding of fp32; in a dead zone exactly 0."""
     target, noise = target.double(), noise.double()
     sigma = programming_sigma(target, hardware)
     r_max = largest_weights(target, hardware).repeat_interleave(
@@ -112,7 +112,7 @@ def assert_programmed(programmed: Tensor, target: Tensor, noise: Tensor, hardwar
 @pytest.mark.parametrize("w_max", GRANULARITIES)
 @pytest.mark.parametrize("programming", sorted(PROGRAMMING_NOISE))
 def test_noise_is_the_same_whatever_the_hardware(programming: str, w_max: Granularity) -> None:
-    """Slices of whole runs and others, one slice, and widths that are no multiple of anything; bf16 as well."""
+    """Covers slices of whole runs and others, one slice, and widths that are no multiple of anything; bf16, too."""
     noise = normals(2, 2, 19, 150)
     for tile_size, dtype in zip((3, 32, 48, 64, 512), itertools.cycle((torch.float32, torch.bfloat16))):
         target = weights(2, 2, 19, 150, dtype=dtype)
@@ -129,7 +129,7 @@ def test_noise_does_not_depend_on_the_block_size(rows: int, monkeypatch: pytest.
 
 
 def test_noise_of_a_weight_depends_on_its_place_alone() -> None:
-    """Not on how many experts, matrices, outputs and inputs there are."""
+    """The numbers of experts, matrices, outputs and inputs make no difference."""
     all_of_them = normals(3, 2, 20, 300)
     torch.testing.assert_close(normals(2, 1, 9, 131), all_of_them[:2, :1, :9, :131], **ROUNDING)
 
@@ -149,7 +149,7 @@ def test_a_mirror_image_is_the_same_noise_with_the_opposite_sign() -> None:
 
 
 def test_borders_of_hermes_are_the_references_to_the_last_bit() -> None:
-    """Neighbouring numbers around the dead zone's end and around the step between its two polynomials."""
+    """Tries neighbouring numbers around the end of the dead zone and around the step between the two polynomials."""
     largest = 1.37
     target = torch.tensor([[[[largest] + [0.0] * 65]]], device=DEVICE)
     for place, border in ((1, 0.6 / 180), (34, 52.5 / 180)):
@@ -182,7 +182,7 @@ def test_tiles_of_zeros_stay_zeros(programming: str) -> None:
 
 
 def test_noise_is_normal_and_independent() -> None:
-    """All in one sample; between experts, matrices, neighbouring outputs, inputs of one counter; and sizes, too."""
+    """Judges all in one sample; between experts, matrices, neighbouring outputs, inputs of one counter; and sizes."""
     noise = normals(4, 2, 128, 256, seed=11)
     assert_normal(noise.flatten()[:, None], torch.zeros(1), torch.ones(1))
     sizes = torch.special.ndtri(torch.erf(noise.double().abs() / math.sqrt(2)))  # of a normal's |z|: a normal
@@ -203,7 +203,7 @@ def _normals_of_bits(first, second, x, y):
 
 
 def test_normals_of_given_bits() -> None:
-    """Radius sqrt(-2 log u) for u from 2^-33 to 1, and an angle for each eighth of a turn, ends included."""
+    """The radius is sqrt(-2 log u) for u from 2^-33 to 1; angles cover each eighth of a turn, ends included."""
     smallest, largest = 0, 2**32 - 1
     sample = torch.randint(2**32, (56,), generator=seeded(0)).tolist()
     first = [smallest, 1, 2**16, 2**31, 2**32 - 2**9, largest, 12345, 2**30, *sample]
@@ -228,7 +228,7 @@ def test_normals_of_given_bits() -> None:
 
 
 def both_ways(program_layers: Callable[[], Any]) -> tuple[Any, Any]:
-    """Through the kernel into the crossbars, and through theory.hardware's way of storing."""
+    """The same crossbars, programmed by the kernel and by theory.hardware's way of storing."""
     with pytest.MonkeyPatch.context() as patch:
         if INTERPRETED:
             patch.setattr(analog_layers, "takes_kernel", lambda *_: True)
@@ -260,7 +260,7 @@ CONVERTERS = [(8, 8), (8, None), (None, 6), (None, None)]
 def test_experts_are_stored_as_without_the_kernel(
     layout: str, digital: list[int], bits: tuple[int | None, int | None]
 ) -> None:
-    """Also where each expert has a calibration of its own, and in the place of weights programmed before."""
+    """Covers experts with a calibration each, and weights that take the place of ones programmed before."""
     each = [LayerCalibration(1.0 + expert, 2.5, 0.2) for expert in range(4)]
     experts = in_layout(fused_experts(4, 20, 12, seeded(0)), layout).to(DEVICE)
     hardware = Hardware(c=1.5, tile_size=16, w_max="column", dac_bits=bits[0], adc_bits=bits[1])

@@ -93,7 +93,7 @@ class ProbedBlock(nn.Module):
 
 
 def groups_of(model: Model, texts: Sequence[str] = TEXTS) -> dict[tuple[str, ...], list[Group]]:
-    """By parameter names, for two linear layers and the experts of layer 1; all in fp64."""
+    """The layers by parameter names: two linear layers and the experts of layer 1, all in fp64."""
     network = in_fp64(copy.deepcopy(model.network))
     recorded: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -166,7 +166,7 @@ def tiles(weight: Tensor, hardware: Hardware) -> Iterator[tuple[slice, slice, Te
 
 
 def conversions(groups: list[Group], bounds: list[float], hardware: Hardware) -> Iterator[Conversion]:
-    """Of every tile: what its rows give the ADCs, the ADCs' bounds for lam = 1, where the outputs belong."""
+    """For every tile: what the rows give the ADCs, the ADCs' bounds for lam = 1, and where the outputs belong."""
     for number, ((rows, matrices, _), bound) in enumerate(zip(groups, bounds, strict=True)):
         codes = quantise_input(rows, bound, hardware.dac_bits)
         for matrix, weight in enumerate(matrices):
@@ -177,7 +177,7 @@ def conversions(groups: list[Group], bounds: list[float], hardware: Hardware) ->
 
 
 def input_cost(groups: list[Group], bounds: list[float], bits: int) -> float:
-    """What the DACs' errors cost, by way of the exact products."""
+    """Cost of the DACs' errors, by way of the exact products."""
     return sum(
         float((((quantise_input(rows, bound, bits) - rows) @ weight.T).square() * sensitivity).sum())
         for (rows, matrices, sensitivities), bound in zip(groups, bounds, strict=True)
@@ -186,7 +186,7 @@ def input_cost(groups: list[Group], bounds: list[float], bits: int) -> float:
 
 
 def output_cost(groups: list[Group], converted: list[Conversion], lam: float, bits: int) -> float:
-    """What the ADCs' errors cost, after the digital sum of a row's tiles."""
+    """Cost of the ADCs' errors, after the digital sum of a row's tiles."""
     errors = [[torch.zeros_like(each) for each in sensitivities] for _, _, sensitivities in groups]
     for product, unit, (number, matrix, outputs) in converted:
         errors[number][matrix][:, outputs] += quantise_output(product, lam * unit, bits) - product
@@ -246,7 +246,7 @@ def assert_calibrated(calibration: Calibration, groups: dict[tuple[str, ...], li
 
 @pytest.fixture(scope="module")
 def idle_model() -> Model:
-    """With experts 4 and 5 idle, and w_max so different that a row has to go with its own expert's."""
+    """Experts 4 and 5 are idle, and w_max differs so much that each row needs the w_max of the right expert."""
     network = small_network()
     leave_experts_idle(network)
     for name, parameter in network.named_parameters():
@@ -272,7 +272,7 @@ def idle_model() -> Model:
 def test_ranges_are_the_best_of_the_grid(
     hardware: Hardware, idle_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Experts without tokens among them; gate and up have tiles of their own."""
+    """Some experts have no tokens; gate and up have tiles of their own."""
     monkeypatch.setattr(module, "ROWS", ROWS)
     groups = groups_of(idle_model)
     sizes = [len(rows) for rows, _, _ in groups[(f"{EXPERTS_NAME}.down_proj",)]]
@@ -281,7 +281,7 @@ def test_ranges_are_the_best_of_the_grid(
 
 
 def test_tiles_of_zeros_have_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They have neither products nor a w_max."""
+    """Tiles of zeros have neither products nor a w_max."""
     monkeypatch.setattr(module, "ROWS", ROWS)
     network = small_network()
     network.lm_head.weight.data[:40] = 0
@@ -307,7 +307,7 @@ def test_busy_experts_all_count(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ranges_of_other_layouts_are_the_best_of_the_grid(
     name: str, idle: bool, hardware: Hardware, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Biases and gates of their own; lists of experts have DACs of their own, in gate and up, too. On all rows."""
+    """Other layouts have biases and other gates; lists of experts have a DAC for each expert, in gate and up, too."""
     network = network_named(name)
     if idle:
         leave_experts_idle(network)
@@ -343,7 +343,7 @@ def test_a_share_of_every_experts_rows_is_looked_at(monkeypatch: pytest.MonkeyPa
 
 
 def test_modules_that_are_called_in_parts() -> None:
-    """As by blocks that go through a batch one text at a time: all calls count."""
+    """Some blocks go through a batch one text at a time: all calls count."""
     network = network_named("list_moe")
     whole = calibrate(as_model(network), TEXTS, Hardware())
 
@@ -470,7 +470,7 @@ def test_inputs_that_do_not_vary() -> None:
 
 
 def test_modules_that_the_model_never_calls() -> None:
-    """They have no ranges, and cannot be analog: their noise would reach nothing."""
+    """Modules that are never called have no ranges, and cannot be analog: their noise would reach nothing."""
     network = small_network()
     network.model.unused = nn.Linear(4, 4)
     model = as_model(network)
@@ -491,7 +491,7 @@ def test_layers_of_another_model() -> None:
 
 
 def test_converters_cost_tiny_olmoe_little() -> None:
-    """8 bits everywhere: Figure 3 judges the cost; here, that the calibrated ranges are worth having.
+    """Calibrated ranges are worth having at 8 bits everywhere; Figure 3 judges what 8 bits cost.
 
     The bound of 0.03 nats per token is twice what was measured (.016 per tile, .014 per column). Ranges that
     minimise the plain squared error cost .055, and those of Gaussian inputs far more.

@@ -1,4 +1,4 @@
-"""What the model cards say, on the whole evaluation text."""
+"""The shipped checkpoints are what their model cards say, on the whole evaluation text."""
 
 import json
 from dataclasses import asdict

@@ -193,7 +193,7 @@ def test_copies_halve_the_variance_of_small_noise() -> None:
 
 
 def test_the_mean_shift_leaves_no_mean_error() -> None:
-    """On the very text it was measured on, in the first layer, whose inputs noise does not change."""
+    """Holds on the very text it was measured on, in the first layer, whose inputs noise does not change."""
     calibration = CALIBRATIONS[NO_CONVERTERS]
     shift = mean_shift(MODEL, NO_CONVERTERS, calibration, 0, TOKENS)
     assert shift.shape == (LAYERS, EXPERTS, HIDDEN) and shift.abs().max() > 0

@@ -49,7 +49,7 @@ def test_published_rows(digital: float, tokens_per_second: float, tokens_per_jou
 
 
 def test_all_analog_row() -> None:
-    """Its energy has set a constant; its throughput is 185 times lower than the model's, which is not explained."""
+    """The energy of this row has set a constant; the throughput, 185 times below the model's, is not explained."""
     found = cost(OLMOE, 0.0, dense_digital=False)
     assert found.tokens_per_joule == pytest.approx(TABLE_2.value[0].tokens_per_joule, rel=0.01)
     assert found.tokens_per_second > 100 * TABLE_2.value[0].tokens_per_second
@@ -114,7 +114,7 @@ def test_used_experts(top_k: int, experts: int, batch: int) -> None:
 
 @given(shape=SHAPES, fraction=fractions, more=fractions, batch=batches)
 def test_digital_experts_cost_time(shape: Shape, fraction: float, more: float, batch: int) -> None:
-    """Until all are: then nothing waits for analog experts."""
+    """Once all experts are digital, nothing waits for analog ones."""
     low, high = sorted((fraction, more))
     if high < 1:
         assert cost(shape, low, batch).seconds <= cost(shape, high, batch).seconds

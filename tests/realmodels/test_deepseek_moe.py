@@ -97,7 +97,7 @@ def tensors(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
 
 
 def logits(config: dict[str, Any], weights: dict[str, Tensor], tokens: Tensor) -> Tensor:
-    """Token by token where a token matters, in fp64; shapes (length,) to (length, vocabulary)."""
+    """Compute token by token where a token matters, in fp64; shapes (length,) to (length, vocabulary)."""
     weights = {name: weight.double() for name, weight in weights.items()}
 
     def norm(x: Tensor, name: str) -> Tensor:

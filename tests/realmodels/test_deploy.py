@@ -124,7 +124,7 @@ def placements(draw: st.DrawFn, model: Model) -> Placement:
 @settings(max_examples=60)
 @given(data=st.data(), name=st.sampled_from(["tied", *MODELS]))
 def test_every_parameter_is_accounted_for(data: st.DataObject, name: str) -> None:
-    """And the report tells of the modules that are there."""
+    """The report tells of the modules that are there."""
     model = small_model(tie_word_embeddings=True) if name == "tied" else fresh(name)
     placement = data.draw(placements(model))
     sizes = {name: parameter.numel() for name, parameter in model.network.named_parameters()}
@@ -216,7 +216,7 @@ def test_parameters_that_nobody_knows_are_refused() -> None:
 def test_withdraw_restores_bit_for_bit(
     data: st.DataObject, name: str, hardware: Hardware, seeds: list[int]
 ) -> None:
-    """The very modules, after any number of programming events."""
+    """The very modules come back, after any number of programming events."""
     model = fresh(name)
     before, weights, digital = modules(model), state(model), logits(model)
     deploy(model, data.draw(placements(model)), hardware, calibration(hardware, name=name), seeds[0])
@@ -242,7 +242,7 @@ def test_deployed_again_as_often_as_wanted() -> None:
 
 
 def test_withdraw_after_a_change_of_precision() -> None:
-    """Gives the model that a digital one would have become."""
+    """The result is the model that a digital one would have become."""
     for converters in (NOISY, Hardware()):
         model = deployed(hardware=converters)
         model.network.to(torch.bfloat16)  # type: ignore[arg-type]
@@ -306,7 +306,7 @@ def test_ideal_hardware_is_digital_bit_for_bit(arm: str, dtype: torch.dtype, imp
 def test_ideal_hardware_is_digital_for_every_architecture(
     name: str, dtype: torch.dtype, implementation: str, digital_fraction: float
 ) -> None:
-    """With all that can be analog so, too; and so it is after withdrawing."""
+    """Holds with all analog that can be, too, and after withdrawing."""
     network = network_named(name).to(dtype)
     network.set_experts_implementation(implementation)
     model = as_model(network)
@@ -324,7 +324,7 @@ def test_ideal_hardware_is_digital_for_every_architecture(
 
 
 def generator_of(seed: int, name: str) -> torch.Generator:
-    """Of a module's noise."""
+    """The generator of a module's noise."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
@@ -420,7 +420,7 @@ def test_every_arm_is_noisy(arm: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["olmoe", "gpt_oss", "list_moe"])
 def test_nothing_analog_counts_as_deployed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is digital, whatever the hardware: so that sweeps need no special case. Nothing is programmed."""
+    """The model stays digital, whatever the hardware, so that sweeps need no special case. Nothing is programmed."""
     monkeypatch.delattr(AnalogExperts, "program")
     monkeypatch.delattr(AnalogLinear, "program")
     model = fresh(name)
@@ -436,7 +436,7 @@ def test_nothing_analog_counts_as_deployed(name: str, monkeypatch: pytest.Monkey
 
 
 def test_converters_err_by_their_steps() -> None:
-    """Where nothing saturates: the error goes down as the number of levels goes up, from 127 to 32767."""
+    """Where nothing saturates, the error goes down as the number of levels goes up, from 127 to 32767."""
     errors = []
     for bits in (8, 16):
         model = deployed(ARMS["LM head"], Hardware(c=0.0, dac_bits=bits, adc_bits=bits, kappa=10.0, lam=4.0))
@@ -563,7 +563,7 @@ def test_generate_with_and_without_cache() -> None:
 
 @pytest.mark.parametrize("digital", [ALL, NONE, ((0, 1, 2, 3),) * LAYERS, ((4, 5), (0, 4))])
 def test_idle_experts(digital: tuple[tuple[int, ...], ...]) -> None:
-    """Whichever of the idle and the busy ones are analog; one token has idle experts of either kind anyway."""
+    """Idle or busy experts may be analog; with one token there are idle experts of either kind anyway."""
     network = small_network()
     leave_experts_idle(network)
     model = as_model(network)
@@ -621,7 +621,7 @@ def test_reprogramming_is_a_fresh_deployment(seeds: list[int], arm: str, name: s
 
 @pytest.mark.parametrize("kind", ["olmoe", "list_moe"])
 def test_noise_is_standard_and_independent(kind: str) -> None:
-    """In units of its sigma; of any two modules, and of two seeds, uncorrelated: failure probability 1e-9 each."""
+    """In units of sigma. The noise of any two modules or seeds is uncorrelated: failure probability 1e-9 each."""
 
     def noise(seed: int) -> dict[str, Tensor]:
         model = deployed(seed=seed, name=kind)
@@ -750,7 +750,7 @@ def test_programming_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_calibration_serves_all_hardware_with_its_converters() -> None:
-    """Programming noise and a given lam play no part in it."""
+    """Programming noise and a given lam play no part in calibration."""
     model = fresh()
     for other in (Hardware(c=2.0), Hardware(programming="hermes"), Hardware(lam=0.2)):
         deploy(model, EVERYTHING, other, calibration(Hardware()))

@@ -42,7 +42,7 @@ ROUNDING = 2 * VOCABULARY * 2.0**-24
 
 
 def stream() -> list[int]:
-    """As the model was trained: an end-of-text token before every document."""
+    """The stream of the training recipe: an end-of-text token before every document."""
     tokens: list[int] = []
     for text in TEXTS:
         tokens += [0, *small_tokenizer()(text)["input_ids"]]
@@ -66,7 +66,7 @@ def plain_results(network: Any, blocks: Tensor) -> tuple[list[float], list[float
 @settings(max_examples=50)
 @given(length=st.integers(1, CONTEXT))
 def test_every_token_but_the_first_is_predicted_once(length: int) -> None:
-    """But for those after the last whole block; every input is the target before it."""
+    """Tokens after the last whole block are left out; every input is the target before it."""
     tokens, expected = token_blocks(MODEL, TEXTS, length).tokens, torch.tensor(stream())
     predictions = (len(expected) - 1) // length * length
     assert tokens.shape == (predictions // length, length + 1)
@@ -77,7 +77,7 @@ def test_every_token_but_the_first_is_predicted_once(length: int) -> None:
 @settings(max_examples=50)
 @given(length=st.integers(1, CONTEXT), blocks=st.integers(2, 100))
 def test_a_subset_is_spread_evenly(length: int, blocks: int) -> None:
-    """It begins with the first block, and gaps between chosen blocks differ by at most one block."""
+    """The choice begins with the first block, and gaps between chosen blocks differ by at most one block."""
     everything, subset = token_blocks(MODEL, TEXTS, length), token_blocks(MODEL, TEXTS, length, blocks)
     available = len(everything.tokens)
     count = min(blocks, available)
@@ -97,7 +97,7 @@ def test_the_stream_is_that_of_training() -> None:
 
 
 def test_bytes_are_those_of_utf8() -> None:
-    """Over all tokens of the stream, those before documents included; "ï" has two bytes."""
+    """All tokens of the stream count, also those before documents; "ï" has two bytes."""
     texts = ("naïve " * 40, "", "naïve")
     encoded = sum(1 + len(small_tokenizer()(text)["input_ids"]) for text in texts)
     assert token_blocks(MODEL, texts, 8).bytes_per_token == (7 * 40 + 6) / encoded
@@ -111,7 +111,7 @@ def test_default_length() -> None:
 
 
 def test_documents_may_be_longer_than_the_context() -> None:
-    """Without a warning of transformers, whose default logger does not reach pytest's."""
+    """transformers gives no warning; its default logger does not reach pytest's."""
     tokenizer = copy.deepcopy(small_tokenizer())
     tokenizer.model_max_length = 16
     logger, handler = logging.getLogger("transformers"), BufferingHandler(capacity=10)
@@ -159,7 +159,7 @@ class Bigrams(nn.Module):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_prediction_is_judged_by_the_token_that_follows(dtype: torch.dtype) -> None:
-    """In fp32 whatever the model computes in."""
+    """The loss is computed in fp32, whatever the model computes in."""
     logits = 3 * torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(0))
     tokens = token_blocks(MODEL, TEXTS, 20).tokens
     logits[tokens[:, :-1], tokens[:, 1:]] += 9  # what occurs is likely
@@ -192,7 +192,7 @@ def test_batches_and_chunks_do_not_matter(
 
 
 def test_batches_have_the_size_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many blocks as fit, but at least one; the network keeps no cache of keys and values."""
+    """A batch holds as many blocks as fit, but at least one; the network keeps no cache of keys and values."""
     seen: list[tuple[int, ...]] = []
     network = small_model().network
 

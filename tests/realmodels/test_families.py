@@ -96,7 +96,7 @@ def test_olmoe(tied: bool) -> None:
 
 
 def test_layers_come_in_the_order_of_the_model() -> None:
-    """Not in that of their names, where layer 10 comes before layer 2."""
+    """The order is not that of names, where layer 10 comes before layer 2."""
     assert [layer.experts.split(".")[2] for layer in DEEP.moe_layers] == [str(number) for number in range(12)]
     assert DEEP.num_experts == (EXPERTS,) * 12
 
@@ -164,14 +164,14 @@ def test_a_part_that_shares_its_parameter_is_refused_too() -> None:
 
 
 def test_what_is_beside_the_experts_is_not_shared() -> None:
-    """However its name begins."""
+    """The beginning of the name makes no difference."""
     network = small_network()
     network.model.layers[1].mlp_2 = nn.Linear(HIDDEN, HIDDEN)
     assert describe(network).dense["dense_ffn"] == ("model.layers.1.mlp_2",)
 
 
 def test_a_router_may_be_a_linear_layer() -> None:
-    """It is none of the dense modules even so."""
+    """Even so the router is none of the dense modules."""
     network = small_network()
     network.model.layers[1].mlp.gate = nn.Linear(HIDDEN, EXPERTS, bias=False)
     assert describe(network) == OLMOE
@@ -248,7 +248,7 @@ def test_matrices_are_views_and_stored_is_their_inverse(
 
 @given(layout=LAYOUT, experts=SIZE, hidden=SIZE, inner=SIZE)
 def test_outputs_in_either_order(layout: FusedLayout, experts: int, hidden: int, inner: int) -> None:
-    """Of the product with the parameter as it is stored, and of those with gate and with up."""
+    """Outputs of the product with the parameter as it is stored, and of the products with gate and with up."""
     shape = layout.shapes(experts, hidden, inner)["gate_up_proj"]
     parameter = torch.arange(math.prod(shape)).view(shape)
     x = torch.arange(3 * hidden).view(3, hidden)
@@ -327,7 +327,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_layouts_are_refused(name: str) -> None:
-    """As soon as the model is described, whatever its other layers are."""
+    """The model is refused as soon as it is described, whatever the other layers are."""
     make, message = REFUSED[name]
     network = small_network()
     network.model.layers[1].mlp.experts = make()
@@ -373,7 +373,7 @@ def test_experts_in_a_list() -> None:
 
 
 def test_experts_may_have_any_structure() -> None:
-    """Linear layers at any depth, or be one themselves, with or without norms."""
+    """Experts may hold linear layers at any depth, or be one, with or without norms."""
     network = list_moe()
     network.model.layers[0].mlp.experts = nn.ModuleList(nn.Linear(HIDDEN, HIDDEN) for _ in range(EXPERTS))
     network.model.layers[1].mlp.experts = nn.ModuleList(
@@ -387,7 +387,7 @@ def test_experts_may_have_any_structure() -> None:
 
 
 def test_a_list_without_a_router_is_no_layer_of_experts() -> None:
-    """Or one that holds anything but linear layers: as a list of decoder layers, or of norms."""
+    """Lists that hold anything but linear layers are not experts: decoder layers, or norms."""
     network = list_moe()
     block = network.model.layers[1].mlp
     del block.gate
@@ -443,7 +443,7 @@ def test_experts_of_a_list_with_other_weights_are_refused() -> None:
 
 @given(names=st.lists(st.sampled_from([*OLMOE.linears, "attention", "lm_head", "model", "model.layers.1"])))
 def test_names_mean_modules(names: list[str]) -> None:
-    """Kinds, modules and what is below a module; once each, in the order of the model."""
+    """Names may be kinds, modules and what is below a module; each linear comes once, in the order of the model."""
     meant = {
         linear
         for name in names

@@ -47,7 +47,7 @@ class Pair:
 
 
 def load_split(folder: Path, offload_folder: Path, share: float = 0.5, **options: Any) -> Model:
-    """With CPU memory for a share of the checkpoint's bytes: the rest is on disk."""
+    """Load with CPU memory for a share of the checkpoint's bytes; the rest is on disk."""
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     memory: dict[int | str, int | str] = {"cpu": int(share * size)}
     return load(folder, device="auto", max_memory=memory, offload_folder=offload_folder, **options)
@@ -61,7 +61,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def offloaded_parameters(model: Model) -> set[str]:
-    """Those that nobody holds now: loaded for a call, they are gone after it."""
+    """Parameters that nobody holds now: loaded for a call, they are gone after it."""
     return {name for name, parameter in model.network.named_parameters() if parameter.is_meta}
 
 
@@ -104,7 +104,7 @@ def test_weights_are_read_from_disk(pair: Pair) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.8])
 def test_other_splits_and_precisions(share: float, tmp_path: Path) -> None:
-    """Everything on disk; and a part, in bf16, which is rounded when it is loaded or each time it is read."""
+    """All is on disk, or a part, in bf16, which is rounded when it is loaded or each time it is read."""
     folder, dtype = save(small_network(), tmp_path / "model"), (torch.bfloat16 if share else torch.float32)
     whole, split = load(folder, dtype=dtype), load_split(folder, tmp_path / "rest", share / 2, dtype=dtype)
     on_disk = offloaded_parameters(split)
@@ -120,7 +120,7 @@ def test_a_model_that_fits_is_loaded_whole(tmp_path: Path) -> None:
 
 
 def test_two_models_share_an_offload_folder(tmp_path: Path) -> None:
-    """Their parameters have the same names."""
+    """The parameters of both models have the same names."""
     models = []
     for seed in (0, 1):
         folder = save(small_network(seed), tmp_path / str(seed))
@@ -164,7 +164,7 @@ def test_evaluation(pair: Pair) -> None:
 
 @pytest.mark.parametrize("hardware", [CONVERTERS, NOISE_ONLY])
 def test_deployment(hardware: Hardware, pair: Pair) -> None:
-    """Its report, what it computes, with each seed, and the model that is left after it."""
+    """Compares the report, what the model computes with each seed, and the model that is left."""
     digital = evaluate(pair.whole, TEXT)
     results = []
     for model, own in zip(pair, pair.ranges, strict=True):
@@ -188,7 +188,7 @@ def test_deployment(hardware: Hardware, pair: Pair) -> None:
 
 
 def test_modules_without_anything_digital_read_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Experts of which all are analog, and linear layers without a bias."""
+    """Fully analog experts, and linear layers without a bias, need no weights."""
     read: list[str] = []
     fetch = OffloadedWeightsLoader.__getitem__
 
@@ -260,7 +260,7 @@ def test_a_head_tied_to_the_embedding_is_counted_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("simulator", ["aihwkit", "lightning"])
 def test_peers(simulator: Any, pair: Pair) -> None:
-    """The peers are programmed anew, and the model is digital after it."""
+    """The peers are programmed anew, and the model is digital afterwards."""
     pytest.importorskip("aihwkit")  # its wheels are for Linux on x86-64 only
     from realmodels.peers import PeerExperts, PeerLinear, deployed_on
 
@@ -286,7 +286,7 @@ def test_peers(simulator: Any, pair: Pair) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_tasks(tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers and log-likelihoods of a model that is all on disk, its embedding too, digital and deployed."""
+    """Answers and log-likelihoods agree for a model that is all on disk, also the embedding, digital and deployed."""
     network = small_network(tie_word_embeddings=tied, max_position_embeddings=512)  # the questions' context
     folder = save(network, tmp_path / "model")
     whole, split = load(folder), load_split(folder, tmp_path / "rest", share=0.0)
@@ -319,7 +319,7 @@ def test_tasks(tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_backward_pass_keeps_no_offloaded_weights(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And has the gradient of one that does."""
+    """The gradient is that of a pass that keeps all weights."""
     fetched: list[StorageWeakRef] = []
     fetch = OffloadedWeightsLoader.__getitem__
 

@@ -45,7 +45,7 @@ EMBEDDED = CHECKPOINTS / DEFAULT_MODEL
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In bf16, as the shipped one is."""
+    """A checkpoint in bf16, as the shipped one is."""
     return save(small_network().to(torch.bfloat16), tmp_path_factory.mktemp("checkpoint"))
 
 
@@ -56,7 +56,7 @@ def copy(checkpoint: Path, tmp_path: Path) -> Path:
 
 
 def refusal(name: str | Path, **options: Any) -> str:
-    """What `load` says, which has to be one line that names the value."""
+    """The message of `load`, which has to be one line that names the value."""
     with pytest.raises(InputError) as caught:
         load(name, **options)
     message = str(caught.value)
@@ -105,7 +105,7 @@ def test_a_finer_checkpoint_is_rounded(tmp_path: Path) -> None:
 
 
 def test_all_of_a_model(checkpoint: Path) -> None:
-    """From a `Path` as from a `str`, with a `~` as without."""
+    """The name may be a `Path` or a `str`, with a `~` or without."""
     model = load(checkpoint)
     assert model.name == str(checkpoint) and model.context == CONTEXT
     assert model.map.num_experts == (EXPERTS,) * LAYERS
@@ -246,7 +246,7 @@ def spoil(value: float) -> Damage:
 
 
 def other_tokenizer(folder: Path) -> None:
-    """With more tokens than the model has rows for."""
+    """The tokenizer has more tokens than the model has rows for."""
     words = " ".join(f"{number:x}" for number in range(2000))
     train_tokenizer([words], VOCABULARY + 100).save_pretrained(folder)
 
@@ -384,7 +384,7 @@ assert logging.get_verbosity() == logging.WARNING and logging.is_progress_bar_en
 
 
 def test_silence(checkpoint: Path, copy: Path) -> None:
-    """Not a character on stderr, of progress bars or tables, and no long wait where nothing answers."""
+    """No character of progress bars or tables is on stderr, and nothing waits long where nobody answers."""
     change_config(intermediate_size=32)(copy)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(copy), "PYTHONPATH": str(ROOT)}

@@ -101,7 +101,7 @@ def test_linear_layer_has_the_same_codes(
 
 
 def test_lightning_experts_are_the_same_layer() -> None:
-    """Per column, where both have the same w_max: no expert, slice or routing weight is mixed up.
+    """Compare per column, where both have the same w_max: no expert, slice or routing weight is mixed up.
 
     gate and up are the same codes on both sides, but their steps and SiLU are rounded in fp32, so that an
     input of down within a few 2^-24 of a DAC border may become another code.
@@ -163,7 +163,7 @@ def test_outputs_may_be_cut_unevenly_where_columns_have_their_own_w_max() -> Non
 
 @cache
 def exact_model(family: str) -> Model:
-    """In fp64, with a column, a row of an expert and a whole matrix of zeros."""
+    """A network in fp64, with a column, a row of an expert and a whole matrix of zeros."""
     network = small_network() if family == "olmoe" else network_of(OTHER_CONFIGS[family])
     model = as_model(in_fp64(network))
     network.lm_head.weight[0] = 0
@@ -208,7 +208,7 @@ def test_whole_models_are_one_function_in_fp64(
     dense: set[str],
     seed: int,
 ) -> None:
-    """With matrices that no tile size divides, and noise that exceeds w_max (c = 20)."""
+    """Holds for matrices that no tile size divides, and for noise that exceeds w_max (c = 20)."""
     model = exact_model(family)
     converters = Hardware(w_max=w_max, tile_size=tile_size, dac_bits=bits, adc_bits=bits)
     calibration = exact_calibration(family, converters)
@@ -245,7 +245,7 @@ def tiny() -> tuple[Model, Hardware, Calibration]:
 def test_codes_of_tiny_olmoe_flip_within_the_budget(
     simulator: Simulator, tiny: tuple[Model, Hardware, Calibration]
 ) -> None:
-    """Each matrix on the inputs that it has in our deployment; of the experts those that are used first."""
+    """Judge each matrix on the inputs that it has in our deployment, and the experts that are used first."""
     model, hardware, calibration = tiny
     tokens = token_blocks(model, model.texts("evaluation"), 32, 2).tokens[:, :-1]
     placement = everything_analog(model)

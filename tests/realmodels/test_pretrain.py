@@ -280,7 +280,7 @@ def test_sgd_is_that_of_torch_and_decays_as_adamw_does() -> None:
 
 
 def test_one_rms_is_adamw_where_all_gradients_are_of_one_size() -> None:
-    """There the mean of the squares is each square; torch's own AdamW is the reference, its decay included."""
+    """Where all are of one size, the mean of the squares is each square; torch's AdamW, with decay, is the reference."""
     gradients, start = gradients_and_start(1)
     alike = [gradient.sign() * (1 + number) for number, gradient in enumerate(gradients)]
     ours, torchs = (torch.nn.Parameter(start.clone()) for _ in range(2))
@@ -299,7 +299,7 @@ def test_one_rms_steps_are_proportional_to_gradients() -> None:
 
 @pytest.mark.parametrize("experts", ["sgd", "adamw_one_rms"])
 def test_only_the_experts_have_their_own_optimiser(tokens: TokenFolder, experts: Any) -> None:
-    """After one step everything else is where AdamW alone takes it, and experts are where their optimiser does."""
+    """After one step, experts are where their optimiser takes them, and all else is where AdamW alone does."""
     recipe = replace(TINY, optimiser="adamw", warmup=0.0, weight_decay=0.4, matrix_learning_rate=0.01)
     stream = tokens.stream("training")
     one = Training(recipe, stream, CPU, compiled=False)
@@ -355,7 +355,7 @@ def test_biased_routers_choose_by_the_bias_and_weigh_without_it(tokens: TokenFol
 
 
 def test_a_bias_evens_the_load(tokens: TokenFolder) -> None:
-    """Mean of four seeds: one run's load depends on the last bits of the sums, which differ between machines.
+    """Judge the mean of four seeds: one run's load depends on the last bits of the sums, which differ between machines.
 
     Over 11 pairs of runs the deviation was .41 smaller with the bias, with a standard deviation of .18.
     """

@@ -25,7 +25,7 @@ def markov(length: int, seed: int) -> np.ndarray:
 
 
 class Dictionaries:
-    """The definition, read off literally: one n-gram at a time."""
+    """The definition, taken literally: one n-gram at a time."""
 
     def __init__(self, stream: list[int], order: int) -> None:
         grams = Counter(tuple(stream[i : i + order]) for i in range(len(stream) - order + 1))

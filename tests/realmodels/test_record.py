@@ -36,7 +36,7 @@ def test_inputs_are_those_of_the_digital_model() -> None:
 
 
 def test_gradients_are_finite_differences_of_the_summed_loss() -> None:
-    """Along one random direction at the output of the last MoE layer: no routing depends on it."""
+    """Moves along one random direction at the output of the last MoE layer, on which no routing depends."""
     name = MODEL.map.moe_layers[-1].experts
     (call,) = record(MODEL, [name], TOKENS)[name]
     assert call.gradient is not None

@@ -75,7 +75,7 @@ def test_only_the_context_tells() -> None:
 
 
 def test_the_first_questions_are_a_sample_of_all() -> None:
-    """Of the documents they come from: half of 2,846 random questions are in the first half of the text, +- 3 %."""
+    """The order is not that of the documents: half of 2,846 random questions are in the first half, +- 3 %."""
     everything = "\0".join(held_out("evaluation"))
     half = [everything.index(question["context"]) < len(everything) / 2 for question in OURS]
     share, first = sum(half) / len(half), half[:1000]
@@ -83,7 +83,7 @@ def test_the_first_questions_are_a_sample_of_all() -> None:
 
 
 def paragraphs_of(split: text.Split) -> set[str]:
-    """Of the held-out packages' modules in a split, none removed."""
+    """All paragraphs of the held-out packages' modules in a split, none removed."""
     return {
         paragraph
         for package in text.HELD_OUT_PACKAGES
@@ -93,12 +93,12 @@ def paragraphs_of(split: text.Split) -> set[str]:
 
 
 def lines_of(question: dict[str, Any]) -> list[str]:
-    """Its text by paragraphs, the first of which may be incomplete."""
+    """The text of a question by paragraphs, the first of which may be incomplete."""
     return f"{question['context']} {question['choices'][question['label']]}".split("\n")
 
 
 def test_questions_are_of_modules_of_the_evaluation_split() -> None:
-    """Which the models were not trained on; parts of paragraphs are of whole ones there."""
+    """Models were not trained on that text; parts of paragraphs come from whole paragraphs there."""
     allowed = paragraphs_of("evaluation")
     everything = "\0".join(allowed)
     for question in OURS:
@@ -110,7 +110,7 @@ def test_questions_are_of_modules_of_the_evaluation_split() -> None:
 
 @pytest.mark.slow
 def test_no_question_has_a_paragraph_of_training_text() -> None:
-    """Of the same packages. A sentence in common is rare: 20 of 2,846 passages are inside of longer paragraphs."""
+    """The training text is that of the same packages. Few sentences are in both: 20 of 2,846 passages are in longer ones."""
     trained = paragraphs_of("training")
     everything = "\0".join(trained)
     shared = 0
@@ -165,7 +165,7 @@ def model() -> Model:
 
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What lm-eval itself returned, one entry for each task."""
+    """The results of lm-eval itself, one entry for each task."""
     found = []
     real = lm_eval.evaluator.evaluate
 
@@ -179,7 +179,7 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def log_likelihood(model: Model, context: str, continuation: str) -> float:
-    """Sum of the log-probabilities of the continuation's tokens, in nats."""
+    """The sum of the log-probabilities of the continuation's tokens, in nats."""
     before = len(model.tokenizer(context)["input_ids"])
     tokens = torch.tensor(model.tokenizer(context + continuation)["input_ids"])
     rows = model.network(input_ids=tokens[None]).logits[0].double().log_softmax(-1)
@@ -187,7 +187,7 @@ def log_likelihood(model: Model, context: str, continuation: str) -> float:
 
 
 def check(model: Model, found: TaskAccuracy, results: dict[str, Any]) -> list[list[float]]:
-    """lm-eval's log-likelihoods and verdicts are those of the definitions; returns the former."""
+    """Assert that lm-eval's log-likelihoods and verdicts are those of the definitions; return the log-likelihoods."""
     rows = []
     for question, sample, correct in zip(OURS, results["samples"][CONTINUATION], found.correct, strict=False):
         plain = [log_likelihood(model, question["context"], f" {choice}") for choice in question["choices"]]
@@ -210,7 +210,7 @@ def test_lm_eval_computes_what_we_do(model: Model, harness: list[dict[str, Any]]
 
 
 def test_standard_errors_are_lm_evals(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It leaves them out with bootstrap_iters=0, as we call it: they cost nothing for a mean, but for all others."""
+    """lm-eval leaves them out with bootstrap_iters=0, as we call it: they are free for a mean, and costly otherwise."""
     real, theirs = lm_eval.evaluator.evaluate, []
 
     def spy(*arguments: Any, bootstrap_iters: int, **options: Any) -> Any:
@@ -223,7 +223,7 @@ def test_standard_errors_are_lm_evals(model: Model, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_model_is_evaluated_as_it_is_now(model: Model, harness: list[dict[str, Any]]) -> None:
-    """With everything analog, LM head included, then digital again bit for bit."""
+    """Everything is analog, also the LM head, and then digital again bit for bit."""
     placement = place(
         scores(model, "maxnn"),
         0.0,
@@ -274,7 +274,7 @@ def test_nothing_is_left_behind_or_printed(
 
 
 def test_what_lm_eval_warns_of_is_heard(caplog: pytest.LogCaptureFixture) -> None:
-    """Here that the context of 64 tokens does not hold the questions."""
+    """The warning here: the context of 64 tokens does not hold the questions."""
     evaluate_tasks(as_model(small_network()), [CONTINUATION], 2)
     assert "exceeds model's maximum length (64)" in caplog.text
 
@@ -324,7 +324,7 @@ def made_up(path: str, name: str | None) -> dict[str, Any]:
 
 @pytest.fixture
 def nothing_loaded() -> Iterator[None]:
-    """No questions of other tests, and none for them."""
+    """Keep the questions of this test apart from those of others."""
     tasks._load.cache_clear()
     yield
     tasks._load.cache_clear()
@@ -347,7 +347,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, nothing_loaded: None) -> list[str]:
 
 
 def test_the_papers_tasks(model: Model, hub: list[str], harness: list[dict[str, Any]]) -> None:
-    """Each with its metric, zero-shot, on every question; MMLU's subjects together."""
+    """Each task has its metric, zero-shot, on every question; MMLU's subjects are one task."""
     found = evaluate_tasks(model)
     assert tuple(each.task for each in found.tasks) == PAPER_TASKS and len(PAPER_TASKS) == 8
     assert len(set(hub)) == 7 and hub.count("allenai/ai2_arc") == 2 and hub.count("cais/mmlu") == 57
