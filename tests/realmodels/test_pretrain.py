@@ -280,7 +280,7 @@ def test_sgd_is_that_of_torch_and_decays_as_adamw_does() -> None:
 
 
 def test_one_rms_is_adamw_where_all_gradients_are_of_one_size() -> None:
-    """Where all are of one size, the mean of the squares is each square; torch's AdamW, with decay, is the reference."""
+    """The mean of the squares is each square where all are alike; torch's AdamW, with decay, is the reference."""
     gradients, start = gradients_and_start(1)
     alike = [gradient.sign() * (1 + number) for number, gradient in enumerate(gradients)]
     ours, torchs = (torch.nn.Parameter(start.clone()) for _ in range(2))

@@ -110,7 +110,7 @@ def test_questions_are_of_modules_of_the_evaluation_split() -> None:
 
 @pytest.mark.slow
 def test_no_question_has_a_paragraph_of_training_text() -> None:
-    """The training text is that of the same packages. Few sentences are in both: 20 of 2,846 passages are in longer ones."""
+    """The packages are the same. Few sentences are in both texts: 20 of 2,846 passages are in longer paragraphs."""
     trained = paragraphs_of("training")
     everything = "\0".join(trained)
     shared = 0
