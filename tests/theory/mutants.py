@@ -21,11 +21,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec, module_from_spec
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import find_spec
 from itertools import accumulate
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from types import CodeType, ModuleType
 
 # Once, and not in each of the processes that are forked below. Of theory only what no mutant changes.
 import flint  # noqa: F401
@@ -76,7 +79,7 @@ FORMULAS: dict[str, dict[str, tuple[str, ...]]] = {
         "adam_step": ("G-adam",),
         "adam_rate": ("G-adam",),
     },
-    "theory.tolerance": {
+    "theory.tolerance.formulas": {
         "concentration": ("B",),
         "tolerable_noise": ("B",),
         "failure_bound": ("B-mean",),
@@ -93,34 +96,39 @@ FORMULAS: dict[str, dict[str, tuple[str, ...]]] = {
 # The same of functions that only tensors can be given to, which no derivation calls: tests alone catch their mutants.
 # Left out are the searches for the largest c, which state no formula.
 ON_TENSORS: dict[str, dict[str, tuple[str, ...]]] = {
-    "theory.tolerance": {
+    "theory.tolerance.network": {
         "Network.noise": ("B",),
         "Network.preactivations": ("B", "H"),
         "Network.token_noise": ("B", "H"),
         "Network.lipschitz_squared": ("B", "H"),
-        "_Terms.margin": ("B",),
-        "_Terms.bias": ("B",),
-        "_Terms.mean": ("B-mean", "P"),
-        "_Terms.variance": ("P",),
+    },
+    "theory.tolerance.terms": {
+        "Terms.margin": ("B",),
+        "Terms.bias": ("B",),
+        "Terms.mean": ("B-mean", "P"),
+        "Terms.variance": ("P",),
+        "terms_of": ("B", "H", "P"),
+        "adc_loss": ("H",),
+    },
+    "theory.tolerance.bounds": {
         "mean_shift": ("C",),
         "uniform_bound": ("Bu",),
         "predicted_accuracy": ("P",),
-        "_terms": ("B", "H", "P"),
-        "_adc_loss": ("H",),
-        "_pointwise": ("B",),
+        "pointwise": ("B",),
     },
     "theory.damage": {"expected_damage": ("D",)},
 }
+MODULES = tuple(dict.fromkeys([*FORMULAS, *ON_TENSORS]))
 EQUIVALENT = {
     "theory.growth.weight_ratio: 1 -> 2": "the rate of both weights, which the ratio does not depend on",
-    "theory.tolerance.mean_shift: shift.mean(1) * network.analog[:, None] -> shift.mean(1)": (
+    "theory.tolerance.bounds.mean_shift: shift.mean(1) * network.analog[:, None] -> shift.mean(1)": (
         "a digital expert has no noise, and so no shift"
     ),
-    "theory.tolerance.predicted_accuracy: sd > 0 -> sd >= 0": "mean/0 is an infinity of the mean's sign, or nan, too",
-    "theory.tolerance.uniform_bound: margin <= 0 -> margin < 0": "the formula that follows is 0 for a margin of 0",
-    "theory.tolerance._terms: gates > 0 -> gates >= 0": "a token without weight is a term of coefficient 0",
-    "theory.tolerance._terms: 0 -> 1 (2)": "no inputs have no terms, of whichever number",
-    "theory.tolerance._terms: labels[:, None, None, None] * network.signs[:, None, None]"
+    "theory.tolerance.bounds.predicted_accuracy: sd > 0 -> sd >= 0": "mean/0 is infinite or nan, too",
+    "theory.tolerance.bounds.uniform_bound: margin <= 0 -> margin < 0": "the formula gives 0 for a margin of 0",
+    "theory.tolerance.terms.terms_of: gates > 0 -> gates >= 0": "a token without weight is a term of coefficient 0",
+    "theory.tolerance.terms.terms_of: 0 -> 1 (2)": "no inputs have no terms, of whichever number",
+    "theory.tolerance.terms.terms_of: labels[:, None, None, None] * network.signs[:, None, None]"
     " -> labels[:, None, None, None] / network.signs[:, None, None]": "a sign is its own inverse",
 }
 
@@ -160,7 +168,7 @@ def mutants(module: str) -> Iterator[Mutant]:
     tree = ast.parse(source)
     names: Counter[str] = Counter()
     tensors = ON_TENSORS.get(module, {})
-    for function, claims in (FORMULAS[module] | tensors).items():
+    for function, claims in (FORMULAS.get(module, {}) | tensors).items():
         for node in _formula_nodes(_find(tree, function)):
             for variant in _variants(node):
                 what = ast.unparse(variant)
@@ -252,20 +260,43 @@ def _judge(mutant: Mutant, nodes: Sequence[str], answer: Connection) -> None:
     answer.send(caught)
 
 
+class _Source(SourceFileLoader):
+    """Loads a mutant's source in place of the module's own."""
+
+    def __init__(self, mutant: Mutant, path: str) -> None:
+        super().__init__(mutant.module, path)
+        self._mutant = mutant
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._mutant.source, self._mutant.name, "exec")
+
+
+class _Finder(MetaPathFinder):
+    """Finds the mutant wherever its module is imported, also from within the package that holds it."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._mutant.module:
+            return None
+        spec = PathFinder.find_spec(fullname, path)
+        assert spec is not None and spec.origin is not None
+        spec.loader = _Source(self._mutant, spec.origin)
+        return spec
+
+
 def _load(mutant: Mutant) -> None:
-    """In place of the module, and so that nothing that is imported from now on knows the module itself."""
+    """Import the mutant in place of the module, so that nothing imported from now on knows the module itself."""
     for name, loaded in list(sys.modules.items()):
         if name.startswith("theory.") or Path(getattr(loaded, "__file__", None) or "").is_relative_to(TESTS):
             del sys.modules[name]
             package, _, attribute = name.rpartition(".")
             vars(sys.modules.get(package, loaded)).pop(attribute, None)
-    spec = find_spec(mutant.module)
-    assert spec is not None
-    module = module_from_spec(spec)
-    sys.modules[mutant.module] = module
-    exec(compile(mutant.source, mutant.name, "exec"), vars(module))
-    package, _, name = mutant.module.rpartition(".")
-    setattr(import_module(package), name, module)
+    sys.meta_path.insert(0, _Finder(mutant))
+    import_module(mutant.module)
 
 
 def _failing_step(mutant: Mutant) -> str:
@@ -382,7 +413,7 @@ def main() -> None:
 
 def _choose(claim: str | None, most: int) -> list[Mutant]:
     chosen = []
-    for module in FORMULAS:
+    for module in MODULES:
         by_function: dict[str, list[Mutant]] = {}
         for mutant in mutants(module):
             if claim is None or claim in mutant.claims:

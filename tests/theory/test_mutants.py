@@ -8,7 +8,7 @@ from inspect import getmembers, isfunction
 from pathlib import Path
 
 import pytest
-from mutants import EQUIVALENT, FORMULAS, Mutant, judge_all, mutants
+from mutants import EQUIVALENT, FORMULAS, MODULES, Mutant, judge_all, mutants
 
 from theory.claims import CLAIMS
 
@@ -18,7 +18,7 @@ LEAST = 40
 
 @cache
 def every_mutant() -> list[Mutant]:
-    return [mutant for module in FORMULAS for mutant in mutants(module)]
+    return [mutant for module in MODULES for mutant in mutants(module)]
 
 
 def mutant(name: str) -> Mutant:

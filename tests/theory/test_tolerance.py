@@ -18,7 +18,6 @@ from monte_carlo import FAILURE, assert_plausible
 from scipy import integrate, stats
 from torch import Tensor
 
-from theory import tolerance
 from theory.errors import InputError
 from theory.hardware import PROGRAMMING_NOISE, Hardware, programming_sigma, quantise_output
 from theory.moments import relu_mean, relu_third_moment, relu_variance
@@ -27,8 +26,10 @@ from theory.tolerance import (
     Network,
     concentration,
     corrected_bound,
+    error_bound,
     exact_mean_bound,
     exponential_bound,
+    failure_bound,
     idealised,
     linear_gain,
     margins,
@@ -43,6 +44,7 @@ from theory.tolerance import (
     uniform_bound,
     upper_bound,
 )
+from theory.tolerance.terms import terms_of
 
 seeds = st.integers(0, 2**31)
 granularities = pytest.mark.parametrize("w_max", ["layer", "column"])
@@ -209,7 +211,7 @@ def test_the_lipschitz_constant_by_autograd(
         value = (network.signs[:, None] * gates[0] * received.relu().mean(1)).sum()
         return torch.autograd.grad(value, noise)[0].norm()
 
-    terms = tolerance._terms(network, gates[:1], labels[:1])
+    terms = terms_of(network, gates[:1], labels[:1])
     bound = float(terms.lipschitz[0])
     assert all(slope(0.0, scale) <= bound * (1 + 1e-12) for scale in (0.1, 1.0, 10.0, 100.0))
     if not correlated and (programming == "constant" or not rotated):
@@ -468,9 +470,7 @@ def test_ranges_enclose_what_is_inside(w_max: Any, correct: bool) -> None:
     """Mean and error bounds of a range of c, against their values at points of it; wide and narrow, low and high."""
     for seed, width, factor in itertools.product(range(12), (0.05, 2.0), (1.0, 10.0)):
         network, gates, labels = case(seed, w_max, many=seed % 2 == 1)
-        for terms in (
-            tolerance._terms(network, gates, y, bias_correction=correct) for y in (labels, -labels)
-        ):
+        for terms in (terms_of(network, gates, y, bias_correction=correct) for y in (labels, -labels)):
             scale = terms.margin.abs() / (terms.lipschitz + terms.bias)
             low, high = factor * scale, factor * (1 + width) * scale
             least, most = terms.least_mean(low, high), terms.most_error(low, high)
@@ -481,12 +481,10 @@ def test_ranges_enclose_what_is_inside(w_max: Any, correct: bool) -> None:
                 mean, sd = terms.mean(c), terms.variance(c).sqrt()
                 moments = relu_third_moment(terms.a, c[:, None] * terms.sigma)
                 third = (terms.coefficient.abs() ** 3 * moments).sum(-1)
-                normal = tolerance.error_bound(mean / sd, third, sd).clamp(min=0)
+                normal = error_bound(mean / sd, third, sd).clamp(min=0)
                 assert (least <= mean + slack).all()
                 assert (error <= normal + 1e-6).all()
-                assert (
-                    most >= torch.minimum(tolerance.failure_bound(mean, terms.lipschitz * c), exponential)
-                ).all()
+                assert (most >= torch.minimum(failure_bound(mean, terms.lipschitz * c), exponential)).all()
                 # Of the kappa that the range has: the same exponential moment, at a point.
                 kappa = terms.mean(high) / high / (terms.variance(high) / high**2)
                 theta = -kappa.clamp(min=0)[:, None] * terms.coefficient / c[:, None]
@@ -522,7 +520,7 @@ def test_predicted_accuracy_is_within_berry_esseen_of_the_frequency(w_max: Any) 
     draws = 4000
     for seed in range(6):
         network, gates, labels = case(seed, w_max)
-        terms = tolerance._terms(network, gates, labels)
+        terms = terms_of(network, gates, labels)
         for factor in (1.0, 4.0):
             c = factor * exact_mean_bound(network, gates, labels, 0.05).clamp(max=1e6)
             used = c > 0
@@ -672,7 +670,7 @@ def test_sign_balance(seed: int, w_max: Any, c: float) -> None:
         network.w_max,
     )
     both = gates.repeat(1, 2, 1)
-    terms = tolerance._terms(twins, both, labels)
+    terms = terms_of(twins, both, labels)
     size = float(twins.weights.abs().max())
     at = torch.full_like(labels, c)
     torch.testing.assert_close(terms.mean(at), terms.margin, atol=1e-9 * size * (1 + c), rtol=0)
@@ -682,7 +680,7 @@ def test_sign_balance(seed: int, w_max: Any, c: float) -> None:
     analog[first] = False
     one = dataclasses.replace(twins, analog=analog)
     lost = torch.einsum("nt,t->n", gates[:, first], mean_shift(network, c)[first])
-    shifted = tolerance._terms(one, both, labels).mean(at) - tolerance._terms(one, both, labels).margin
+    shifted = terms_of(one, both, labels).mean(at) - terms_of(one, both, labels).margin
     expected = -labels * network.signs[first] * lost
     torch.testing.assert_close(shifted, expected, atol=1e-9 * size * (1 + c), rtol=0)
 
@@ -695,7 +693,7 @@ def test_correction_cannot_harm(seed: int, w_max: Any) -> None:
     network, gates, labels = case(seed, w_max)
     corrected = corrected_bound(network, gates, labels, DELTA)
     assert (corrected >= pointwise_bound(network, gates, labels, DELTA)).all()
-    terms = tolerance._terms(network, gates, labels)
+    terms = terms_of(network, gates, labels)
     c = torch.nan_to_num(corrected, posinf=1.0) * 1.01
     shift = terms.mean(c) - terms.margin
     needed = concentration(DELTA) * terms.lipschitz * c
