@@ -11,11 +11,11 @@ from dataclasses import dataclass, fields
 
 from realmodels.model import Model
 from theory import paper
-from theory.errors import InputError
+from theory.errors import InputError, require
 from theory.strict_json import is_finite, is_whole
 
 BYTES_PER_PARAMETER = 2  # fp16 and bf16
-MATRICES = 3  # of an expert: up, gate, down
+MATRICES = 3  # up, gate and down of an expert
 OPERATIONS_PER_PARAMETER = 2  # a multiplication and an addition for each token
 
 
@@ -37,10 +37,9 @@ class Machine:
     operations_per_joule: float = 56.4e12
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not is_finite(value) or value <= 0:
-                raise InputError(f"machine.{field.name} is {value!r}: give a finite number above 0")
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        valid = {name: is_finite(value) and value > 0 for name, value in given.items()}
+        require(self, "machine", {name: (each, "a finite number above 0") for name, each in valid.items()})
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,9 @@ class Shape:
     dense_parameters: int
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not is_whole(value) or value < 1:
-                raise InputError(f"shape.{field.name} is {value!r}: give a whole number of at least 1")
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        valid = {name: is_whole(value) and value >= 1 for name, value in given.items()}
+        require(self, "shape", {name: (each, "a whole number of at least 1") for name, each in valid.items()})
         if self.top_k > self.experts:
             raise InputError(f"shape.top_k is {self.top_k}: a token uses at most the {self.experts} experts")
 

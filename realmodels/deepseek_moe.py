@@ -46,7 +46,7 @@ class DeepseekConfig(LlamaConfig):
 
     vocab_size: int = 102400
     hidden_size: int = 2048
-    intermediate_size: int = 10944  # of the dense layers
+    intermediate_size: int = 10944  # width of a dense layer
     num_hidden_layers: int = 28
     num_attention_heads: int = 16
     max_position_embeddings: int = 4096
@@ -56,9 +56,9 @@ class DeepseekConfig(LlamaConfig):
     n_routed_experts: int = 64
     n_shared_experts: int | None = 2
     num_experts_per_tok: int = 6
-    moe_intermediate_size: int = 1408  # of one expert, routed or shared
+    moe_intermediate_size: int = 1408  # width of one expert, routed or shared
     first_k_dense_replace: int = 1  # the first layers, this many, are dense
-    moe_layer_freq: int = 1  # of the others, every layer whose number this divides has experts
+    moe_layer_freq: int = 1  # the remaining layers have experts where this divides their number
     norm_topk_prob: bool = False
     scoring_func: str = "softmax"
 

@@ -189,7 +189,7 @@ class PeerLinear(AnalogLinear):
 
     @torch.no_grad()
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        """As `nn.Linear.forward`."""
+        """The same as `nn.Linear.forward`, computed by the peer."""
         output = self.tiles["weight"].products[0](input)
         return output if self.bias is None else output + self.bias
 
@@ -228,7 +228,7 @@ class PeerExperts(AnalogExperts):
         top_k_index: Int[Tensor, "tokens k"],
         top_k_weights: Float[Tensor, "tokens k"],
     ) -> Float[Tensor, "tokens hidden"]:
-        """As the replaced module's forward."""
+        """The same as the forward of the replaced module, computed by the peer."""
         gate_up, down = self.products("gate_up_proj"), self.products("down_proj")
         return _one_by_one(self.original, gate_up, down, hidden_states, top_k_index, top_k_weights)
 

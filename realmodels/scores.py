@@ -1,4 +1,4 @@
-"""By which score does a placement strategy rank the experts of a model?"""
+"""Which score does each placement strategy rank the experts of a model by?"""
 
 from collections.abc import Sequence
 

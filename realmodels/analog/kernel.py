@@ -17,7 +17,7 @@ from theory.hardware import PROGRAMMING_NOISE, Hardware
 
 # One Philox counter gives four normals, to the weights of four runs of this many inputs; part of what a seed means.
 RUN: int = 32
-ROUNDS: int = 10  # of Philox, as in torch
+ROUNDS: int = 10  # rounds of Philox, as in torch
 # Rows that one program of the grid takes, and the warps for it: they decide speed alone.
 ROWS, WARPS = 16, 4
 

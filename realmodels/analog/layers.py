@@ -26,7 +26,7 @@ class _Analog(nn.Module):
     If accelerate has a hook on the replaced module, calls run as the hook would run that module's calls.
     """
 
-    crossbars: Mapping[str, Crossbars]  # by name of the parameter
+    crossbars: Mapping[str, Crossbars]  # the name is that of the parameter
     needs_parameters: bool  # True if a call computes with any parameter of the replaced module
 
     def __init__(
@@ -137,7 +137,7 @@ class AnalogLinear(_Analog):
 
     @torch.no_grad()
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        """As `nn.Linear.forward`, in the dtype of `input`."""
+        """The same as `nn.Linear.forward`, in the dtype of `input`."""
         if not self.is_analog:
             return self._digital[0](input)
         crossbars = self.crossbars["weight"]
@@ -224,7 +224,7 @@ class AnalogExperts(_Analog):
         top_k_index: Int[Tensor, "tokens k"],
         top_k_weights: Float[Tensor, "tokens k"],
     ) -> Float[Tensor, "tokens hidden"]:
-        """As the replaced module's forward, in the dtype of `hidden_states`."""
+        """The same as the forward of the replaced module, in the dtype of `hidden_states`."""
         gate_up, down = self.crossbars["gate_up_proj"], self.crossbars["down_proj"]
         if not self.analog:
             return self._digital[0](hidden_states, top_k_index, top_k_weights)

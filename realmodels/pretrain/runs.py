@@ -19,7 +19,7 @@ from realmodels.pretrain.training import Training, cast_parameters, held_out
 from theory.errors import InputError
 
 ENTRIES_PER_RUN: Final = 40  # log entries, each with a pass over the calibration text and a checkpoint
-WARM_UP_STEPS, TIMED_STEPS = 10, 30  # of the throwaway run that turns seconds into steps
+WARM_UP_STEPS, TIMED_STEPS = 10, 30  # steps of the throwaway run that turns seconds into steps
 
 
 def steps_within(

@@ -611,6 +611,19 @@ def test_a_copy_computes_the_same() -> None:
 # ----------------------------------------------------------------------------------------------- bad input
 
 
+@given(
+    std=st.floats(0.1, 10),
+    own=st.floats(0.1, 10),
+    kappa=st.none() | st.floats(0.1, 10),
+    lam=st.none() | st.floats(0.1, 10),
+)
+def test_the_hardwares_ranges_win(std: float, own: float, kappa: float | None, lam: float | None) -> None:
+    ranges = LayerCalibration(input_std=std, kappa=own, lam=2 * own)
+    bound, output = ranges.bounds(Hardware(kappa=kappa, lam=lam))
+    assert bound == (own if kappa is None else kappa) * std
+    assert output == (2 * own if lam is None else lam)
+
+
 @pytest.mark.parametrize("field", ["input_std", "kappa", "lam"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_calibration_rejects(field: str, value: float) -> None:
