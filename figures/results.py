@@ -16,7 +16,7 @@ from typing import get_args
 from figures.answers import answers
 from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
 from theory import paper
-from theory.claims import CLAIMS, Claim, marked_tests
+from theory.claims import CLAIMS, NOTATION, Claim, marked_tests
 from theory.derivations import KINDS, Step
 from theory.errors import InputError, run
 from theory.evidence import Finding, Origin, Result, Verdict
@@ -214,6 +214,11 @@ def contents(claims: Sequence[Claim], exhibits: Sequence[Exhibit], data: Travers
     return table(["id", "statement", "findings that test it"], rows)
 
 
+def symbols() -> str:
+    """What the symbols of the formulas mean."""
+    return table(["symbol", "meaning"], [[f"${symbol}$", meaning] for symbol, meaning in NOTATION.items()])
+
+
 def statements(
     claims: Sequence[Claim],
     exhibits: Sequence[Exhibit],
@@ -347,6 +352,7 @@ def pages(exhibits: Sequence[Exhibit] = EXHIBITS, data: Traversable = DATA) -> d
             "failures": failures(exhibits, data),
         },
         "docs/theory.md": {
+            "symbols": symbols(),
             "contents": contents(CLAIMS, exhibits, data),
             "statements": statements(CLAIMS, exhibits, data, marked_tests(ROOT / "tests")),
         },
