@@ -1,4 +1,4 @@
-"""How fast the neurons of specialists grow: statement G and its extensions [THEORY.md, (G) and section 5].
+"""How fast the neurons of specialists grow: statement G and its extensions [(G), docs/theory.md].
 
 `frequency` is the probability of a class, 1 - alpha or alpha; `gate` the mean gate weight that a specialist gives
 its own token; `active` the fraction q of its neurons that are active on it; `specialists` their number for each

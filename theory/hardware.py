@@ -1,4 +1,4 @@
-"""Simulated analog hardware: tiles, converters and weight-programming noise [PAPER.md, hardware model].
+"""Simulated analog hardware: tiles, converters and weight-programming noise [docs/paper.md, hardware model].
 
 This is the reference: one matrix at a time, every step as it is defined. `realmodels.analog` computes the same
 thing fast and is held to this module by property tests.

@@ -1,4 +1,4 @@
-"""Moments of ReLU(a + sigma z), z ~ N(0, 1), in closed form [THEORY.md, (M1), (M2); M3 is ours].
+"""Moments of ReLU(a + sigma z), z ~ N(0, 1), in closed form [(M1), (M2), docs/theory.md; M3 is ours].
 
 a, sigma: in the same unit, scalars or tensors that broadcast, float64 where accuracy counts; sigma >= 0 for
 tensors, above 0 for anything else. Below a = -38 sigma every moment is 0 in float64.

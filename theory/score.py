@@ -1,4 +1,4 @@
-"""MaxNNScore: how large the largest neurons of an expert are [PAPER.md, problem and method].
+"""MaxNNScore: how large the largest neurons of an expert are [docs/paper.md, method].
 
 A neuron is a row of a linear layer's weight in `nn.Linear` layout, (out, in). Leading axes, as in the fused
 (experts, out, in) weights of transformers, are kept.

@@ -1,4 +1,4 @@
-"""The formal setting in which the statements are proved [THEORY.md, section 1]."""
+"""The formal setting in which the statements are proved [docs/theory.md, setting]."""
 
 import math
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""Tiles, converters and programming noise are what PAPER.md says, number by number and draw by draw."""
+"""Tiles, converters and programming noise are what docs/paper.md says, number by number and draw by draw."""
 
 import dataclasses
 import itertools

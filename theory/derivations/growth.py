@@ -35,7 +35,7 @@ from theory.growth import (
 )
 
 alpha, eta, m, G, G_R, u = sp.symbols("alpha eta m G G_R u", positive=True)
-N_F, N_R, q_F, q_R = sp.symbols("N_F N_R q_F q_R", positive=True)  # noqa: N816, as in THEORY.md
+N_F, N_R, q_F, q_R = sp.symbols("N_F N_R q_F q_R", positive=True)  # noqa: N816, as in docs/theory.md
 t, t_F, t_R, w_0, w_0_R = sp.symbols("t t_F t_R w_0 w_0_R", positive=True)  # noqa: N816
 later, leaked, mu = sp.symbols("later lambda mu", positive=True)
 velocity, weight, decay = sp.symbols("v w decay", real=True)
