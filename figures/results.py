@@ -126,13 +126,26 @@ def failures(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     return table(["exhibit", "claim", "fails in", "estimates there", "holds if"], rows)
 
 
-def picture(exhibit: Exhibit, folder: str) -> str:
-    """The exhibit's pictures with their captions; `folder`: where figures/data is, seen from the page."""
-    drawing = import_module(exhibit.drawing)
-    drawn = {exhibit.name: getattr(drawing, "CAPTION", f"{exhibit.title}.")}
-    for part, (_, caption) in getattr(drawing, "PARTS", {}).items():
-        drawn[f"{exhibit.name}-{part}"] = caption
-    return "\n\n".join(f"![{seen(text)}]({folder}/{name}.png)\n\n*{text}*" for name, text in drawn.items())
+def first_look(exhibit: Exhibit) -> str:
+    """The exhibit's own picture with the first sentence of its caption."""
+    return _shown(exhibit.name, seen(_caption(exhibit)))
+
+
+def pictures(exhibit: Exhibit) -> list[str]:
+    """All pictures of the exhibit, each with its caption."""
+    further = getattr(import_module(exhibit.drawing), "PARTS", {})
+    captions = {exhibit.name: _caption(exhibit)} | {
+        f"{exhibit.name}-{part}": caption for part, (_, caption) in further.items()
+    }
+    return [_shown(name, caption) for name, caption in captions.items()]
+
+
+def _caption(exhibit: Exhibit) -> str:
+    return getattr(import_module(exhibit.drawing), "CAPTION", f"{exhibit.title}.")
+
+
+def _shown(name: str, caption: str) -> str:
+    return f"![{seen(caption)}](figures/data/{name}.png)\n\n*{cell(caption)}*"
 
 
 def seen(caption: str) -> str:
@@ -160,7 +173,7 @@ def everything(exhibits: Sequence[Exhibit], data: Traversable) -> str:
         sections += [
             f'<a id="{exhibit.name}"></a>\n## `{exhibit.option}`',
             f"{exhibit.title}. {counts(result)}.",
-            picture(exhibit, "figures/data"),
+            *pictures(exhibit),
             *findings_by_claim(result.findings),
             f"`{result.provenance['command']}`, {origin(result)}.",
         ]
@@ -173,7 +186,7 @@ def findings_by_claim(findings: Sequence[Finding]) -> list[str]:
     for finding in findings:
         shared = head(finding), finding.origin, finding.statement, finding.rule
         groups.setdefault(shared, []).append(finding)
-    parts = []
+    written = []
     for group in groups.values():
         first, statistics = group[0], {finding.statistic for finding in group}
         one = len(statistics) == 1
@@ -193,8 +206,8 @@ def findings_by_claim(findings: Sequence[Finding]) -> list[str]:
             ]
             for finding in group
         ]
-        parts += ["<br>\n".join(lines), table(names, rows)]
-    return parts
+        written += ["<br>\n".join(lines), table(names, rows)]
+    return written
 
 
 # docs/theory.md
@@ -347,7 +360,7 @@ def pages(exhibits: Sequence[Exhibit] = EXHIBITS, data: Traversable = DATA) -> d
     shown = next(exhibit for exhibit in exhibits if exhibit.name == ON_THE_README)
     parts = {
         "README.md": {
-            "picture": picture(shown, "figures/data"),
+            "picture": first_look(shown),
             "answers": answered(exhibits, data),
             "failures": failures(exhibits, data),
         },
