@@ -1,18 +1,18 @@
-"""What programming noise on one gated expert is expected to cost the model it belongs to [claim D].
+"""What is programming noise on one gated expert expected to cost its model? [D, docs/theory.md].
 
 The noise of every weight is independent. To first order in what it does to gate and up,
 
     error of output i = sum_j (W_ij + sigma_ij xi_ij)(z_j + zeta_j) - W_ij z_j,   z = activation(gate x) * (up x),
 
-where the zeta_j are independent, as every j has rows of gate and up of its own. The expected damage of an expert is the
-sum over the tokens routed to it of (routing weight)^2 times
+where the zeta_j are independent, as every j has its own rows of gate and up. The expected damage of an expert is the
+sum, over the tokens routed to it, of (routing weight)^2 times
 
 - the expected squared length of the error, or
-- with the gradient G of the loss at the layer's output, E (G . error)^2 / 2: what the error adds to the loss if its
-  second derivative is G G^T [the empirical Fisher matrix of the token].
+- with the gradient G of the loss at the layer's output, E (G . error)^2 / 2. The error adds this to the loss if the
+  second derivative of the loss is G G^T [the empirical Fisher matrix of the token].
 
-Both are of the same form: output i has the error variance sum_j product_variance(W_ij, sigma_ij, z_j, var zeta_j), the
-projection on G the same with sum_i G_i W_ij for W_ij and sum_i G_i^2 sigma_ij^2 for sigma_ij^2.
+Both have the same form. Output i has the error variance sum_j product_variance(W_ij, sigma_ij, z_j, var zeta_j). The
+projection on G has it with sum_i G_i W_ij for W_ij and sum_i G_i^2 sigma_ij^2 for sigma_ij^2.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,19 @@ from theory.hardware import Hardware, programming_sigma
 
 
 def product_variance(weight: Value, sigma: Value, mean: Value, variance: Value) -> Value:
-    """Variance of w z, for independent w of mean `weight` and deviation `sigma`, z of `mean` and `variance`."""
+    """Variance of w z for independent w and z.
+
+    weight, sigma: mean and standard deviation of w.
+    mean, variance: mean and variance of z.
+    """
     return weight**2 * variance + sigma**2 * (mean**2 + variance)
 
 
 def gated_variance(slope_gate: Value, slope_up: Value, gate_variance: Value, up_variance: Value) -> Value:
-    """Variance of activation(g) u to first order; slopes: its derivatives by g and by u."""
+    """Variance of activation(g) u to first order.
+
+    slope_gate, slope_up: derivatives of activation(g) u by g and by u.
+    """
     return slope_gate**2 * gate_variance + slope_up**2 * up_variance
 
 
@@ -45,10 +52,13 @@ def expected_damage(
     routing_weights: Float[Tensor, " tokens"],
     gradient: Float[Tensor, "tokens hidden"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Sum over the tokens routed to an expert, in squared units of its output, or with `gradient` of the loss.
+    """Expected damage summed over the tokens routed to an expert.
 
-    `hardware`'s programming noise on gate, up and down, each with tiles of its own. Converters and the dead zone of
-    a programming model, which are no noise, are left out.
+    gate, up, down: weights of the expert. Each gets the programming noise of `hardware`, on tiles of its own.
+    gradient: of the loss at the layer's output. With it the damage is in units of the loss, without it in squared
+        units of the expert's output.
+
+    Converters and the dead zone of a programming model are left out, as they are no noise.
     """
     sigma_gate, sigma_up, sigma_down = (programming_sigma(each, hardware) for each in (gate, up, down))
     before, factor = x @ gate.T, x @ up.T

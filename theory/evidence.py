@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 from theory.errors import InputError
 from theory.strict_json import dumps, fields_of, is_whole, loads, number, plain
@@ -31,10 +30,11 @@ class Finding:
     origin: whose claim it is, `reconstruction` being ours of a claim that the paper makes.
     statement: id in theory.claims of the statement that is tested; None where the claim is about no statement.
     statistic: what was measured to test it, with its unit.
-    estimate, interval: its value and confidence interval; the interval is None where the data bound nothing
-        (a ratio whose denominator may be zero), and the verdict is then inconclusive.
+    estimate: value of the statistic.
+    interval: confidence interval of the statistic; None where the data bound nothing (a ratio whose denominator may be
+        zero), and the verdict is then inconclusive.
     n: how many independent units (noise draws, seeds) the interval rests on.
-    rule: when it holds and when it fails, in words.
+    rule: when the claim holds and when it fails, in words.
     """
 
     claim: str
@@ -88,8 +88,8 @@ class Result:
     """All that a picture is drawn from: numbers, findings, and where they come from.
 
     exhibit, preset: names as the command line has them ("figure-3", "full"), which fills them in.
-    data: whatever the drawing needs, of JSON types (tuples become lists); every number finite.
-    provenance: the environment that produced it, which the command line adds to what is here.
+    data: what the drawing needs, of JSON types (tuples become lists), with every number finite.
+    provenance: the environment that produced the result; the command line adds to what is here.
     """
 
     exhibit: str = ""
@@ -164,9 +164,8 @@ def two_way_interval(table: ArrayLike, confidence: float = 0.95) -> Interval:
 def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, confidence: float = 0.95) -> Interval | None:
     """Interval for mean(numerator) / mean(denominator), (draws, blocks) tables of the same draws and blocks.
 
-    Fieller's: the ratios r for which the two-way interval of numerator - r * denominator contains 0, which
-    are those between the roots of a quadratic. None if the denominator's own interval contains 0: the ratio
-    is then unbounded.
+    Fieller's interval: the ratios r for which the two-way interval of numerator - r * denominator contains 0. They lie
+    between the roots of a quadratic. None if the denominator's own interval contains 0, as the ratio is then unbounded.
     """
     above, below = _table(numerator, ("draws", "blocks")), _table(denominator, ("draws", "blocks"))
     if above.shape != below.shape:
@@ -178,13 +177,13 @@ def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, confidence: flo
     constant = above.mean() ** 2 - _squared_half_width(above, above, confidence)
     if quadratic <= 0:
         return None
-    # Never negative but for rounding: the estimate itself satisfies the inequality.
+    # Negative by rounding only: the estimate itself satisfies the inequality.
     root = math.sqrt(max(linear**2 - quadratic * constant, 0.0))
     return float((linear - root) / quadratic), float((linear + root) / quadratic)
 
 
 def verdict(interval: Interval | None, threshold: float, direction: Direction) -> Verdict:
-    """Is the quantity above (below) the threshold? Undecided unless its whole interval is on one side."""
+    """Verdict on a quantity being above (below) the threshold, inconclusive if the interval is not on one side."""
     if direction not in get_args(Direction):
         raise InputError(f"direction is {direction!r}: give one of {', '.join(get_args(Direction))}")
     if interval is None or interval[0] <= threshold <= interval[1]:
@@ -193,7 +192,7 @@ def verdict(interval: Interval | None, threshold: float, direction: Direction) -
 
 
 def inside(interval: Interval | None, low: float, high: float) -> Verdict:
-    """Is the quantity between low and high? Fails only where its whole interval is outside, on one side."""
+    """Verdict on a quantity being between low and high, which fails if the whole interval is outside on one side."""
     verdicts = verdict(interval, low, "above"), verdict(interval, high, "below")
     if "fails" in verdicts:
         return "fails"
@@ -287,7 +286,7 @@ def mean_within(
 
 
 def balanced_accuracy(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
-    """Mean of the shares of positives and of negatives that are predicted right, of those of them that exist."""
+    """Balanced accuracy: mean recall over the classes that occur."""
     return float(
         np.mean(
             [(predicted[actual == side] == side).mean() for side in (True, False) if (actual == side).any()]
@@ -300,8 +299,11 @@ def best_threshold(
 ) -> tuple[float, float, int]:
     """Balanced accuracy, threshold and side of the best rule "positive where side * value >= side * threshold".
 
-    values, actual: (n,). Thresholds lie between every two neighbouring values; the side is 1, or, with `both_sides`,
-    1 or -1. The largest threshold among equals. InputError if all values are alike.
+    values, actual: (n,).
+    both_sides: True to try the side -1 too, not the side 1 alone.
+
+    Thresholds lie between every two neighbouring values. The largest wins among equals. InputError if all values are
+    alike.
     """
     ordered = np.unique(values)
     if len(ordered) < 2:
@@ -324,9 +326,11 @@ def _squared_half_width(first: NDArray[np.float64], second: NDArray[np.float64],
 
 
 def student_quantile(degrees: int, confidence: float = 0.95) -> float:
-    """Half the width of an interval for a mean, in standard errors."""
+    """Half the width of Student's interval for a mean, in standard errors."""
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}: give a number between 0 and 1")
+    from scipy.special import stdtrit  # takes longer to import than all else here, and most callers only read
+
     return float(stdtrit(degrees, (1 + confidence) / 2))
 
 

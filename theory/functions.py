@@ -1,7 +1,7 @@
-"""The few functions that the statements need, for symbols, balls, tensors, arrays and plain numbers alike.
+"""How does one formula serve symbols, balls, tensors, arrays and plain numbers alike?
 
-One formula then serves twice: experiments evaluate it on tensors, derivations prove it on SymPy symbols, z3 reals
-or Arb balls. The library is that of the argument; plain numbers are NumPy's.
+The functions here pick the library of their argument; plain numbers are NumPy's. Experiments evaluate a formula on
+tensors, derivations prove the same formula on SymPy symbols, z3 reals or Arb balls.
 """
 
 from typing import Any
@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from scipy import special
 
-# What the formulas take: torch.Tensor, numpy.ndarray, float, sympy.Expr, flint.arb, or z3.ArithRef (arithmetic only).
+# Argument of a formula: torch.Tensor, numpy.ndarray, float, sympy.Expr, flint.arb, z3.ArithRef (arithmetic only).
 Value = Any
 
 
 def library(x: Value) -> str:
-    """The library that `x` belongs to: torch, sympy, flint, z3, or else numpy."""
+    """Name of the library that `x` belongs to: torch, sympy, flint, z3, or else numpy."""
     name = type(x).__module__.partition(".")[0]
     return name if name in ("torch", "sympy", "flint", "z3") else "numpy"
 
@@ -83,7 +83,7 @@ def relu(x: Value) -> Value:
 
 
 def minimum(x: Value, y: Value) -> Value:
-    """The smaller of the two, of which one may be a plain number."""
+    """The smaller of the two. One of them may be a plain number."""
     match library(y if library(x) == "numpy" else x):
         case "torch":
             tensor = x if isinstance(x, torch.Tensor) else y

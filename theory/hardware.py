@@ -1,4 +1,4 @@
-"""Simulated analog hardware: tiles, converters and weight-programming noise [docs/paper.md, hardware model].
+"""What does analog hardware do to a matrix product? Tiles, converters and programming noise [docs/paper.md, hardware model].
 
 This is the reference: one matrix at a time, every step as it is defined. `realmodels.analog` computes the same
 thing fast and is held to this module by property tests.
@@ -25,7 +25,7 @@ from theory.strict_json import is_finite, is_whole
 
 Granularity = Literal["tile", "column", "layer"]
 
-# Weights that are programmed at once: on a CPU what stays in its cache, on an accelerator what keeps temporary memory
+# Weights that are programmed at once: as many as stay in the cache of a CPU, or keep temporary memory of an accelerator
 # small.
 PROGRAMMED_AT_ONCE = {"cpu": 2**16, "cuda": 2**24}
 
@@ -40,10 +40,12 @@ HERMES_DEAD_ZONE = 0.6  # microsiemens
 class ProgrammingNoise:
     """Standard deviation of a programmed weight, in units of w_max, as a function of r = |w|/w_max in 0..1.
 
-    pieces: polynomials, as published, of x = x_max * r, in units of w_max / scale; each {power: coefficient}, with at
-        least one power above 0 and at most 3, summed in its order. The first holds up to x = border, the second, if
-        there is one, above.
-    dead_zone: weights with r below it are written as 0, without noise.
+    pieces: one or two polynomials of x, as published, in units of w_max / scale. Each is {power: coefficient}, summed
+        in its order, with at least one power above 0 and none above 3.
+    x_max: x is x_max * r.
+    scale: how many units of the polynomials are one w_max.
+    border: the first piece holds up to x = border, the second piece, if there is one, above.
+    dead_zone: weights with r below this are written as 0, without noise.
     """
 
     pieces: tuple[Mapping[int, float], ...]
@@ -53,7 +55,7 @@ class ProgrammingNoise:
     dead_zone: float = 0.0
 
     def sigma(self, r: Any) -> Any:
-        """The standard deviation at r, a tensor of any shape; of one piece, at what else has a tensor's arithmetic."""
+        """Standard deviation at r. Models with one piece also accept symbols or floats."""
         x = r if self.x_max == 1 else self.x_max * r
         value = _polynomial(self.pieces[0], x)
         if len(self.pieces) > 1:
@@ -72,8 +74,8 @@ def _polynomial(coefficients: Mapping[int, float], x: Any) -> Any:
 PROGRAMMING_NOISE = {
     # aihwkit's PCMLikeNoiseModel: microsiemens, of r [Nandakumar et al., ICECS 2019].
     "pcm": ProgrammingNoise(({0: 0.26348, 1: 1.9650, 2: -1.1731},), scale=PCM_G_MAX),
-    # What IBM's Analog Foundation Models fitted to the HERMES chip: microsiemens, of microsiemens; published for w_max
-    # per column.
+    # Fit of IBM's Analog Foundation Models to the HERMES chip: microsiemens, of microsiemens. Published for w_max per
+    # column.
     "hermes": ProgrammingNoise(
         (
             {3: 2.939751e-5, 2: -3.715812e-3, 1: 0.2241969, 0: 2.579741},  # one device
@@ -93,11 +95,14 @@ PROGRAMMING_NOISE = {
 class Hardware:
     """A kind of analog hardware.
 
-    programming: name of a model in PROGRAMMING_NOISE; c: its dimensionless magnitude, 0 for none.
-    w_max: over which weights the largest one is taken, to which noise and ADC bound are relative: a `tile`, a
-        `column` of a tile (one output, one input slice), or the `layer`'s whole matrix.
-    tile_size: most rows and columns of a tile. dac_bits, adc_bits: 2 to 16, None for no converter.
-    kappa: DAC bound in units of std(x); lam: ADC bound in units of DAC bound times w_max; None: calibrated.
+    programming: name of a model in PROGRAMMING_NOISE.
+    c: dimensionless magnitude of the programming noise, 0 for none.
+    w_max: the weights over which the largest |w| is taken, to which noise and ADC bound are relative. A `tile`, a
+        `column` of a tile (one output, one input slice), or the whole matrix of the `layer`.
+    tile_size: most rows and columns of a tile.
+    dac_bits, adc_bits: 2 to 16, None for no converter.
+    kappa: DAC bound in units of std(x); None: calibrated.
+    lam: ADC bound in units of DAC bound times w_max; None: calibrated.
     """
 
     programming: str = "pcm"
@@ -140,7 +145,7 @@ def largest_weights(
 
 
 def _largest(weight: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-    """Largest |w|. Not of abs(), which would be a copy of all weights."""
+    """Largest |w|, without abs(), which would copy all weights."""
     if weight.is_cuda:  # the norm reads the weights once, but is 3 to 26 times slower on a CPU
         return torch.linalg.vector_norm(weight, math.inf, -1)
     return torch.maximum(weight.amax(-1), -weight.amin(-1))
@@ -168,9 +173,11 @@ def program(
 ) -> Float[Tensor, "*batch out in"]:
     """The weights as they are on the tiles after one programming event: W + N(0, sigma(|W|)^2).
 
-    In fp32 at least (a bf16 weight is exact in fp32). c = 0 is no programming noise at all: the exact weights,
-    those in a dead zone included. Noise is drawn on the generator's device. mirrored: the same noise with the
-    opposite sign, just as likely; what is odd in the noise cancels in the mean of the two [antithetic draws].
+    mirrored: True for the same noise with the opposite sign, which is just as likely. What is odd in the noise cancels
+        in the mean of the two [antithetic draws].
+
+    The result is fp32 at least (a bf16 weight is exact in fp32). c = 0 is no programming noise at all: it gives the
+    exact weights, also in a dead zone. Noise is drawn on the generator's device.
     """
     weight = _precise(weight)
     if hardware.c == 0:
@@ -215,7 +222,7 @@ def quantise_input(x: Tensor, bound: float | Tensor, bits: int | None) -> Tensor
 
 
 def quantise_output(y: Tensor, bound: float | Tensor, bits: int | None) -> Tensor:
-    """ADC: as the DAC; bounds of 0 (of columns without any weight) give 0."""
+    """ADC: y rounded as the DAC rounds. A bound of 0 (a column without any weight) gives 0."""
     if bits is None:
         return y
     y = _precise(y)
@@ -225,7 +232,12 @@ def quantise_output(y: Tensor, bound: float | Tensor, bits: int | None) -> Tenso
 
 @dataclass(frozen=True)
 class AnalogProduct:
-    """output (rows, out); fractions of DAC inputs and of ADC outputs beyond their bound (0: no converter)."""
+    """Product on analog tiles, and how much of it the converters clipped.
+
+    output: (rows, out).
+    input_saturation: fraction of DAC inputs beyond the DAC's bound, 0 without a DAC.
+    output_saturation: fraction of ADC outputs beyond the ADC's bound, 0 without an ADC.
+    """
 
     output: Tensor
     input_saturation: float
@@ -244,8 +256,9 @@ def analog_matmul(
 ) -> AnalogProduct:
     """x @ weight.T on tiles that hold `programmed` (default: the exact weights).
 
-    input_std, kappa, lam: the layer's calibration; `hardware.kappa` and `hardware.lam`, where given, win.
-    w_max is of the target weights, as the bounds are set before programming. In fp32 at least.
+    input_std, kappa, lam: calibration of the layer. `hardware.kappa` and `hardware.lam` win where given.
+
+    w_max is that of the target weights, as the bounds are set before programming. The result is fp32 at least.
     """
     programmed = weight if programmed is None else programmed
     if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1] or programmed.shape != weight.shape:

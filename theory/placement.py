@@ -1,7 +1,7 @@
-"""Which experts and dense modules are digital: the placement, and the strategies that choose it.
+"""Which experts and dense modules are digital? The placement, and the strategies that choose it.
 
-Scores are (layers, experts), one row for each MoE layer of the model in order; higher means digital first. What
-the scores are is the strategy's business (`realmodels.scores` computes them): here they are only ranked.
+Scores are (layers, experts), one row for each MoE layer of the model in order; higher means digital first. They are
+only ranked here: `realmodels.scores` computes them.
 """
 
 import math
@@ -40,8 +40,8 @@ class Placement:
 
     num_experts: how many experts each MoE layer has, in the order of the layers.
     digital_experts: for each MoE layer the indices of its digital experts, kept in ascending order.
-    analog_modules: dense modules that are on analog hardware too: kinds ("attention", "lm_head", ...) or names
-        of modules of the model. The others are digital, which is the paper's method.
+    analog_modules: dense modules that are on analog hardware too, as kinds ("attention", "lm_head", ...) or names of
+        modules of the model. Other dense modules are digital, which is the paper's method.
     """
 
     num_experts: tuple[int, ...]
@@ -87,7 +87,7 @@ class Placement:
 
 
 def num_digital(digital_fraction: float, experts: int) -> int:
-    """round-half-up(digital_fraction * experts), in decimal: .29 of 50 is 14.5 and gives 15."""
+    """Number of digital experts: round-half-up(digital_fraction * experts), in decimal. .29 of 50 is 14.5, gives 15."""
     if not is_finite(digital_fraction) or not 0 <= digital_fraction <= 1:
         raise InputError(f"digital_fraction is {digital_fraction!r}: give a number from 0 to 1")
     return int((Decimal(str(digital_fraction)) * experts).to_integral_value(ROUND_HALF_UP))
@@ -102,15 +102,20 @@ def rank(
     signs: Sequence[Sequence[int]] | None = None,
     generator: torch.Generator | None = None,
 ) -> Choice:
-    """The digital experts of every layer: the first num_digital(digital_fraction, experts) of its ranking.
+    """The digital experts of every layer: the first num_digital(digital_fraction, experts) of a ranking.
 
-    across_layers: one ranking of all layers' experts together instead, so that the budget goes where scores are
-    highest; a layer comes before the next one among equal scores.
+    across_layers: True for one ranking of all layers' experts together, so that the budget goes where scores are
+        highest. Among equal scores a layer comes before the next one.
+    signs: +1 or -1 for each expert; for `balanced_maxnn`.
+    generator: for `random`.
 
-    Highest score first, the lower index first among equal scores, for every strategy but these: `minnn` lowest
-    score first; `random` in an order drawn from `generator`; `balanced_maxnn` takes experts of the two output
-    signs (`signs`, +1 or -1 for each expert) in turn, beginning with the sign of the highest score, until one
-    sign is used up; `none` and `all` do as they say. A larger fraction only adds experts.
+    The highest score comes first, and the lower index among equal scores, but for these strategies:
+    - `minnn` ranks the lowest score first;
+    - `random` ranks in an order drawn from `generator`;
+    - `balanced_maxnn` takes experts of the two output signs in turn, beginning with the sign of the highest score,
+      until one sign is used up;
+    - `none` and `all` do as they say.
+    A larger fraction only adds experts.
     """
     if strategy not in STRATEGIES:
         raise InputError(f"strategy is {strategy!r}: give one of {', '.join(STRATEGIES)}")
@@ -153,7 +158,7 @@ def place(
     signs: Sequence[Sequence[int]] | None = None,
     generator: torch.Generator | None = None,
 ) -> Placement:
-    """The placement that `rank` chooses, dense modules digital but for `analog_modules`."""
+    """The placement that `rank` chooses. Dense modules are digital but for `analog_modules`."""
     chosen = rank(
         scores, digital_fraction, strategy, across_layers=across_layers, signs=signs, generator=generator
     )

@@ -1,4 +1,4 @@
-"""MaxNNScore: how large the largest neurons of an expert are [docs/paper.md, method].
+"""How large are the largest neurons of an expert? MaxNNScore, by which the paper places experts [docs/paper.md, method].
 
 A neuron is a row of a linear layer's weight in `nn.Linear` layout, (out, in). Leading axes, as in the fused
 (experts, out, in) weights of transformers, are kept.
@@ -30,7 +30,7 @@ def max_neuron_norm(weight: Float[Tensor, "*batch out in"]) -> Float[Tensor, "*b
 def maxnn_score(layers: Sequence[Float[Tensor, "*batch out in"]]) -> Float[Tensor, "*batch"]:
     """Product over an expert's linear layers (up, gate, down) of the largest neuron's norm.
 
-    All experts of a fused layer at once: gate and up have to be given as two weights.
+    A fused layer is scored with all of its experts at once. Gate and up have to be given as two weights.
     """
     norms = [max_neuron_norm(weight) for weight in layers]
     if len({norm.shape for norm in norms}) != 1:

@@ -1,4 +1,4 @@
-"""The formal setting in which the statements are proved [docs/theory.md, setting]."""
+"""In which formal setting are the statements proved? Its sizes and constants [docs/theory.md, setting]."""
 
 import math
 from dataclasses import dataclass, fields
@@ -12,9 +12,12 @@ class Setting:
     """A task of two discriminative tokens and a network of specialists; the default is the reference instance.
 
     d: dimension, the number of orthonormal directions; the first two discriminate, the other d - 2 do not.
-    n: tokens of a sample, one of which discriminates. l: tokens that an expert takes, the same for each.
-    m: neurons of an expert. N_F, N_R: frequent and rare specialists of each sign.
-    alpha: probability of the rare class. eta: learning rate of SGD.
+    n: tokens of a sample, one of which discriminates.
+    l: tokens that an expert takes, the same number for each expert.
+    m: neurons of an expert.
+    N_F, N_R: frequent and rare specialists of each sign.
+    alpha: probability of the rare class.
+    eta: learning rate of SGD.
     """
 
     d: int = 64
@@ -52,10 +55,10 @@ class Setting:
 
     @property
     def experts(self) -> int:
-        """k, of both signs together."""
+        """Number of experts k, of both signs together."""
         return 2 * (self.N_F + self.N_R)
 
     @property
     def tokens(self) -> int:
-        """Distinct tokens: both signs of o_1 and o_2, and the d - 2 others."""
+        """Number of distinct tokens: both signs of o_1 and o_2, and the d - 2 others."""
         return self.d + 2

@@ -1,4 +1,4 @@
-"""JSON that is read back only if it is exactly what was written: no unknown, missing or repeated keys."""
+"""How is JSON read back only if it is exactly what was written? No key may be unknown, missing or repeated."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ LARGEST = sys.float_info.max
 
 
 def loads(text: str) -> Any:
-    """The content of a JSON text; InputError if it is none or repeats a key."""
+    """Content of a JSON text; InputError if the text is no JSON or repeats a key."""
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except InputError:
@@ -62,12 +62,12 @@ def number(value: Any, where: str) -> float:
 
 
 def is_finite(value: object) -> TypeGuard[int | float]:
-    """Whether it is a number that a float can hold."""
+    """True if the value is a number that a float can hold; bools are no numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether it is a whole number; True and False are none."""
+    """True if the value is a whole number; bools are no numbers."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
