@@ -1,4 +1,4 @@
-"""What does analog hardware do to a matrix product? Tiles, converters and programming noise [docs/paper.md, hardware model].
+"""What does analog hardware do to a product? Tiles, converters, programming noise [docs/paper.md, hardware model].
 
 This is the reference: one matrix at a time, every step as it is defined. `realmodels.analog` computes the same
 thing fast and is held to this module by property tests.

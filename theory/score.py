@@ -1,4 +1,4 @@
-"""How large are the largest neurons of an expert? MaxNNScore, by which the paper places experts [docs/paper.md, method].
+"""How large are the largest neurons of an expert? MaxNNScore, the score of the paper [docs/paper.md, method].
 
 A neuron is a row of a linear layer's weight in `nn.Linear` layout, (out, in). Leading axes, as in the fused
 (experts, out, in) weights of transformers, are kept.

@@ -17,10 +17,12 @@ from theory.evidence import (
     Result,
     balanced_accuracy,
     best_threshold,
+    inside,
     judged,
     mean_finding,
     mean_interval,
     ratio_interval,
+    seed_count,
     two_way_interval,
     verdict,
 )
@@ -44,18 +46,22 @@ def findings(draw: st.DrawFn) -> Finding:
     interval = draw(st.sampled_from([(low, high), None]))
     verdicts = ["inconclusive"] if interval is None else ["holds", "fails", "inconclusive"]
     return Finding(
-        draw(words),
-        draw(words),
-        draw(finite),
-        interval,
-        draw(st.integers(1, 99)),
-        draw(words),
-        draw(st.sampled_from(verdicts)),
+        claim=draw(words),
+        origin=draw(st.sampled_from(["paper", "reconstruction", "ours"])),
+        statement=draw(st.none() | st.text(min_size=1)),
+        statistic=draw(words),
+        estimate=draw(finite),
+        interval=interval,
+        n=draw(st.integers(1, 99)),
+        rule=draw(words),
+        verdict=draw(st.sampled_from(verdicts)),
     )
 
 
 FINDING = {
     "claim": "a",
+    "origin": "ours",
+    "statement": None,
     "statistic": "b",
     "estimate": 1.5,
     "interval": [1, 2],
@@ -191,18 +197,45 @@ def test_verdict_is_undecided_unless_the_whole_interval_is_on_one_side(
     assert verdict(None, threshold, "above") == "inconclusive"
 
 
+@given(low=finite, high=finite, ends=st.tuples(finite, finite))
+def test_inside_holds_within_fails_beyond_and_is_else_undecided(
+    low: float, high: float, ends: tuple[float, float]
+) -> None:
+    low, high = min(low, high), max(low, high)
+    start, end = sorted(ends)
+    found = inside((start, end), low, high)
+    assert (found == "holds") == (low < start and end < high)
+    assert (found == "fails") == (end < low or high < start)
+    assert inside(None, low, high) == "inconclusive"
+
+
+def test_seeds_given_win_and_two_are_needed() -> None:
+    assert seed_count(None, 8, "draws") == 8
+    assert seed_count(3, 8, "draws") == 3
+    with pytest.raises(InputError, match="--seeds 1: an interval needs at least 2 draws"):
+        seed_count(1, 8, "draws")
+
+
 @pytest.mark.parametrize("estimate", [-1.0, 2.0, 5.0])
 def test_the_rule_in_words_is_the_rule_of_the_verdict(estimate: float) -> None:
     interval = estimate - 1, estimate + 1
-    above = judged("a claim", "a number", estimate, interval, 4, 2.5)
-    below = judged("a claim", "a number", estimate, interval, 4, 2.5, "below")
+    above = judged("a claim", "a number", estimate, interval, 4, 2.5, origin="paper", statement="B")
+    below = judged("a claim", "a number", estimate, interval, 4, 2.5, "below", origin="ours")
     assert above.rule == "95 % interval above 2.5: holds; below: fails"
     assert below.rule == "95 % interval below 2.5: holds; above: fails"
     assert above == Finding(
-        "a claim", "a number", estimate, interval, 4, above.rule, verdict(interval, 2.5, "above")
+        claim="a claim",
+        origin="paper",
+        statement="B",
+        statistic="a number",
+        estimate=estimate,
+        interval=interval,
+        n=4,
+        rule=above.rule,
+        verdict=verdict(interval, 2.5, "above"),
     )
     assert below.verdict == verdict(interval, 2.5, "below")
-    unbounded = judged("a claim", "a ratio", estimate, None, 4)
+    unbounded = judged("a claim", "a ratio", estimate, None, 4, origin="ours")
     assert (unbounded.rule, unbounded.verdict) == (
         "95 % interval above 0: holds; below: fails",
         "inconclusive",
@@ -277,6 +310,9 @@ def test_a_malformed_result_is_rejected_by_field(change: dict[str, Any], message
     [
         ({"extra": 1}, "unknown key 'extra'"),
         ({"claim": ""}, r"finding\.claim"),
+        ({"origin": "folklore"}, r"finding\.origin is 'folklore': give one of paper, reconstruction, ours"),
+        ({"statement": ""}, r"finding\.statement is '': give the id of a claim, or None"),
+        ({"statement": 1}, r"finding\.statement is 1"),
         ({"statistic": 1}, r"finding\.statistic"),
         ({"rule": " "}, r"finding\.rule"),
         ({"estimate": "1"}, r"finding\.estimate"),
