@@ -1,9 +1,5 @@
-# make figure-3    reproduce Figure 3; ARGS="--preset quick" passes options on
-# make test        lint and the tests; ARGS="-k analog" passes options on
-# make test-all    the same with the slow tests
-# make lint | benchmark | clean
-#
-# Each makes .venv first if it is missing or older than the declared dependencies. Needed: Python 3.11 or newer.
+# `make` lists the targets. Those that run something make .venv first if it is missing or older than the declared
+# dependencies. Needed: Python 3.11 or newer.
 
 # One exact release: what a bare `torch` gets depends on the machine. Another: make clean, then make TORCH=...
 TORCH ?= torch==2.13.0
@@ -14,45 +10,70 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 RUN := .venv/bin/python
-PIP := $(RUN) -m pip --disable-pip-version-check install
-INSTALLED := .venv/installed
+LOG := .venv/pip.log
+# Quiet unless it fails: then what it wrote is shown.
+PIP = pip() { $(RUN) -m pip --disable-pip-version-check install "$$@" >$(LOG) 2>&1 || { cat $(LOG); exit 1; }; }; pip
+# The stamps: what exhibits need, and with it what developers need.
+BASE := .venv/installed
+DEV := .venv/installed-dev
 
-.PHONY: figure-3 test test-all lint benchmark install clean
-.DEFAULT_GOAL := test
+.PHONY: help test test-all lint benchmark publish install clean
+.DEFAULT_GOAL := help
 
-figure-3: $(INSTALLED)
-	$(RUN) paper_repro.py --figure 3 $(ARGS)
+help: ## this list
+	@echo 'make figure-3           one exhibit, and so figure-NAME and table-N; ARGS="--preset quick" passes options on'
+	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' Makefile | while read -r name words; do \
+		printf 'make %-18s %s\n' "$$name" "$$words"; done
 
-test: lint
+# Any exhibit: `.venv/bin/python paper_repro.py --list` names them.
+figure-%: $(BASE)
+	$(RUN) paper_repro.py --figure $* $(ARGS)
+
+table-%: $(BASE)
+	$(RUN) paper_repro.py --table $* $(ARGS)
+
+# These two need lm-eval and IBM's simulators, which come with the tools of developers.
+figure-tasks figure-peers: $(DEV)
+
+test: lint ## lint and the tests; ARGS="-k analog" passes options on
 	$(RUN) -m pytest -q $(ARGS)
 
-test-all: lint
+test-all: lint ## the same with the slow tests
 	$(RUN) -m pytest -q -m "slow or not slow" $(ARGS)
 
-lint: $(INSTALLED)
+lint: $(DEV) ## style and types
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 
-benchmark: $(INSTALLED)
+benchmark: $(DEV) ## speed of analog experts and of programming noise
 	$(RUN) benchmarks/analog_experts.py $(ARGS)
 	$(RUN) benchmarks/noise_table.py $(ARGS)
 
-install: $(INSTALLED)
+publish: $(BASE) ## EXHIBIT=figure-3: commit its full result: copies, redraws, rewrites README, RESULTS and docs
+	@test -n "$(EXHIBIT)" || { echo "give the exhibit: make publish EXHIBIT=figure-3"; exit 1; }
+	$(RUN) -m figures.publish $(EXHIBIT) $(ARGS)
+
+install: $(DEV) ## all that the targets need
 
 # The stamp comes last: an environment without one was never finished and is made anew.
-$(INSTALLED): pyproject.toml Makefile
+$(BASE): pyproject.toml Makefile
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; if you have it: make PYTHON=/path/to/python"; exit 1; }
-	@echo "Installing into .venv: about 2 GB, some minutes"
-	test -e $@ || "$(PYTHON)" -m venv --clear .venv
-	$(PIP) "$(TORCH)"
-	$(PIP) --quiet --editable ".[dev]"
+	@echo "Installing into .venv: some minutes"
+	@test -e $@ || "$(PYTHON)" -m venv --clear .venv
+	@$(PIP) "$(TORCH)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(DEV): $(BASE)
+	@echo "Installing the tools of developers into .venv: some minutes"
+	@$(PIP) --editable ".[dev]"
 	@# Wheels exist for Linux on x86-64 only.
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
-		set -x; $(PIP) --quiet --no-deps --only-binary aihwkit "$(AIHWKIT)"; \
+		$(PIP) --no-deps --only-binary aihwkit "$(AIHWKIT)"; \
 	else echo "aihwkit has no wheel for $$(uname -sm): the comparison with it is left out"; fi
 	@touch $@
 
-clean:
+clean: ## remove .venv and whatever tools left behind, but no results
 	rm -rf .venv build dist ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

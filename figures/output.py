@@ -30,8 +30,8 @@ COMMITTED = "committed"
 LONGEST_WORD = 40  # letters of an option's value in a file's name
 # EFBIG: a limit on the size of files is, for the user, the same as a full disk.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# A palette is used where no pixel moves by more than this (of 255) and the mean by less than the second.
-PALETTE_COLOURS, PALETTE_LARGEST, PALETTE_MEAN = 256, 24, 0.25
+# A palette is used if nobody would see it: all but one pixel in a thousand keep their colour within this (of 255).
+PALETTE_COLOURS, PALETTE_ERROR, PALETTE_SHARE = 256, 16, 0.999
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,9 @@ def _compressed(png: bytes) -> bytes:
 
     with Image.open(io.BytesIO(png)) as opened:
         picture = opened.convert("RGB")
-    reduced = picture.quantize(PALETTE_COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    moved = np.abs(np.asarray(picture, np.int16) - np.asarray(reduced.convert("RGB"), np.int16))
-    chosen = reduced if moved.max() <= PALETTE_LARGEST and moved.mean() <= PALETTE_MEAN else picture
+    reduced = picture.quantize(PALETTE_COLOURS, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+    error = np.abs(np.asarray(picture, np.int16) - np.asarray(reduced.convert("RGB"), np.int16)).max(axis=2)
+    chosen = reduced if np.quantile(error, PALETTE_SHARE) <= PALETTE_ERROR else picture
     buffer = io.BytesIO()
     chosen.save(buffer, "PNG", optimize=True, dpi=(DPI, DPI))
     return buffer.getvalue()

@@ -1,5 +1,6 @@
-"""Exhibits on one HTML page that needs no other file: `paper_repro.py --all --report` writes it."""
+"""What do all exhibits show, on one HTML page that needs no other file? `paper_repro.py --all --report` writes it."""
 
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,10 +34,25 @@ class Section:
     file: str = ""
     error: str = ""
 
+    @property
+    def fails(self) -> bool:
+        """True if a finding fails, or if there is no result."""
+        return self.result is None or any(finding.verdict == "fails" for finding in self.result.findings)
+
 
 def page(sections: Sequence[Section], answers: Sequence[Answer]) -> str:
-    """An overview, every finding with its rule, every picture, and what each comes from."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"base64": lambda content: b64encode(content).decode()}
+    """The page: what it is about, the answers, the contents, then each exhibit with every finding and its rule."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "base64": lambda content: b64encode(content).decode(),
+        "first_sentence": first_sentence,
+    }
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(sections=sections, answers=answers, counts=counts, origin=origin)
+
+
+def first_sentence(text: str) -> str:
+    """The text up to the first full stop, question or exclamation mark before a space and a capital letter."""
+    return re.split(r"(?<=[.?!])\s+(?=[A-Z(])", text, maxsplit=1)[0]

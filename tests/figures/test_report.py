@@ -1,12 +1,20 @@
 """The page of all exhibits: it shows every finding as text, and needs no other file."""
 
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
 
 from figures.answers import answers
 from figures.catalogue import DATA, EXHIBITS, committed
 from figures.output import Picture
-from figures.report import Section, page
+from figures.report import Section, first_sentence, page
 from figures.results import counts, origin
 from theory.evidence import Finding, Result
 
@@ -16,12 +24,13 @@ class Page(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.text, self.tags, self.sources = "", set[str](), list[str]()
+        self.text, self.tags, self.sources, self.alternatives = "", set[str](), list[str](), list[str]()
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.alternatives += [value or "" for name, value in attrs if name == "alt"]
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -41,8 +50,15 @@ def test_every_finding_of_every_exhibit() -> None:
             for part in (finding.claim, finding.measured, finding.rule):
                 assert part in shown.text
     assert shown.sources.count("data:image/png;base64,cG5n") == len(EXHIBITS)
-    assert all(source.startswith(("#", "data:")) for source in shown.sources)
+    paper = "https://arxiv.org/abs/2603.02633"  # a link, which the page does not need
+    assert all(source.startswith(("#", "data:")) or source == paper for source in shown.sources)
     assert not shown.tags & {"script", "link", "iframe"}
+    for answer in answers(EXHIBITS, DATA):
+        assert answer.question in shown.text and answer.answer in shown.text
+    assert "2603.02633" in shown.text and "tiny-olmoe" in shown.text
+    assert shown.alternatives == ["What is seen."] * len(EXHIBITS) and shown.text.count(
+        "What is seen. And more."
+    )
 
 
 def test_text_is_text() -> None:
@@ -70,3 +86,81 @@ def test_text_is_text() -> None:
         assert part in shown.text
     assert "no commit, CPU, 1 s, 2026-01-02" in shown.text
     assert not shown.tags & {"b", "i", "u", "s"}
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("Loss at c = 2.5 over all. And more.", "Loss at c = 2.5 over all."),
+        ("Which one? (Either.) Both", "Which one?"),
+        ("Tiles, e.g. of 512 rows. More", "Tiles, e.g. of 512 rows."),
+        ("No stop", "No stop"),
+    ],
+)
+def test_the_first_sentence(text: str, first: str) -> None:
+    assert first_sentence(text) == first
+
+
+def test_where_each_result_comes_from() -> None:
+    result = committed(EXHIBITS[0], DATA)
+    here = Section(EXHIBITS[0], result, committed=False, file="figure-3.quick.json")
+    assert "Computed here: figure-3.quick.json" in Page(page([here], [])).text
+    shown = Page(page([Section(EXHIBITS[0], result)], [])).text
+    assert "The committed result" in shown and "Computed here" not in shown
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# What the browser made of the page, left in the DOM that it prints.
+MEASURE = """<script>addEventListener("load", () => {
+  const shown = (selector) => [...document.querySelectorAll(selector)].filter((each) => each.offsetParent).length
+  const root = document.documentElement
+  const before = shown("tbody td.holds")
+  document.querySelector("label[for=only]").click()
+  document.title = "measured " + JSON.stringify({
+    overflow: root.scrollWidth - innerWidth,
+    images: document.images.length,
+    broken: [...document.images].filter((image) => !image.complete || !image.naturalWidth).length,
+    background: getComputedStyle(document.body).backgroundColor,
+    before, holds: shown("tbody td.holds"), fails: shown("tbody td.fails"),
+  })
+})</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize(("dark", "background"), [(False, "rgb(255, 255, 255)"), (True, "rgb(22, 24, 27)")])
+def test_in_a_browser(dark: bool, background: str, tmp_path: Path) -> None:
+    """A narrow window: only tables scroll, every picture is seen, and the filter leaves what fails."""
+    results = [committed(exhibit, DATA) for exhibit in EXHIBITS]
+    sections = []
+    for exhibit, result in zip(EXHIBITS, results, strict=True):
+        assert result is not None
+        png = (DATA / f"{exhibit.name}.png").read_bytes()
+        sections.append(Section(exhibit, result, [Picture("", f"{exhibit.title}.", {"png": png})]))
+    file = tmp_path / "report.html"
+    file.write_text(page(sections, answers(EXHIBITS, DATA)).replace("</body>", f"{MEASURE}</body>"))
+    command = [
+        str(BROWSER),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=500,1000",
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+        "--dump-dom",
+        file.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r"<title>measured (.*?)</title>", done.stdout)
+    assert found
+    measured = json.loads(found[1])
+    assert measured["overflow"] <= 0
+    assert (measured["images"], measured["broken"]) == (len(EXHIBITS), 0)
+    assert measured["background"] == background
+    verdicts = Counter(finding.verdict for result in results if result for finding in result.findings)
+    assert measured["before"] == verdicts["holds"]
+    assert (measured["holds"], measured["fails"]) == (0, verdicts["fails"])

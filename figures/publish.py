@@ -1,0 +1,71 @@
+"""How does a full result become the committed one? `make publish EXHIBIT=figure-3` checks, copies and redraws it.
+
+What is committed of an exhibit: the result as JSON, a PNG of each picture, and all that README, RESULTS.md and docs
+say of it, which figures.results writes.
+"""
+
+import argparse
+from collections.abc import Sequence
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from figures import results
+from figures.catalogue import DATA, EXHIBITS, Exhibit, find
+from figures.output import pictures, replace_file
+from theory.errors import InputError, run
+from theory.evidence import Result
+
+
+def publish(exhibit: Exhibit, out: Path, data: Path) -> list[Path]:
+    """Copy the full result of the exhibit from `out` into `data`, redraw its pictures there; the paths."""
+    file = out / f"{exhibit.name}.full.json"
+    if not file.is_file():
+        raise InputError(f"{file} is missing: run {exhibit.option} --preset full --out {out}")
+    result = Result.from_json(file.read_text(encoding="utf-8"), source=str(file))
+    if (result.exhibit, result.preset) != (exhibit.name, "full"):
+        raise InputError(
+            f"{file}: it is a result of {result.exhibit}, preset {result.preset}: run {exhibit.option} --preset full"
+        )
+    contents = {data / f"{exhibit.name}.json": result.to_json().encode()}
+    for picture in pictures(result, exhibit, ("png",)):
+        contents[data / f"{picture.name(exhibit)}.png"] = picture.formats["png"]
+    for path, content in contents.items():
+        replace_file(path, content)
+    return list(contents)
+
+
+def commit_of(result: Result) -> str:
+    """Which commit the result was computed from, and whether the commit alone says how."""
+    git = result.provenance.get("git")
+    if git is None:
+        return "computed outside of a checkout: no commit says how"
+    if git["dirty"]:
+        return f"computed from commit {git['commit']} with uncommitted changes: commit them and run it again"
+    return f"computed from commit {git['commit']}"
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    exhibits: Sequence[Exhibit] = EXHIBITS,
+    data: Traversable = DATA,
+) -> None:
+    """Publish the named exhibit, and write the pages anew."""
+    parser = argparse.ArgumentParser(prog="python -m figures.publish", description=__doc__)
+    parser.add_argument("exhibit", help="name: figure-3, table-1, figure-growth, ...")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results"), help="where the full run wrote its result"
+    )
+    options = parser.parse_args(argv)
+    if not isinstance(data, Path):
+        raise InputError("figures/data is no folder here: publish from a checkout")
+    if "-" not in options.exhibit:
+        raise InputError(f"exhibit {options.exhibit!r}: give figure-NAME or table-NAME")
+    exhibit = find(options.exhibit, exhibits)
+    for path in publish(exhibit, options.out, data):
+        print(path)
+    print(commit_of(Result.from_json((data / f"{exhibit.name}.json").read_text(encoding="utf-8"))))
+    results.main()
+
+
+if __name__ == "__main__":
+    run(main)
