@@ -1,52 +1,138 @@
-"""Draws the growth of neurons from its result: over time, at the stop rule, and what makes the norms differ."""
+"""Draws the growth of neurons: how fast, until when, and what separates the ratio of norms from that of frequencies."""
 
 from typing import Any
 
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from figures.drawings.style import (
+    BLACK,
+    BLUE,
+    BROWN,
+    GREEN,
+    GREY,
+    VERMILLION,
+    WIDTH,
+    legend_below,
+    lengths,
+    log_ticks,
+    styled,
+    titled,
+)
 from theory.evidence import Result
 
 Row = dict[str, Any]
 
-SPECIALISTS_MARKERS = ("o", "s")
-EFFECTS = {
-    "own, unsaturated": "own-token weights before the knee / ρ  (G)",
-    "saturation": "(i) the sign with more active neurons saturates",
-    "leakage": "(ii) rare specialists also learn the frequent token",
-    "other tokens": "all other tokens; the largest of m neurons",
-    "death": "(iii) dead specialists: {dead:.1%}, expected {expected:.1%}",
+KINDS = {"frequent": (BLUE, "o"), "rare": (VERMILLION, "s")}
+NETWORKS = ((GREEN, "o", "-"), (BROWN, "s", "--"))
+ASIDE = (0.97, 1.03)  # a network's points are shifted by this factor, so that both are seen
+ALPHAS = ((BLUE, "-"), (GREEN, "-"), (VERMILLION, "-"))  # of the curves past the stop rule
+DECADES = [10.0**power for power in range(-3, 5)]
+RATIOS = (1, 2, 3, 5, 10, 20, 50)
+FACTORS = {
+    "own, unsaturated": "(G) itself: weights on\nthe own token, over ρ",
+    "saturation": "(i) signs with more active\nneurons stop earlier",
+    "leakage": "(ii) rare specialists learn\nthe frequent token, too",
+    "other tokens": "all other tokens, and the\nlargest of m neurons",
+    "death": "(iii) specialists without\nan active neuron",
 }
+PRODUCT = "product of the five: ratio\nof norms over ρ"
+SYMBOLS = (
+    "α is the probability of the rare class and ρ = (1 - α)/α that of the frequent over that of the rare one; N_F and"
+    " N_R are the numbers of frequent and rare specialists (experts) of each sign. Means and 95 % intervals over"
+    " training seeds. (G) is the closed form of docs/theory.md, computed from each network's start, nothing fitted."
+)
+CAPTION = (
+    "Two panels: weights of frequent and rare specialists rise together, the frequent ones ahead until they saturate;"
+    " and the ratio of frequent to rare weights lies on the line of the ratio of frequencies. Left: weight of a neuron"
+    " on the token of its own expert; the frequent ones stop growing at the knee t_F, the rare ones at t_R. Right: at"
+    " the end of training by the paper's stop rule; filled: weights on the own token, hollow: the largest norms of a"
+    f" neuron, ν_F/ν_R, which MaxNNScore sees; the points of the two networks stand a little aside. {SYMBOLS}"
+)
+OVER_TIME = (
+    "Ratio of frequent to rare weights over training: flat at the ratio of frequencies, then falling to a value that"
+    " no longer depends on the frequencies. Coloured: weights on the own token; dotted: norms ν_F/ν_R of neurons;"
+    " dashed black: (G). Triangles: the knee t_F, until which the ratio is ρ; afterwards it is ρ t_F/t. Grey line:"
+    f" N_R/N_F, where it ends. {SYMBOLS}"
+)
+EFFECTS = (
+    "Six panels of factors near 1 against α: together they leave the ratio of norms at the stop rule a few per cent"
+    " below the ratio of frequencies. Each factor is what one effect does to the ratio; 1 is no effect. The last panel"
+    f" is their product. {SYMBOLS}"
+)
 
 
+@styled
 def draw(result: Result) -> Figure:
-    """Curves past the stop rule; ratios against rho at the stop rule; the effects between them."""
+    """Weights over time, and the ratios at the stop rule."""
     rows, curves = result.data["at the stop rule"], result.data["curves"]
-    specialists = list(dict.fromkeys((row["N_F"], row["N_R"]) for row in rows))
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
-        figure = Figure(figsize=(13, 8), layout="constrained")
-        axes = figure.subplots(2, 3)
+    pairs = _pairs(rows)
     # The smallest alpha for which the first pair of specialists is trained past the stop rule shows most.
-    shown = min(
-        (each for each in curves if _pair(each) == specialists[0]), key=lambda each: float(each["alpha"])
+    shown = min((each for each in curves if _pair(each) == pairs[0]), key=lambda each: float(each["alpha"]))
+    figure = Figure(figsize=(WIDTH, 3.7))
+    growth, ratios = figure.subplots(1, 2)
+    _growth(growth, shown)
+    _ratio_over_rho(ratios, rows, pairs)
+    titled(
+        figure,
+        "Neurons grow in proportion to how often their token occurs, until they saturate",
+        f"{result.data['seeds']} training seeds; lines: theory, nothing fitted",
     )
-    _growth(axes[0, 0], shown)
-    for axis, pair in zip(axes[0, 1:], specialists, strict=False):
-        _ratio_over_time(axis, [each for each in curves if _pair(each) == pair])
-    _ratio_over_rho(axes[1, 0], rows, specialists)
-    for axis, pair in zip(axes[1, 1:], specialists, strict=False):
-        _effects(axis, [row for row in rows if _pair(row) == pair])
-    for axis in axes[:, 1 + len(specialists) :].flat:
-        axis.set_axis_off()
-    figure.suptitle(
-        f"Growth of specialists' neurons, {result.data['seeds']} training seeds; bands and bars are 95 % intervals."
-        " Closed form: statement (G), from the active fractions and gates at the start, nothing fitted",
-        fontsize="small",
-    )
+    legend_below(figure, ratios, columns=2)
     return figure
+
+
+@styled
+def draw_over_time(result: Result) -> Figure:
+    """The ratio over time, a panel for each network."""
+    curves = result.data["curves"]
+    pairs = _pairs(curves)
+    figure = Figure(figsize=(WIDTH, 3.8))
+    axes = figure.subplots(1, len(pairs), squeeze=False)[0]
+    for axis, pair in zip(axes, pairs, strict=True):
+        _ratio_over_time(axis, [each for each in curves if _pair(each) == pair])
+    axes[0].set_ylabel("frequent / rare")
+    titled(
+        figure,
+        "Past the knee the ratio falls, to one that does not depend on the frequencies",
+        f"{result.data['seeds']} training seeds; bands: 95 % intervals",
+    )
+    legend_below(figure, axes[0], columns=3)
+    return figure
+
+
+@styled
+def draw_effects(result: Result) -> Figure:
+    """Each factor between rho and the ratio of norms, and their product."""
+    rows = result.data["at the stop rule"]
+    figure = Figure(figsize=(WIDTH, 4.9))
+    axes = figure.subplots(2, 3, sharex=True, sharey=True)
+    for axis, (key, title) in zip(axes.flat, [*FACTORS.items(), ("", PRODUCT)], strict=True):
+        axis.axhline(1, color=BLACK, linewidth=0.8)
+        for pair, (colour, marker, line) in zip(_pairs(rows), NETWORKS, strict=False):
+            mine = sorted((row for row in rows if _pair(row) == pair), key=lambda row: float(row["alpha"]))
+            factors = [row["factors"][key] if key else _over_rho(row) for row in mine]
+            middle = [each["mean"] for each in factors]
+            axis.errorbar(
+                [row["alpha"] for row in mine],
+                middle,
+                lengths(middle, [each["interval"] for each in factors]),
+                color=colour,
+                marker=marker,
+                linestyle=line,
+                capsize=2,
+                label=_name(mine[0]),
+            )
+        axis.set_title(title, fontweight="bold" if not key else "normal")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("factor")
+    axes[-1, 1].set_xlabel("α, probability of the rare class")
+    titled(figure, "The ratio of norms stays a few per cent below that of frequencies: by which effects?")
+    legend_below(figure, axes[0, 0], columns=2)
+    return figure
+
+
+PARTS = {"over-time": (draw_over_time, OVER_TIME), "effects": (draw_effects, EFFECTS)}
 
 
 def table(result: Result) -> list[Row]:
@@ -75,129 +161,107 @@ def _pair(row: Row) -> tuple[int, int]:
     return row["N_F"], row["N_R"]
 
 
-def _growth(axis: Axes, curve: Row) -> None:
-    """nu_F, nu_R and the weights on the own token."""
-    frequent, rare = sns.color_palette("deep", 4)[3], sns.color_palette("deep", 4)[0]
-    for kind, colour in (("frequent", frequent), ("rare", rare)):
-        letter = kind[0].upper()
-        _band(axis, curve, f"norm_{kind}", f"$\\nu_{letter}$, largest neuron", color=colour, alpha=0.5)
-        _band(
-            axis,
-            curve,
-            f"own_{kind}",
-            f"{kind}: weight on own token",
-            color=colour,
-            linestyle="none",
-            marker=".",
-        )
-        closed = curve["curves"][f"own_{kind}_closed_form"]["mean"]
-        axis.plot(curve["steps"], closed, color="black", linewidth=0.9, linestyle="--", label=None)
-    axis.plot([], [], color="black", linewidth=0.9, linestyle="--", label="closed form (G)")
-    for step, letter in zip(curve["knees"], "FR", strict=True):
-        axis.axvline(step, color="grey", linewidth=0.8, linestyle=":")
-        axis.annotate(
-            f"$t_{letter}$", (step, 0.95), xycoords=("data", "axes fraction"), ha="right", fontsize="small"
-        )
-    axis.set(xscale="log", yscale="log", xlabel="SGD step", ylabel="weight")
-    axis.set_title(f"{_name(curve)}, α = {curve['alpha']:g}: growth stops at the knees", fontsize="medium")
-    axis.legend(frameon=True, fontsize="x-small", loc="lower right")
-
-
-def _ratio_over_time(axis: Axes, curves: list[Row]) -> None:
-    for curve, colour in zip(curves, sns.color_palette("viridis", len(curves)), strict=True):
-        _band(axis, curve, "own_ratio", f"α = {curve['alpha']:g}, ρ = {curve['rho']:.3g}", color=colour)
-        _band(axis, curve, "norm_ratio", None, color=colour, linestyle=":")
-        closed = curve["curves"]["own_ratio_closed_form"]["mean"]
-        axis.plot(curve["steps"], closed, color="black", linewidth=0.9, linestyle="--")
-        axis.plot(
-            curve["knees"][0],
-            curve["rho"],
-            marker="v",
-            color=colour,
-            markeredgecolor="black",
-            linestyle="none",
-        )
-    axis.axhline(curves[0]["late_ratio"], color="grey", linewidth=0.8)
-    axis.plot([], [], color="grey", linestyle=":", label="ratio of norms $\\nu_F/\\nu_R$")
-    axis.plot([], [], color="black", linestyle="--", linewidth=0.9, label="closed form (G)")
-    axis.plot([], [], marker="v", color="grey", markeredgecolor="black", linestyle="none", label="$(t_F, ρ)$")
-    axis.plot([], [], color="grey", linewidth=0.8, label="$N_R/N_F$")
-    axis.set(xscale="log", yscale="log", xlabel="SGD step", ylabel="frequent / rare")
-    _ticks(axis.yaxis)
-    axis.set_title(f"{_name(curves[0])}: own-token ratio ρ until $t_F$, then ρ $t_F/t$", fontsize="medium")
-    axis.legend(frameon=True, fontsize="x-small")
-
-
-def _ratio_over_rho(axis: Axes, rows: list[Row], specialists: list[tuple[int, int]]) -> None:
-    colours = sns.color_palette("deep", len(specialists))
-    for pair, colour, marker in zip(specialists, colours, SPECIALISTS_MARKERS, strict=False):
-        mine = sorted((row for row in rows if _pair(row) == pair), key=lambda row: float(row["rho"]))
-        rho = [row["rho"] for row in mine]
-        for key, label, face in (
-            ("own_ratio", "own-token weights before the knee", colour),
-            ("norm_ratio", "norms $\\nu_F/\\nu_R$", "white"),
-        ):
-            middle = [row[key]["mean"] for row in mine]
-            errors = [[abs(row[key]["interval"][end] - row[key]["mean"]) for row in mine] for end in (0, 1)]
-            axis.errorbar(
-                rho, middle, errors, color=colour, marker=marker, markerfacecolor=face, linestyle="none",
-                capsize=2, label=f"{_name(mine[0])}: {label}",
-            )  # fmt: skip
-        axis.plot(
-            rho, [row["predicted_norm_ratio"]["mean"] for row in mine], color=colour, linestyle="--",
-            linewidth=0.9, label=f"{_name(mine[0])}: norms predicted by (G, i-iii)",
-        )  # fmt: skip
-    ends = [min(row["rho"] for row in rows), max(row["rho"] for row in rows)]
-    axis.plot(ends, ends, color="black", linewidth=0.9, label="ρ")
-    axis.set(xscale="log", yscale="log", xlabel="ρ = (1 - α)/α", ylabel="frequent / rare")
-    axis.set_ylim(bottom=ends[0] / 8)  # room for the legend
-    axis.set_title("At the stop rule", fontsize="medium")
-    _ticks(axis.xaxis)
-    _ticks(axis.yaxis)
-    axis.legend(frameon=True, fontsize="x-small", loc="lower right")
-
-
-def _effects(axis: Axes, rows: list[Row]) -> None:
-    """Each factor between rho and the ratio of norms."""
-    rows = sorted(rows, key=lambda row: float(row["alpha"]))
-    alphas = [row["alpha"] for row in rows]
-    # Which specialists are dead does not depend on alpha.
-    dead = {"dead": rows[0]["dead_fraction"], "expected": rows[0]["dead_probability"]}
-    for (key, label), colour in zip(EFFECTS.items(), sns.color_palette("deep", len(EFFECTS)), strict=True):
-        factors = [row["factors"][key] for row in rows]
-        middle = [each["mean"] for each in factors]
-        axis.plot(alphas, middle, marker="o", markersize=4, color=colour, label=label.format(**dead))
-        low, high = zip(*(each["interval"] for each in factors), strict=True)
-        axis.fill_between(alphas, low, high, color=colour, alpha=0.12, linewidth=0)
-    total = [row["norm_ratio"]["mean"] / row["rho"] for row in rows]
-    axis.plot(
-        alphas,
-        total,
-        color="black",
-        marker="D",
-        markersize=4,
-        linestyle="--",
-        label="product: $(\\nu_F/\\nu_R)/ρ$",
-    )
-    axis.set(xlabel="α", ylabel="factor")
-    axis.set_title(f"{_name(rows[0])}: from ρ to the ratio of norms", fontsize="medium")
-    axis.legend(frameon=True, fontsize="x-small")
-
-
-def _band(axis: Axes, curve: Row, key: str, label: str | None, **style: Any) -> None:
-    values = curve["curves"][key]
-    axis.plot(curve["steps"], values["mean"], label=label, **style)
-    axis.fill_between(
-        curve["steps"], values["low"], values["high"], color=style["color"], alpha=0.15, linewidth=0
-    )
-
-
-def _ticks(axis: Axis) -> None:
-    """1, 2, 5, 10 and so on, and not powers of ten alone."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
+def _pairs(rows: list[Row]) -> list[tuple[int, int]]:
+    return sorted({_pair(row) for row in rows})
 
 
 def _name(row: Row) -> str:
-    return f"$N_F, N_R$ = {row['N_F']}, {row['N_R']}"
+    return f"$N_F$ = {row['N_F']}, $N_R$ = {row['N_R']}"
+
+
+def _over_rho(row: Row) -> Row:
+    """nu_F/nu_R over rho."""
+    ratio = row["norm_ratio"]
+    return {
+        "mean": ratio["mean"] / row["rho"],
+        "interval": [bound / row["rho"] for bound in ratio["interval"]],
+    }
+
+
+def _growth(axis: Axes, curve: Row) -> None:
+    """Weights on the own token, measured and in closed form, with the knees."""
+    middle = len(curve["steps"]) // 3
+    for kind, (colour, marker) in KINDS.items():
+        measured = curve["curves"][f"own_{kind}"]
+        axis.fill_between(
+            curve["steps"], measured["low"], measured["high"], color=colour, alpha=0.2, linewidth=0
+        )
+        axis.plot(
+            curve["steps"], measured["mean"], color=colour, marker=marker, markersize=3, linestyle="none"
+        )
+        axis.plot(
+            curve["steps"], curve["curves"][f"own_{kind}_closed_form"]["mean"], color=BLACK, linewidth=0.9
+        )
+        axis.annotate(
+            kind,
+            (curve["steps"][middle], measured["mean"][middle]),
+            xytext=(6, -12),
+            textcoords="offset points",
+            color=colour,
+            fontweight="bold",
+        )
+    for step, letter in zip(curve["knees"], "FR", strict=True):
+        axis.axvline(step, color=GREY, linewidth=0.8, linestyle=":")
+        axis.annotate(
+            f"$t_{letter}$", (step, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0),
+            textcoords="offset points", va="bottom",
+        )  # fmt: skip
+    axis.set(xscale="log", yscale="log", xlabel="SGD step", ylabel="weight on the own token")
+    log_ticks(axis.xaxis, DECADES)
+    log_ticks(axis.yaxis, DECADES)
+    axis.set_title(f"{_name(curve)}, α = {curve['alpha']:g}, ρ = {curve['rho']:g}")
+
+
+def _ratio_over_rho(axis: Axes, rows: list[Row], pairs: list[tuple[int, int]]) -> None:
+    ends = [min(row["rho"] for row in rows), max(row["rho"] for row in rows)]
+    axis.plot(ends, ends, color=BLACK, linewidth=0.9, label="theory: ρ (left: (G))")
+    for pair, (colour, marker, _), aside in zip(pairs, NETWORKS, ASIDE, strict=False):
+        mine = sorted((row for row in rows if _pair(row) == pair), key=lambda row: float(row["rho"]))
+        rho = [aside * row["rho"] for row in mine]
+        for key, label, face, size in (
+            ("own_ratio", "weights on own token", colour, 4),
+            ("norm_ratio", "norms", "none", 7.5),
+        ):
+            middle = [row[key]["mean"] for row in mine]
+            axis.errorbar(
+                rho, middle, lengths(middle, [row[key]["interval"] for row in mine]), color=colour,
+                marker=marker, markersize=size, markerfacecolor=face, linestyle="none", capsize=2,
+                label=f"{_name(mine[0])}: {label}",
+            )  # fmt: skip
+    axis.set(xscale="log", yscale="log", xlabel="ρ, frequent / rare tokens", ylabel="frequent / rare weights")
+    log_ticks(axis.xaxis, RATIOS)
+    log_ticks(axis.yaxis, RATIOS)
+    axis.set_title("at the stop rule")
+
+
+def _ratio_over_time(axis: Axes, curves: list[Row]) -> None:
+    for curve, (colour, line) in zip(
+        sorted(curves, key=lambda each: float(each["alpha"])), ALPHAS, strict=False
+    ):
+        own, norms = curve["curves"]["own_ratio"], curve["curves"]["norm_ratio"]
+        label = f"α = {curve['alpha']:g}, ρ = {curve['rho']:.3g}"
+        axis.fill_between(curve["steps"], own["low"], own["high"], color=colour, alpha=0.2, linewidth=0)
+        axis.plot(curve["steps"], own["mean"], color=colour, linestyle=line, linewidth=2, label=label)
+        axis.plot(curve["steps"], norms["mean"], color=colour, linestyle=":", linewidth=2)
+        closed = curve["curves"]["own_ratio_closed_form"]["mean"]
+        axis.plot(curve["steps"], closed, color=BLACK, linewidth=0.9, linestyle="--")
+        axis.plot(
+            curve["knees"][0], curve["rho"], marker="v", color=colour, markeredgecolor=BLACK, markersize=7
+        )
+    axis.axhline(curves[0]["late_ratio"], color=GREY, linewidth=0.8)
+    axis.plot([], [], color=GREY, linestyle=":", linewidth=2, label="ratio of norms $\\nu_F/\\nu_R$")
+    axis.plot([], [], color=BLACK, linestyle="--", linewidth=0.9, label="closed form (G)")
+    axis.plot(
+        [],
+        [],
+        marker="v",
+        color=GREY,
+        markeredgecolor=BLACK,
+        linestyle="none",
+        markersize=7,
+        label="knee $t_F$",
+    )
+    axis.set(xscale="log", yscale="log", xlabel="SGD step")
+    log_ticks(axis.xaxis, DECADES)
+    log_ticks(axis.yaxis, (0.3, 0.5, *RATIOS))
+    axis.set_title(_name(curves[0]))

@@ -1,145 +1,264 @@
-"""Draws the tolerable noise against the number of digital experts, for every strategy that chooses them."""
+"""Draws the tolerable noise of every strategy: at the natural budget, against the budget, and against rarity."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
+from matplotlib.ticker import MultipleLocator
 
 from figures.drawings.rows import with_bounds
+from figures.drawings.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    STRATEGIES,
+    VERMILLION,
+    WIDTH,
+    legend_below,
+    lengths,
+    log_ticks,
+    styled,
+    titled,
+)
 from theory.evidence import Result
 
-_COLOURS = sns.color_palette("deep")
-STRATEGIES: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "best": ("best subset found", {"color": "black", "linestyle": ":", "marker": "*", "markersize": 7}),
-    "oracle": ("oracle: frequent specialists", {"color": "black", "marker": "s"}),
-    "maxnn": ("MaxNN", {"color": _COLOURS[3], "marker": "o", "linewidth": 2.2}),
-    "balanced_maxnn": ("MaxNN, signs balanced", {"color": _COLOURS[1], "marker": "D", "linewidth": 1.8}),
-    "activation_weight": ("activation weight", {"color": _COLOURS[0], "marker": "^"}),
-    "activation_frequency": (
-        "activation frequency",
-        {"color": _COLOURS[9], "linestyle": "--", "marker": "v"},
-    ),
-    "router_norm": ("router norm", {"color": _COLOURS[2], "marker": "P"}),
-    "random": ("random", {"color": _COLOURS[7], "linestyle": "--", "marker": "x"}),
-    "minnn": ("MinNN (control)", {"color": _COLOURS[4], "marker": "."}),
-}
+Row = dict[str, Any]
+
+SHOWN = (  # from above to below
+    "best",
+    "oracle",
+    "maxnn",
+    "balanced_maxnn",
+    "router_norm",
+    "activation_weight",
+    "activation_frequency",
+    "random",
+    "minnn",
+)
+BOLD = ("best", "maxnn", "balanced_maxnn", "random")  # those whose curves over the budget are told apart
+PALE = "#c4c4c4"
 ROUTINGS = {"expert_choice": "expert choice", "token_choice": "token choice"}
 CORRECTIONS = {False: "as it is", True: "bias corrected"}
+GRAINS = {"layer": "w_max per expert", "column": "w_max per neuron"}
+TOLERANCES = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+GAINS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+SYMBOLS = (
+    "c* is the largest magnitude of programming noise, relative to w_max, at which the worse class keeps an accuracy"
+    " of 95 %; w_max is the largest weight of an expert (or of a neuron). N_F and N_R are the numbers of frequent and"
+    " rare specialists (experts) of each sign: 2 N_F of the 8 experts are frequent specialists. Expert choice: experts"
+    " take tokens; token choice: tokens take experts. α is the probability of the rare class. Geometric means over"
+    " training seeds; bars are 95 % intervals. The best subset is found by a search; signs balanced: as many experts"
+    " of positive as of negative sign."
+)
+CAPTION = (
+    "Four panels of points, one row for each way to choose the digital experts: with as many digital experts as there"
+    " are frequent specialists, MaxNNScore is level with the best choice found and far ahead of every other way."
+    f" {SYMBOLS}"
+)
+BUDGET = (
+    "Tolerated noise against the number of digital experts, eight panels: as it is, MaxNNScore falls below nothing"
+    " digital on small budgets and jumps up where the budget suffices for all frequent specialists (dashed line); with"
+    " the bias corrected it rises throughout. Bias corrected: the known mean shift of every analog expert is"
+    " subtracted digitally, also where nothing is digital. Grey: the other strategies, which the table of the results"
+    f" tells apart. w_max per expert. {SYMBOLS}"
+)
+RARITY = (
+    "Gain in tolerated noise by MaxNNScore against the rarity of a class: the rarer the class, the larger the gain,"
+    " in all four panels. The digital experts are as many as there are frequent specialists. Bias corrected: the known"
+    f" mean shift of every analog expert is subtracted digitally, also where nothing is digital. {SYMBOLS}"
+)
 
 
+@styled
 def draw(result: Result) -> Figure:
-    """Rows: c* for both routings, then MaxNN's gain for both; columns: networks, without and with correction."""
-    curves = result.data["curves"]
-    networks = list(dict.fromkeys((curve["N_F"], curve["N_R"]) for curve in curves))
-    columns = [(network, correction) for network in networks for correction in CORRECTIONS]
-    alpha = result.data["rules_alpha"]
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
-        figure = Figure(figsize=(3.1 * len(columns) + 2, 12.5), layout="constrained")
-        axes = figure.subplots(4, len(columns), squeeze=False, sharex="col", sharey="row")
-    for row, routing in enumerate(ROUTINGS):
-        for column, ((frequent, rare), correction) in enumerate(columns):
-            here = [
-                curve
-                for curve in curves
-                if (curve["routing"], curve["N_F"], curve["N_R"], curve["bias_correction"])
-                == (routing, frequent, rare, correction)
-            ]
-            _tolerances(axes[row, column], [curve for curve in here if curve["alpha"] == alpha])
-            _gains(axes[row + 2, column], here, result.data["alphas"])
-            for axis in (axes[row, column], axes[row + 2, column]):
-                axis.axvline(2 * frequent, color="black", linestyle=(0, (5, 3)), linewidth=0.9, zorder=1)
-    # The intervals of two or three seeds would leave nothing of the gains to be seen.
-    gains = [curve["gain"] for curve in curves if curve["strategy"] in ("none", "maxnn")]
-    for axis in axes[2:, 0]:
-        axis.set_ylim(min(gains) / 2, max(gains) * 2)
-    for axis, (network, correction) in zip(axes[0], columns, strict=True):
-        axis.set_title(f"$(N_F, N_R)$ = {network}\n{CORRECTIONS[correction]}", fontweight="bold")
-    for axis in axes[-1]:
-        axis.set_xlabel("digital experts K (dashed: K = |F|)")
-        axis.xaxis.set_major_locator(MultipleLocator(1))
-    for row, routing in enumerate(ROUTINGS.values()):
-        axes[row, 0].set_ylabel(f"{routing}\ntolerance c* at alpha = {alpha:g}")
-        axes[row + 2, 0].set_ylabel(f"{routing}\nc* of MaxNN / c* with nothing digital")
-    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False)
-    axes[2, -1].legend(
-        handles=_gain_key(result.data["alphas"]),
-        loc="upper left",
-        bbox_to_anchor=(1.02, 1.0),
-        frameon=False,
-    )
+    """c* at K = |F| of every strategy over that of no digital expert, a panel for each routing and network."""
+    figure = Figure(figsize=(WIDTH, 3.5))
+    panels = [(routing, pair) for routing in ROUTINGS for pair in _networks(result)]
+    axes = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, (routing, (frequent, rare)) in zip(axes, panels, strict=True):
+        curves = [
+            curve
+            for curve in _curves(result, routing=routing, N_F=frequent, N_R=rare, bias_correction=False)
+            if (curve["alpha"], curve["w_max"], curve["digital"])
+            == (result.data["rules_alpha"], "layer", 2 * frequent)
+        ]
+        axis.axvline(1, color=BLACK, linewidth=0.8)
+        for height, strategy in enumerate(SHOWN):
+            look = STRATEGIES[strategy]
+            (curve,) = (each for each in curves if each["strategy"] == strategy)
+            axis.errorbar(
+                curve["gain"],
+                height,
+                xerr=lengths([curve["gain"]], [curve["gain_interval"]]),
+                color=look.colour,
+                marker=look.marker,
+                linestyle="none",
+                markersize=8 if look.marker in "*+" else 5,
+                markeredgewidth=1.6 if look.marker == "+" else 1,
+                capsize=2,
+                label=look.label,
+            )
+        axis.set(xscale="log", xlabel="c* / nothing digital")
+        log_ticks(axis.xaxis, (0.5, 1, 2, 5, 10, 20))
+        axis.set_title(f"{ROUTINGS[routing]}\n{_name((frequent, rare))}")
+    axes[0].set_yticks(range(len(SHOWN)), [STRATEGIES[strategy].label for strategy in SHOWN])
+    axes[0].invert_yaxis()
     data = result.data
-    left_out = (
-        f" {data['left_out']} of {data['trained']} networks did not learn both classes and are left out."
-        if data["left_out"]
-        else ""
-    )
-    figure.suptitle(
-        "Tolerable noise against the number of digital experts. Geometric means over"
-        f" {max(curve['seeds'] for curve in curves)} training seeds, {data['draws']} noise draws each;"
-        f" bands: 95 % intervals.{left_out}\n"
-        "Bias corrected: the known mean shift of every analog expert is subtracted digitally, also where nothing is"
-        " digital.",
-        fontsize="medium",
+    titled(
+        figure,
+        "With as many digital experts as frequent ones, MaxNNScore equals the best choice",
+        f"2 $N_F$ of 8 experts digital; α = {data['rules_alpha']:g}; {_seeds(result)}",
     )
     return figure
 
 
-def table(result: Result) -> list[dict[str, Any]]:
+@styled
+def draw_budget(result: Result) -> Figure:
+    """c* against K: rows are routings, columns networks without and with correction."""
+    pairs = _networks(result)
+    columns = [(pair, correction) for pair in pairs for correction in CORRECTIONS]
+    figure = Figure(figsize=(WIDTH, 5.2))
+    axes = figure.subplots(len(ROUTINGS), len(columns), squeeze=False, sharex=True, sharey="row")
+    for down, routing in zip(axes, ROUTINGS, strict=True):
+        for axis, ((frequent, rare), correction) in zip(down, columns, strict=True):
+            curves = [
+                curve
+                for curve in _curves(
+                    result, routing=routing, N_F=frequent, N_R=rare, bias_correction=correction
+                )
+                if (curve["alpha"], curve["w_max"]) == (result.data["rules_alpha"], "layer")
+            ]
+            _over_budget(axis, curves)
+            axis.axvline(2 * frequent, color=BLACK, linestyle=(0, (5, 3)), linewidth=0.9, zorder=1)
+        down[0].set_ylabel(f"{ROUTINGS[routing]}\ntolerated noise c*")
+    for axis, (pair, correction) in zip(axes[0], columns, strict=True):
+        axis.set_title(f"{_name(pair)}\n{CORRECTIONS[correction]}")
+    for axis in axes[-1]:
+        axis.set_xlabel("digital experts")
+    titled(
+        figure,
+        "Too few digital experts can be worse than none, unless the bias is corrected",
+        f"α = {result.data['rules_alpha']:g}; {_seeds(result)}",
+    )
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    shown = [number for number, label in enumerate(labels) if handles[number].get_color() != PALE]
+    pale = next(handle for handle in handles if handle.get_color() == PALE)
+    figure.legend(
+        [*(handles[number] for number in shown), pale],
+        [*(labels[number] for number in shown), "other strategies"],
+        loc="outside lower center",
+        ncols=3,
+    )
+    return figure
+
+
+@styled
+def draw_rarity(result: Result) -> Figure:
+    """MaxNN's gain at K = |F| against alpha, for both granularities, without and with correction."""
+    pairs = _networks(result)
+    figure = Figure(figsize=(WIDTH, 5.4))
+    axes = figure.subplots(len(ROUTINGS), len(pairs), squeeze=False, sharex=True, sharey=True)
+    looks = {
+        ("layer", False): (BLUE, "o", "-"),
+        ("column", False): (BLUE, "s", ":"),
+        ("layer", True): (VERMILLION, "^", "--"),
+        ("column", True): (VERMILLION, "v", "-."),
+    }
+    for down, routing in zip(axes, ROUTINGS, strict=True):
+        for axis, (frequent, rare) in zip(down, pairs, strict=True):
+            axis.axhline(1, color=BLACK, linewidth=0.8)
+            for (w_max, correction), (colour, marker, line) in looks.items():
+                points = sorted(
+                    (curve["alpha"], curve["gain"], curve["gain_interval"])
+                    for curve in _curves(
+                        result, routing=routing, N_F=frequent, N_R=rare, bias_correction=correction
+                    )
+                    if (curve["w_max"], curve["strategy"], curve["digital"]) == (w_max, "maxnn", 2 * frequent)
+                )
+                alphas, gains, intervals = zip(*points, strict=True)
+                axis.errorbar(
+                    alphas,
+                    gains,
+                    lengths(gains, intervals),
+                    color=colour,
+                    marker=marker,
+                    linestyle=line,
+                    markerfacecolor="white" if w_max == "column" else colour,
+                    capsize=2,
+                    label=f"{GRAINS[w_max]}, {CORRECTIONS[correction]}",
+                )
+            axis.set(xscale="log", yscale="log")
+            log_ticks(axis.xaxis, result.data["alphas"])
+            log_ticks(axis.yaxis, GAINS)
+            axis.set_title(f"{ROUTINGS[routing]}, {_name((frequent, rare))}")
+        down[0].set_ylabel("c* / nothing digital")
+    for axis in axes[-1]:
+        axis.set_xlabel("α, probability of the rare class")
+    titled(
+        figure,
+        "The rarer a class, the more MaxNNScore gains",
+        f"2 $N_F$ of 8 experts digital; {_seeds(result)}",
+    )
+    legend_below(figure, axes[0, 0], columns=2)
+    return figure
+
+
+PARTS = {"budget": (draw_budget, BUDGET), "rarity": (draw_rarity, RARITY)}
+
+
+def table(result: Result) -> list[Row]:
     """The curves, one row for each condition, strategy and number of digital experts."""
     return with_bounds(result.data["curves"])
 
 
-def _tolerances(axis: Axes, curves: list[dict[str, Any]]) -> None:
-    """c* of every strategy with w_max per expert; all begin where nothing is digital."""
-    curves = [curve for curve in curves if curve["w_max"] == "layer"]
+def _networks(result: Result) -> list[tuple[int, int]]:
+    return list(dict.fromkeys((curve["N_F"], curve["N_R"]) for curve in result.data["curves"]))
+
+
+def _curves(result: Result, **condition: Any) -> list[Row]:
+    return [
+        curve
+        for curve in result.data["curves"]
+        if all(curve[name] == value for name, value in condition.items())
+    ]
+
+
+def _name(pair: tuple[int, int]) -> str:
+    return "$N_F$ = {}, $N_R$ = {}".format(*pair)
+
+
+def _seeds(result: Result) -> str:
+    data = result.data
+    left_out = (
+        f"; {data['left_out']} of {data['trained']} networks left out (not learned)"
+        if data["left_out"]
+        else ""
+    )
+    return (
+        f"{max(curve['seeds'] for curve in data['curves'])} training seeds, {data['draws']} draws{left_out}"
+    )
+
+
+def _over_budget(axis: Axes, curves: list[Row]) -> None:
+    """c* of every strategy; all begin where nothing is digital."""
     (none,) = (curve for curve in curves if curve["strategy"] == "none")
-    axis.axhline(none["c_star"], color="black", linewidth=0.8, label="nothing digital", zorder=1)
-    for strategy, (label, style) in STRATEGIES.items():
+    axis.axhline(none["c_star"], color=GREY, linewidth=1, linestyle=(0, (1, 1)), label="nothing digital")
+    for strategy in sorted(SHOWN, key=BOLD.__contains__):
+        look, bold = STRATEGIES[strategy], strategy in BOLD
         points = sorted(
             (curve["digital"], curve["c_star"]) for curve in curves if curve["strategy"] == strategy
         )
         counts, c_star = zip((0, none["c_star"]), *points, strict=True)
-        axis.plot(counts, c_star, label=label, **({"linewidth": 1.2, "markersize": 4} | style))
-    _logarithmic(axis)
-
-
-def _gains(axis: Axes, curves: list[dict[str, Any]], alphas: list[float]) -> None:
-    """MaxNN against `none` of the same seeds, for every alpha; bands are 95 % intervals over training seeds."""
-    axis.axhline(1.0, color="black", linewidth=0.8, zorder=1)
-    for alpha, colour in zip(alphas, _alpha_colours(alphas), strict=True):
-        for w_max, line in (("layer", "-"), ("column", ":")):
-            points = sorted(
-                (curve["digital"], curve["gain"], *curve["gain_interval"])
-                for curve in curves
-                if (curve["alpha"], curve["w_max"]) == (alpha, w_max)
-                and curve["strategy"] in ("none", "maxnn")
-            )
-            counts, gain, low, high = zip(*points, strict=True)
-            axis.plot(counts, gain, color=colour, linestyle=line, linewidth=1.5)
-            if w_max == "layer":
-                axis.fill_between(counts, low, high, color=colour, alpha=0.15, linewidth=0)
-    _logarithmic(axis)
-
-
-def _gain_key(alphas: list[float]) -> list[Line2D]:
-    colours = zip(alphas, _alpha_colours(alphas), strict=True)
-    return [
-        *(Line2D([], [], color=colour, label=f"alpha = {alpha:g}") for alpha, colour in colours),
-        Line2D([], [], color="grey", label="$w_{max}$ per expert"),
-        Line2D([], [], color="grey", linestyle=":", label="$w_{max}$ per neuron"),
-    ]
-
-
-def _alpha_colours(alphas: list[float]) -> Any:
-    return sns.color_palette("flare_r", len(alphas))
-
-
-def _logarithmic(axis: Axes) -> None:
+        axis.plot(
+            counts,
+            c_star,
+            color=look.colour if bold else PALE,
+            marker=look.marker if bold else "",
+            markersize=6 if look.marker in "*+" else 4,
+            linestyle=look.line if bold else "-",
+            linewidth=1.4 if bold else 0.8,
+            label=look.label,
+        )
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_locator(MultipleLocator(2))
+    log_ticks(axis.yaxis, TOLERANCES)

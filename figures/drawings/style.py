@@ -5,13 +5,21 @@ Strategies differ by colour (Okabe and Ito's, safe for colour-blind readers), by
 same in every figure.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import NDArray
 
 from theory.evidence import Result
 
@@ -19,7 +27,26 @@ WIDTH = 7.0  # inches: the text width of a page, and of a README on a laptop
 SMALLEST = 8.0  # points
 BLACK, GREY = "#000000", "#6b6b6b"
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-SKY, ORANGE, BROWN = "#56B4E9", "#E69F00", "#7A4B00"
+SKY, ORANGE, BROWN, OCHRE = "#56B4E9", "#E69F00", "#7A4B00", "#BF7F00"
+
+# What recurs in captions.
+C = (
+    "c is the magnitude of programming noise: it multiplies the standard deviation with which weights are written, as"
+    " measured on phase-change memory (pcm)"
+)
+W_MAX = (
+    "w_max is the weight to which that noise is relative: the largest weight of a tile of an analog crossbar, or of"
+    " each single column of a tile, which is finer"
+)
+SCORE = (
+    "MaxNNScore of an expert is the product, over the expert's linear layers, of the largest L2 norm of a neuron"
+)
+C_AXIS = "programming noise c (1: as measured on PCM)"
+GRANULARITIES = {"tile": "w_max per tile", "column": "w_max per tile column", "layer": "w_max per layer"}
+
+TITLE_SIZE, DETAIL_SIZE = 10.0, SMALLEST  # points
+TITLE_LETTERS, DETAIL_LETTERS = 80, 116  # that fit a line of a picture
+NUMBERS_ON_DARK = 0.5  # luminance of a cell below which its number is white
 
 STYLE: Any = {  # of keys that matplotlib knows
     "font.size": 8.5,
@@ -66,6 +93,9 @@ STRATEGIES: Mapping[str, Look] = {
     "router_norm": Look("router norm", PURPLE, "D", ":"),
     "random": Look("random choice", GREY, "+", (0, (5, 3))),  # type: ignore[arg-type]
     "minnn": Look("smallest MaxNNScore", SKY, "v", (0, (3, 1, 1, 1))),  # type: ignore[arg-type]
+    "balanced_maxnn": Look("MaxNNScore, signs balanced", ORANGE, "P", (0, (6, 2))),  # type: ignore[arg-type]
+    "oracle": Look("frequent specialists", BROWN, "d", (0, (4, 1, 1, 1, 1, 1))),  # type: ignore[arg-type]
+    "best": Look("best subset found", BLACK, "*", "-"),
 }
 
 
@@ -78,3 +108,97 @@ def styled(draw: Callable[[Result], Figure]) -> Callable[[Result], Figure]:
             return draw(result)
 
     return under_style
+
+
+def titled(figure: Figure, message: str, detail: str = "") -> None:
+    """What the picture says in a bold line or two, below them what was measured; the panels make room."""
+    lines = [(fill(message, TITLE_LETTERS), TITLE_SIZE, "bold"), (fill(detail, DETAIL_LETTERS), DETAIL_SIZE, "normal")]
+    inches = figure.get_figheight()
+    below = 0.06  # inches from the top
+    for text, size, weight in lines:
+        if text:
+            figure.text(
+                0.08 / WIDTH, 1 - below / inches, text, fontsize=size, fontweight=weight, va="top", linespacing=1.2
+            )
+            below += 1.3 * size / 72 * (1 + text.count("\n")) + 0.03
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0, 0, 1, 1 - below / inches))
+
+
+def legend_below(figure: Figure, axis: Axes, columns: int, **options: Any) -> None:
+    """One legend for all panels, below them, with the labels of one panel."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
+
+
+def lengths(middle: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> NDArray[np.float64]:
+    """Lengths of error bars, (2, points); none where an interval is unbounded."""
+    bounds = [interval or (math.nan, math.nan) for interval in intervals]
+    return np.array(
+        [[value - low, high - value] for value, (low, high) in zip(middle, bounds, strict=True)]
+    ).T.clip(min=0)
+
+
+def percentage_points() -> FuncFormatter:
+    """Tick labels of a change of a fraction in percentage points, with the change's sign."""
+    return FuncFormatter(lambda value, _: f"{100 * value:+.3g}".replace("-", "\N{MINUS SIGN}") if value else "0")
+
+
+def heat(
+    axis: Axes,
+    values: NDArray[np.float64],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    norm: Normalize,
+    colours: str,
+    form: Callable[[float], str],
+) -> Any:
+    """A heat map with a number in each cell, the first row on top; cells without a value are grey."""
+    cmap: Colormap = mpl.colormaps[colours].with_extremes(bad="#d4d4d4")
+    image = axis.imshow(np.ma.masked_invalid(values), cmap=cmap, norm=norm, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if math.isfinite(value):
+            luminance = np.dot(cmap(norm(value))[:3], (0.2126, 0.7152, 0.0722))
+            axis.text(
+                column, row, form(value), ha="center", va="center", fontsize=SMALLEST,
+                color="white" if luminance < NUMBERS_ON_DARK else "black",
+            )  # fmt: skip
+    axis.set_xticks(range(len(columns)), list(columns))
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.grid(visible=False)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return image
+
+
+def board(axis: Axes, header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[float]) -> None:
+    """A table of text over the whole panel: a bold header, thin lines between rows, the first column to the left."""
+    axis.axis("off")
+    tall = 1 + max(line.count("\n") for line in header)
+    height = 1 / (len(rows) + tall)
+    drawn = axis.table(
+        [list(row) for row in rows],
+        colLabels=list(header),
+        colWidths=[width / sum(widths) for width in widths],
+        cellLoc="center",
+        bbox=[0, 0, 1, 1],
+        edges="horizontal",
+    )
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(SMALLEST)
+    for (row, column), cell in drawn.get_celld().items():
+        cell.set_height(height * (1 if row else tall))
+        cell.set_edgecolor("#cccccc")
+        cell.PAD = 0.02
+        if not row:
+            cell.get_text().set_fontweight("bold")
+        if not column:
+            cell.get_text().set_horizontalalignment("left")
+
+
+def log_ticks(axis: Axis, ticks: Sequence[float]) -> None:
+    """Ticks of a logarithmic axis, written as plain numbers; it has no others."""
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())

@@ -1,80 +1,212 @@
-"""Draws what a network tolerates: accuracies against noise, tolerance against alpha, gain against rho."""
+"""Draws what a network tolerates: c* against the rarity of a class, the gain, accuracies, and what is proved."""
 
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
+from figures.drawings.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    WIDTH,
+    legend_below,
+    lengths,
+    log_ticks,
+    styled,
+    titled,
+)
 from theory.evidence import Result
+
+Row = dict[str, Any]
 
 ALPHA = 0.1  # of the accuracy curves, or the nearest there is
 LEVEL = 0.95  # the accuracy that defines the tolerance
-BLUE, ORANGE, GREEN, *_ = sns.color_palette("deep")
+NOISE = (0.001, 0.01, 0.1, 1, 10)
+GAINS = (0.5, 1, 2, 5, 10, 20, 50)
 PLACEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "none": ("all analog", {"color": ORANGE, "marker": "o", "markersize": 5}),
-    "oracle": ("frequent specialists digital", {"color": BLUE, "marker": "s", "markersize": 5}),
+    "none": ("all analog", {"color": VERMILLION, "marker": "o", "markersize": 4.5}),
+    "oracle": ("frequent specialists digital", {"color": BLUE, "marker": "s", "markersize": 4}),
     # Hollow and larger, as it often coincides with the oracle.
     "maxnn": (
         "MaxNN's choice digital",
-        {"color": GREEN, "marker": "D", "markersize": 9, "markerfacecolor": "none"},
+        {"color": GREEN, "marker": "D", "markersize": 8, "markerfacecolor": "none"},
     ),
 }
-THEORY: dict[str, tuple[str | None, dict[str, Any]]] = {
-    "P": ("prediction P", {"linestyle": "-", "linewidth": 1.2}),
-    "floor": ("proved floor (B-mean, B-exp) and ceiling (U)", {"linestyle": "--", "linewidth": 1.0}),
-    "ceiling": (None, {"linestyle": "--", "linewidth": 1.0}),
-    "B-mean": ("B-mean, worst input", {"linestyle": "-.", "linewidth": 0.8}),
-    "B": ("B, worst input", {"linestyle": ":", "linewidth": 1.2}),
-    "Bu": ("Bu, all inputs", {"linestyle": (0, (1, 4)), "linewidth": 1.2}),
+BOUNDS: dict[str, tuple[str, dict[str, Any]]] = {  # from above to below
+    "ceiling": ("proved ceiling (U)", {"color": PURPLE, "linestyle": "--", "marker": "D"}),
+    "floor": ("proved floor (B-mean, B-exp)", {"color": GREEN, "linestyle": "--", "marker": "s"}),
+    "B-mean": ("exact mean (B-mean), worst input", {"color": BLUE, "linestyle": "-.", "marker": "o"}),
+    "B": ("worst bias (B), worst input", {"color": SKY, "linestyle": ":", "marker": "^"}),
+    "Bu": ("all inputs at once (Bu)", {"color": GREY, "linestyle": "-", "marker": "v"}),
 }
+SYMBOLS = (
+    "c is the magnitude of programming noise, relative to the largest weight of an expert; the tolerance c* is the"
+    f" largest c at which the worse class keeps an accuracy of {LEVEL:.0%}. α is the probability of the rare class and"
+    " ρ = (1 - α)/α; N_F and N_R are the numbers of frequent and rare specialists (experts) of each sign. MaxNN makes"
+    " the 2 N_F experts of the largest MaxNNScore digital. Points: geometric means with 95 % intervals over training"
+    " seeds."
+)
+CAPTION = (
+    "Tolerable noise against the rarity of a class: all analog it falls as the class gets rarer, with the frequent"
+    " specialists digital it stays high and level, and MaxNN's choice is the same. Lines: what the theory predicts (P"
+    f" of docs/theory.md: exact moments and a normal approximation). {SYMBOLS}"
+)
+GAIN = (
+    "The factor by which digital frequent experts raise the tolerated noise, against the ratio of frequencies: it"
+    " grows in proportion to the ratio. Blue line: prediction P for the trained networks; black: P for the idealised,"
+    " untrained network; dotted: the law √(1 + (gρ)²) with g fitted; dashed: the gain that is proved, with B-exp and"
+    f" U; dash-dotted (if above 1): proved for the idealised network and every ρ; grey: ρ itself. {SYMBOLS}"
+)
+ACCURACY = (
+    "Accuracy of the rare and of the frequent class against noise: the rare class fails first, and fails at several"
+    f" times more noise if the frequent experts are digital. Bands: 95 % intervals. {SYMBOLS}"
+)
+PROVED = (
+    "Measured tolerances (points) lie between the proved floor and the proved ceiling at every rarity of the class,"
+    " for both placements. Floor and ceiling are averages over a class's inputs; the other bounds are those of the"
+    " worst input, or of all at once, at a failure probability of 5 %. All are statements of docs/theory.md, named in"
+    f" brackets. {SYMBOLS}"
+)
 
 
+@styled
 def draw(result: Result) -> Figure:
-    """A column for each (N_F, N_R); bands and bars are 95 % intervals over training seeds."""
-    laws = result.data["law"]
-    alpha = min((row["alpha"] for row in result.data["accuracy"]), key=lambda each: abs(each - ALPHA))
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
-        figure = Figure(figsize=(5.6 * len(laws), 12.5), layout="constrained")
-        axes = figure.subplots(3, len(laws), squeeze=False, sharey="row")
-    for column, law in enumerate(laws):
-        accuracy, star, gain = axes[:, column]
-        _accuracies(accuracy, result.data, law["specialists"], alpha)
-        _tolerances(star, result.data, law["specialists"])
-        _gains(gain, result.data, law)
-        name = "(N_F, N_R) = ({}, {})".format(*law["specialists"])
-        accuracy.set_title(f"{name}: {law['seeds']} training seeds", loc="left", fontweight="bold")
-    for axis, label in zip(
-        axes[:, 0],
-        (f"accuracy of a class at alpha = {alpha:g}", "tolerance c*", "gain of tolerance"),
-        strict=True,
-    ):
-        axis.set_ylabel(label)
-    for row in axes:
-        entries: dict[str, Any] = {}
-        for axis in row:
-            handles, labels = axis.get_legend_handles_labels()
-            entries |= zip(labels, handles, strict=True)
-        row[-1].legend(
-            entries.values(),
-            entries.keys(),
-            fontsize="x-small",
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.0),
-            frameon=False,
-        )
-    figure.suptitle(
-        "How much programming noise a network tolerates, and how much more with its frequent experts digital\n"
-        f"{result.data['draws']} noise draws, {result.data['inputs']} test inputs; symbols: measured, with 95 %"
-        " intervals over training seeds; lines: theory",
-        fontsize="small",
+    """c* of every placement, a panel for each (N_F, N_R)."""
+    figure, axes = _panels(result, 3.6)
+    for axis, law in zip(axes, result.data["law"], strict=True):
+        for placement, (label, style) in PLACEMENTS.items():
+            rows = _rows(result, law, placement)
+            if "P" in rows[0]:
+                axis.plot(
+                    [row["alpha"] for row in rows],
+                    _numbers(rows, "P"),
+                    color=style["color"],
+                    label=f"{label}: predicted (P)",
+                )
+        for placement in PLACEMENTS:
+            rows = _rows(result, law, placement)
+            _points(axis, [row["alpha"] for row in rows], rows, "tolerance", placement)
+        _alphas(axis, result, law)
+    axes[0].set_ylabel("tolerated noise c*")
+    titled(
+        figure,
+        "With the frequent experts digital, a rarer class tolerates no less noise",
+        f"{result.data['draws']} noise draws, {result.data['inputs']} test inputs",
     )
+    legend_below(figure, axes[0], columns=2)
     return figure
 
 
-def table(result: Result) -> list[dict[str, Any]]:
+@styled
+def draw_gain(result: Result) -> Figure:
+    """The gain of both placements with digital experts, a panel for each (N_F, N_R)."""
+    figure, axes = _panels(result, 4.2)
+    shown = [law["proved_for_every_rho"] * max(_rho(result, law)) > 1 for law in result.data["law"]]
+    for axis, law in zip(axes, result.data["law"], strict=True):
+        rows = [row for row in result.data["gain"] if row["specialists"] == law["specialists"]]
+        rho = _rho(result, law)
+        axis.plot(rho, rho, color=GREY, linewidth=0.8, label="ρ")
+        for placement in ("oracle", "maxnn"):
+            _points(axis, rho, rows, placement, placement)
+        axis.plot(rho, _numbers(rows, "predicted"), color=BLUE, label="predicted (P)")
+        axis.plot(rho, law["idealised"], color=BLACK, linewidth=1.0, label="P, idealised network")
+        axis.plot(
+            rho,
+            np.hypot(1, law["g"] * np.array(rho)),
+            color=BLACK,
+            linestyle=":",
+            label="√(1 + (gρ)²), g fitted",
+        )
+        axis.plot(rho, _numbers(rows, "proved"), color=BLUE, linestyle="--", label="proved (B-exp, U)")
+        if any(shown):  # else it says nothing here
+            axis.plot(
+                rho,
+                law["proved_for_every_rho"] * np.array(rho)
+                if shown[list(axes).index(axis)]
+                else [np.nan] * len(rho),
+                color=GREY,
+                linestyle="-.",
+                label="proved, idealised network",
+            )
+        axis.set(xscale="log", yscale="log", xlabel="ρ, frequent / rare class")
+        log_ticks(axis.xaxis, (3, *GAINS))
+        log_ticks(axis.yaxis, GAINS)
+    axes[0].set_ylabel("c* / c* all analog")
+    titled(figure, "Digital frequent experts multiply the tolerated noise in proportion to ρ")
+    legend_below(figure, axes[0], columns=3)
+    return figure
+
+
+@styled
+def draw_accuracy(result: Result) -> Figure:
+    """Accuracies of both classes at one alpha, a panel for each (N_F, N_R)."""
+    alpha = min((row["alpha"] for row in result.data["accuracy"]), key=lambda each: abs(each - ALPHA))
+    figure, axes = _panels(result, 3.8)
+    for axis, law in zip(axes, result.data["law"], strict=True):
+        for row in result.data["accuracy"]:
+            if (row["specialists"], row["alpha"]) == (law["specialists"], alpha):
+                _accuracy(axis, result.data["c"], row)
+        axis.axhline(LEVEL, color=BLACK, linewidth=0.8, linestyle=":", label=f"{LEVEL:.0%}: defines c*")
+        axis.set(xscale="log", xlabel="noise magnitude c", ylim=(0.45, 1.02))
+        log_ticks(axis.xaxis, (0.01, 0.03, 0.1, 0.3, 1, 3))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes[0].set_ylabel("accuracy of a class")
+    titled(
+        figure, "The rare class fails first, and later if the frequent experts are digital", f"α = {alpha:g}"
+    )
+    legend_below(figure, axes[0], columns=2)
+    return figure
+
+
+@styled
+def draw_proved(result: Result) -> Figure:
+    """Measured c* between the proved bounds: a row for each placement, a column for each (N_F, N_R)."""
+    laws, judged = result.data["law"], ("none", "oracle")
+    figure = Figure(figsize=(WIDTH, 5.6))
+    axes = figure.subplots(2, len(laws), squeeze=False, sharex=True, sharey="row")
+    for down, placement in zip(axes, judged, strict=True):
+        for axis, law in zip(down, laws, strict=True):
+            rows = _rows(result, law, placement)
+            alphas = [row["alpha"] for row in rows]
+            for bound, (label, style) in BOUNDS.items():
+                axis.plot(alphas, _numbers(rows, bound), **(style | {"markersize": 3.5, "label": label}))
+            middle = [row["tolerance"] for row in rows]
+            axis.errorbar(
+                alphas,
+                middle,
+                lengths(middle, [row["tolerance_interval"] for row in rows]),
+                color=BLACK,
+                marker="x",
+                linestyle="none",
+                capsize=2,
+                label="measured c*",
+            )
+            _alphas(axis, result, law)
+            axis.set_xlabel("")
+            axis.set_title(f"{_name(law)}, {PLACEMENTS[placement][0]}")
+        down[0].set_ylabel("tolerated noise c*")
+    for axis in axes[-1]:
+        axis.set_xlabel("α, probability of the rare class")
+    titled(figure, "The measured tolerance lies between the proved floor and ceiling, however rare the class")
+    legend_below(figure, axes[0, 0], columns=2)
+    return figure
+
+
+PARTS = {
+    "gain": (draw_gain, GAIN),
+    "accuracy": (draw_accuracy, ACCURACY),
+    "proved": (draw_proved, PROVED),
+}
+
+
+def table(result: Result) -> list[Row]:
     """Tolerances and bounds, one row for each (N_F, N_R), alpha and placement, with the gains at that alpha."""
     gains = {(tuple(row["specialists"]), row["alpha"]): row for row in result.data["gain"]}
     rows = []
@@ -94,99 +226,59 @@ def table(result: Result) -> list[dict[str, Any]]:
     return [{name: row.get(name) for name in names} for row in rows]
 
 
-def _accuracies(axis: Axes, data: dict[str, Any], specialists: list[int], alpha: float) -> None:
-    for row in data["accuracy"]:
-        if (row["specialists"], row["alpha"]) == (specialists, alpha):
-            label, style = PLACEMENTS[row["placement"]]
-            colour = style["color"]
-            wide = 3.5 if row["placement"] == "oracle" else 1.4  # where they agree, both are seen
-            axis.plot(
-                data["c"],
-                row["mean"],
-                color=colour,
-                linewidth=wide,
-                alpha=0.5 if wide > 2 else 1.0,
-                linestyle="-" if row["kind"] == "rare" else "--",
-                label=f"{label}: {row['kind']} class",
-            )
-            axis.fill_between(data["c"], row["low"], row["high"], color=colour, alpha=0.12, linewidth=0)
-    axis.axhline(LEVEL, color="black", linewidth=0.8, linestyle=":", label=f"accuracy {LEVEL:g}")
-    axis.set_xscale("log")
-    axis.set_ylim(0.4, 1.02)
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.set_xlabel("noise magnitude c")
+def _panels(result: Result, height: float) -> tuple[Figure, Any]:
+    """A panel for each (N_F, N_R), which share their vertical axis."""
+    laws = result.data["law"]
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.subplots(1, len(laws), squeeze=False, sharey=True)[0]
+    for axis, law in zip(axes, laws, strict=True):
+        axis.set_title(f"{_name(law)}: {law['seeds']} training seeds")
+    return figure, axes
 
 
-def _tolerances(axis: Axes, data: dict[str, Any], specialists: list[int]) -> None:
-    for placement, (label, style) in PLACEMENTS.items():
-        rows = [
-            row
-            for row in data["tolerance"]
-            if row["specialists"] == specialists and row["placement"] == placement
-        ]
-        alphas = [row["alpha"] for row in rows]
-        _points(axis, alphas, rows, "tolerance", label=label, **style)
-        for bound, (name, line) in THEORY.items():
-            if bound in rows[0]:
-                shown = name if placement == "none" else None
-                axis.plot(alphas, _numbers(rows, bound), color=style["color"], label=shown, **line)
-    _log_log(axis, alphas)
-    axis.set_xlabel("probability alpha of the rare class")
+def _name(law: Row) -> str:
+    return "$N_F$ = {}, $N_R$ = {}".format(*law["specialists"])
 
 
-def _gains(axis: Axes, data: dict[str, Any], law: dict[str, Any]) -> None:
-    rows = [row for row in data["gain"] if row["specialists"] == law["specialists"]]
-    rho = [row["rho"] for row in rows]
-    for placement in ("oracle", "maxnn"):
-        label, style = PLACEMENTS[placement]
-        _points(axis, rho, rows, placement, label=label, **style)
-    axis.plot(rho, _numbers(rows, "predicted"), color=BLUE, label="prediction P", linewidth=1.2)
+def _rows(result: Result, law: Row, placement: str) -> list[Row]:
+    return [
+        row
+        for row in result.data["tolerance"]
+        if row["specialists"] == law["specialists"] and row["placement"] == placement
+    ]
+
+
+def _rho(result: Result, law: Row) -> list[float]:
+    return [row["rho"] for row in result.data["gain"] if row["specialists"] == law["specialists"]]
+
+
+def _accuracy(axis: Axes, c: list[float], row: Row) -> None:
+    label, style = PLACEMENTS[row["placement"]]
+    wide = row["placement"] == "oracle"  # where it agrees with MaxNN, both are seen
     axis.plot(
-        rho, law["idealised"], color="black", linewidth=1.0, label="P of the idealised network, untrained"
+        c,
+        row["mean"],
+        color=style["color"],
+        linewidth=4 if wide else 1.4,
+        alpha=0.4 if wide else 1.0,
+        linestyle="-" if row["kind"] == "rare" else "--",
+        label=f"{label}: {row['kind']} class",
     )
-    axis.plot(
-        rho,
-        np.hypot(1, law["g"] * np.array(rho)),
-        color="black",
-        linestyle=":",
-        label="sqrt(1 + (g rho)^2), g fitted",
-    )
-    axis.plot(
-        rho,
-        _numbers(rows, "proved"),
-        color=BLUE,
-        linestyle="--",
-        linewidth=1.0,
-        label="proved gain (B-exp, U)",
-    )
-    if law["proved_for_every_rho"] * max(rho) > 1:  # else it says nothing here
-        axis.plot(
-            rho,
-            law["proved_for_every_rho"] * np.array(rho),
-            color="grey",
-            linestyle="--",
-            linewidth=1.0,
-            label="proved for the idealised network",
-        )
-    axis.plot(rho, rho, color="grey", linewidth=0.8, label="rho")
-    _log_log(axis, rho)
-    axis.set_xlabel("rho = (1 - alpha)/alpha")
+    axis.fill_between(c, row["low"], row["high"], color=style["color"], alpha=0.12, linewidth=0)
 
 
-def _points(axis: Axes, x: list[float], rows: list[dict[str, Any]], name: str, **style: Any) -> None:
-    centre = np.array([row[name] for row in rows])
-    low, high = np.array([row[f"{name}_interval"] for row in rows]).T
-    axis.errorbar(x, centre, yerr=(centre - low, high - centre), linestyle="none", capsize=2, **style)
+def _points(axis: Axes, x: list[float], rows: list[Row], name: str, placement: str) -> None:
+    label, style = PLACEMENTS[placement]
+    middle = [row[name] for row in rows]
+    errors = lengths(middle, [row[f"{name}_interval"] for row in rows])
+    axis.errorbar(x, middle, errors, linestyle="none", capsize=2, label=label, **style)
 
 
-def _numbers(rows: list[dict[str, Any]], name: str) -> list[float]:
+def _numbers(rows: list[Row], name: str) -> list[float]:
     return [np.nan if row[name] is None else row[name] for row in rows]
 
 
-def _log_log(axis: Axes, x: list[float]) -> None:
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.xaxis.set_major_locator(FixedLocator(x))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_minor_formatter(NullFormatter())
+def _alphas(axis: Axes, result: Result, law: Row) -> None:
+    axis.set(xscale="log", yscale="log", xlabel="α, probability of the rare class")
+    log_ticks(axis.xaxis, sorted({row["alpha"] for row in _rows(result, law, "none")}))
+    log_ticks(axis.yaxis, NOISE)

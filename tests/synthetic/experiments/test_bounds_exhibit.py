@@ -138,7 +138,8 @@ def test_cells_that_say_nothing_are_left_out_and_counted() -> None:
     assert not [finding for finding in result.findings if finding.claim.startswith("Bu")]
     assert {row["stated"] for row in result.data["tightness"] if row["bound"] == "Bu"} == {0}
     assert {row["stated"] for row in result.data["tightness"] if row["bound"] != "Bu"} == {1}
-    assert isinstance(drawing.draw(result), Figure)
+    for draw in (drawing.draw, *(draw for draw, _ in drawing.PARTS.values())):
+        assert isinstance(draw(result), Figure)
     assert drawing.table(result)[0]["rare_median"] is None or drawing.table(result)[0]["bound"] != "Bu"
 
 
@@ -248,10 +249,12 @@ def test_units_of_every_kind_of_hardware_are_measured_and_drawn() -> None:
     result = Result.from_json(summarise(configs, records).to_json())
     assert_as_committed("figure-bounds", result)
     assert not [f for f in result.findings if f.verdict == "fails" and "errs" in f.claim]
-    figure = drawing.draw(result)
-    assert len(figure.axes) == 5
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels[0] == "Bu, delta = 0.05" and "8-bit converters: Bu, B, B-mean, B-exp" in labels
+    theory, other = drawing.draw(result).axes
+    labels = [[label.get_text() for label in axis.get_yticklabels()] for axis in (theory, other)]
+    assert labels[0][0] == "all inputs at once (Bu)" and "8-bit converters" in labels[1]
+    keys = [[bars.get_label() for bars in axis.containers] for axis in (theory, other)]
+    assert keys[0][0] == "δ = 0.05" and "all lower bounds (Bu, B, B-mean, B-exp)" in keys[1]
+    assert [len(draw(result).axes) for draw, _ in drawing.PARTS.values()] == [3, 1]
     rows = drawing.table(result)
     assert len(rows) == len(PLACEMENTS) * len(DELTAS) * (2 * len(BOUNDS) + len(bounds.LOWER))
     low, middle, high = np.array(

@@ -245,15 +245,20 @@ def test_trained_models_follow_the_closed_form() -> None:
 
 def test_the_drawing_shows_curves_ratios_and_effects() -> None:
     found = result()
-    figure = drawing.draw(found)
-    titles = [axis.get_title() for axis in figure.axes]
-    assert sum("own-token ratio" in title for title in titles) == 1
-    assert sum("from ρ to the ratio of norms" in title for title in titles) == 1
-    effects = next(axis for axis in figure.axes if "from ρ" in axis.get_title())
-    assert len(effects.lines) == len(growth.FACTORS) + 1
+    rows = found.data["at the stop rule"]
+    weights, ratios = drawing.draw(found).axes
+    assert "own token" in weights.get_ylabel() and len(ratios.containers) == 2  # of weights and of norms
+    for points, key in zip(ratios.containers, ("own_ratio", "norm_ratio"), strict=True):
+        assert np.asarray(points[0].get_ydata()).tolist() == [row[key]["mean"] for row in rows[::-1]]
+    (over_time,) = drawing.draw_over_time(found).axes
+    curve = found.data["curves"][0]["curves"]["own_ratio"]["mean"]
+    assert any(np.array_equal(line.get_ydata(), curve) for line in over_time.lines)
+    effects = drawing.draw_effects(found).axes
+    assert len(effects) == len(growth.FACTORS) + 1 and set(drawing.FACTORS) == set(growth.FACTORS)
     # Drawn points are the result's.
-    row = found.data["at the stop rule"][0]
-    assert np.asarray(effects.lines[0].get_ydata())[0] == row["factors"]["own, unsaturated"]["mean"]
+    for axis, name in zip(effects, drawing.FACTORS, strict=False):
+        (points,) = axis.containers
+        assert np.asarray(points[0].get_ydata()).tolist() == [row["factors"][name]["mean"] for row in rows]
     rows = drawing.table(found)
     assert [row["alpha"] for row in rows] == [0.1, 0.25]
     assert all(set(row) == set(rows[0]) for row in rows)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import paper_repro
 from figures.drawings import placement as drawing
+from figures.drawings.style import STRATEGIES as LOOKS
 from synthetic.data import Purpose, Samples, Task, evaluation_samples, sample, stream
 from synthetic.experiments import placement
 from synthetic.experiments.placement import (
@@ -441,21 +442,28 @@ def test_networks_that_learned_nothing_are_left_out_and_infinite_tolerance_is_bo
 
 def test_the_picture_shows_every_strategy_and_every_gain() -> None:
     result = summarise(*records(as_claimed))
-    figure = drawing.draw(result)
-    assert len(figure.axes) == 4 * 2 * len(NETWORKS)
     columns = [(network, correction) for network in NETWORKS for correction in (False, True)]
-    rows = np.array(figure.axes).reshape(4, len(columns))
+    rows = np.array(drawing.draw_budget(result).axes).reshape(len(ROUTINGS), len(columns))
     for (column, (network, correction)), (row, routing) in product(enumerate(columns), enumerate(ROUTINGS)):
         condition = routing, network[0], "layer", correction
         lines = {line.get_label(): line for line in rows[row, column].lines}
-        for strategy, (label, _) in drawing.STRATEGIES.items():
+        for strategy in drawing.SHOWN:
+            label = LOOKS[strategy].label
             expected = [curve["c_star"] for curve in curves_of(result, *condition, "none", strategy)]
             assert np.asarray(lines[label].get_xdata()).tolist() == list(range(8))
             assert np.asarray(lines[label].get_ydata()) == pytest.approx(expected)
-        gains = [line for line in rows[row + 2, column].lines if len(np.asarray(line.get_xdata())) == 8]
-        for line, w_max in zip(gains, GRANULARITIES, strict=True):
-            shown = curves_of(result, routing, network[0], w_max, correction, "none", "maxnn")
-            assert np.asarray(line.get_ydata()) == pytest.approx([curve["gain"] for curve in shown])
+    assert set(drawing.SHOWN) == {curve["strategy"] for curve in result.data["curves"]} - {"none"}
+    panels = drawing.draw(result).axes
+    for axis, (routing, (frequent, _)) in zip(panels, product(ROUTINGS, NETWORKS), strict=True):
+        for points, strategy in zip(axis.containers, drawing.SHOWN, strict=True):
+            curve = curves_of(result, routing, frequent, "layer", False, strategy)[2 * frequent - 1]
+            assert np.asarray(points[0].get_xdata()) == pytest.approx([curve["gain"]])
+    panels = drawing.draw_rarity(result).axes
+    for axis, (routing, (frequent, _)) in zip(panels, product(ROUTINGS, NETWORKS), strict=True):
+        conditions = product((False, True), GRANULARITIES)
+        for points, (correction, w_max) in zip(axis.containers, conditions, strict=True):
+            curve = curves_of(result, routing, frequent, w_max, correction, "maxnn")[2 * frequent - 1]
+            assert np.asarray(points[0].get_ydata()) == pytest.approx([curve["gain"]])
     table = drawing.table(result)
     assert len(table) == len(result.data["curves"])
     assert all(row["gain_low"] <= row["gain"] <= row["gain_high"] for row in table)

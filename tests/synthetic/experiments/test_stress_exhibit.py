@@ -229,15 +229,18 @@ def test_a_unit_is_reproducible_and_sgd_beats_adam() -> None:
 
 def test_the_drawing_shows_the_map_the_rule_and_the_reasons() -> None:
     found = result()
-    figure = drawing.draw(found)
-    maps, (ratios, gains, rule) = figure.axes[:6], figure.axes[6:9]
+    why = drawing.draw_norms(found)
+    maps = [*why.axes[:2], drawing.draw(found).axes[0], *drawing.draw_gains(found).axes[:4]]
     for axis in maps:
-        assert len(axis.texts) == 12 * 9
+        assert len(axis.texts) == 12 * 9 + 3  # and the names of the optimisers
+        assert len(axis.images) == 1 and np.shape(axis.images[0].get_array()) == (12, 9)
     # SGD at the stop rule comes first, one layer on top.
-    assert maps[0].texts[0].get_text() in ("0.98", "0.99", "1", "1.0")
-    assert len(ratios.containers) == len(gains.containers) == 3 * 3  # optimisers and lengths, with intervals
-    assert "top over rest" in rule.get_xlabel()
-    texts = " ".join(text.get_text() for axis in figure.axes for text in axis.texts)
+    assert maps[0].texts[0].get_text() in (".98", ".99", "1.0")
+    panels = drawing.draw_frequency(found).axes  # ratios above gains, a column for each length
+    assert [len(axis.containers) for axis in panels] == [3] * 6  # optimisers, with intervals
+    rules = drawing.draw_rule(found).axes
+    assert len(rules) == 3 and all(axis.get_xlabel() == "top over rest" for axis in rules)
+    texts = " ".join(" ".join(text.get_text() for text in why.texts).split())
     assert all(reason in texts for reason in stress.REASONS.values())
     rows = drawing.table(found)
     assert len(rows) == 36 * 3 * 3 * 2 and all(set(row) == set(rows[0]) for row in rows)

@@ -136,7 +136,8 @@ def test_a_bound_that_says_nothing_is_neither_violated_nor_drawn() -> None:
     assert [finding.verdict for finding in found(result, "between the proved floor")] == ["holds"] * 2
     assert not [finding for finding in result.findings if "proved gain" in finding.claim]
     assert all(row["proved"] is None for row in result.data["gain"])
-    assert isinstance(drawing.draw(result), Figure)
+    for draw in (drawing.draw, *(draw for draw, _ in drawing.PARTS.values())):
+        assert isinstance(draw(result), Figure)
 
 
 def test_seeds_whose_network_tolerates_nothing_are_left_out_and_counted() -> None:
@@ -193,8 +194,8 @@ def test_units_measure_what_they_say_and_are_drawn() -> None:
             assert theory["floor"] < star[name] < theory["ceiling"]
     result = Result.from_json(summarise(configs, records).to_json())
     assert_as_committed("figure-tolerance", result)
-    figure = drawing.draw(result)
-    assert len(figure.axes) == 3
+    figures = [drawing.draw(result), *(draw(result) for draw, _ in drawing.PARTS.values())]
+    assert [len(figure.axes) for figure in figures] == [1, 1, 1, 2]
     rows = drawing.table(result)
     assert len(rows) == 2 * len(PLACEMENTS)
     assert all(set(row) == set(rows[0]) for row in rows)
@@ -211,11 +212,11 @@ def test_units_measure_what_they_say_and_are_drawn() -> None:
 def test_pictures_show_the_measured_points() -> None:
     result = summarise(*units(knee=1.0))
     assert_as_committed("figure-tolerance", result)
-    figure = drawing.draw(result)
-    accuracies, tolerances, gains = (figure.axes[first : first + 2] for first in (0, 2, 4))
+    draws = (drawing.draw_accuracy, drawing.draw, drawing.draw_gain)
+    accuracies, tolerances, gains = (draw(result).axes for draw in draws)
     assert [axis.get_title(loc="left") for axis in accuracies] == [
-        "(N_F, N_R) = (2, 2): 5 training seeds",
-        "(N_F, N_R) = (3, 1): 5 training seeds",
+        "$N_F$ = 2, $N_R$ = 2: 5 training seeds",
+        "$N_F$ = 3, $N_R$ = 1: 5 training seeds",
     ]
     for axes, part, key in ((tolerances, "tolerance", "tolerance"), (gains, "gain", "oracle")):
         for axis, law in zip(axes, result.data["law"], strict=True):
