@@ -405,7 +405,7 @@ def test_a_digital_margin_against_analog_noise(margin: float, m: int, delta: flo
 def test_the_bias_of_b_is_attained(m: int) -> None:
     """A digital margin of 1 against m neurons at a = 0 of a token of their own: half of all programmings fail at
 
-    about c = sqrt(2 pi)/M, which B approaches as 1 + tau sqrt(2 pi/m); B' is B, its mean being linear in c.
+    about c = sqrt(2 pi)/M, which B approaches as 1 + tau sqrt(2 pi/m); B-mean is B, its mean being linear in c.
     """
     weights = torch.zeros(2, m, 3, dtype=torch.float64)
     weights[0, :, 0], weights[1, :, 1] = 1.0, 1.0
@@ -689,7 +689,7 @@ def test_sign_balance(seed: int, w_max: Any, c: float) -> None:
 @few
 @given(seed=seeds, w_max=any_w_max)
 def test_correction_cannot_harm(seed: int, w_max: Any) -> None:
-    """Never below B; and where B' holds for an input and for one of opposite bias, its condition holds too."""
+    """Never below B; and where B-mean holds for an input and for one of opposite bias, its condition holds too."""
     network, gates, labels = case(seed, w_max)
     corrected = corrected_bound(network, gates, labels, DELTA)
     assert (corrected >= pointwise_bound(network, gates, labels, DELTA)).all()

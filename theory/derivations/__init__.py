@@ -1,7 +1,8 @@
-"""Derivations that a machine checks: each statement as a chain of steps from the definitions to the result.
+"""How does each statement follow from the definitions? A chain of steps for each, checked by a machine.
 
-A module holds `STEPS`, the steps of each of its claims by id; `lemmas` those that several share. The steps call
-the functions that the experiments evaluate, on symbols, so that a wrong formula breaks its own derivation.
+A module holds `STEPS`, the steps of each of its claims by id; `lemmas` holds the steps that several claims share.
+The steps call the functions that the experiments evaluate, on symbols, so that a wrong formula breaks its own
+derivation.
 """
 
 from collections.abc import Callable
@@ -13,18 +14,20 @@ from theory.errors import InputError
 Kind = Literal["exact", "certified", "cited"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Z3_MILLISECONDS = 20_000
-DEEPEST = 40  # bisections of an interval
+DEEPEST = 40  # how often `everywhere` bisects one part of an interval
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: what it says, and how that is checked.
+    """One step of a derivation, with its check.
 
     equation: the step in plain text.
-    kind: `exact`, SymPy proves an equality; `certified`, z3 or ball arithmetic proves an inequality on its whole
-        domain; `cited`, a named theorem, of which only the hypotheses are checked.
-    check: True if it is proved; anything else, an exception included, is a step that fails.
-    reference: of a cited theorem, where to read it.
+    kind: how it is proved.
+        `exact`: SymPy proves an equality.
+        `certified`: z3 or ball arithmetic proves an inequality on its whole domain.
+        `cited`: a named theorem says so; only the hypotheses of the theorem are checked.
+    check: True if the step is proved. A step fails with any other value, and with an exception.
+    reference: where to read a cited theorem.
     """
 
     equation: str
@@ -49,14 +52,14 @@ class Step:
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Whether SymPy proves left = right."""
+    """True if SymPy proves left = right."""
     import sympy
 
     return bool(sympy.simplify(sympy.expand(left - right)) == 0)
 
 
 def proved(conclusion: Any, *assumptions: Any) -> bool:
-    """Whether z3 proves the conclusion for all reals that satisfy the assumptions, which must be satisfiable."""
+    """True if z3 proves the conclusion for all reals that satisfy the assumptions, which have to be satisfiable."""
     import z3
 
     solver = z3.Solver()
@@ -68,10 +71,11 @@ def proved(conclusion: Any, *assumptions: Any) -> bool:
 
 
 def everywhere(holds: Callable[[Any], bool], low: float, high: float) -> bool:
-    """Whether `holds` is certainly true of every ball of a cover of [low, high], found by bisection.
+    """True if `holds` is certainly true of every ball of a cover of [low, high], found by bisection.
 
-    `holds` gets a flint.arb that contains a part of the interval; comparisons of balls are true only if they
-    are for all of their points. low and high: floats, taken as the exact binary numbers that they are.
+    holds: gets a flint.arb that contains a part of the interval. A comparison of balls is true only if it is true for
+        all of their points.
+    low, high: floats, taken as the exact binary numbers that they are.
     """
     import flint
 

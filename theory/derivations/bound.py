@@ -1,8 +1,8 @@
-"""Derivation of B, B', B'' and Bu: how much noise is tolerated at least.
+"""How much noise is tolerated at least? Derivation of B, B-mean, B-exp and Bu.
 
 y f~ = sum_s y a_s sum_j G_j (1/m) sum_r ReLU(w_r . x_j + c M_r z_r . x_j), z_r standard normal. What holds of every
-expert, neuron and token is proved for one with symbols, and sums follow term by term; M_r = M gives the granularity
-"layer", otherwise it is "column".
+expert, neuron and token is proved for one of them with symbols. Sums follow term by term. M_r = M gives the granularity
+"layer"; different M_r give "column".
 """
 
 import sympy as sp
@@ -41,7 +41,7 @@ def _squared_gradient() -> bool:
 
 
 def _worst_pattern() -> bool:
-    """Whichever ReLUs are active (p = 0 or 1; in between at a kink): all of them give the longest gradient."""
+    """The gradient is longest with all ReLUs active (p = 1), whatever p from 0 to 1 they have (between at a kink)."""
     p, q, G, H, C = z3.Reals("p q G H C")  # noqa: N806
     pattern = (p >= 0, p <= 1, q >= 0, q <= 1, G >= 0, H >= 0)
     orthonormal = proved((p * G) ** 2 <= G**2, *pattern)
@@ -67,7 +67,7 @@ def _layer_and_column() -> bool:
 
 
 def _bias_per_term() -> bool:
-    """Whatever the sign of a term's coefficient: coefficient b >= -s (its negative part), for 0 <= b <= s."""
+    """coefficient b >= -s (negative part of the coefficient) for 0 <= b <= s, whatever the coefficient's sign."""
     coefficient, bias, s = z3.Reals("coefficient bias s")
     return proved(coefficient * bias >= -z3.If(coefficient < 0, -coefficient, 0) * s, bias >= 0, bias <= s)
 
@@ -110,7 +110,7 @@ def _monotone() -> bool:
 
 
 def _column_is_not_worse() -> bool:
-    """M_r <= M: so are the mean of M_r and the mean of M_r^2, term by term."""
+    """M_r <= M, so that the mean of M_r is at most M and the mean of M_r^2 at most M^2, term by term."""
     column, layer = z3.Reals("M_r M")
     return proved(z3.And(column <= layer, column**2 <= layer**2), column >= 0, column <= layer)
 
@@ -156,7 +156,7 @@ _MEAN = (
 _DELTA = Step("exp(-tau^2/2) = delta for tau = sqrt(2 ln(1/delta))", "exact", _delta_is_met)
 
 
-# B': the exact mean over a range of c
+# B-mean: the exact mean over a range of c
 
 
 def _bias_grows() -> bool:
@@ -185,7 +185,7 @@ def _least_slope() -> bool:
 
 
 def _mean_value() -> bool:
-    """A mean of slope s at least is at least that of low, plus min(s, 0) (high - low), up to high."""
+    """A mean of slope s at least is at least the mean at low plus min(s, 0) (high - low), for every c up to high."""
     mean, start, slope, least, low, noise, high = z3.Reals("mean start slope s low c high")
     return proved(
         mean >= start + z3.If(least < 0, least, 0) * (high - low),
@@ -203,7 +203,7 @@ def _whole_range() -> bool:
 
 
 def _contains_b() -> bool:
-    """From 0 to B's c: slopes are -beta at least (sigma phi <= sigma/sqrt(2 pi)), which is what B needs."""
+    """Slopes from 0 to the c of B are at least -beta, as sigma phi <= sigma/sqrt(2 pi), which B needs."""
     margin, bias, lipschitz, tau, slope = z3.Reals("mu beta L tau slope")
     bound = tolerable_noise(margin, bias, lipschitz, tau)
     return proved(
@@ -213,11 +213,11 @@ def _contains_b() -> bool:
     )
 
 
-# B'': Markov's inequality for an exponential
+# B-exp: Markov's inequality for an exponential
 
 
 def _exponential() -> bool:
-    """E exp(theta ReLU(a + sigma z)), the antiderivative where it is on being a shifted normal distribution."""
+    """E exp(theta ReLU(a + sigma z)): where the ReLU is on, the antiderivative is a shifted normal distribution."""
     t = sp.Symbol("t", real=True)
     shifted = exp(t * a + (t * sigma) ** 2 / 2) * Phi(z - t * sigma)
     on = sp.limit(shifted, z, sp.oo) - shifted.subs(z, -a / sigma)
@@ -228,7 +228,7 @@ def _exponential() -> bool:
 
 
 def _markov() -> bool:
-    """1 <= exp(-kappa S) where S <= 0: exp rises and is 1 at 0."""
+    """1 <= exp(-kappa S) where S <= 0, as exp rises and is 1 at 0."""
     x = sp.Symbol("x", real=True)
     return bool(sp.diff(exp(x), x).is_positive) and exp(sp.Integer(0)) == 1
 
@@ -246,7 +246,7 @@ def _monotone_in_inverse() -> bool:
 
 
 def _independent() -> bool:
-    """Cov(w~ . x, w~ . x') = c^2 M^2 x . x', 0 for orthogonal tokens: jointly normal, so independent."""
+    """Cov(w~ . x, w~ . x') = c^2 M^2 x . x' is 0 for orthogonal tokens; being jointly normal, both are independent."""
     x, other = _vectors("x u")
     draw = _vectors("z")[0]
     product = sp.expand(c * M * draw.dot(x) * c * M * draw.dot(other))
@@ -287,7 +287,7 @@ def _table_entry() -> bool:
 
 
 def _gates_average() -> bool:
-    """Deviations of -e at least, with gates that sum to 1 at most, sum to -e at least: G dev >= -G e term by term."""
+    """Deviations of at least -e sum to at least -e if gates sum to at most 1: G dev >= -G e, term by term."""
     gate, deviation, e, total = z3.Reals("G dev e total")
     return proved(gate * deviation >= -gate * e, gate >= 0, deviation >= -e) and proved(
         -total * e >= -e, total >= 0, total <= 1, e >= 0
@@ -295,12 +295,12 @@ def _gates_average() -> bool:
 
 
 def _events() -> bool:
-    """d + 2 tokens with two tails each, but one for the four that come with one label: 2 d."""
+    """d + 2 tokens with two tails each, and one tail for the four that come with one label, make 2 d."""
     return equal(tail_events(A, d + 2, 4), 2 * A * d)
 
 
 def _union() -> bool:
-    """|A| 2 d events of probability exp(-tau^2/2) at most each."""
+    """The union has |A| 2 d events, each of probability exp(-tau^2/2) at most."""
     events = tail_events(A, d + 2, 4)
     tau = concentration(delta / events)
     return equal(events * failure_bound(tau * L, L), delta)
@@ -365,7 +365,7 @@ STEPS = {
         Step("least_mean >= tau L high gives E y f~ >= tau c L for all these c", "certified", _whole_range),
         _CONCENTRATE,
         _DELTA,
-        Step("the first range is from 0 to B's c: B' >= B", "certified", _contains_b),
+        Step("the first range is from 0 to the c of B: B-mean >= B", "certified", _contains_b),
     ),
     "B-exp": (
         INDEPENDENT,

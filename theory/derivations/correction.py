@@ -1,6 +1,6 @@
-"""Derivation of C: subtracting the known bias digitally, and placements in which biases of the two signs cancel.
+"""How is the bias of noise removed? Derivation of C: subtract it digitally, or let the two signs cancel.
 
-mean_shift is what noise adds to an expert's mean output: for a token (1/m) sum_r b(w_r . x). With beta(X) the sum over
+mean_shift is what noise adds to an expert's mean output, (1/m) sum_r b(w_r . x) for a token. With beta(X) the sum over
 analog experts of a_s sum_j G_j mean_shift, E y f~ = mu + y beta.
 """
 
@@ -32,7 +32,7 @@ def _never_below_b() -> bool:
 
 
 def _worst_label() -> bool:
-    """min over y of mu + y beta is mu - |beta|: below the corrected mu, unless beta = 0."""
+    """The minimum over y of mu + y beta is mu - |beta|, which is below the corrected mu unless beta = 0."""
     margin, shift = z3.Reals("mu beta")
     plus, minus = margin + shift, margin - shift
     worst = z3.If(plus < minus, plus, minus)
@@ -41,7 +41,7 @@ def _worst_label() -> bool:
 
 
 def _tolerable_for_both() -> bool:
-    """If both labels' inputs satisfy B' at c uncorrected, they satisfy it corrected: a remedy that cannot harm."""
+    """Inputs of both labels that satisfy B-mean at c uncorrected satisfy it corrected: the remedy cannot harm."""
     margin, shift, tau, lipschitz, noise = z3.Reals("mu beta tau L c")
     return proved(
         margin >= tau * lipschitz * noise,
@@ -51,7 +51,7 @@ def _tolerable_for_both() -> bool:
 
 
 def _range_of_shift() -> bool:
-    """beta = (sum of biases of sign +) - (of sign -), each sum from 0 to its experts' M over sqrt(2 pi)."""
+    """beta is the bias of sign + minus the bias of sign -, each from 0 to the sum of M/sqrt(2 pi) over its experts."""
     plus, minus, most_plus, most_minus = z3.Reals("plus minus S_plus S_minus")
     beta = plus - minus
     most = z3.If(most_plus > most_minus, most_plus, most_minus)
@@ -61,9 +61,9 @@ def _range_of_shift() -> bool:
 
 
 def _balance_needs_an_even_budget() -> bool:
-    """Of p experts of each sign, all of bias b, `plus` and `minus` become digital, K in all.
+    """|beta| = b |plus - minus| where `plus` and `minus` experts of p of each sign become digital, K in all.
 
-    |beta| = b |plus - minus|: 0 if both are K/2, and at least b for every choice if K is odd.
+    All experts have the bias b. |beta| is 0 if both numbers are K/2, and at least b for every choice if K is odd.
     """
     pairs, plus, minus, half = z3.Ints("p plus minus half")
     bias = z3.Real("b")
@@ -75,7 +75,7 @@ def _balance_needs_an_even_budget() -> bool:
 
 
 def _one_sign_does_not() -> bool:
-    """q experts of one sign digital: |beta| = q b, which an odd budget of q = 1 cannot avoid."""
+    """|beta| = q b with q experts of one sign digital, which an odd budget of q = 1 cannot avoid."""
     pairs, digital, bias, beta = z3.Reals("p q b beta")
     return proved(
         z3.And(beta == -digital * bias, beta < 0),
@@ -84,7 +84,7 @@ def _one_sign_does_not() -> bool:
 
 
 def _worse_than_nothing() -> bool:
-    """What q digital experts of one sign remove from tau L may be less than the bias that they uncover."""
+    """q digital experts of one sign may remove less from tau L than the bias that they uncover."""
     margin, tau, before, after, bias, digital, noise = z3.Reals("mu tau L L_ b q c")
     return proved(
         margin - noise * digital * bias - tau * noise * after < margin - tau * noise * before,
@@ -107,7 +107,9 @@ STEPS = {
             "certified",
             _worst_label,
         ),
-        Step("where both labels satisfy B' at c, both do when corrected", "certified", _tolerable_for_both),
+        Step(
+            "where both labels satisfy B-mean at c, both do when corrected", "certified", _tolerable_for_both
+        ),
         Step("|beta| <= c max(sum of M_s of sign +, of sign -)/sqrt(2 pi)", "certified", _range_of_shift),
         Step(
             "p experts of each sign, equal biases b: balanced |beta| = 0 at an even budget, at least b at an odd one",

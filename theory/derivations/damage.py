@@ -1,4 +1,4 @@
-"""Derivation of D: the variance that independent noise on the weights of a gated expert gives its outputs."""
+"""Which variance does independent noise on the weights of a gated expert give its outputs? Derivation of D."""
 
 import sympy as sp
 
@@ -8,12 +8,12 @@ from theory.derivations import Step, equal
 w, w2, z, z2, g, u, G1, G2 = sp.symbols("w w2 z z2 g u G1 G2", real=True)
 s, s2, v, v2, vg, vu, c = sp.symbols("s s2 v v2 v_g v_u c", positive=True)
 xi, xi2, zeta, zeta2, eps, eta = sp.symbols("xi xi2 zeta zeta2 epsilon eta", real=True)
-# Noise of mean 0, independent of each other: the variance of each.
+# Variance of each noise; all have mean 0 and are independent.
 NOISE = {xi: sp.Integer(1), xi2: sp.Integer(1), zeta: v, zeta2: v2, eps: vg, eta: vu}
 
 
 def _mean(expression: sp.Expr) -> sp.Expr:
-    """Expectation of a polynomial of at most second degree in every noise."""
+    """Expectation of a polynomial that is of at most second degree in every noise."""
     polynomial = sp.Poly(sp.expand(expression), *NOISE)
     total = sp.Integer(0)
     for powers, coefficient in polynomial.terms():
@@ -33,7 +33,7 @@ def _variance(expression: sp.Expr) -> sp.Expr:
 _product = (w + s * xi) * (z + zeta)
 _error = _product - w * z
 _other = (w2 + s2 * xi2) * (z2 + zeta2) - w2 * z2
-# Two outputs that read the same z: their errors are correlated through zeta.
+# Errors of two outputs that read the same z are correlated through zeta.
 _second = (w2 + s2 * xi2) * (z + zeta) - w2 * z
 
 
@@ -49,7 +49,7 @@ def _linear_gate() -> bool:
 
 
 def _slopes() -> bool:
-    """Of silu(g) u, by g and by u, as the first-order expansion has them."""
+    """Derivatives of silu(g) u by g and by u, as the first-order expansion has them."""
     sigmoid = 1 / (1 + sp.exp(-g))
     inner = g * sigmoid * u
     return equal(sp.diff(inner, g), sigmoid * (1 + g * (1 - sigmoid)) * u) and equal(
@@ -73,7 +73,7 @@ def _quadratic_in_c() -> bool:
 
 
 def _second_order_loss() -> bool:
-    """E [G . e + (G . e)^2/2] for an error of mean 0: half of the projection's second moment."""
+    """E [G . e + (G . e)^2/2] is half of the second moment of G . e, for an error of mean 0."""
     error = G1 * _error + G2 * _second
     return equal(_mean(error + error**2 / 2), _mean(error**2) / 2)
 

@@ -1,8 +1,8 @@
-"""Derivation of Cor: digital frequent experts raise the tolerance by a factor of the order of rho.
+"""How much noise more is tolerated with the frequent experts digital? Derivation of Cor: a factor of the order of rho.
 
-Two results. The ratio of the bounds B is Theta(rho). And in idealised networks [theory.tolerance.idealised] the gain
+First, the ratio of the bounds B is Theta(rho). Second, in idealised networks [theory.tolerance.idealised] the gain
 itself is at least gamma rho, for all rho above some rho_0, with U for the all-analog network. Weights are in units of
-a rare specialist's, so that a frequent one has weights rho.
+the weights of a rare specialist, so that a frequent specialist has weights rho.
 """
 
 import sympy as sp
@@ -30,13 +30,14 @@ l, m, h, noisy, N_R, g, u = sp.symbols("l m h noisy N_R g u", positive=True)  # 
 variance, third, rare, terms = sp.symbols("variance third rare terms", positive=True)
 j = sp.Symbol("j", integer=True)
 
-# The reference instance, w_max of the layer, half of the neurons active, failure .05: what its last step certifies.
+# The last step certifies this gain for the reference instance: w_max of the layer, half of the neurons active, failure
+# .05.
 REFERENCE = {"N_F": 2, "N_R": 2, "m": 8, "l": 4}
 RHO_0, QUANTILE, SLOPE = 19, "1.0", "0.095"
 
 
 def _ratio() -> sp.Expr:
-    """B with the frequent specialists digital, over B all analog; the margin is the same."""
+    """Ratio of B with the frequent specialists digital to B all analog; the margin is the same."""
     digital = tolerable_noise(mu, beta_R, L_R, tau)
     analog = tolerable_noise(mu, rho * beta_F + beta_R, sqrt((rho * L_F) ** 2 + L_R**2), tau)
     return sp.simplify(digital / analog)
@@ -62,10 +63,11 @@ def _limit() -> bool:
 
 
 def _ideal_mean() -> bool:
-    """Of y f~/(c rho) for a rare input, u = 1/(c rho), rare noise 1/rho: all biases at a = 0 cancel.
+    """Mean of y f~/(c rho) for a rare input, with u = 1/(c rho) and rare noise 1/rho: all biases at a = 0 cancel.
 
-    N_R specialists of the label's sign find their token (gate g; h neurons at a = u, the other noisy ones at 0) and
-    l - 1 others of gates (1 - g)/(l - 1); N_R of the other sign have l tokens at a = 0; the frequent ones' cancel.
+    N_R specialists of the label's sign find their token, with gate g: h neurons are at a = u, other noisy neurons at 0.
+    They also take l - 1 other tokens, of gates (1 - g)/(l - 1). N_R specialists of the other sign have l tokens at
+    a = 0. The biases of frequent specialists cancel.
     """
     noise = 1 / rho
     at_own, at_zero = relu_mean(u, noise), relu_mean(sp.Integer(0), noise)
@@ -85,7 +87,7 @@ def _mean_is_at_most_the_margin() -> bool:
 
 
 def _frequent_moments() -> bool:
-    """`terms` ReLUs with weight 1/(m l) each."""
+    """Variance and third moment of `terms` ReLUs with weight 1/(m l) each."""
     weight = 1 / (m * l)
     sd = sqrt(sp.summation(weight**2 * variance, (j, 1, terms)))
     moment = sp.summation(weight**3 * third, (j, 1, terms))
@@ -110,7 +112,7 @@ def _cube_is_convex() -> bool:
 
 
 def _all_above() -> bool:
-    """Fewer third moments for larger rho; a smaller mean/sd for larger c: the error bound holds for all of them."""
+    """The error bound holds for all larger rho and c: third moments fall with rho, and mean/sd falls with c."""
     weight, scale, least, sd, margin, noise, threshold, q = z3.Reals("rare rho rho_0 sd mu c c_U q")
     moments = proved(
         weight / (scale * scale * scale) <= weight / (least * least * least),
@@ -130,13 +132,13 @@ def _all_above() -> bool:
 
 
 def _gain_is_linear() -> bool:
-    """A digital tolerance of at least mu/D, over c_U = mu/(rho sd q), is rho sd q/D."""
+    """A digital tolerance of at least mu/D, divided by c_U = mu/(rho sd q), is rho sd q/D."""
     sd, q, floor = sp.symbols("sd q D", positive=True)
     return equal((mu / floor) / (mu / (rho * sd * q)), rho * sd * q / floor)
 
 
 def _frequent_class_is_not_worse() -> bool:
-    """With the frequent specialists digital: margin rho N_F/N_R times as large, equal gates instead of the own one."""
+    """With the frequent specialists digital, a frequent input has rho N_F/N_R times the margin, and equal gates."""
     rare_margin, bias, mine, other, scale, frequent, fewer = z3.Reals("mu beta L L_ rho N_F N_R")
     factor = z3.Real("tau")
     return proved(
@@ -148,7 +150,7 @@ def _frequent_class_is_not_worse() -> bool:
 
 
 def _from_above() -> bool:
-    """If U bounds the digital tolerance by some C, the gain is at most C/B all analog: of the order of rho too."""
+    """If U bounds the digital tolerance by some C, the gain is at most C over B all analog, of the order of rho too."""
     ceiling, margin, analog, digital, kappa, scale = z3.Reals("C mu D_analog D kappa rho")
     return proved(
         ceiling / (margin / analog) <= ceiling * digital / margin * (1 + kappa * scale),
@@ -158,7 +160,7 @@ def _from_above() -> bool:
 
 
 def _reference() -> bool:
-    """gain >= SLOPE rho for all rho >= RHO_0, from B alone, all in balls."""
+    """gain >= SLOPE rho for all rho >= RHO_0, from B alone, by ball arithmetic."""
     N_F, N_R, m, l = (arb(REFERENCE[name]) for name in ("N_F", "N_R", "m", "l"))  # noqa: E741, N806
     one, zero, q = arb(1), arb(0), arb(QUANTILE)
     own = own_gate(arb(OWN_SCORE), [zero] * (REFERENCE["l"] - 1))

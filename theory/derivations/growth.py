@@ -1,6 +1,7 @@
-"""Derivation of G, G-adam and G-token: the expected gradient from the network's definition, and its sum over steps.
+"""How fast do neurons grow? Derivation of G, G-linear, G-logistic, G-adam and G-token.
 
-The network is the setting's with all that the weight in question never meets left as symbols: one neuron of one
+The expected gradient follows from the definition of the network, and the weight is its sum over steps. The network is
+that of theory.setting. All that the weight in question never meets is a symbol: what is left is one neuron of one
 specialist, in the space of o_1, o_2 and an irrelevant o_3. Samples are (y o_1, o_3) with probability 1 - alpha and
 (y o_2, o_3) with probability alpha; the label y is +1 or -1, with probability 1/2 each.
 """
@@ -57,9 +58,9 @@ def _gate(kind: str, y: int) -> sp.Symbol:
 def _expected_growth(sign: int, kind: str) -> sp.Expr:
     """Minus the expected gradient for the weight u > 0 on sign * o of `kind`, in a specialist of that output sign.
 
-    The loss is the hinge at margins below 1, 1 - y f; what other experts and neurons add to f is free of u. The
-    gate of the irrelevant token is a symbol of its own: under expert choice the gates of an expert sum to 1, under
-    token choice those of a token.
+    The loss is the hinge at margins below 1, which is 1 - y f. What other experts and neurons add to f is free of u.
+    The gate of the irrelevant token is a symbol of its own: gates of an expert sum to 1 under expert choice, gates of a
+    token sum to 1 under token choice.
     """
     elsewhere, irrelevant, other_gate = sp.symbols("w_other w_3 gate_3", real=True)
     weights = dict.fromkeys(KINDS, elsewhere) | {kind: sign * u}
@@ -118,7 +119,7 @@ def _knee_is_positive_and_falls_with_active() -> bool:
 
 
 def _overshoot_is_at_most_a_step() -> bool:
-    """Induction over t: with w = r t before the knee, r min(t, t_F) <= w <= r min(t, t_F) + r at every step."""
+    """r min(t, t_F) <= w <= r min(t, t_F) + r at every step, by induction over t, with w = r t before the knee."""
     steps, end, rate, weight, gate, specialists, active = names = z3.Reals("t t_F r w G N q")
 
     def margin(value: Value) -> Value:
@@ -167,7 +168,7 @@ def _constant_momentum(step: Value) -> tuple[Value, Value]:
 
 
 def _logistic_time(weight: Value) -> Value:
-    """For rate `later`, as the symbol r is called here."""
+    """`logistic_time` for the rate `later`, the name of the symbol r here."""
     return logistic_time(weight, later, class_margin(1, G, N_F, q_F))
 
 
@@ -211,7 +212,7 @@ _TOKEN_CHOICE = (_exponential >= 1, _few >= 1, _few <= _many, _many <= _chosen) 
 
 
 def _gate_of(specialists: Value) -> Value:
-    """`token_choice_gate`, its exponential being a z3 real, as the gate is rational in it."""
+    """`token_choice_gate` with a z3 real for its exponential, in which the gate is rational."""
     power, number, chosen = sp.symbols("power number chosen", positive=True)
     gate = token_choice_gate(sp.log(power), number, chosen)
     return sp.lambdify((power, number, chosen), gate)(_exponential, specialists, _chosen)

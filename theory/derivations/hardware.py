@@ -1,4 +1,4 @@
-"""Derivation of H: the bounds under noise that depends on each weight, and with converters.
+"""Do the bounds hold on measured hardware? Derivation of H: noise that depends on each weight, and converters.
 
 Noise of standard deviation sigma_i = c w_max sigma(|w_i|/w_max) on weight i. A DAC gives x' for x. An ADC clips each
 neuron's w~ . x' to +-B and rounds it to a multiple of its step, which divides B.
@@ -56,7 +56,7 @@ def _input_error() -> bool:
 
 
 def _clipped() -> bool:
-    """ReLU of u clipped to +-B is ReLU(u) - ReLU(u - B); it has Lipschitz constant 1 as well."""
+    """The ReLU of u clipped to +-B is ReLU(u) - ReLU(u - B), which has the Lipschitz constant 1 as well."""
     u, v, bound = z3.Reals("u v B")
 
     def clip_relu(value: z3.ArithRef) -> z3.ArithRef:
@@ -67,14 +67,14 @@ def _clipped() -> bool:
 
 
 def _clipped_mean() -> bool:
-    """Its mean is relu_mean(a) - relu_mean(a - B), its bias b(a) - b(a - B)."""
+    """A clipped ReLU has the mean relu_mean(a) - relu_mean(a - B) and the bias b(a) - b(a - B)."""
     mean = relu_mean(above, sigma) - relu_mean(above - clip, sigma)
     clean = relu_bias(above, sigma) - relu_bias(above - clip, sigma)
     return equal(mean - clean, above - sp.Max(above - clip, 0))
 
 
 def _clipped_bias() -> bool:
-    """Between -s and s for 0 <= b <= s: an expert of the label's sign may lose s by clipping."""
+    """A clipped bias is between -s and s for 0 <= b <= s: an expert of the label's sign may lose s by clipping."""
     first, second, s = z3.Reals("b_a b_aB s")
     return proved(
         z3.And(first - second >= -s, first - second <= s), first >= 0, first <= s, second >= 0, second <= s
@@ -82,7 +82,7 @@ def _clipped_bias() -> bool:
 
 
 def _rounding() -> bool:
-    """Rounded to the nearest of whole multiples k of a step: off by step/2 at most; a ReLU keeps that."""
+    """Rounding to the nearest multiple k of a step is off by step/2 at most, and a ReLU does not enlarge that."""
     v, step, u, rounded = z3.Reals("v step u q")
     k = z3.Real("k")  # the whole number nearest to v/step
     near = proved(
@@ -97,7 +97,7 @@ def _rounding() -> bool:
 
 
 def _averaged() -> bool:
-    """Over m neurons the losses average, over tokens with gates that sum to 1 too: step/2 for each analog expert."""
+    """Losses average over m neurons, and over tokens with gates that sum to 1: step/2 for each analog expert."""
     step, gate, rest = sp.symbols("step gate rest", positive=True)
     neurons = sp.summation(step / 2 / m, (r, 1, m))
     return equal(neurons, step / 2) and equal(
@@ -106,7 +106,7 @@ def _averaged() -> bool:
 
 
 def _margin() -> bool:
-    """mu -> mu - input - output: E y f~ less the ADC's loss still exceeds 0 by tau Lipschitz constants."""
+    """With mu - input - output for mu, E y f~ less the loss of the ADC still exceeds 0 by tau Lipschitz constants."""
     margin, loss, noise, bias, lipschitz, tau = z3.Reals("mu loss c beta L tau")
     return proved(
         margin - loss - noise * bias >= tau * noise * lipschitz,

@@ -1,4 +1,4 @@
-"""Inequalities that several derivations need, each proved once: splice its steps in with `*`."""
+"""Which inequalities do several derivations need? Each is proved once here: splice the steps in with `*`."""
 
 import sympy as sp
 import z3
@@ -12,12 +12,12 @@ from theory.moments import relu_bias
 
 x = sp.Symbol("x", real=True)
 sigma, above = sp.symbols("sigma above", positive=True)
-TAIL = 6.0  # up to here by balls, beyond by monotonicity
+TAIL = 6.0  # balls prove the tail bound up to here, monotonicity beyond
 PCM_LOWEST, PCM_HIGHEST = "0.26348", "1.0864"  # microsiemens, at c = 1
 
 
 def gaussian_tail(t: Value) -> Value:
-    """exp(-t^2/2)/2, at least Q(t) for t >= 0."""
+    """exp(-t^2/2)/2, which is at least Q(t) for t >= 0."""
     return exp(-(t**2) / 2) / 2
 
 
@@ -26,7 +26,7 @@ def _tail_gap(t: Value) -> Value:
 
 
 def _tail_slope(t: Value) -> Value:
-    """Derivative of `_tail_gap`, over exp(-t^2/2)."""
+    """Derivative of `_tail_gap`, divided by exp(-t^2/2)."""
     return 1 / sqrt(2 * pi(t)) - t / 2
 
 
@@ -47,7 +47,7 @@ GAUSSIAN_TAIL = (
         lambda: (
             everywhere(lambda ball: _tail_slope(ball) > 0, 0.0, 0.5)
             and everywhere(lambda ball: _tail_gap(ball) > 0, 0.5, TAIL)
-            # The slope falls with x, so that a negative one at 6 stays negative.
+            # The slope falls with x: negative at 6, it stays negative.
             and bool(_tail_slope(arb(TAIL)) < 0 and sp.diff(_tail_slope(x), x) < 0)
         ),
     ),
@@ -152,5 +152,5 @@ PCM_RANGE = (
 
 
 def _pcm(r: Value) -> Value:
-    """theory.hardware's own polynomial, in microsiemens."""
+    """The polynomial of theory.hardware, in microsiemens."""
     return PCM_G_MAX * PROGRAMMING_NOISE["pcm"].sigma(r)

@@ -1,4 +1,4 @@
-"""Derivation of M1, M2 and M3: integrals over the standard normal, by their antiderivatives."""
+"""What are the moments of a noisy ReLU? Derivation of M1, M2 and M3, integrals by their antiderivatives."""
 
 import sympy as sp
 import z3
@@ -19,7 +19,7 @@ sigma, mu = sp.symbols("sigma mu", positive=True)
 
 
 def _integral(antiderivative: sp.Expr, low: sp.Expr, high: sp.Expr = sp.oo) -> sp.Expr:
-    """Of its derivative over z from low to high."""
+    """Integral over z from low to high, of the derivative of an antiderivative."""
     top = sp.limit(antiderivative, z, sp.oo) if high is sp.oo else antiderivative.subs(z, high)
     return top - antiderivative.subs(z, low)
 
@@ -38,7 +38,7 @@ def _third() -> sp.Expr:
 
 
 def _third_moment() -> sp.Expr:
-    """E |ReLU - mu|^3 for mu > 0, its three pieces added up, with s = a - mu."""
+    """E |ReLU - mu|^3 for mu > 0 and s = a - mu, as a sum of three pieces."""
     below = mu**3 * Phi(-(mu + s) / sigma)
     lower = -_integral(_third(), -(mu + s) / sigma, -s / sigma)
     upper = _integral(_third(), -s / sigma)

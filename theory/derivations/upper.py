@@ -1,7 +1,7 @@
-"""Derivation of U, which noise is certainly too much, and of P, the prediction that U makes rigorous.
+"""Which noise is certainly too much? Derivation of U, and of P, the prediction that U makes rigorous.
 
-y f~/c is a constant over c plus independent terms coefficient ReLU(a/c + sigma z); u is 1/c throughout, so that c
-to infinity is the point u = 0 and all c above some c_U are the interval from 0 to 1/c_U.
+y f~/c is a constant over c plus independent terms coefficient ReLU(a/c + sigma z). u is 1/c throughout: c to infinity
+is the point u = 0, and all c above some c_U are the interval from 0 to 1/c_U.
 """
 
 import sympy as sp
@@ -27,7 +27,7 @@ SHEVTSOVA = (
 
 
 def _hypotheses() -> bool:
-    """Centred, of finite variance and third moment; and no constant is below Esseen's, which 0.56 is not."""
+    """Terms are centred, of finite variance and third moment. 0.56 is not below Esseen's constant, as none may be."""
     moments = relu_variance(arb(0), arb(1)), relu_third_moment(arb(0), arb(1))
     esseen = (arb(10).sqrt() + 3) / (6 * (2 * arb.pi()).sqrt())
     finite = all(each > 0 and each.is_finite() for each in moments)
@@ -68,7 +68,7 @@ def _enclosure() -> bool:
     sds = (least_sd > 0, least_sd <= sd, sd <= most_sd)
     ratio = mean / sd <= most / z3.If(most > 0, least_sd, most_sd)
     cubes = least_sd * least_sd * least_sd <= sd * sd * sd
-    # With the cubes' order as a lemma, z3 has no product of more than two unknowns left.
+    # The order of the cubes is a lemma: it leaves z3 no product of more than two unknowns.
     low_cube, cube = z3.Reals("s3 sd3")
     fraction = moment / cube <= most_moment / low_cube
     return (
@@ -98,7 +98,7 @@ def _equal_terms() -> bool:
 
 
 def _dead_noise() -> bool:
-    """At u = 0 every a/c is 0: variance (1 - 1/pi)/2 of ReLU(z), and with 2 N_F m l terms BE below .0983."""
+    """At u = 0 every a/c is 0: ReLU(z) has variance (1 - 1/pi)/2, and 2 N_F m l terms make BE less than .0983."""
     exact = equal(relu_variance(sp.Integer(0), sp.Integer(1)), (1 - 1 / sp.pi) / 2)
     fraction = relu_third_moment(arb(0), arb(1)) / relu_variance(arb(0), arb(1)) ** (arb(3) / 2)
     terms = arb(2 * 2 * 8 * 4)
@@ -115,7 +115,7 @@ def _slope_in_inverse() -> bool:
 
 
 def _mean_value() -> bool:
-    """A mean of slope s at most is at most that of low, plus max(s, 0) (high - low), up to high."""
+    """A mean of slope s at most is at most the mean at low plus max(s, 0) (high - low), for every u up to high."""
     mean, start, slope, most, low, inverse, high = z3.Reals("mean start slope s low u high")
     return proved(
         mean <= start + z3.If(most > 0, most, 0) * (high - low),
