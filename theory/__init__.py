@@ -1,1 +1,1 @@
-"""What is claimed: definitions (score, placement, hardware), statements and derivations."""
+"""What is claimed? Definitions (score, placement, hardware), statements and their derivations."""

@@ -1,4 +1,4 @@
-"""What an experiment concludes: findings with intervals, the result that carries them, and how to judge them.
+"""What does an experiment conclude? Findings with intervals, the result that holds them, and how they are judged.
 
 Every interval here is for a mean and rests on Student's t. A table of (draws, blocks) is a sample in two
 crossed directions, noise draws and text blocks: a conclusion has to survive other draws *and* other text, so

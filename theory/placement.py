@@ -36,7 +36,7 @@ Choice = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Placement:
-    """What is digital; everything else of the experts is on analog hardware.
+    """The digital experts; all other experts are on analog hardware.
 
     num_experts: how many experts each MoE layer has, in the order of the layers.
     digital_experts: for each MoE layer the indices of its digital experts, kept in ascending order.

@@ -1,4 +1,4 @@
-"""Random draws against their closed form, with the tolerance that their number and FAILURE imply.
+"""Do random draws agree with their closed form, within the tolerance that their number and FAILURE imply?
 
 Every test here has an exact null distribution for independent normal draws: a correct implementation fails an
 assertion with probability FAILURE at most, whatever the number of draws; more draws only find smaller errors.
@@ -9,20 +9,22 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from torch import Tensor
 
-FAILURE = 1e-9  # of a correct implementation, per assertion
+FAILURE = 1e-9  # probability that a correct implementation fails one assertion
 
 
 def assert_plausible(p_values: ArrayLike) -> None:
-    """Bonferroni: that any of k p-values is below FAILURE/k has probability FAILURE at most."""
+    """No p-value of k is below FAILURE/k, which happens by chance with probability FAILURE at most [Bonferroni]."""
     values = np.asarray(p_values)
     assert values.size and (values >= FAILURE / values.size).all(), values.min()
 
 
 def assert_normal(draws: Tensor, mean: Tensor, sd: Tensor) -> None:
-    """The draws (n, ...) of every quantity are n independent N(mean, sd^2); where sd is 0, the mean exactly.
+    """The draws (n, ...) of every quantity are n independent N(mean, sd^2); where sd is 0, they are the mean exactly.
 
-    Three assertions: (sample mean - mean) sqrt(n)/sd is N(0, 1); (n - 1) s^2/sd^2 is chi-square with n - 1
-    degrees of freedom; the distance of the empirical distribution from the normal one is Kolmogorov's.
+    Three assertions:
+    - (sample mean - mean) sqrt(n)/sd is N(0, 1);
+    - (n - 1) s^2/sd^2 is chi-square with n - 1 degrees of freedom;
+    - the distance of the empirical distribution from the normal one has Kolmogorov's distribution.
     """
     samples, means, sds = (_array(each).reshape(len(each), -1) for each in (draws, mean[None], sd[None]))
     certain = sds[0] == 0

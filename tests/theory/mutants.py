@@ -1,11 +1,11 @@
-"""Mutation test of the theory: every formula is changed in every small way, and each change has to be noticed.
+"""Is every small change of a formula noticed? The mutation test of the theory.
 
     python tests/theory/mutants.py [--claim ID] [--most N] [--workers N]
 
 A mutant is a copy of a module with one change in one of FORMULAS: a sign flipped, a factor dropped, a product
-turned into a quotient, < into <=, a constant or a function replaced. It is caught if a step of the derivation of a
-claim of that formula fails, or else a test that carries such a claim. What cannot be noticed, as the mutant is the
-same function, is listed in EQUIVALENT with the reason. Exit status 1 if a mutant is not caught.
+turned into a quotient, < into <=, a constant or a function replaced. A mutant is caught if a step in the derivation of
+a claim of that formula fails, or else a test that carries such a claim. Mutants that cannot be noticed, as they are the
+same function, are listed in EQUIVALENT with the reason. Exit status 1 if a mutant is not caught.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import CodeType, ModuleType
 
-# Once, and not in each of the processes that are forked below. Of theory only what no mutant changes.
+# Imported once, and not in each of the processes that are forked below. Of theory, only what no mutant changes.
 import flint  # noqa: F401
 import hypothesis
 import pytest
@@ -43,9 +43,9 @@ from theory.claims import CLAIMS, marked_tests
 from theory.errors import InputError, run
 
 TESTS = Path(__file__).parents[1]
-STEP_SECONDS = 60  # a step that takes longer than this has not proved its equation
-MUTANT_SECONDS = 240  # longer, and it is one that does not end
-EXAMPLES = 10  # of each property test
+STEP_SECONDS = 60  # a step that takes longer has not proved its equation
+MUTANT_SECONDS = 240  # a mutant that takes longer does not end
+EXAMPLES = 10  # how many each property test tries
 
 # The functions that state the formulas of a claim; all claims of a function can catch its mutants.
 FORMULAS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -93,8 +93,8 @@ FORMULAS: dict[str, dict[str, tuple[str, ...]]] = {
     "theory.derivations.lemmas": {"gaussian_tail": ("P",)},
     "theory.derivations.moments": {"_first": ("M1",), "_second": ("M2",), "_third": ("M3",)},
 }
-# The same of functions that only tensors can be given to, which no derivation calls: tests alone catch their mutants.
-# Left out are the searches for the largest c, which state no formula.
+# Functions that take tensors only, so that no derivation calls them: tests alone catch their mutants. The searches for
+# the largest c are left out, as they state no formula.
 ON_TENSORS: dict[str, dict[str, tuple[str, ...]]] = {
     "theory.tolerance.network": {
         "Network.noise": ("B",),
@@ -144,13 +144,18 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq,
 }
-# Of tensors, and of torch.
+# Attributes of tensors and of torch that a mutant swaps.
 ATTRIBUTES = {"minimum": "maximum", "maximum": "minimum", "amax": "amin", "sum": "mean"}
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """name: module.function: what -> what; source: of the whole module; symbolic: whether derivations evaluate it."""
+    """A module with one change.
+
+    name: "module.function: what -> what".
+    source: source of the whole module with the change.
+    symbolic: True if derivations evaluate the function.
+    """
 
     name: str
     module: str
@@ -184,7 +189,7 @@ def mutants(module: str) -> Iterator[Mutant]:
 
 
 def _find(tree: ast.AST, name: str) -> ast.FunctionDef:
-    """The function, or method of a class, of this dotted name."""
+    """The function or method with this dotted name."""
     node = tree
     for part in name.split("."):
         node = next(
@@ -197,7 +202,7 @@ def _find(tree: ast.AST, name: str) -> ast.FunctionDef:
 
 
 def _formula_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """What computes: no annotations, checks of the input, indices, or dimensions given to tensor methods."""
+    """Nodes that compute: no annotations, checks of the input, indices, or dimensions given to tensor methods."""
     if isinstance(node, ast.FunctionDef):
         children: list[ast.AST] = list(node.body)
     elif isinstance(node, ast.AnnAssign):
@@ -246,7 +251,7 @@ def _variants(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _judge(mutant: Mutant, nodes: Sequence[str], answer: Connection) -> None:
-    """Sends what catches the mutant: a step, a test, or nothing ("")."""
+    """Send what catches the mutant: a step, a test, or nothing ("")."""
     with (
         Path(os.devnull).open("w") as nowhere,
         contextlib.redirect_stdout(nowhere),
@@ -315,7 +320,7 @@ def _failing_step(mutant: Mutant) -> str:
 
 
 class _FewExamples:
-    """A plugin of pytest: few examples of each property test, always the same; and the first test that fails."""
+    """Plugin of pytest: it runs few examples of each property test, always the same, and keeps the first failure."""
 
     failed = ""
 
@@ -352,7 +357,7 @@ def _failing_test(nodes: Sequence[str]) -> str:
 
 
 def judge_all(chosen: Sequence[Mutant], workers: int) -> Iterator[tuple[Mutant, str]]:
-    """Every mutant with what catches it, as they finish."""
+    """Pairs of a mutant and what catches it, in the order in which they finish."""
     context, tests = multiprocessing.get_context("fork"), marked_tests(TESTS)
     waiting = list(reversed(chosen))
     running: dict[ForkProcess, tuple[Mutant, Connection, float]] = {}

@@ -1,4 +1,4 @@
-"""Claim D: the closed form against programmed experts, in cases where it is exact and where it is of first order."""
+"""Does the closed form of claim D agree with programmed experts, where it is exact and where it is of first order?"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ variances = st.floats(0, 3)
 
 
 def one(x: Tensor) -> Tensor:
-    """An activation without a slope, which leaves the product of two matrices."""
+    """Activation without a slope, which leaves the product of two matrices."""
     return 0 * x + 1
 
 

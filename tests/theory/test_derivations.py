@@ -1,4 +1,4 @@
-"""Every step of every derivation passes, and the checks that steps are made of do not pass what is false."""
+"""Does every step of every derivation pass, and do the checks that steps are made of refuse what is false?"""
 
 from collections.abc import Callable
 

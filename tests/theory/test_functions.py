@@ -1,4 +1,4 @@
-"""The same functions for symbols, balls, tensors, arrays and numbers: the same values, held to SciPy and mpmath."""
+"""Do symbols, balls, tensors, arrays and numbers get the same values? They are held to SciPy and mpmath."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Growth in closed form against gradient descent on the network itself, over all samples of the task at once."""
+"""Does growth in closed form agree with gradient descent on the network, over all samples of the task at once?"""
 
 import math
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def logistic(margins: Tensor) -> Tensor:
 class Network:
     """The setting with n = l = 2 in float64: a sample is (y o_1 or y o_2, one of the others).
 
-    The experts' order: frequent specialists of sign +, of sign -, then the rare ones likewise.
+    Experts are in this order: frequent specialists of sign +, of sign -, then rare specialists likewise.
     """
 
     alpha: float
@@ -106,11 +106,11 @@ class Network:
             self.weights = self.weights + eta * self.descent(loss)
 
     def along(self, directions: Tensor) -> Tensor:
-        """(k, m): the weights on a token of each expert."""
+        """Weights on a token of each expert, (k, m)."""
         return torch.einsum("krd,kd->kr", self.weights, directions)
 
     def gate_on(self, kind: int) -> Tensor:
-        """(k,): mean gate of a_s o_kind over the samples that show it."""
+        """Mean gate of a_s o_kind over the samples that show it, (k,)."""
         shown = (self.kinds == kind)[:, None] & (self.labels[:, None] == self.signs)
         return (self.gates[:, :, 0] * shown).sum(0) / shown.sum(0)
 
@@ -186,7 +186,7 @@ def test_the_correction_separates_the_ratio_from_rho(
 
 
 def aligned(network: Network, active: dict[tuple[int, int], int]) -> None:
-    """Weights of 1e-9 on the own token in so many neurons of each (kind, sign), and 0, which never grows, elsewhere."""
+    """Weights of 1e-9 on the own token in so many neurons of each (kind, sign). Elsewhere they are 0 and never grow."""
     own = torch.zeros(len(network.own), network.m, dtype=torch.float64)
     for expert, (kind, sign) in enumerate(zip(network.own.tolist(), network.signs.tolist(), strict=True)):
         own[expert, : active[kind, int(sign)]] = 1e-9
@@ -217,7 +217,7 @@ def test_weights_saturate_at_the_knee_of_their_class_and_sign(
         end = knee(frequency, gate, number, neurons / m, eta, m)
         low = float(saturating_weight(steps, rate, end))
         mine = weights[(network.own == kind) & (network.signs == sign), :neurons]
-        # At most one step beyond the knee [derivations/growth]; 1e-8 for the start.
+        # A weight is at most one step beyond the knee [derivations/growth]; 1e-8 is for the start.
         assert (mine >= low - 1e-8).all() and (mine <= low + rate + 1e-8).all()
         shown = (network.kinds == kind) & (network.labels == sign)
         margins = network.margins(network.weights)[shown]

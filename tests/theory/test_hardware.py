@@ -1,4 +1,4 @@
-"""Tiles, converters and programming noise are what docs/paper.md says, number by number and draw by draw."""
+"""Are tiles, converters and programming noise what docs/paper.md says, number by number and draw by draw?"""
 
 import dataclasses
 import itertools
@@ -46,7 +46,7 @@ bounds = st.floats(2**-10, 2**10, width=32)
 
 
 def gamma(roundings: int, dtype: torch.dtype = torch.float64) -> float:
-    """Relative error of so many roundings [Higham, Accuracy and Stability of Numerical Algorithms, section 3.1]."""
+    """Relative error of this many roundings [Higham, Accuracy and Stability of Numerical Algorithms, section 3.1]."""
     unit = torch.finfo(dtype).eps / 2
     return roundings * unit / (1 - roundings * unit)
 
@@ -91,7 +91,7 @@ HERMES_TWO = [2.110296 / 180, 0.2453487, -3.054993e-3 * 180, 1.232976e-5 * 180**
 
 
 def terms_of_sigma(model: str, r: float) -> list[float]:
-    """Of sigma/w_max: none in the dead zone."""
+    """Terms of sigma/w_max; none in the dead zone."""
     if model == "hermes" and r < 0.6 / 180:
         return []
     hermes = HERMES_ONE if r <= 52.5 / 180 else HERMES_TWO
@@ -100,7 +100,7 @@ def terms_of_sigma(model: str, r: float) -> list[float]:
 
 
 def sigma_by_hand(weight: Tensor, hardware: Hardware) -> tuple[Tensor, Tensor]:
-    """The standard deviations, and what they would be if no terms cancelled: rounding is relative to that."""
+    """Standard deviations, and their size if no terms cancelled, to which rounding is relative."""
     exact, magnitude = torch.zeros_like(weight), torch.zeros_like(weight)
     largest = w_max_by_hand(weight, hardware.w_max, hardware.tile_size)
     for row, column in itertools.product(*map(range, weight.shape)):
@@ -175,7 +175,7 @@ def test_sigma_is_the_models(
 
 
 def test_models_are_at_most_two_cubics() -> None:
-    """As realmodels.analog.kernel takes them."""
+    """realmodels.analog.kernel takes no others."""
     assert list(PROGRAMMING_NOISE) == MODELS
     for noise in PROGRAMMING_NOISE.values():
         assert 1 <= len(noise.pieces) <= 2 and (len(noise.pieces) == 2) == math.isfinite(noise.border)
@@ -192,7 +192,7 @@ def test_sigma_leaves_its_argument_alone(model: str) -> None:
 
 
 def test_hermes_borders() -> None:
-    """Of w_max = 180, a weight is its own conductance: from 0.6 it is written, to 52.5 on one device."""
+    """With w_max = 180 a weight is its own conductance: from 0.6 it is written, up to 52.5 on one device."""
     weight = torch.tensor([[180.0, 0.6, 0.59, 52.5, 52.51, 0.0, -0.6, -0.59, -52.5]], dtype=torch.float64)
     sigma = programming_sigma(weight, Hardware(programming="hermes"))
     one_device = [(2.579741 + 0.2241969 * h - 3.715812e-3 * h**2 + 2.939751e-5 * h**3) for h in (0.6, 52.5)]
@@ -221,7 +221,7 @@ def test_hermes_borders() -> None:
 def test_noise_is_normal_with_the_models_sd_and_independent(
     device: str, model: str, w_max: Granularity, dtype: torch.dtype
 ) -> None:
-    """Every weight of a matrix of six tiles, among them zeros, small ones and a tile of nothing else."""
+    """A matrix of six tiles has zeros, small weights, and one tile of nothing else."""
     hardware = Hardware(programming=model, c=1.5, w_max=w_max, tile_size=3)
     weight = torch.tensor(
         [
@@ -265,7 +265,7 @@ def test_noise_follows_from_its_generator_alone(device: str, model: str, dtype: 
 
 @devices
 def test_noise_is_drawn_where_the_generator_is(device: str) -> None:
-    """So that a seed means the same programmed weights on every machine."""
+    """A seed then means the same programmed weights on every machine."""
     weight = torch.randn(5, 10, generator=seeded(0), dtype=torch.float64)
     here, there = (program(each, Hardware(), seeded(3)) for each in (weight, weight.to(device)))
     assert there.device.type == device
@@ -296,7 +296,7 @@ def test_noise_is_linear_in_c(
 @dtypes
 @granularities
 def test_no_noise_is_bit_exact(device: str, model: str, dtype: torch.dtype, w_max: Granularity) -> None:
-    """In a dead zone too: c = 0 is the ideal device."""
+    """c = 0 is the ideal device, in a dead zone too."""
     hardware = Hardware(programming=model, c=0, w_max=w_max, tile_size=4)
     weight = torch.randn(3, 6, 9, generator=seeded(0)).to(device, dtype)
     weight[0] *= 1e-3
@@ -346,7 +346,7 @@ def aihwkit_draws(conductances: Tensor, seed: int) -> Tensor:
     seed=seeds,
 )
 def test_pcm_is_aihwkits_draw_by_draw(conductances: list[float], signs: int, seed: int) -> None:
-    """From the same standard normal numbers. A negative weight is a conductance of the other device."""
+    """Both get the same standard normal numbers. A negative weight is a conductance of the other device."""
     target = torch.tensor([conductances], dtype=torch.float64)
     sign = 2.0 * torch.randint(2, target.shape, generator=seeded(signs)) - 1
     theirs = aihwkit_draws(target, seed)
@@ -361,7 +361,7 @@ def test_pcm_is_aihwkits_draw_by_draw(conductances: list[float], signs: int, see
 
 
 def test_pcm_is_aihwkits_in_distribution() -> None:
-    """Far enough from 0 that a clamp is out of the question: 6 microsiemens are 9 standard deviations."""
+    """Weights are so far from 0 that nothing is clamped: 6 microsiemens are 9 standard deviations."""
     conductances = torch.linspace(6, 25, 39, dtype=torch.float64)
     sd = programming_sigma(conductances[None], Hardware(programming="pcm", c=1.0))[0]
     assert (conductances > 8.9 * sd).all()
@@ -472,7 +472,7 @@ def test_converters_of_bfloat16_work_in_fp32(
 def test_a_bound_has_the_precision_of_what_it_bounds(
     dtype: torch.dtype, values: list[float], bound: float, bits: int
 ) -> None:
-    """For the ADC as for the DAC, with a number or a tensor of them."""
+    """This holds for ADC and DAC, with a number or a tensor of numbers."""
     x = torch.tensor(values, dtype=dtype)
     each = torch.full(x.shape, bound, dtype=torch.float64)
     assert torch.equal(quantise_output(x, bound, bits), quantise_input(x, bound, bits))
@@ -508,7 +508,7 @@ PLAIN: dict[str, Any] = {"input_std": 1.0, "kappa": 2.0, "lam": 0.5}
 def test_without_converters_it_is_the_product(
     device: str, w_max: Granularity, weight: Tensor, size: int, rows: int, seed: int
 ) -> None:
-    """Of whole numbers, whose sums are exact in any order."""
+    """Whole numbers have sums that are exact in any order."""
     x = torch.randint(-50, 51, (rows, weight.shape[1]), generator=seeded(seed)).double().to(device)
     hardware = Hardware(w_max=w_max, tile_size=size, dac_bits=None, adc_bits=None)
     product = analog_matmul(x, weight.to(device), hardware, **PLAIN)
@@ -551,7 +551,7 @@ def test_tiles_are_one_tile_where_no_bound_binds_and_no_step_shows(size: int, se
 def by_hand(
     x: Tensor, weight: Tensor, programmed: Tensor, hardware: Hardware
 ) -> tuple[Tensor, Fraction, Fraction]:
-    """Output and saturation, number by number in exact arithmetic; input_std is 1."""
+    """Output and saturation, number by number in exact arithmetic, with input_std 1."""
     assert hardware.kappa is not None and hardware.lam is not None
     input_bound = Fraction(hardware.kappa)
     largest = w_max_by_hand(weight, hardware.w_max, hardware.tile_size)
@@ -609,7 +609,7 @@ def exact_hardware(
 
 
 def exact_inputs(columns: int, hardware: Hardware, seed: int) -> Tensor:
-    """Of eighths, to one and a half times the DAC's bound."""
+    """Inputs in eighths, up to one and a half times the bound of the DAC."""
     assert hardware.kappa is not None
     largest = int(12 * hardware.kappa)
     return torch.randint(-largest, largest + 1, (3, columns), generator=seeded(seed)) / 8.0
@@ -637,7 +637,7 @@ def test_partial_sums_are_those_of_a_loop(
     input_std: float,
     seed: int,
 ) -> None:
-    """Numbers of the hardware win over those of a calibration, and everything scales with input_std."""
+    """Kappa and lam of the hardware win over those of a calibration, and everything scales with input_std."""
     hardware = exact_hardware(bits, exponent, w_max, size)
     programmed = weight + torch.randint(-noise, noise + 1, weight.shape, generator=seeded(seed)) / 4
     x = exact_inputs(weight.shape[1], hardware, seed + 1).double()
@@ -661,7 +661,7 @@ def test_partial_sums_are_those_of_a_loop(
 
 @pytest.mark.parametrize("bits", BITS[:4], ids=str)
 def test_loops_reach_both_sides_of_every_bound(bits: tuple[int, int]) -> None:
-    """Or else the test above would miss a wrong clamp."""
+    """Otherwise the test above would miss a wrong clamp."""
     weight = torch.randint(-8, 9, (4, 8), generator=seeded(0)).double()
     reached = 0
     for exponent in range(1, 9):
@@ -675,7 +675,7 @@ def test_loops_reach_both_sides_of_every_bound(bits: tuple[int, int]) -> None:
 @devices
 @granularities
 def test_outputs_without_weights_are_zero(device: str, w_max: Granularity) -> None:
-    """Whatever else is on their tile, and though the bound of a column of zeros is 0."""
+    """Outputs are 0 whatever else is on their tile, and though the bound of a column of zeros is 0."""
     weight = torch.randn(6, 16, generator=seeded(0)).to(device)
     weight[1] = 0
     weight[4, 8:] = 0
@@ -702,7 +702,7 @@ def test_no_rows_and_zero_weights(device: str) -> None:
 @devices
 @granularities
 def test_bfloat16_products_are_those_of_fp32(device: str, w_max: Granularity) -> None:
-    """Also with weights that `program` returns in fp32."""
+    """This holds with weights that `program` returns in fp32, too."""
     hardware = Hardware(w_max=w_max, tile_size=8)
     x, weight = (torch.randn(6, 16, generator=seeded(seed)).to(device, torch.bfloat16) for seed in (0, 1))
     for programmed in (None, weight, program(weight, hardware, seeded(2, device))):
@@ -816,7 +816,7 @@ def test_a_product_is_frozen() -> None:
 def test_a_mirror_image_is_the_same_noise_with_the_opposite_sign(
     model: str, weight: Tensor, w_max: Granularity, tile_size: int, seed: int, c: float
 ) -> None:
-    """Around the target, which is 0 in a dead zone; without noise there is nothing to mirror."""
+    """Noise is mirrored around the target, which is 0 in a dead zone. Without noise there is nothing to mirror."""
     hardware = Hardware(programming=model, c=c, w_max=w_max, tile_size=tile_size)
     first, second = (program(weight, hardware, seeded(seed), mirrored=mirrored) for mirrored in (False, True))
     sigma = programming_sigma(weight, hardware)

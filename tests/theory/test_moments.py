@@ -1,4 +1,4 @@
-"""Moments of a noisy ReLU: against quadrature, against draws, and the laws that they obey."""
+"""Are the moments of a noisy ReLU those of quadrature and of draws, and do they obey their laws?"""
 
 import math
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def test_third_moment_is_the_integral(a: float, sigma: float, centre: float) -> 
 @pytest.mark.claim("M1")
 @given(a=means, sigma=deviations, seed=st.integers(0, 2**32 - 1))
 def test_mean_is_that_of_draws(a: float, sigma: float, seed: int) -> None:
-    """ReLU(a + sigma z) is sigma-Lipschitz in z: a mean of n is t off with probability < 2 exp(-n t^2/(2 sigma^2))."""
+    """A mean of n draws is t off with probability < 2 exp(-n t^2/(2 sigma^2)): the ReLU is sigma-Lipschitz in z."""
     n = 10_000
     draws = np.maximum(a + sigma * np.random.default_rng(seed).standard_normal(n), 0.0)
     assert abs(draws.mean() - relu_mean(a, sigma)) < sigma * math.sqrt(2 * math.log(2 / FAILURE) / n)
@@ -109,7 +109,7 @@ def test_the_variance_rises_with_a_and_stays_below_that_of_the_input(
 def test_the_third_moment_is_at_least_the_variance_to_the_power_of_three_halves(
     a: float, sigma: float
 ) -> None:
-    """Lyapunov's inequality; and at most that of the whole normal, sigma^3 sqrt(8/pi), ReLU being a contraction."""
+    """Lyapunov's inequality. The moment is at most that of the whole normal, sigma^3 sqrt(8/pi): ReLU contracts."""
     third, error = relu_third_moment(a, sigma), rounding(a, sigma, 3)
     assert max(relu_variance(a, sigma), 0.0) ** 1.5 - error <= third
     # E|R - ER|^3 <= E|R - R'|^3 for an independent copy R', and |R - R'| <= sigma |z - z'|.

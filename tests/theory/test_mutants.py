@@ -1,4 +1,4 @@
-"""The mutation test itself: it changes every formula, notices what it has to, and nothing is left uncaught."""
+"""Does the mutation test change every formula and notice what it has to, and is nothing left uncaught?"""
 
 import subprocess
 import sys
@@ -12,7 +12,9 @@ from mutants import EQUIVALENT, FORMULAS, MODULES, Mutant, judge_all, mutants
 
 from theory.claims import CLAIMS
 
-OF_A_FUNCTION = 4  # how many of its mutants CI judges; all of them: `python tests/theory/mutants.py`
+OF_A_FUNCTION = (
+    4  # mutants of each function that this test judges; `python tests/theory/mutants.py` judges all
+)
 LEAST = 40
 
 

@@ -1,4 +1,4 @@
-"""The noisy output's parts and the bounds made of them, against their definitions written out neuron by neuron."""
+"""Do the noisy output and the bounds made of it agree with their definitions, written out neuron by neuron?"""
 
 import math
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ cases = {
 
 @dataclass
 class Term:
-    """coefficient * ReLU(a + c sigma z) of y f~; z is that of one neuron and token."""
+    """A term coefficient * ReLU(a + c sigma z) of y f~; z belongs to one neuron and token."""
 
     coefficient: float
     a: float
@@ -81,7 +81,7 @@ def sigmas(network: Network, s: int, r: int) -> tuple[list[float], list[float]]:
 
 
 def expert_terms(network: Network, s: int, t: int, weight: float) -> list[Term]:
-    """What expert s makes of token t, times `weight`; an ADC's min(ReLU(u), B) is ReLU(u) - ReLU(u - B)."""
+    """Output of expert s for token t, times `weight`. An ADC makes it min(ReLU(u), B) = ReLU(u) - ReLU(u - B)."""
     analog = bool(network.analog[s])
     shown = network.analog_tokens if analog and network.analog_tokens is not None else network.tokens
     terms = []
@@ -118,7 +118,10 @@ def rounding(network: Network, gates: Tensor) -> float:
 
 
 def lipschitz_squared(network: Network, s: int, gates: Tensor) -> float:
-    """Of one expert's output, weighed by gates (tokens,): pairs of tokens whose noises have positive covariance."""
+    """Squared Lipschitz constant of one expert's output: a sum over pairs of tokens with positive covariance.
+
+    gates: (tokens,).
+    """
     shown = (network.tokens if network.analog_tokens is None else network.analog_tokens).tolist()
     total = 0.0
     for r in range(M):

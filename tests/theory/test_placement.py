@@ -1,4 +1,4 @@
-"""Placements survive only honest round trips; rankings are nested, of exact size, and ordered as documented."""
+"""Do placements survive only honest round trips, and are rankings nested, of exact size and ordered as documented?"""
 
 import dataclasses
 import json
@@ -53,7 +53,7 @@ def chosen(scores: Tensor, fraction: float, strategy: Strategy, seed: int = 0) -
 
 
 def order_of(scores: Tensor, strategy: Strategy, seed: int = 0) -> list[int]:
-    """The ranking of one layer, from the sets for 0, 1, ... experts, which have to be nested."""
+    """Ranking of one layer, from the sets for 0, 1, ... experts, which have to be nested."""
     (experts,) = scores.shape[1:]
     order: list[int] = []
     for count in range(experts + 1):
@@ -68,7 +68,7 @@ def order_of(scores: Tensor, strategy: Strategy, seed: int = 0) -> list[int]:
 
 
 def round_half_up(fraction: float, experts: int) -> int:
-    """Of the decimal number that the fraction is written as."""
+    """Rounding of the decimal number that the fraction is written as."""
     return math.floor(Fraction(repr(fraction)) * experts + Fraction(1, 2))
 
 
@@ -157,7 +157,7 @@ def test_minnn_is_the_reverse_of_maxnn_without_ties(scores: Tensor) -> None:
 @pytest.mark.parametrize("strategy", [*BY_SCORE, "minnn"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64], ids=str)
 def test_ties_among_many_experts(device: str, strategy: Strategy, dtype: torch.dtype) -> None:
-    """Sorting is stable for short rows by luck: these are as long as a real layer, and longer."""
+    """Sorting is stable for short rows by luck: these rows are as long as a real layer, and longer."""
     for experts in (64, 5000):
         scores = torch.randint(3, (1, experts), generator=seeded(experts)).to(device, dtype)
         direction = 1 if strategy == "minnn" else -1
@@ -261,7 +261,7 @@ def test_across_layers_by_hand() -> None:
 def test_scaling_all_experts_of_a_layer_changes_no_choice(
     device: str, seed: int, exponent: int, layer: int, fraction: float, strategy: Strategy
 ) -> None:
-    """By a power of two, which rounds nothing: ties stay ties."""
+    """Scaling by a power of two rounds nothing: ties stay ties."""
     shapes = [(3, 6, 4, 5), (3, 6, 4, 5), (3, 6, 5, 4)]
     generator = seeded(seed)
     weights = [torch.randint(-2, 3, shape, generator=generator).to(device, torch.float32) for shape in shapes]
@@ -390,7 +390,7 @@ def test_place_is_the_papers_method_by_default() -> None:
 
 
 def test_a_placement_is_a_set() -> None:
-    """Equal whatever the order it is given in, and whether in lists or tuples."""
+    """Placements are equal whatever the order of their experts, given as lists or tuples."""
     one = Placement((3, 2), ((2, 0), ()), ("b", "a"))
     assert one == Placement([3, 2], [[0, 2], []], ["a", "b"])  # type: ignore[arg-type]
     assert one.digital_experts == ((0, 2), ()) and one.analog_modules == ("a", "b")

@@ -1,4 +1,4 @@
-"""MaxNNScore: known values, its symmetries, and the precision it is computed in."""
+"""Has MaxNNScore its known values, its symmetries and its precision?"""
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ sizes = st.integers(1, 9)
 
 
 def gamma(roundings: int, dtype: torch.dtype = torch.float64) -> float:
-    """Relative error of so many roundings [Higham, Accuracy and Stability of Numerical Algorithms, section 3.1]."""
+    """Relative error of this many roundings [Higham, Accuracy and Stability of Numerical Algorithms, section 3.1]."""
     unit = torch.finfo(dtype).eps / 2
     return roundings * unit / (1 - roundings * unit)
 
@@ -32,12 +32,12 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def whole_numbers(seed: int, *shape: int) -> Tensor:
-    """Exact in every dtype, as are the sums of their squares: equalities hold bit for bit."""
+    """Whole numbers, exact in every dtype with the sums of their squares: equalities hold bit for bit."""
     return torch.randint(-3, 4, shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def expert(seed: int, hidden: int, inner: int, *experts: int) -> list[Tensor]:
-    """up, gate, down of whole numbers."""
+    """Weights up, gate and down of an expert, in whole numbers."""
     shapes = [(inner, hidden), (inner, hidden), (hidden, inner)]
     return [whole_numbers(seed + number, *experts, *shape) for number, shape in enumerate(shapes)]
 
@@ -152,7 +152,7 @@ def test_score_is_homogeneous(device: str, dtype: torch.dtype, seed: int, factor
 def test_score_is_zero_only_if_a_layer_is(
     device: str, dtype: torch.dtype, data: st.DataObject, magnitudes: list[str], zero: set[int]
 ) -> None:
-    """One weight that is not zero is enough, however small in fp32 or bf16; in fp64 squares set limits."""
+    """One weight that is not zero is enough, however small in fp32 or bf16. In fp64 squares set limits."""
     limits = torch.finfo(dtype)
     subnormal = limits.tiny * limits.eps
     values = {
@@ -183,7 +183,7 @@ def test_fused_and_separate_experts_have_equal_scores(
     separate = torch.stack([maxnn_score([weight[number] for weight in fused]) for number in range(experts)])
 
     def expect(scores: Tensor) -> None:
-        """Norms are equal bit for bit; two products of three may be taken in another order each."""
+        """Norms are equal bit for bit. Products of three may be taken in different orders."""
         torch.testing.assert_close(scores, separate.expand_as(scores), rtol=2 * gamma(2), atol=0)
 
     expect(maxnn_score(fused))
@@ -233,7 +233,7 @@ def test_unusable_layers() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_is_passed_on(value: float) -> None:
-    """For `rank` to reject."""
+    """`rank` rejects it."""
     weight = torch.ones(2, 3)
     weight[1, 1] = value
     assert not torch.isfinite(maxnn_score([weight, torch.ones(3, 2)]))

@@ -1,4 +1,4 @@
-"""The formal setting: its derived sizes, and what it refuses."""
+"""Are the derived sizes of the formal setting right, and what does it refuse?"""
 
 import math
 from typing import Any

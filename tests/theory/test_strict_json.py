@@ -1,4 +1,4 @@
-"""JSON beyond what Python reads, and numbers beyond what a float holds, are bad input and not a traceback."""
+"""Is JSON beyond what Python reads, or a number beyond what a float holds, bad input and no traceback?"""
 
 import math
 

@@ -1,6 +1,6 @@
-"""The bounds hold, are as loose as they are said to be, and obey the laws that follow from their statements.
+"""Do the bounds hold, are they as loose as they are said to be, and do they obey the laws that follow from them?
 
-What is drawn here is drawn from the definitions: weights programmed by theory.hardware, experts one after the other.
+Draws are made by the definitions: weights programmed by theory.hardware, experts one after the other.
 """
 
 import dataclasses
@@ -70,7 +70,8 @@ def case(
 ) -> tuple[Network, Tensor, Tensor]:
     """A random network, tokens +-o_1, +-o_2, o_3 ... o_6, random gates for three of them, labels that it gets right.
 
-    many: two experts of either sign with 16 neurons alike in size; otherwise 1, 2 or 8 that are most unlike.
+    many: True for two experts of either sign with 16 neurons of similar size, False for experts with 1, 2 or 8 neurons
+        of very different size.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -106,7 +107,7 @@ def hardware_of(network: Network) -> Hardware:
 
 
 def outputs(network: Network, gates: Tensor, c: Tensor, draws: int, seed: int) -> Tensor:
-    """f~ (draws, inputs) with a noise magnitude c (inputs,) of each input's own, expert by expert."""
+    """f~ (draws, inputs), expert by expert; each input has its own noise magnitude, c (inputs,)."""
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(draws, len(gates), dtype=torch.float64)
     hardware = hardware_of(network)
@@ -141,7 +142,7 @@ def assert_rarely_wrong(
 ) -> int:
     """Every input's probability of an error at its c is at most delta: one-sided and exactly binomial.
 
-    Returns of how many inputs: a bound of 0 says nothing.
+    Returns the number of inputs that were judged: a bound of 0 says nothing.
     """
     used = (c > 0) & (c < 1e9)
     if used.any():
@@ -166,7 +167,7 @@ def test_margins_are_the_clean_output(seed: int, rotated: bool) -> None:
 @few
 @given(seed=seeds, rotated=st.booleans())
 def test_b_is_the_theorys_formula(seed: int, rotated: bool) -> None:
-    """From M_s and g_s, for a case written out expert by expert; M_sr for the column."""
+    """The case is written out expert by expert from M_s and g_s, with M_sr for the column."""
     for w_max in ("layer", "column"):
         network, gates, labels = case(seed, w_max, rotated=rotated)
         k, m, _ = network.weights.shape
@@ -195,7 +196,7 @@ def test_b_is_the_theorys_formula(seed: int, rotated: bool) -> None:
 def test_the_lipschitz_constant_by_autograd(
     seed: int, w_max: Any, programming: str, rotated: bool, correlated: bool
 ) -> None:
-    """No gradient in the noise is longer; with all ReLUs active and no negative products it is exactly as long."""
+    """No gradient in the noise is longer. With all ReLUs active and no negative products one is exactly as long."""
     network, gates, labels = case(seed, w_max, programming, rotated=rotated)
     generator = torch.Generator().manual_seed(seed)
     if correlated:
@@ -276,7 +277,7 @@ def test_lower_bounds_hold_for_every_programming_noise(programming: str, w_max: 
 @pytest.mark.parametrize("bits", [8, 6, 4])
 @granularities
 def test_lower_bounds_hold_with_converters(bits: int, w_max: Any) -> None:
-    """An ADC that clips (lam = 1/2) and one that hardly does."""
+    """One ADC clips (lam = 1/2), the other hardly does."""
     tested = 0
     for seed in range(3):
         for lam in (0.5, 3.0):
@@ -293,7 +294,7 @@ def test_lower_bounds_hold_with_converters(bits: int, w_max: Any) -> None:
 @few
 @given(seed=seeds, bits=st.integers(3, 8), lam=st.floats(0.2, 4))
 def test_converters_take_from_the_margin_what_they_may(seed: int, bits: int, lam: float) -> None:
-    """The real clean output is not below `margins`, and that not more than the losses of H below the digital one."""
+    """The clean output is at least `margins`, which are at most the losses of H below the digital output."""
     network, gates, labels = case(seed, rotated=True)
     converted = network.with_converters(dac_bits=bits, adc_bits=bits, input_bound=1.0, lam=lam)
     real = labels * outputs(converted, gates, torch.zeros(len(gates)), 1, seed)[0]
@@ -313,7 +314,7 @@ def test_converters_take_from_the_margin_what_they_may(seed: int, bits: int, lam
 @pytest.mark.claim("Bu")
 @granularities
 def test_the_uniform_bound_holds_for_all_inputs_at_once(w_max: Any) -> None:
-    """In how many programming events *any* input is misclassified, all inputs seeing the same one."""
+    """Programming events are counted in which *any* input is misclassified; all inputs see the same event."""
     draws = 1000
     for seed in range(8):
         network, gates, labels = case(seed, w_max, inputs=64)
@@ -390,7 +391,7 @@ def test_a_digital_margin_against_analog_noise(margin: float, m: int, delta: flo
         assert max(found) <= exact
 
     def least_error(c: float) -> float:
-        """Logarithm of the smallest of Markov's bounds on P(y f~ <= 0), by the moment of exp(kappa ReLU(c z)/m)."""
+        """Logarithm of the smallest Markov bound on P(y f~ <= 0), by the moment of exp(kappa ReLU(c z)/m)."""
         kappa = np.logspace(-2, 2, 400) / margin
         theta = kappa * c / m
         moment = np.logaddexp(math.log(0.5), theta**2 / 2 + stats.norm.logcdf(theta))
@@ -403,9 +404,10 @@ def test_a_digital_margin_against_analog_noise(margin: float, m: int, delta: flo
 @pytest.mark.claim("B-mean")
 @pytest.mark.parametrize("m", [64, 4096])
 def test_the_bias_of_b_is_attained(m: int) -> None:
-    """A digital margin of 1 against m neurons at a = 0 of a token of their own: half of all programmings fail at
+    """A digital margin of 1 stands against m neurons at a = 0 of a token of their own.
 
-    about c = sqrt(2 pi)/M, which B approaches as 1 + tau sqrt(2 pi/m); B-mean is B, its mean being linear in c.
+    Half of all programmings fail at about c = sqrt(2 pi)/M, which B approaches as 1 + tau sqrt(2 pi/m). B-mean is B,
+    as the mean is linear in c.
     """
     weights = torch.zeros(2, m, 3, dtype=torch.float64)
     weights[0, :, 0], weights[1, :, 1] = 1.0, 1.0
@@ -423,7 +425,7 @@ def test_the_bias_of_b_is_attained(m: int) -> None:
 @pytest.mark.claim("Cor")
 @pytest.mark.parametrize(("N_F", "m"), [(2, 8), (3, 8), (2, 32)])
 def test_u_and_p_where_the_frequent_noise_is_all(N_F: int, m: int) -> None:  # noqa: N803
-    """rho to infinity: both are margin/(rho sd x), x = Q^-1(.05) for P and Q^-1(.05 + BE) for U."""
+    """For rho to infinity both are margin/(rho sd x), with x = Q^-1(.05) for P and Q^-1(.05 + BE) for U."""
     setting = Setting(alpha=1e-4, N_F=N_F, m=m)
     network, gates, labels, kinds = idealised(setting)
     rare = kinds == 1
@@ -447,7 +449,7 @@ def test_u_and_p_where_the_frequent_noise_is_all(N_F: int, m: int) -> None:  # n
 @pytest.mark.claim("U")
 @granularities
 def test_above_u_errors_are_frequent(w_max: Any) -> None:
-    """At c_U and beyond, binomially; c_U is finite where there are terms enough."""
+    """Errors are counted at c_U and beyond, and are binomial. c_U is finite where there are terms enough."""
     draws, bounded = 1000, 0
     for seed in range(6):
         network, gates, labels = case(seed, w_max, many=True)
@@ -467,7 +469,7 @@ def test_above_u_errors_are_frequent(w_max: Any) -> None:
 @granularities
 @pytest.mark.parametrize("correct", [False, True])
 def test_ranges_enclose_what_is_inside(w_max: Any, correct: bool) -> None:
-    """Mean and error bounds of a range of c, against their values at points of it; wide and narrow, low and high."""
+    """Mean and error bounds of a range of c hold at its points, for wide and narrow, low and high ranges."""
     for seed, width, factor in itertools.product(range(12), (0.05, 2.0), (1.0, 10.0)):
         network, gates, labels = case(seed, w_max, many=seed % 2 == 1)
         for terms in (terms_of(network, gates, y, bias_correction=correct) for y in (labels, -labels)):
@@ -516,7 +518,7 @@ def test_the_exponential_moment_by_quadrature(a: float, sigma: float, theta: flo
 @pytest.mark.claim("P")
 @granularities
 def test_predicted_accuracy_is_within_berry_esseen_of_the_frequency(w_max: Any) -> None:
-    """Of exact binomial counts: the probability is within BE of the prediction, at every c."""
+    """Counts are exactly binomial, and their probability is within BE of the prediction at every c."""
     draws = 4000
     for seed in range(6):
         network, gates, labels = case(seed, w_max)
@@ -537,7 +539,7 @@ def test_predicted_accuracy_is_within_berry_esseen_of_the_frequency(w_max: Any) 
 
 @pytest.mark.claim("P")
 def test_predicted_accuracy_with_many_neurons() -> None:
-    """2 N_F m l = 1024 terms: BE is .035."""
+    """2 N_F m l = 1024 terms make BE .035."""
     setting = Setting(d=6, n=4, m=64)
     network, gates, labels, kinds = idealised(setting)
     c = predicted_tolerance(network, gates, labels, kinds)
@@ -577,7 +579,7 @@ def test_the_ratio_of_bounds_is_of_the_order_of_rho(w_max: Any, N_F: int, N_R: i
 @pytest.mark.claim("U")
 @pytest.mark.parametrize(("w_max", "N_F", "N_R"), [("layer", 2, 2), ("column", 3, 1)])
 def test_the_proved_gain(w_max: Any, N_F: int, N_R: int) -> None:  # noqa: N803
-    """Linear in rho, above 1 from alpha = .05 on, below the predicted gain by less than a factor of 2.6."""
+    """The gain is linear in rho, above 1 from alpha = .05 on, and less than a factor of 2.6 below the prediction."""
     proofs, last = [], 0.0
     for alpha in (0.05, 0.02, 0.005):
         setting = Setting(alpha=alpha, N_F=N_F, N_R=N_R)
@@ -597,7 +599,7 @@ def test_the_proved_gain(w_max: Any, N_F: int, N_R: int) -> None:  # noqa: N803
 
 @pytest.mark.claim("Cor")
 def test_the_proved_gain_against_draws() -> None:
-    """All analog errs in more than 5 % at its ceiling, frequent digital in 5 % at most at its floor."""
+    """All analog errs in more than 5 % at its ceiling, frequent digital in at most 5 % at its floor."""
     setting = Setting(alpha=0.02)
     network, gates, labels, kinds = idealised(setting)
     frequent = torch.tensor(([True] * 2 + [False] * 2) * 2)
@@ -635,7 +637,7 @@ def test_floor_prediction_and_ceiling_of_classes(seed: int, w_max: Any, correct:
 @pytest.mark.claim("C")
 @granularities
 def test_mean_shift_and_its_correction(w_max: Any) -> None:
-    """Means of many draws, each within 6.5 standard errors (one of them exceeds that with probability 1e-10)."""
+    """Means of many draws are within 6.5 standard errors each (one of them exceeds that with probability 1e-10)."""
     draws = 4000
     for seed in range(4):
         network, gates, labels = case(seed, w_max)
@@ -660,7 +662,7 @@ def test_mean_shift_and_its_correction(w_max: Any) -> None:
 @few
 @given(seed=seeds, w_max=any_w_max, c=st.floats(0.01, 10))
 def test_sign_balance(seed: int, w_max: Any, c: float) -> None:
-    """Every expert has a twin of the other sign: the mean is the margin, for either label."""
+    """Every expert has a twin of the other sign, so that the mean is the margin, for either label."""
     network, gates, labels = case(seed, w_max)
     twins = Network(
         network.weights.repeat(2, 1, 1),
@@ -689,7 +691,10 @@ def test_sign_balance(seed: int, w_max: Any, c: float) -> None:
 @few
 @given(seed=seeds, w_max=any_w_max)
 def test_correction_cannot_harm(seed: int, w_max: Any) -> None:
-    """Never below B; and where B-mean holds for an input and for one of opposite bias, its condition holds too."""
+    """The corrected bound is never below B.
+
+    Where B-mean holds for an input and for one of opposite bias, its condition holds with the correction too.
+    """
     network, gates, labels = case(seed, w_max)
     corrected = corrected_bound(network, gates, labels, DELTA)
     assert (corrected >= pointwise_bound(network, gates, labels, DELTA)).all()
@@ -767,14 +772,14 @@ def test_monotonicity(seed: int, w_max: Any, delta: float, more: float) -> None:
     assert uniform <= uniform_bound(network, 1.0, delta * more) and uniform <= uniform_bound(
         network, more, delta
     )
-    # One expert more on analog hardware.
+    # One more expert is analog.
     for s in (~network.analog).nonzero()[:, 0].tolist():
         analog = network.analog.clone()
         analog[s] = True
         worse = dataclasses.replace(network, analog=analog)
         assert (pointwise_bound(worse, gates, labels, delta) <= b).all()
         assert uniform_bound(worse, 1.0, delta) <= uniform
-    # A larger M: a weight on a direction that no token has.
+    # M is made larger by a weight on a direction that no token has.
     wide = torch.nn.functional.pad(network.weights, (0, 1))
     tokens = torch.nn.functional.pad(network.tokens, (0, 1))
     largest = network.weights.abs().amax((1, 2), keepdim=True).squeeze(2)

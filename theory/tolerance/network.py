@@ -1,4 +1,4 @@
-"""Which network is the tolerance of: its weights and tokens, and the noise of its analog experts.
+"""Which network is noise added to? Its weights and tokens, and the noise of its analog experts.
 
 f(X) = sum_s a_s sum_t G_st (1/m) sum_r ReLU(w_sr . x_t), and every weight of an analog expert gets independent noise
 N(0, c^2 sigma^2). In float64.
