@@ -57,9 +57,9 @@ def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibra
     """
     model.require_digital()
     layers = model.map.moe_layers
-    names = [*model.map.linears, *(layer.experts for layer in layers if not layer.linears)]
-    names += [name for layer in layers for expert in layer.linears for name in expert]
-    calls = record(model, names, calibration_tokens(model, texts), rows=ROWS)
+    modules = [*model.map.linears, *(layer.experts for layer in layers if not layer.linears)]
+    modules += [name for layer in layers for expert in layer.linears for name in expert]
+    calls = record(model, modules, calibration_tokens(model, texts), rows=ROWS)
     found: dict[str, Ranges] = {}
     for names, layer in _layers(model, calls):
         ranges = _search(names[0], layer, hardware)
