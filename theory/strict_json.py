@@ -17,10 +17,7 @@ def loads(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_unique)
     except InputError:
         raise
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError and RecursionError cover numbers and nesting beyond Python's limits
+    except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what Python reads
         raise InputError(f"not JSON: {error}") from None
 
 
