@@ -22,7 +22,7 @@ from realmodels import deepseek_moe  # noqa: F401, registers DeepSeekMoE with th
 from realmodels.devices import weights_of
 from realmodels.families import describe
 from realmodels.model import Model
-from theory.errors import InputError
+from theory.errors import InputError, did_you_mean
 
 DEFAULT_MODEL = "tiny-olmoe"
 CHECKPOINTS = Path(__file__).with_name("checkpoints")
@@ -155,6 +155,7 @@ def checkpoint_folder(name: str) -> Path:
     if not HUB_ID.fullmatch(name):
         raise InputError(
             f"model {name}: neither a folder, nor a hub id (owner/name), nor one of: {', '.join(embedded)}"
+            f"{did_you_mean(name, embedded)}"
         )
     from huggingface_hub import snapshot_download  # here: the embedded model needs no hub
 

@@ -25,7 +25,7 @@ import numpy as np
 from realmodels.devices import device_of
 from realmodels.model import Model
 from realmodels.text import held_out
-from theory.errors import InputError
+from theory.errors import InputError, did_you_mean
 from theory.evidence import Interval, mean_interval
 from theory.paper import TASKS
 from theory.strict_json import is_whole
@@ -161,7 +161,8 @@ def require_tasks(tasks: Sequence[str]) -> None:
         raise InputError(f"tasks is {tasks!r}: give a list of some of {', '.join(METRICS)}")
     for task in tasks:
         if task not in METRICS:
-            raise InputError(f"task {task!r}: no such task; give some of {', '.join(METRICS)}")
+            hint = did_you_mean(task, METRICS)
+            raise InputError(f"task {task!r}: no such task; give some of {', '.join(METRICS)}{hint}")
     if len(set(tasks)) < len(tasks):
         raise InputError(f"tasks is {', '.join(tasks)}: give each task once")
     try:

@@ -494,7 +494,7 @@ def test_a_cluster_without_its_package(
     expect_one_line(capsys.readouterr().err, "--cluster", "distributed", "pip install")
 
 
-HEAVY = ("torch", "transformers", "sympy", "matplotlib", "joblib", "rich", "jinja2")
+HEAVY = ("torch", "transformers", "scipy", "sympy", "matplotlib", "joblib", "rich", "jinja2")
 
 
 @pytest.mark.parametrize("option", ["--list", "--help", "--version"])
