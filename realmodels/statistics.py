@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from realmodels.evaluate import block_results, token_blocks
@@ -71,6 +74,20 @@ def choices(
         (torch.cat([index for index, _ in batches]), torch.cat([weight for _, weight in batches]))
         for batches in found
     ]
+
+
+def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
+    """Spearman's correlation, ties at their mean rank; None for fewer than 4 values, or if they are all alike."""
+    ranks = rankdata(first), rankdata(second)
+    if len(first) < 4 or any(np.ptp(each) == 0 for each in ranks):
+        return None
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def log_frequency(stream: Int[Tensor, " tokens"], vocabulary: int) -> Float[Tensor, " vocabulary"]:
+    """Log of the relative frequency of every token in a stream, in nats, each seen once more than it is."""
+    counts = torch.bincount(stream, minlength=vocabulary).double() + 1
+    return (counts / counts.sum()).log()
 
 
 def _listeners(layer: MoELayer, routed: Callable[[Tensor, Tensor], None]) -> dict[str, Hook]:

@@ -1,34 +1,32 @@
 """Balance: does the load-balancing loss break the link between MaxNNScore and load, and who decides its sign?
 
 The map of trainings (`link-map`) found, after the fact, that MaxNNScore follows neither load nor token
-frequency where a load-balancing loss is trained with, and that without one it follows load, upwards or
-downwards as the optimiser has it. The theory knows no such loss: its experts have unequal load, and SGD. Here
-that guess has a test of its own: the optimisers of the map, each with its load-balancing loss of weight .05
-and with none, all else alike; at another size, with other seeds. Both runs of a seed start from the same
-weights and see the same text. Nothing is noisy here.
+frequency under a load-balancing loss, and that without such a loss MaxNNScore follows load: upwards or downwards,
+depending on the optimiser. The theory knows no such loss; experts of the theory have unequal load and train by SGD.
+This exhibit tests that guess. The optimisers of the map train with a load-balancing loss of weight .05 and with none,
+all else alike, at another size and with other seeds. Both runs of a seed start from the same weights and see the same
+text. No weight is noisy here.
 
 Scores and routing come from calibration text, the loss from evaluation text; neither occurs in training text.
-- Spearman's correlation of MaxNNScore, mean over layers, as the map has it: with load; with the mean log
-  frequency, in the training text, of the tokens that an expert serves. A layer with fewer than 4 experts to
-  compare, or all alike, counts as 0.
-- That with load among the experts alive alone, which have more than ALIVE of their fair share of the tokens:
-  others were thought to keep their first weights, but for decay (they turned out to grow under Muon and
-  AdamW), and could be all there is in a link. How many are alive is told.
-- Spread of load and of MaxNNScore: largest over median, mean over layers; an unused expert counts as one
-  token.
-- Growth: MaxNNScore over that of the same expert before the first step, geometric mean over the quarter of
-  the experts of each layer with the most load, and the same for the quarter with the least.
+- Spearman's correlation of MaxNNScore, mean over layers: with load, and with the mean log frequency, in the training
+  text, of the tokens that an expert serves. A layer with fewer than 4 experts to compare, or all alike, counts as 0.
+- The correlation with load among the experts alive, which have more than ALIVE of their fair share of the tokens. Other
+  experts were thought to keep their first weights, but for decay, and could be all there is in a link. (They turned
+  out to grow under Muon and AdamW.) The number of experts alive is in the data.
+- Spread of load and of MaxNNScore: largest over median, mean over layers. An unused expert counts as one token.
+- Growth: last MaxNNScore over first MaxNNScore of the same expert, geometric mean over the quarter of the experts of
+  each layer with the most load, and over the quarter with the least.
 
 Rules, fixed before the first run. Intervals are 95 % intervals over training seeds, at the end of training.
-There is one finding for each rule and optimiser. The sign is -1 for Muon and 1 for all others.
+There is one finding for each rule and optimiser. The sign is -1 for Muon and 1 for every other optimiser.
 1. [ours] With the load-balancing loss there is no link: Spearman with load, interval within -.3 ... .3 holds,
    entirely beyond on one side fails.
-2. Without it there is one, and its sign is the optimiser's: sign times Spearman with load above .5 holds,
-   below fails. [ours] for Muon and AdamW, [paper] where the experts have SGD, or AdamW with one RMS: the
+2. Without the loss there is a link, and the optimiser decides the link's sign: sign times Spearman with load above .5
+   holds, below fails. [ours] for Muon and AdamW, [paper] where the experts have SGD, or AdamW with one RMS: the
    theory's own assumption.
-3. [ours] There is more to it than dead against alive: sign times Spearman with load, without balancing and
+3. [ours] The link is more than dead against alive: sign times Spearman with load, without balancing and
    among alive experts only, above 0 holds, below fails.
-4. [ours] Balancing is what breaks it: sign times (Spearman with load without balancing - with), paired by
+4. [ours] Balancing breaks the link: sign times (Spearman with load without balancing - with), paired by
    seed, above 0 holds, below fails.
 5. [paper] Without balancing MaxNNScore follows token frequency: Spearman above .5 holds, below fails; for
    Muon, too.
@@ -47,12 +45,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realmodels.evaluate import block_results, token_blocks
-from realmodels.experiments import link_map
-from realmodels.experiments.link_map import (
+from realmodels.experiments.trainings import (
     ALIVE,
     BASE,
     CHANGES,
     OPTIMISERS,
+    SMALL_RECIPE,
     snapshot,
     spearman,
     spearman_with_frequency,
@@ -68,10 +66,10 @@ from theory.evidence import Finding, Origin, Result, inside, mean_finding, mean_
 Array = NDArray[np.float64]
 
 FIRST_SEED = 200  # the map has 0 to 2 and 100 to 102
-NO_LINK = 0.3  # Spearman's correlations at most so large
-LINK = 0.5
+NO_LINK = 0.3  # a Spearman correlation within -NO_LINK ... NO_LINK is no link
+LINK = 0.5  # a Spearman correlation beyond LINK is a link
 SIGNS = {name: -1 if name == BASE else 1 for name in OPTIMISERS}
-OURS = (BASE, "AdamW")  # whose sign is a guess of ours; the others have what the theory assumes
+OURS = (BASE, "AdamW")  # optimisers whose sign is a guess of ours; the theory assumes the others
 QUANTITIES = (
     "spearman load",
     "spearman load among alive",
@@ -87,9 +85,12 @@ QUANTITIES = (
 
 @dataclass(frozen=True)
 class Config:
-    """One training run; `text`, `text_hash`, `every`, `blocks`, `block_tokens`: as the map of trainings has.
+    """One training run.
 
-    optimiser: of OPTIMISERS; balanced: with the load-balancing loss. recipe: its own seed does not matter.
+    optimiser: one of OPTIMISERS.
+    balanced: True with the load-balancing loss.
+    recipe: `seed` overrides the recipe's seed.
+    text, text_hash, every, blocks, block_tokens: as in the config of `link-map`.
     """
 
     optimiser: str
@@ -105,30 +106,53 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
-    recipe: Recipe  # with the load-balancing loss
+    """How much is computed; `recipe` has the load-balancing loss."""
+
+    recipe: Recipe
     text: str
     seeds: int
     every: int
     blocks: int
 
 
-_SMALL_RECIPE = replace(link_map.PRESETS["default"].recipe, batch_tokens=1024)
+_RECIPE = replace(SMALL_RECIPE, steps=80, batch_tokens=1024)
 BLOCK_TOKENS = 128
 PRESETS = {
-    "quick": Preset(replace(_SMALL_RECIPE, hidden=32, batch_tokens=512, steps=6), "networkx", 2, 16, 4),
-    "default": Preset(_SMALL_RECIPE, "sympy,networkx", 3, 16, 16),
-    "full": Preset(
-        replace(
-            _SMALL_RECIPE, hidden=128, layers=3, heads=4, experts=16, expert_width=48,
-            batch_tokens=2048, steps=150,
-        ),
-        "sympy,networkx", 4, 8, 32,
+    "quick": Preset(
+        recipe=replace(_RECIPE, hidden=32, batch_tokens=512, steps=6),
+        text="networkx",
+        seeds=2,
+        every=16,
+        blocks=4,
     ),
-}  # fmt: skip
+    "default": Preset(
+        recipe=_RECIPE,
+        text="sympy,networkx",
+        seeds=3,
+        every=16,
+        blocks=16,
+    ),
+    "full": Preset(
+        recipe=replace(
+            _RECIPE,
+            hidden=128,
+            layers=3,
+            heads=4,
+            experts=16,
+            expert_width=48,
+            batch_tokens=2048,
+            steps=150,
+        ),
+        text="sympy,networkx",
+        seeds=4,
+        every=8,
+        blocks=32,
+    ),
+}
 
 
 def grid(preset: str, seeds: int | None = None) -> list[Config]:
-    """Every training run; `seeds` of each optimiser (at least 2), with and without the loss."""
+    """Every training run: each optimiser with and without the loss; `seeds` (at least 2) for each of both."""
     chosen = PRESETS[preset]
     count = seed_count(seeds, chosen.seeds, "training seeds")
     text_hash = training_tokens(chosen.text, chosen.recipe.vocabulary).hash
@@ -155,9 +179,9 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """QUANTITIES of one run, and for each layer load, MaxNNScore and first MaxNNScore of its experts.
+    """QUANTITIES of one run, and for each layer load, MaxNNScore and first MaxNNScore of the experts.
 
-    Loads are in fair shares of the tokens, "alive" is the mean number of such experts in a layer.
+    Loads are in fair shares of the tokens. "alive" is the mean number of experts alive in a layer.
     """
     tokens = training_tokens(config.text, config.recipe.vocabulary)
     training = Training(
@@ -198,7 +222,7 @@ def spearman_alive(
 ) -> float:
     """Spearman's correlation among the experts with more than ALIVE of the fair load, mean over layers.
 
-    A layer with fewer than 4 of them counts as 0.
+    A layer with fewer than 4 experts alive counts as 0.
     """
     return float(
         np.mean(
@@ -215,7 +239,7 @@ def growth(
     last: Float[Tensor, "layers experts"],
     load: Float[Tensor, "layers experts"],
 ) -> tuple[float, float]:
-    """Geometric mean of last over first, of the quarter of a layer's experts with least load, and most."""
+    """Geometric means of last over first MaxNNScore: over the quarter with least load, and with most load."""
     quarter = load.shape[1] // 4
     ordered = (last / first).log().gather(1, load.argsort(dim=1, stable=True))
     return float(ordered[:, :quarter].mean().exp()), float(ordered[:, -quarter:].mean().exp())
@@ -226,7 +250,7 @@ def growth(
 
 @dataclass(frozen=True)
 class Pair:
-    """The runs of an optimiser, without and with the load-balancing loss, in the same order of seeds."""
+    """Runs of an optimiser without (`free`) and with (`balanced`) the load-balancing loss, in one order of seeds."""
 
     optimiser: str
     free: tuple[dict[str, Any], ...]

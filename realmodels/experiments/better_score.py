@@ -1,16 +1,17 @@
 """Better scores: which experts should be digital, when the quantity that theory says is ranked?
 
-MaxNNScore and the routing statistics against the expected damage of claim D (closed form, `realmodels.damage`): its
-first form needs the weights and what a batch of text routes where, its second one backward pass more. Every score
-ranks either inside each layer, as the paper does, or all layers' experts together, so that the budget goes where the
-damage is. All have the same number of digital experts, which are of one size, and dense modules are digital.
+MaxNNScore and the routing statistics are compared with the expected damage [(D), docs/theory.md; realmodels.damage].
+The damage's first form needs the weights and the routing of a batch of text; the second form needs one backward pass
+more. A score ranks either inside each layer, as the paper does, or the experts of all layers together, so that the
+budget goes where the damage is. Every placement has the same number of digital experts, which are of one size, and
+digital dense modules.
 
-How good any placement can be, a reference tells that is too costly to be a method: single-expert damages are measured,
-the best of all placements here is taken, and then pairs of experts are exchanged as long as that lowers the loss. (Its
-first form, on 8 blocks under 4 draws, was no better than the closed form, and sometimes worse; it has more of both now,
-every draw its own blocks.) Scores, reference and the mean output shift see calibration text and noise of their own
-seeds (each with its mirror image, so that what is of first order in the noise cancels), at c = 2.5 for all magnitudes;
-what is reported is on evaluation text and other seeds.
+A reference tells how good any placement can be; it is too costly to be a method. Single-expert damages are measured,
+the best of all placements here is taken, and then pairs of experts are exchanged as long as that lowers the loss. (A
+first version of the reference, on 8 blocks under 4 draws, was no better than the closed form, and sometimes worse.
+There are more blocks and draws now, and every draw has blocks of its own.) Scores, reference and the mean output shift
+see calibration text and noise of their own seeds, at c = 2.5 for all magnitudes; each draw comes with its mirror image,
+so that what is of first order in the noise cancels. What is reported is on evaluation text and other seeds.
 
 Two remedies that need no digital expert: programming the most damaging experts twice and averaging, and subtracting
 each expert's mean output shift, measured on calibration text after programming.
@@ -20,8 +21,9 @@ column, 12.5 % and 25 % digital experts; intervals are over noise draws and bloc
 1. [ours] At equal digital parameters the expected damage, ranked across layers, loses less than MaxNNScore, and less
    than activation weight: the 95 % interval of the difference in loss below 0 holds, above 0 fails. One finding for
    each of the two forms and baselines.
-2. [ours] It finds nearly all there is to find: its share of the reference's gain, (loss of no digital expert - its
-   loss)/(loss of no digital expert - the reference's), is above .8: holds, below: fails. The same of MaxNNScore.
+2. [ours] The expected damage finds nearly all there is to find: the share of the reference's gain, (loss of no digital
+   expert - loss)/(loss of no digital expert - loss of the reference), is above .8: holds, below: fails. MaxNNScore is
+   judged by the same rule.
 3. [ours] A digital expert buys more than a second copy: (loss with the experts of largest expected damage copied) -
    (loss with the same experts digital) above 0 holds, below 0 fails.
 4. [ours] Subtracting the mean output shift of every expert helps without any digital expert: (loss with it) - (loss of
@@ -67,7 +69,7 @@ from theory.placement import Strategy, num_digital, rank
 
 Placements = dict[tuple[str, float], Bool[Tensor, "layers experts"]]  # by label and digital fraction
 
-# By label: whose placements are compared. Each but random in two forms.
+# Placement strategies by label. Each ranks within a layer and across layers, except random.
 SCORES = ("maxnn", "activation_weight", "activation_frequency", "damage", "damage with gradient", "measured")
 ACROSS = " across layers"
 STRATEGIES = (*(score + form for score in SCORES for form in ("", ACROSS)), "random")
@@ -76,15 +78,17 @@ CLOSED_FORMS = ("damage" + ACROSS, "damage with gradient" + ACROSS)
 DAMAGE_CLAIM = "D"  # of theory/claims.py: the expected damage
 RULE_C, RULE_FRACTIONS = RECOVERED_AT.value, DIGITAL_EXPERTS.value
 RULE_SHARE = 0.8  # of the reference's gain
-SEARCH_SEED = 1000  # of the first noise draw that scores and reference see
-PAIRS = 8  # of experts that are exchanged in one round, at most
+SEARCH_SEED = 1000  # seed of the first noise draw that scores and reference see
+PAIRS = 8  # at most so many pairs of experts are exchanged in one round
 
 
 @dataclass(frozen=True)
 class Config(Evaluated):
-    """One kind of hardware; magnitudes: of c, in terms of pcm. rounds: of the exchange, at most.
+    """One kind of hardware.
 
-    search_draws, search_blocks: of what scores and reference are measured on, every draw on blocks of its own.
+    magnitudes: values of c, as pcm has it; another noise gets the c that is as noisy.
+    search_draws, search_blocks: noise draws and blocks on which scores and reference are measured.
+    rounds: at most so many rounds of exchange.
     """
 
     w_max: Granularity
@@ -99,13 +103,13 @@ class Config(Evaluated):
 
     @property
     def judged(self) -> bool:
-        """Whether the rules are about it."""
+        """True if the rules are about this hardware."""
         return self.programming == "pcm" and self.bits == 8
 
 
 @dataclass(frozen=True)
 class Preset:
-    """others: whether noises and converters that no rule is about are measured, too."""
+    """How much is computed; `others`: True if noises and converters that no rule is about are measured, too."""
 
     granularities: tuple[Granularity, ...]
     magnitudes: tuple[float, ...]
@@ -207,7 +211,7 @@ def measure(config: Config) -> dict[str, Any]:
 
 
 class _Search:
-    """What is known of a model without evaluation text."""
+    """What is known about a model without evaluation text: scores, measured damages, the reference."""
 
     def __init__(self, config: Config, model: Model) -> None:
         self.config, self.model = config, model
@@ -220,7 +224,7 @@ class _Search:
         self.calibration: Calibration = calibrate(model, texts, self._unit)
 
     def hardware(self, c: float) -> Hardware:
-        """At the magnitude that is as noisy as pcm at c."""
+        """The hardware at the magnitude that is as noisy as pcm at c."""
         return replace(self._unit, c=c * self._unit.c)
 
     def scores(self) -> dict[str, Float[Tensor, "layers experts"]]:
@@ -246,8 +250,8 @@ class _Search:
     def reference(self, masks: Sequence[Bool[Tensor, "layers experts"]]) -> Bool[Tensor, "layers experts"]:
         """The best of the placements, and then pairs of experts exchanged while that lowers the loss.
 
-        Each round measures anew what every expert changes from here, and exchanges as many of the pairs that promise
-        most as turns out to be best.
+        Each round measures anew what every expert changes from here. It then tries the 1 to PAIRS pairs that promise
+        most, and takes the best number of them.
         """
         found = self.losses(masks)
         best, loss = masks[int(found.argmin())], float(found.min())
@@ -277,7 +281,11 @@ def _losses(
     copied: Bool[Tensor, "placements layers experts"] | None = None,
     shift: Callable[[int], Float[Tensor, "layers experts hidden"]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Of each placement (draws, blocks); placements and shift by noise draw."""
+    """Losses of each placement, (draws, blocks).
+
+    placements, shift: by noise draw.
+    copied: experts that are programmed twice and averaged, by placement.
+    """
     tables = [
         losses(
             search.model,
@@ -298,7 +306,7 @@ def _losses(
 
 
 def _random(shape: torch.Size, fractions: Sequence[float], draw: int) -> Placements:
-    """Nested ones, new for every draw."""
+    """Random placements, nested over fractions and new for every draw."""
     order = torch.randperm(shape.numel(), generator=torch.Generator().manual_seed(draw))
     found = {}
     for fraction in fractions:
@@ -311,7 +319,9 @@ def _random(shape: torch.Size, fractions: Sequence[float], draw: int) -> Placeme
 def _remedies(
     search: _Search, damage: Float[Tensor, "layers experts"], c: float, tokens: Tensor
 ) -> list[dict[str, Any]]:
-    """Copies of the most damaging experts, digital ones with copies of the next, and the mean shift subtracted."""
+    """Losses with the most damaging experts copied, with digital ones and copies of the next, and with the mean shift
+    subtracted.
+    """
     nothing = torch.zeros(damage.shape, dtype=torch.bool)
     placements, copied = {}, []
     corrected = {("shift subtracted", 0.0): nothing}
@@ -338,7 +348,7 @@ def _spearman(first: Tensor, second: Tensor) -> float:
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
-    """Every placement's loss, the part of it that is recovered, its share of the reference's gain; and the findings."""
+    """Loss, recovered part and share of the reference's gain of every placement; the findings by the rules above."""
     rows: list[dict[str, Any]] = []
     findings: list[Finding] = []
     agreement = []

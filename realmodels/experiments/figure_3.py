@@ -1,30 +1,27 @@
 """Figure 3: which part of the model suffers most from analog hardware, the dense modules or the experts?
 
-Programming noise of magnitude c and 8-bit converters on one part of the model at a time; everything else is
-digital. Experts go to analog hardware lowest MaxNNScore first, as in the paper. All parts, magnitudes and
+One part of the model at a time has programming noise of magnitude c and 8-bit converters; everything else is
+digital. The experts with the lowest MaxNNScores go to analog hardware first, as in the paper. All parts, magnitudes and
 granularities of w_max share their noise draws and their text, so that differences are paired.
 
 Rules, fixed before the first run, each applied for w_max per tile (ours by default) and per column of a tile:
 1. The paper's claim, "putting the dense modules on analog hardware hurts more than putting 80-90 % of the experts
    there", holds if the 95 % interval of (loss increase of all dense modules) - (loss increase of 87.5 % of the
    experts) is above 0 at c, fails if it is below 0, for c = 1.5 and c = 2.5 each.
-2. A dense parameter costs more than an expert's: the same for the ratio of loss increases per analog parameter
-   and 1.
-3. 8-bit converters alone cost little: with everything analog and c = 0, the 95 % interval of the loss increase is
-   below 0.01 nats per token.
-Intervals of 1 and 2 are over noise draws and blocks of text together, of 3 over blocks.
+2. Ours, "a dense parameter costs more than an expert's": holds if the interval of the ratio of loss increases per
+   analog parameter is above 1, fails if it is below 1, at the same c.
+3. Ours, "8-bit converters alone cost little": holds if, with everything analog and c = 0, the 95 % interval of the loss
+   increase is below 0.01 nats per token, fails if it is above.
+Intervals of rules 1 and 2 are over noise draws and blocks of text together, those of rule 3 over blocks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from realmodels.deploy import DeploymentReport, deployed
-from realmodels.evaluate import block_results
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL, Model
@@ -39,9 +36,8 @@ from theory.evidence import (
 )
 from theory.hardware import Granularity, Hardware
 from theory.paper import CONVERTER_BITS, EXPERTS_THAT_HURT_LESS, RECOVERED_AT, TABLE_2_C
-from theory.placement import place
 
-DENSE, EVERYTHING = "all dense modules", "everything"  # labels of parts
+DENSE, EVERYTHING = "all dense modules", "everything"  # labels of two parts
 RULE_1_EXPERTS = "87.5 % of experts"  # label of a part, within EXPERTS_THAT_HURT_LESS
 RULE_1_C = (TABLE_2_C.value, RECOVERED_AT.value)
 RULE_3_NATS = 0.01  # per token
@@ -49,7 +45,11 @@ RULE_3_NATS = 0.01  # per token
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the model that is put on analog hardware; `analog_experts` is the fraction of each layer's."""
+    """A part of the model that is put on analog hardware.
+
+    analog_modules: kinds of dense modules.
+    analog_experts: fraction of the experts of each layer.
+    """
 
     label: str
     analog_modules: tuple[str, ...]
@@ -58,10 +58,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Config(Evaluated):
-    """One noise draw of one part at one magnitude; c = 0 needs but one draw, seed 0."""
+    """One noise draw of one part at one magnitude; c = 0 needs only one draw, seed 0.
+
+    part: None for the reference, which is all digital.
+    """
 
     w_max: Granularity
-    part: Part | None  # None: all digital, the reference
+    part: Part | None
     c: float
     seed: int
 
@@ -116,27 +119,23 @@ def grid(
 
 def measure(config: Config) -> dict[str, Any]:
     """Mean loss and accuracy of every block of text, and how many parameters are analog."""
-    return measure_with(deployed, config)
+    return measure_with(None, config)
 
 
-def measure_with(
-    deployed: Callable[..., AbstractContextManager[DeploymentReport]], config: Config
-) -> dict[str, Any]:
-    """`measure`, with another deployment that takes the same arguments."""
-    model, tokens = rig.model(config.model, config.device), rig.tokens(config)
+def measure_with(deploy: rig.Deployer | None, config: Config) -> dict[str, Any]:
+    """`measure`, with another deployment that takes the same arguments as `realmodels.deploy.deployed`."""
     if config.part is None:
-        losses, hits = block_results(model.network, tokens)
-        return {"loss": losses.tolist(), "accuracy": hits.tolist(), "analog_parameters": 0}
-    hardware = Hardware(programming="pcm", c=config.c, w_max=config.w_max)
-    placement = place(
-        rig.scores(config.model, config.device, "maxnn"),
+        return {**rig.measured(config), "analog_parameters": 0}
+    with rig.placed(
+        config.model,
+        config.device,
+        Hardware(programming="pcm", c=config.c, w_max=config.w_max),
         1 - config.part.analog_experts,
+        config.seed,
         analog_modules=config.part.analog_modules,
-    )
-    calibration = rig.calibration(config.model, config.device, config.w_max)
-    with deployed(model, placement, hardware, calibration, seed=config.seed) as report:
-        losses, hits = block_results(model.network, tokens)
-    return {"loss": losses.tolist(), "accuracy": hits.tolist(), "analog_parameters": report.count("analog")}
+        deploy=deploy,
+    ) as report:
+        return {**rig.measured(config), "analog_parameters": report.count("analog")}
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:

@@ -1,29 +1,30 @@
-"""Figures 4 and 5: which experts to keep digital, when the dense modules are.
+"""Figures 4 and 5: which experts should stay digital, when the dense modules do?
 
-Programming noise of magnitude c and 8-bit converters on all experts but the digital ones, 12.5 % or 25 % of each
-layer, which a placement strategy chooses: MaxNNScore, the baselines of the paper, random ones (new ones for every
-draw), and, as a control, the experts with the *smallest* scores. All strategies share their noise draws and text,
-and all that need routing statistics take them from the same calibration text. Figure 4 is OLMoE, figure 5
-DeepSeekMoE; `balanced_maxnn` has no meaning here, as gated experts have no sign.
+A placement strategy chooses 12.5 % or 25 % of the experts of each layer to be digital; all other experts have
+programming noise of magnitude c and 8-bit converters. Strategies are MaxNNScore, the paper's baselines, random choice
+(new for every draw), and, as a control, the *smallest* scores. All strategies share noise draws and text, and take
+routing statistics from the same calibration text. Figure 4 is OLMoE, figure 5 DeepSeekMoE. `balanced_maxnn` has no
+meaning here, as gated experts have no sign.
 
 Rules, fixed before the first run, at c = 2.5, each for w_max per tile (ours by default) and per column of a tile, and
 for 12.5 % and 25 % digital experts:
 1. The paper's claim "MaxNNScore recovers a third to more than a half of the loss" holds if the 95 % interval of
    (loss of no digital expert - loss of MaxNN)/(loss increase of no digital expert) is above 1/3, fails if below.
-2. Its claim "MaxNNScore is the best" against each baseline holds if the 95 % interval of (loss of MaxNN - loss of
-   the baseline) is below 0, fails if it is above.
-3. Our control: the same against the smallest scores.
-Intervals are over noise draws and blocks of text together. The full preset's numbers of both follow from the variances
-of 16 other draws, so that the closest race, MaxNN against activation weight, is known to about .0008 nats.
+2. The paper's claim "MaxNNScore is the best" against each baseline holds if the 95 % interval of (loss of MaxNN - loss
+   of the baseline) is below 0, fails if it is above.
+3. Ours, a control: the same against the smallest scores.
+Intervals are over noise draws and blocks of text together. The full preset has as many draws
+and blocks as the variances of 16 other draws ask for, so that the closest race, MaxNN against activation weight, is
+known to about .0008 nats.
 
-With tasks [realmodels.tasks], zero-shot accuracy on them is measured, too, of every unit on the same questions. It is
-the plain mean over tasks. Rules, fixed before any run, where there are tasks, at c = 2.5 and for w_max as above:
+With tasks [realmodels.tasks], zero-shot accuracy is measured, too: the plain mean over tasks, of every unit on the same
+questions. Rules, fixed before any run, where there are tasks, at c = 2.5 and for w_max as above:
 4. The paper's claim "MaxNNScore recovers more than a third of the accuracy lost" holds if the 95 % interval of
    (accuracy of MaxNN - of no digital expert)/(accuracy of the digital model - of no digital expert) is above 1/3, fails
    if below; for 12.5 % digital experts.
-5. Its claim "MaxNNScore is better" on the tasks than each baseline, for 12.5 % and 25 %, holds if the interval of
-   (accuracy of MaxNN - accuracy of the baseline) is above 0, fails if below.
-Their intervals are over noise draws, which tasks share, and over the questions of each task.
+5. The paper's claim "MaxNNScore is better" on the tasks than each baseline, for 12.5 % and 25 %, holds if the interval
+   of (accuracy of MaxNN - accuracy of the baseline) is above 0, fails if below.
+Intervals of rules 4 and 5 are over noise draws, which tasks share, and over the questions of each task.
 """
 
 import math
@@ -32,14 +33,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from realmodels.deploy import deployed
-from realmodels.evaluate import block_results
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated, Preset
-from realmodels.load import DEFAULT_MODEL, Model
+from realmodels.load import DEFAULT_MODEL
 from realmodels.tasks import METRICS, PAPER_TASKS, TaskAccuracy, TasksAccuracy, evaluate_tasks, require_tasks
 from theory.evidence import (
     Finding,
@@ -53,7 +51,7 @@ from theory.evidence import (
 )
 from theory.hardware import Granularity, Hardware
 from theory.paper import DIGITAL_EXPERTS, RECOVERED, RECOVERED_AT
-from theory.placement import Strategy, place
+from theory.placement import Strategy
 
 STRATEGIES: tuple[Strategy, ...] = (
     "maxnn",
@@ -76,9 +74,10 @@ Tables = dict[tuple[Granularity, Strategy, float, float], list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Config(Evaluated):
-    """One noise draw of one placement at one magnitude; strategy None: all digital, the reference.
+    """One noise draw of one placement at one magnitude.
 
-    questions: so many of each of the tasks, the first ones; None for all.
+    strategy: None for the reference, which is all digital.
+    questions: the first so many of each task; None for all.
     """
 
     w_max: Granularity
@@ -95,7 +94,7 @@ PRESETS = {
     "default": Preset((1.5, 2.5), 6, 8, 256),
     "full": Preset((0.5, 1.0, 1.5, 2.0, 2.5), 64, 256, 256),
 }
-QUESTIONS = {"quick": 40, "default": 200, "full": None}  # of each task
+QUESTIONS = {"quick": 40, "default": 200, "full": None}  # the first so many of each task
 
 
 def grid(
@@ -108,8 +107,8 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on.
 
-    tasks: names of METRICS with commas between them, `paper` for the paper's eight. InputError if one of them cannot
-    be evaluated here.
+    tasks: names of METRICS with commas between them, `paper` for the paper's eight. InputError if a task cannot be
+        evaluated here.
     """
     settings = PRESETS[preset]
     named = _named(tasks)
@@ -142,19 +141,17 @@ def grid(
 
 def measure(config: Config) -> dict[str, Any]:
     """Mean loss and accuracy of every block of text; of each task's questions, whether the answer is right (1 or 0)."""
-    model = rig.model(config.model, config.device)
     if config.strategy is None:
-        return _results(model, config)
-    placement = place(
-        rig.scores(config.model, config.device, config.strategy),
+        return _results(config)
+    with rig.placed(
+        config.model,
+        config.device,
+        Hardware(c=config.c, w_max=config.w_max),
         config.digital_fraction,
-        config.strategy,
-        generator=torch.Generator().manual_seed(config.seed),
-    )
-    calibration = rig.calibration(config.model, config.device, config.w_max)
-    hardware = Hardware(c=config.c, w_max=config.w_max)
-    with deployed(model, placement, hardware, calibration, seed=config.seed):
-        return _results(model, config)
+        config.seed,
+        strategy=config.strategy,
+    ):
+        return _results(config)
 
 
 def _named(tasks: str | None) -> tuple[str, ...]:
@@ -165,12 +162,11 @@ def _named(tasks: str | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _results(model: Model, config: Config) -> dict[str, Any]:
-    """Of the model as it is now."""
-    losses, hits = block_results(model.network, rig.tokens(config))
-    found: dict[str, Any] = {"loss": losses.tolist(), "accuracy": hits.tolist()}
+def _results(config: Config) -> dict[str, Any]:
+    """What `measure` returns, of the model as it is now."""
+    found = rig.measured(config)
     if config.tasks:
-        answers = evaluate_tasks(model, config.tasks, config.questions)
+        answers = evaluate_tasks(rig.model(config.model, config.device), config.tasks, config.questions)
         found["tasks"] = {each.task: [int(right) for right in each.correct] for each in answers.tasks}
     return found
 
@@ -288,15 +284,16 @@ def _findings(w_max: str, fraction: float, change: Callable[..., NDArray[np.floa
 def _over_tasks(draws: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
     """(draws, questions of all tasks): a table whose mean is the plain mean over tasks of their accuracies.
 
-    Its `two_way_interval` adds in quadrature the half widths over draws, which tasks share (other noise may be worse
-    for all of them), and over the questions of each task, as `TasksAccuracy` does. It is linear in the answers, so
-    that differences and ratios of such tables are those of accuracies. Of one task alone it gives what its answers do.
+    The table's `two_way_interval` adds in quadrature the half widths over draws, which tasks share (other noise may be
+    worse for all tasks), and over the questions of each task, as `TasksAccuracy` does. The table is linear in the
+    answers, so that differences and ratios of such tables are differences and ratios of accuracies. For one task alone
+    the table is that task's answers, as far as mean and interval go.
     """
     answers = [np.array([draw["tasks"][task] for draw in draws], dtype=float) for task in draws[0]["tasks"]]
     total = sum(each.shape[1] for each in answers)
 
     def half_width(questions: int) -> float:
-        """Of a mean, in units of the root of the sum of squares."""
+        """Half width of the interval of a mean, in units of the root of the sum of squares."""
         return student_quantile(questions - 1) / math.sqrt(questions * (questions - 1))
 
     columns = [
@@ -310,7 +307,7 @@ def _over_tasks(draws: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
 def _curve_on_tasks(
     tables: Tables, w_max: Granularity, strategy: Strategy, fraction: float, c: float
 ) -> dict[str, Any]:
-    """Accuracy on the tasks, and what it exceeds that of MaxNN by, with as many digital experts, if there are any."""
+    """Accuracy on the tasks, and accuracy minus that of MaxNN with as many digital experts, if there are any."""
     draws = tables[w_max, strategy, fraction, c]
     accuracy = _over_tasks(draws)
     found: dict[str, Any] = {

@@ -3,23 +3,24 @@
 The tokens of an expert are those at the positions of evaluation text that the router sends to it. An expert's mean
 log frequency is the mean, over these positions, of the log of how frequent the token at the position is.
 
-A deviation: frequencies should be those of the training text, but that is not shipped with the models. They are those
-of the calibration text, which is used for nothing else here: other modules of the packages that the evaluation text
-comes from. A token seen n times in it counts as n + 1 (add-one smoothing), so that unseen tokens have a logarithm.
-Evaluation text is routed, with all modules digital.
+A deviation: frequencies should be those of the training text, which is not shipped with the models. Frequencies are
+those of the calibration text instead, which is used for nothing else here: other modules of the packages that the
+evaluation text comes from. A token seen n times in it counts as n + 1 (add-one smoothing), so that unseen tokens have a
+logarithm. Evaluation text is routed, with all modules digital.
 
-Correlations are Spearman's, between the experts in use of one layer. Experts are the sample: for n of them
+Correlations are Spearman's, between the experts in use of one layer. Experts are the sample: for n experts
 z = atanh(r) is about normal with variance 1.06/(n - 3) around its own value of the population [Fieller, Hartley and
 Pearson, Biometrika 44 (1957), 470-481; shown for 10 to 50 pairs and r up to about .8], so the 95 % interval is
-tanh(z -+ 1.96 sqrt(1.06/(n - 3))). Pooled over L layers, taken as independent and as the ones that are asked about:
-the estimate is tanh(mean of z_l), and z's variance is sum of 1.06/(n_l - 3) over L^2. As atanh(1) is infinite, r is
-kept half the smallest step of Spearman's r, 6/(n^3 - n), from -1 and 1. How much of the pooled correlation is chance
-of the text, with the experts given, is the percentile interval over blocks drawn with replacement; no rule uses it.
+tanh(z -+ 1.96 sqrt(1.06/(n - 3))). Layers count as independent, and as the only ones that are asked about: pooled
+over L layers, the estimate is tanh(mean of z_l), and the variance of z is the sum of 1.06/(n_l - 3) over L^2. As
+atanh(1) is infinite, r is kept half the smallest step of Spearman's r, 6/(n^3 - n), from -1 and 1. Other text for the
+same experts would move the pooled correlation, too: by how much, tells the percentile interval over blocks drawn with
+replacement. No rule uses that interval.
 
 Rules, fixed before the first run, for each model:
 1. The paper's "experts with high scores serve frequent tokens", read as a clear relation, holds if the pooled interval
    of MaxNNScore with the mean log frequency is above 0.5, fails if it is below.
-2. Read as any relation at all: the same with 0.
+2. The same words, read as any relation at all: the same rule with 0.
 3. Ours: rules 1 and 2 for MaxNNScore with the load, the share of tokens that an expert serves.
 The correlation with the mean routing weight is shown, not judged.
 """
@@ -33,22 +34,23 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from scipy.stats import rankdata
 from torch import Tensor
 
 from realmodels.evaluate import token_blocks
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated
 from realmodels.load import Model
-from realmodels.statistics import choices
+from realmodels.statistics import choices, rank_correlation
+from realmodels.statistics import log_frequency as log_frequency_of
 from theory.errors import InputError
 from theory.evidence import Finding, Interval, Origin, Result, judged
 
 MODELS = ("tiny-olmoe", "tiny-deepseek-moe")
 QUANTITIES = ("log_frequency", "load", "weight")
 CLEAR, ANY = 0.5, 0.0  # the thresholds of rules 1 and 2
-EXTREMES, TOKENS = 2, 8  # experts at either end of a layer's scores, and how many of their tokens are shown
-RESAMPLES = 400  # of the blocks of text
+EXTREMES = 2  # experts shown at either end of the scores of a layer
+TOKENS = 8  # tokens shown of each such expert
+RESAMPLES = 400  # of the blocks of text, with replacement
 CONFIDENCE = 0.95
 
 PRESETS = {"quick": (8, 256), "default": (64, 256), "full": (None, 512)}  # blocks, tokens of a block
@@ -65,9 +67,9 @@ def grid(
 
 
 def measure(config: Evaluated) -> dict[str, Any]:
-    """For each layer: scores of the experts, sums over what each serves of each block, tokens of extreme ones.
+    """For each layer: scores of the experts, sums over the tokens that each expert serves, tokens of extreme experts.
 
-    `count` is of tokens, `log_frequency` sums nats, `weight` sums routing weights; all (blocks, experts).
+    Sums are (blocks, experts): `count` of tokens, `log_frequency` of nats, `weight` of routing weights.
     """
     model, tokens = rig.model(config.model, config.device), rig.tokens(config)
     frequency = log_frequency(model, model.texts("calibration"))
@@ -99,15 +101,13 @@ def measure(config: Evaluated) -> dict[str, Any]:
 def log_frequency(model: Model, texts: Sequence[str]) -> Float[Tensor, " vocabulary"]:
     """Log of the relative frequency of every token in `texts`, in nats, each seen once more than it is."""
     stream = token_blocks(model, texts, block_tokens=1).tokens[:, 0]
-    vocabulary = len(model.network.get_input_embeddings().get_parameter("weight"))
-    counts = torch.bincount(stream, minlength=vocabulary).double() + 1
-    return (counts / counts.sum()).log()
+    return log_frequency_of(stream, len(model.network.get_input_embeddings().get_parameter("weight")))
 
 
 def most_served(
     model: Model, served: Int[Tensor, " served"], inputs: Int[Tensor, "blocks tokens"]
 ) -> list[dict[str, Any]]:
-    """The most frequent of `served`: text in ASCII with escapes, count, and share of all its occurrences."""
+    """The most frequent tokens of `served`: text in ASCII with escapes, count, share of all occurrences in `inputs`."""
     token, count = served.unique(return_counts=True)
     return [
         {
@@ -121,12 +121,12 @@ def most_served(
 
 def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Spearman's correlation, ties at their mean rank; InputError if there are no ranks to compare."""
-    ranks = rankdata(first), rankdata(second)
-    if len(first) < 4 or any(np.ptp(each) == 0 for each in ranks):
+    found = rank_correlation(first, second)
+    if found is None:
         raise InputError(
             f"a layer has {len(first)} experts in use, or all alike: a correlation needs 4 that differ"
         )
-    return float(np.corrcoef(*ranks)[0, 1])
+    return found
 
 
 def pooled(correlations: Sequence[float], experts: Sequence[int]) -> tuple[float, Interval]:
@@ -181,7 +181,7 @@ def summarise(configs: Sequence[Evaluated], records: Sequence[dict[str, Any]]) -
 def _use(
     layer: dict[str, NDArray[np.float64]], weights: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
-    """Of every expert, with blocks of text weighted: load and routing weight per block, mean log frequency."""
+    """Load and routing weight per block, and mean log frequency, of every expert, with blocks of text weighted."""
     sums = {name: weights @ layer[name] / weights.sum() for name in ("count", "log_frequency", "weight")}
     mean = np.divide(
         sums["log_frequency"], sums["count"], out=np.zeros_like(sums["count"]), where=sums["count"] > 0
@@ -201,7 +201,7 @@ def _correlations(
     used: Sequence[dict[str, NDArray[np.float64]]],
     quantity: str,
 ) -> list[dict[str, Any]]:
-    """Of MaxNNScore with a quantity: one row for each layer, the last one, layer None, for all of them."""
+    """Correlations of MaxNNScore with a quantity: a row for each layer, and a last one, layer None, for all layers."""
     found = [_layer(layer, use, quantity) for layer, use in zip(layers, used, strict=True)]
     experts = [int((use["load"] > 0).sum()) for use in used]
     rows = []
@@ -217,7 +217,7 @@ def _correlations(
 
 
 def _text_interval(layers: Sequence[dict[str, NDArray[np.float64]]], blocks: int) -> Interval:
-    """Of the pooled correlation with the mean log frequency, over other text for the same experts."""
+    """Interval of the pooled correlation with the mean log frequency, over other text for the same experts."""
     generator = np.random.default_rng(0)
     estimates = []
     for weights in generator.multinomial(blocks, np.full(blocks, 1 / blocks), RESAMPLES):

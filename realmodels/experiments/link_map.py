@@ -1,31 +1,32 @@
 """Link map: what has to be true of the training for MaxNNScore to follow frequency, and for MaxNN to pay?
 
 A map of small MoE language models, trained here, over optimiser, weight decay, load balancing, learning rate, number of
-experts, vocabulary and length of training: every cell differs in one thing from the base (Muon, weight decay .1, a
-load-balancing loss of weight .05), and has several seeds. Three cells ask which assumption of the theory decides, by
-changing nothing but the optimiser of the experts of the AdamW cell: SGD, or AdamW whose second moment is one number for
-all experts of a layer, so that its steps follow the gradients. A run is looked at after a quarter, a half and the whole
-of its steps (rates are constant for its first half, then fall to 0). Bias-based balancing is as it was trained, with
-routers that hold the bias: OLMoE's of transformers cannot.
+experts, vocabulary and length of training. Every cell differs in one thing from the base (Muon, weight decay .1, a
+load-balancing loss of weight .05), and has several seeds. Three cells ask which assumption of the theory decides. They
+change nothing but the optimiser of the experts of the AdamW cell: SGD, or AdamW whose second moment is one number for
+all experts of a layer, so that steps follow the gradients. A run is looked at after a quarter, a half and the whole of
+the steps (rates are constant for the first half, then fall to 0). Models that were trained with a balancing bias are
+measured with routers that hold the bias, which OLMoE's router in transformers cannot.
 
 Scores and statistics come from calibration text, losses from evaluation text; neither occurs in training text.
 - Spearman's correlation of MaxNNScore, mean over layers: with the mean log frequency, in the training text, of the
-  tokens that an expert serves (experts that serve none are left out); with its load; and with its measured damage, the
-  loss that its noise alone adds. A layer with fewer than 4 experts to compare, or all alike, counts as 0.
+  tokens that an expert serves (experts that serve none are left out); with the expert's load; and with the expert's
+  measured damage, the loss that noise on this expert alone adds. A layer with fewer than 4 experts to compare, or all
+  alike, counts as 0.
 - Recovered fraction of the loss, (loss of no digital expert - loss)/(loss of no digital expert - digital loss), means
   over noise draws and text, for 12.5 % and 25 % digital experts: MaxNN, its reverse, RANDOM random ones (mean), load,
-  routing weight, expected damage (closed form, with gradient) and measured damage, these two ranked across layers. The
-  last is the best known placement here. Dense modules are digital. Where noise on all experts costs less than HURTS
-  nats per token there is nothing to recover: every fraction is 0 there.
+  routing weight, expected damage (closed form, with gradient) and measured damage; the two damages are ranked across
+  layers. Measured damage is the best known placement here. Dense modules are digital. Where noise on all experts costs
+  less than HURTS nats per token there is nothing to recover: every fraction is 0 there.
 - Hardware: pcm at c = 2.5 with w_max per tile, column and layer, and, per tile, each other noise at the c at which the
   root mean square of the noise on the experts' weights is that of pcm. Tiles are of a quarter of the hidden size, as
   OLMoE has it; in tiles of 512 one tile would hold a whole matrix of these models, and tile and layer be the same.
-  There are no converters, as in the synthetic map: their best ranges differ between cells.
-An expert is alive with more than ALIVE of its fair share of the calibration tokens; a cell says for how many of its
-seeds all are.
+  There are no converters, as in the synthetic map, because the best ranges of converters differ between cells.
+An expert is alive with more than ALIVE of its fair share of the calibration tokens. A cell says for how many seeds all
+experts are alive.
 
-Rules, fixed before the first run. Intervals are 95 % intervals over training seeds, of what is named or of its mean
-over the design cells, at the end of training unless a length is named.
+Rules, fixed before the first run. Intervals are 95 % intervals over training seeds, of the quantity named or of its
+mean over the design cells, at the end of training unless a length is named.
 1. [paper] MaxNNScore follows token frequency: Spearman above .5 holds, below fails. One finding for each optimiser (the
    base is one of them) and length.
 2. [ours] The experts' optimiser decides: the Spearman with token frequency, and that with load, is larger with only
@@ -50,37 +51,42 @@ over the design cells, at the end of training unless a length is named.
    needs points of both outcomes.
 """
 
-import hashlib
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import product
-from multiprocessing import current_process
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
-from realmodels import text as corpus
 from realmodels.calibrate import calibrate
 from realmodels.compare import as_mask, expert_damage, losses
 from realmodels.damage import expected_damage
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.experiments.rig import as_noisy
-from realmodels.families import describe
-from realmodels.load import CHECKPOINTS, DEFAULT_MODEL, Model
-from realmodels.pretrain import Recipe, TokenFolder, Training, encode
+from realmodels.experiments.trainings import (
+    ADAMW,
+    ALIVE,
+    BASE,
+    BASE_RECIPE,
+    CHANGES,
+    OPTIMISERS,
+    SMALL_RECIPE,
+    device_for,
+    snapshot,
+    spearman,
+    spearman_with_frequency,
+    spread,
+    training_tokens,
+)
+from realmodels.load import Model
+from realmodels.pretrain import Recipe, Training
 from realmodels.scores import scores
-from realmodels.statistics import choices, routing
+from realmodels.statistics import routing
 from theory.errors import InputError
 from theory.evidence import (
     Finding,
@@ -100,7 +106,7 @@ from theory.placement import rank
 Array = NDArray[np.float64]
 
 C = RECOVERED_AT.value  # of pcm
-TILES = 4  # that the hidden size is cut into
+TILES = 4  # the hidden size is cut into so many
 KINDS: tuple[tuple[str, Granularity], ...] = (
     ("pcm", "tile"),
     ("pcm", "column"),
@@ -113,20 +119,13 @@ RULE_1_SPEARMAN, RULE_7_ACCURACY = 0.5, 0.75
 PLACEMENTS = ("maxnn", "random", "load", "weight", "minnn", "expected damage", "measured damage")
 CORRELATIONS = ("frequency", "load", "damage")
 STATISTICS = ("damage edge", "rank agreement", "spread of MaxNN", "spread of load")
-RANDOM = 4  # random placements
-ALIVE = 0.05  # of the fair share
-HURTS = 0.01  # nats per token
-FRESH_SEED = 100  # of the first seed of the fresh cells
-DAMAGE_SEED = 1000  # of the first noise draw that damage is measured with
+RANDOM = 4  # number of random placements
+HURTS = 0.01  # noise that adds less, in nats per token, leaves nothing to recover
+FRESH_SEED = 100  # first training seed of the fresh cells
+DAMAGE_SEED = 1000  # seed of the first noise draw that damage is measured with
 
-# In 100 steps of small models, SGD learned most at a rate of .1 (Recipe's), of .03, .1, .3 and 1. Experts alone hardly
-# grow at such rates: in 80 steps their norm went from 6.04 to 6.06 at .3, to 6.25 at 1, and at 3 to 20 with dead ones.
-EXPERT_SGD_RATE = 1.0
 
-BASE = "muon"
-ADAMW = "AdamW"
-OPTIMISERS = (BASE, ADAMW, "SGD", "AdamW, experts SGD", "AdamW, experts one RMS")
-AXES = (  # rule 3: what is larger, at its upper and at its lower end
+AXES = (  # rule 3: what grows along the axis, cell at the upper end, cell at the lower end
     ("weight decay", "weight decay .3", "weight decay 0"),
     ("load-balancing loss against none", BASE, "no balancing"),
     ("load-balancing bias against none", "balancing by bias", "no balancing"),
@@ -137,37 +136,6 @@ AXES = (  # rule 3: what is larger, at its upper and at its lower end
 )
 
 
-def _scaled(recipe: Recipe, factor: float) -> Recipe:
-    return replace(
-        recipe,
-        matrix_learning_rate=factor * recipe.matrix_learning_rate,
-        learning_rate=factor * recipe.learning_rate,
-        sgd_learning_rate=factor * recipe.sgd_learning_rate,
-    )
-
-
-# Each changes one thing.
-CHANGES: dict[str, Callable[[Recipe], Recipe]] = {
-    BASE: lambda recipe: recipe,
-    ADAMW: lambda recipe: replace(recipe, optimiser="adamw"),
-    "SGD": lambda recipe: replace(recipe, optimiser="sgd"),
-    "AdamW, experts SGD": lambda recipe: replace(
-        recipe, optimiser="adamw", expert_optimiser="sgd", sgd_learning_rate=EXPERT_SGD_RATE
-    ),
-    "AdamW, experts one RMS": lambda recipe: replace(
-        recipe, optimiser="adamw", expert_optimiser="adamw_one_rms"
-    ),
-    "weight decay 0": lambda recipe: replace(recipe, weight_decay=0.0),
-    "weight decay .3": lambda recipe: replace(recipe, weight_decay=0.3),
-    "no balancing": lambda recipe: replace(recipe, balance=0.0),
-    "balancing by bias": lambda recipe: replace(recipe, balance=0.0, balance_bias=0.001),
-    "rates / 3": lambda recipe: _scaled(recipe, 1 / 3),
-    "rates x 3": lambda recipe: _scaled(recipe, 3.0),
-    "16 experts": lambda recipe: replace(recipe, experts=16),
-    "64 experts": lambda recipe: replace(recipe, experts=64),
-    "vocabulary 2048": lambda recipe: replace(recipe, vocabulary=2048),
-    "4 times the steps": lambda recipe: replace(recipe, steps=4 * recipe.steps),
-}
 FRESH = (
     (ADAMW, "weight decay 0"),
     (ADAMW, "no balancing"),
@@ -182,10 +150,15 @@ FRESH = (
 class Config:
     """One training run, looked at after each of `lengths` steps.
 
-    text: a folder with a token folder `tokens-VOCABULARY` for each vocabulary, or packages whose docstrings are the
-    training text, separated by commas; text_hash: of its tokens. recipe: its own seed does not matter. draws,
-    damage_draws: of the noise, for losses and for damage; blocks, damage_blocks: of evaluation text, and of
-    calibration text, where each draw has its own. every: of so many documents of the calibration text, one is used.
+    fresh: True for a cell that rule 7 is tested on.
+    recipe: `seed` overrides the recipe's seed.
+    text: a folder with a token folder `tokens-VOCABULARY` for each vocabulary, or packages, separated by commas, whose
+        docstrings are the training text.
+    text_hash: hash of the tokens of the training text.
+    kinds: programming noise and w_max of each hardware.
+    draws, blocks: noise draws and blocks of evaluation text for losses.
+    damage_draws, damage_blocks: noise draws and blocks of calibration text for damage; each draw has its own blocks.
+    every: use one calibration document in this many.
     """
 
     cell: str
@@ -207,12 +180,19 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
+    """How much of the map is computed; further fields are those of `Config`.
+
+    text: packages; empty where `--text` has to name a folder.
+    design, fresh: names of the cells, as in CHANGES.
+    parts: look at the model after steps // part, for each part.
+    """
+
     recipe: Recipe
-    text: str  # packages; full has none
+    text: str
     design: tuple[str, ...]
     fresh: tuple[tuple[str, str], ...]
     seeds: int
-    parts: tuple[int, ...]  # of the run, one over which are its lengths
+    parts: tuple[int, ...]
     kinds: tuple[tuple[str, Granularity], ...]
     draws: int
     blocks: int
@@ -222,44 +202,53 @@ class Preset:
     block_tokens: int
 
 
-_BASE_RECIPE = Recipe(
-    vocabulary=4096,
-    expert_width=48,
-    batch_tokens=32768,
-    steps=300,
-    balance=0.05,
-    weight_decay=0.1,
-)
-_SMALL_RECIPE = replace(
-    _BASE_RECIPE,
-    hidden=64,
-    layers=2,
-    heads=2,
-    experts=8,
-    top_k=2,
-    expert_width=32,
-    context=128,
-    batch_tokens=2048,
-)
 PRESETS = {
     "quick": Preset(
-        replace(_SMALL_RECIPE, steps=12, batch_tokens=1024),
-        "networkx",
-        (BASE, ADAMW, "AdamW, experts SGD"),
-        ((ADAMW, "weight decay 0"), ("no balancing", "rates / 3")),
-        2, (1,), (("pcm", "tile"), ("pcm", "column"), ("pcm", "layer")), 2, 4, 1, 2, 16, 64,
+        recipe=replace(SMALL_RECIPE, steps=12, batch_tokens=1024),
+        text="networkx",
+        design=(BASE, ADAMW, "AdamW, experts SGD"),
+        fresh=((ADAMW, "weight decay 0"), ("no balancing", "rates / 3")),
+        seeds=2,
+        parts=(1,),
+        kinds=KINDS[:3],
+        draws=2,
+        blocks=4,
+        damage_draws=1,
+        damage_blocks=2,
+        every=16,
+        block_tokens=64,
     ),
     "default": Preset(
-        replace(_SMALL_RECIPE, steps=80),
-        "sympy,networkx",
-        OPTIMISERS,
-        ((ADAMW, "weight decay 0"), ("no balancing", "rates / 3")),
-        3, (1,), KINDS[:3], 2, 6, 1, 4, 8, 128,
+        recipe=replace(SMALL_RECIPE, steps=80),
+        text="sympy,networkx",
+        design=OPTIMISERS,
+        fresh=((ADAMW, "weight decay 0"), ("no balancing", "rates / 3")),
+        seeds=3,
+        parts=(1,),
+        kinds=KINDS[:3],
+        draws=2,
+        blocks=6,
+        damage_draws=1,
+        damage_blocks=4,
+        every=8,
+        block_tokens=128,
     ),
     "full": Preset(
-        _BASE_RECIPE, "", tuple(CHANGES), FRESH, 3, (4, 2, 1), KINDS, 4, 32, 4, 16, 4, 128
+        recipe=BASE_RECIPE,
+        text="",
+        design=tuple(CHANGES),
+        fresh=FRESH,
+        seeds=3,
+        parts=(4, 2, 1),
+        kinds=KINDS,
+        draws=4,
+        blocks=32,
+        damage_draws=4,
+        damage_blocks=16,
+        every=4,
+        block_tokens=128,
     ),
-}  # fmt: skip
+}
 
 
 def grid(preset: str, text: str | None = None, device: str = "cpu", seeds: int | None = None) -> list[Config]:
@@ -302,67 +291,12 @@ def grid(preset: str, text: str | None = None, device: str = "cpu", seeds: int |
     return sorted(found, key=lambda config: -config.recipe.steps)  # so that workers end together
 
 
-# ------------------------------------------------------------------------------------------------------ text
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Training text in tokens, and the hash of both."""
-
-    tokenizer: PreTrainedTokenizerFast
-    stream: NDArray[np.uint16]
-    hash: str
-
-    def log_frequency(self, vocabulary: int) -> Float[Tensor, " vocabulary"]:
-        """Of every token in the text, with one added to every count."""
-        counts = np.bincount(self.stream, minlength=vocabulary) + 1.0
-        return torch.from_numpy(np.log(counts / counts.sum()))
-
-
-@lru_cache(maxsize=2)
-def training_tokens(source: str, vocabulary: int) -> Tokens:
-    folder = CHECKPOINTS / DEFAULT_MODEL
-    if set(source.split(",")) <= set(corpus.HELD_OUT_PACKAGES):
-        documents = training_documents(source)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        stream = encode(tokenizer, documents)
-    else:
-        folder = Path(source) / f"tokens-{vocabulary}"
-        if not (folder / "tokens.npz").is_file():
-            raise InputError(
-                f"--text {source}: it has no {folder.name} with tokens.npz; make it with python -m realmodels.pretrain"
-                f" tokenize TEXTS {folder} --vocabulary {vocabulary}"
-            )
-        tokens = TokenFolder.open(folder)
-        if tokens.vocabulary != vocabulary:
-            raise InputError(
-                f"--text {source}: {folder.name} is of {tokens.vocabulary} tokens; give {vocabulary}"
-            )
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        stream = tokens.stream("training")
-    digest = hashlib.sha256((folder / "tokenizer.json").read_bytes() + stream.tobytes())
-    return Tokens(tokenizer, stream, digest.hexdigest())
-
-
-def training_documents(packages: str) -> list[str]:
-    """Docstrings and comments of the packages' training modules, each paragraph once.
-
-    What of them occurs in held-out modules was removed from the held-out texts when the corpus was built.
-    """
-    keep = corpus.FirstOccurrence()
-    return [
-        document
-        for package in packages.split(",")
-        for document in corpus.documents(corpus.package_folder(package), package, keep, "training")
-    ]
-
-
 # --------------------------------------------------------------------------------------------------- measure
 
 
 def measure(config: Config) -> dict[str, Any]:
     """For every length: losses, least share, correlations, statistics, recovered fractions."""
-    device = _device(config.device)
+    device = device_for(config.device)
     tokens = training_tokens(config.text, config.recipe.vocabulary)
     recipe = replace(config.recipe, seed=config.seed)
     training = Training(recipe, tokens.stream, device, compiled=False)
@@ -377,25 +311,6 @@ def measure(config: Config) -> dict[str, Any]:
             )
         looks.append(_look(snapshot(training, tokens.tokenizer), frequency, config))
     return {"looks": looks}
-
-
-def _device(kind: str) -> torch.device:
-    """Of several GPUs, the workers of joblib take one each in turn."""
-    if kind != "cuda":
-        return torch.device(kind)
-    number = re.search(r"\d+$", current_process().name)
-    device = torch.device(kind, int(number[0] if number else 0) % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
-
-
-def snapshot(training: Training, tokenizer: PreTrainedTokenizerFast) -> Model:
-    """The model as `load` would give it from the checkpoint that training would save: weights of bf16, in fp32."""
-    network = deepcopy(training.model)
-    for name, parameter in network.named_parameters():
-        parameter.data = training.masters[name].view_as(parameter).bfloat16().float()
-    network.eval().requires_grad_(False)
-    return Model("link-map", network, tokenizer, describe(network), weights_hash="")
 
 
 def _look(model: Model, frequency: Float[Tensor, " vocabulary"], config: Config) -> dict[str, Any]:
@@ -419,7 +334,7 @@ def _look(model: Model, frequency: Float[Tensor, " vocabulary"], config: Config)
     }
     unit = 1 / read[:, 1:].numel()  # the load of one token
     pcm = Hardware(c=C, tile_size=config.recipe.hidden // TILES, dac_bits=None, adc_bits=None)
-    converters = calibrate(model, calibration, pcm)  # none, but it says so
+    converters = calibrate(model, calibration, pcm)  # a calibration of hardware without converters: no range
     for programming, w_max in config.kinds:
         hardware = as_noisy(model, replace(pcm, w_max=w_max), programming)
         ranges = replace(converters, hardware=hardware)
@@ -455,33 +370,6 @@ def _look(model: Model, frequency: Float[Tensor, " vocabulary"], config: Config)
     return found
 
 
-def spearman_with_frequency(
-    model: Model,
-    maxnn: Float[Tensor, "layers experts"],
-    frequency: Float[Tensor, " vocabulary"],
-    tokens: Int[Tensor, "blocks tokens_plus_1"],
-) -> float:
-    inputs = tokens[:, :-1].flatten()
-    found = []
-    for score, (index, _) in zip(maxnn, choices(model, tokens), strict=True):
-        count, total = score.new_zeros(len(score)), score.new_zeros(len(score))
-        count.index_add_(0, index.flatten(), count.new_ones(index.numel()))
-        total.index_add_(0, index.flatten(), frequency[inputs].repeat_interleave(index.shape[1]))
-        served = count > 0
-        found.append(spearman(score[served][None], (total / count)[served][None]))
-    return float(np.mean(found))
-
-
-def spearman(first: Float[Tensor, "layers experts"], second: Float[Tensor, "layers experts"]) -> float:
-    """Mean over layers of Spearman's correlation; a layer of fewer than 4 experts, or all alike, counts as 0."""
-    total = 0.0
-    for pair in zip(first, second, strict=True):
-        ranks = [rankdata(each.numpy()) for each in pair]
-        if len(ranks[0]) >= 4 and all(np.ptp(each) > 0 for each in ranks):
-            total += float(np.corrcoef(*ranks)[0, 1])
-    return total / len(first)
-
-
 def placements(
     maxnn: Float[Tensor, "layers experts"],
     load: Float[Tensor, "layers experts"],
@@ -490,7 +378,7 @@ def placements(
     measured: Float[Tensor, "layers experts"],
     seed: int,
 ) -> tuple[list[tuple[float, str]], Bool[Tensor, "placements layers experts"]]:
-    """Fraction and name of every placement, and which experts are digital; the first, of fraction 0, has none."""
+    """Fraction and name of every placement, and its digital experts. The first placement, of fraction 0, has none."""
     generator = torch.Generator().manual_seed(seed)
     labels, chosen = [(0.0, "none")], [rank(maxnn, 0.0)]
     for fraction in FRACTIONS:
@@ -512,9 +400,9 @@ def placements(
 def recovered(
     labels: Sequence[tuple[float, str]], loss: Float[Tensor, " placements"], digital: float
 ) -> list[dict[str, float]]:
-    """Of every fraction, by name: (loss of none - loss)/(loss of none - digital loss), random ones averaged.
+    """Recovered fraction of the loss by name, for each of FRACTIONS; random placements are averaged.
 
-    0 where that denominator is below HURTS.
+    (loss of none - loss)/(loss of none - digital loss), and 0 where that denominator is below HURTS.
     """
     none = float(loss[0])
     hurts = none - digital
@@ -541,7 +429,10 @@ def edge(
     first: Float[Tensor, "layers experts"],
     second: Float[Tensor, "layers experts"],
 ) -> float:
-    """Damage of the experts of highest first score minus that of highest second, of all; mean over layers."""
+    """Damage of the experts with the highest first scores minus with the highest second scores, over the damage of all.
+
+    RULE_FRACTION of the experts of each layer; mean over layers.
+    """
     total = 0.0
     for layer, one, other in zip(
         damage, rank(first, RULE_FRACTION), rank(second, RULE_FRACTION), strict=True
@@ -550,17 +441,12 @@ def edge(
     return total / len(damage)
 
 
-def spread(values: Float[Tensor, "layers experts"]) -> float:
-    """Largest over median, mean over layers."""
-    return float((values.amax(1) / values.quantile(0.5, 1)).mean())
-
-
 # ------------------------------------------------------------------------------------------------- summarise
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A row of the map: all seeds of a cell; `looks` by seed and length."""
+    """A row of the map: all seeds of a cell. `looks` are by seed, then by length."""
 
     name: str
     fresh: bool
@@ -644,7 +530,7 @@ def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
 
 
 def _mean(cells: dict[str, Cell], quantity: Callable[[Cell], Array]) -> Array:
-    """Over the design cells, for each seed."""
+    """Mean of the quantity over the design cells, for each seed."""
     return np.asarray(np.mean([quantity(cell) for cell in cells.values()], axis=0))
 
 

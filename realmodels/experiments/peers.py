@@ -1,21 +1,20 @@
 """Figure 3 on IBM's simulators: are its findings ours alone, or also aihwkit's and aihwkit-lightning's?
 
 The parts of the model that figure 3's rules are about (all dense modules, 87.5 % of the experts, everything without
-programming noise) are on simulated hardware three times: on ours, on aihwkit's PyTorch tiles and on
-aihwkit-lightning [realmodels.peers]. Placements, calibrations, programmed weights and text are the same bit for bit.
-In fp64 the three agree to rounding. In fp32 they sum in other orders, so that codes which are within rounding of the
-border to the next one differ by one step; what follows from there is another sample of rounding errors of the same
-size, which hardly changes a mean loss.
+programming noise) run on three simulators: ours, aihwkit's PyTorch tiles and aihwkit-lightning [realmodels.peers].
+Placements, calibrations, programmed weights and text are the same bit for bit. In fp64 the three simulators agree to
+rounding. In fp32 they sum in different orders, so that a code within rounding of the border to the next code may differ
+by one step. What follows is another sample of rounding errors of the same size, which hardly changes a mean loss.
 
 Rules, fixed before the first run, for w_max per tile and per column:
 1. Figure 3's rules, on each of the three simulators by itself.
-2. A peer finds what ours finds. For each of the two parts and c = 1.5 and 2.5: (loss on the peer - loss on ours),
-   relative to the loss increase on ours, has a 95 % interval within -2 % and 2 %: holds; all of it outside: fails.
-   In figure 3 those increases are known to 4-13 % and differ by factors of 4 to 6.
-3. The same with everything on analog hardware and c = 0, where the increase itself may be 0: the interval of the
+2. Ours, "a peer finds what ours finds". For each of the two parts and c = 1.5 and 2.5: (loss on the peer - loss on
+   ours), relative to the loss increase on ours, has a 95 % interval within -2 % and 2 %: holds; all of it outside:
+   fails. In figure 3 those increases are known to 4-13 % and differ by factors of 4 to 6.
+3. Ours: the same with everything on analog hardware and c = 0, where the increase itself may be 0: the interval of the
    difference is within -0.005 and 0.005 nats per token, half of what figure 3's rule 3 allows.
-Differences are paired: the same draw, the same block. Intervals of 2 are over draws and blocks together, of 3 over
-blocks.
+Differences are paired: the same draw, the same block. Intervals of rule 2 are over draws and blocks together, those of
+rule 3 over blocks.
 """
 
 from collections.abc import Sequence
@@ -37,14 +36,15 @@ from theory.evidence import Finding, Result, inside, mean_interval, ratio_interv
 Simulator = Literal["ours", "aihwkit", "lightning"]
 SIMULATORS: tuple[Simulator, ...] = get_args(Simulator)
 PACKAGES = {"ours": None, "aihwkit": "aihwkit", "lightning": "aihwkit-lightning"}
-RULE_2_SHARE, EQUIVALENT_NATS = 0.02, RULE_3_NATS / 2
+RULE_2_SHARE = 0.02  # of the loss increase on ours
+EQUIVALENT_NATS = RULE_3_NATS / 2  # per token
 
 
 @dataclass(frozen=True)
 class Config(figure_3.Config):
-    """One of figure 3's units on one of the simulators; the digital reference has no part and is `ours`.
+    """A unit of figure 3 on one of the simulators; the digital reference has no part and is `ours`.
 
-    version: of the simulator's package, "" for ours.
+    version: version of the simulator's package, "" for ours.
     """
 
     simulator: Simulator
@@ -102,7 +102,7 @@ def grid(
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """As figure 3's, on the config's simulator."""
+    """What figure 3 measures, on the config's simulator."""
     if config.simulator == "ours":
         return figure_3.measure(config)
     from realmodels.peers import deployed_on  # here: the peers are not on every machine
@@ -147,7 +147,7 @@ def _version(package: str | None) -> str:
 
 
 def _differences(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each peer, granularity, part and magnitude: loss on the peer - on ours, and relative to the increase."""
+    """Loss on the peer - loss on ours, and its share of the loss increase: for each peer, granularity, part and c."""
     digital = next(record for config, record in zip(configs, records, strict=True) if config.part is None)
     losses: dict[tuple[str, float, str, str], dict[int, list[float]]] = {}
     for config, record in zip(configs, records, strict=True):
@@ -180,12 +180,12 @@ def _differences(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -
 
 
 def _table(draws: dict[int, list[float]]) -> NDArray[np.float64]:
-    """(draws, blocks), in the order of the seeds: the same for every simulator."""
+    """Losses (draws, blocks), in the order of the seeds, which is the same for every simulator."""
     return np.array([draws[seed] for seed in sorted(draws)])
 
 
 def _finding(row: dict[str, Any]) -> Finding:
-    """Rule 2, or 3 where c is 0."""
+    """Rule 2, or rule 3 where c is 0."""
     c, simulator = row["c"], row["simulator"]
     if c:
         estimate, interval, margin = row["share"], row["share_interval"], RULE_2_SHARE

@@ -1,33 +1,43 @@
-"""What the units of one process share: a model is loaded, scored and calibrated once."""
+"""How does an exhibit get a model onto analog hardware? A process loads, scores and calibrates a model once."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from realmodels import scores as scores_of
 from realmodels.calibrate import Calibration, calibrate
+from realmodels.deploy import DeploymentReport, deployed
 from realmodels.devices import weights_of
-from realmodels.evaluate import token_blocks
+from realmodels.evaluate import block_results, token_blocks
 from realmodels.fused import FUSED_WEIGHTS, fused_layout
 from realmodels.load import Model, load
+from realmodels.scores import scores as scores_of
 from realmodels.text import held_out, read_text, text_hash
 from theory.evidence import seed_count
 from theory.hardware import Granularity, Hardware, programming_sigma
-from theory.placement import STRATEGIES, Strategy
+from theory.placement import STRATEGIES, Strategy, place
+
+Deployer = Callable[..., AbstractContextManager[DeploymentReport]]
 
 GRANULARITIES: tuple[Granularity, ...] = ("tile", "column")
-OUR_TEXT = "evaluation"  # the split of our own corpus, as the text of a config
+OUR_TEXT = "evaluation"  # what a config names where the text is that split of our own corpus
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A model, and the text that it is evaluated on: what the configs of all exhibits have."""
+    """A model and the text that it is evaluated on: the fields that configs share.
+
+    weights, text_hash: hashes of the model's weights and of the text.
+    blocks, block_tokens: number of blocks of text, predictions in each.
+    """
 
     model: str
-    weights: str  # hash
+    weights: str
     text: str
     text_hash: str
     device: str
@@ -37,7 +47,12 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Preset:
-    """magnitudes: values of c; draws: of the noise; blocks of block_tokens predictions each."""
+    """How much of an exhibit is computed.
+
+    magnitudes: values of c.
+    draws: number of noise draws.
+    blocks, block_tokens: at most so many blocks of text, of at most so many predictions each.
+    """
 
     magnitudes: tuple[float, ...]
     draws: int
@@ -45,7 +60,7 @@ class Preset:
     block_tokens: int
 
     def seeds(self, given: int | None) -> range:
-        """Of the noise draws; given: their number, if not the preset's, at least 2."""
+        """Seeds of the noise draws. `given` (at least 2) overrides the preset's number."""
         return range(seed_count(given, self.draws, "noise draws"))
 
 
@@ -69,7 +84,8 @@ def evaluated(
 ) -> dict[str, Any]:
     """The fields of `Evaluated` for a model and a UTF-8 file, or None for our own evaluation text.
 
-    most_blocks: of the text, evenly spread, None for all of it; most_tokens: of a block.
+    most_blocks: at most so many blocks, spread evenly over the text; None for the whole text.
+    most_tokens: predictions in a block, or fewer if the model's context is shorter.
     """
     loaded, found = model(name, device), _documents(text or OUR_TEXT)
     length = min(most_tokens, loaded.context)
@@ -88,24 +104,64 @@ def evaluated(
 
 @lru_cache(maxsize=1)
 def model(name: str, device: str) -> Model:
+    """The loaded model, kept until another one is asked for."""
     return load(name, device)
 
 
 def tokens(config: Evaluated) -> Tensor:
+    """The evaluation text in blocks of tokens: (blocks, block_tokens + 1)."""
     return _tokens(config.model, config.device, config.text, config.block_tokens, config.blocks)
 
 
 @lru_cache(maxsize=len(STRATEGIES))
 def scores(name: str, device: str, strategy: Strategy) -> Tensor:
-    """Routing statistics are those of calibration text."""
+    """Scores of the experts, (layers, experts). Routing statistics are those of calibration text."""
     loaded = model(name, device)
     return scores_of(loaded, strategy, loaded.texts("calibration"))
 
 
 @lru_cache(maxsize=len(GRANULARITIES))
 def calibration(name: str, device: str, w_max: Granularity) -> Calibration:
+    """Converter ranges from calibration text, for the default converters."""
     loaded = model(name, device)
     return calibrate(loaded, loaded.texts("calibration"), Hardware(w_max=w_max))
+
+
+@contextmanager
+def placed(
+    name: str,
+    device: str,
+    hardware: Hardware,
+    digital_experts: float,
+    seed: int,
+    *,
+    strategy: Strategy = "maxnn",
+    analog_modules: Sequence[str] = (),
+    deploy: Deployer | None = None,
+) -> Iterator[DeploymentReport]:
+    """Score, place, calibrate and deploy: within the `with` block `model(name, device)` is on analog hardware.
+
+    digital_experts: fraction of the experts of each layer that stay digital, chosen by `strategy`.
+    seed: of the noise, and of the choice where the strategy is random.
+    analog_modules: kinds of dense modules that are analog, too.
+    deploy: `realmodels.deploy.deployed` if not given, or what takes the same arguments.
+    """
+    placement = place(
+        scores(name, device, strategy),
+        digital_experts,
+        strategy,
+        analog_modules=analog_modules,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    ranges = calibration(name, device, hardware.w_max)
+    with (deploy or deployed)(model(name, device), placement, hardware, ranges, seed=seed) as report:
+        yield report
+
+
+def measured(config: Evaluated) -> dict[str, Any]:
+    """Mean loss and accuracy of every block of text, of the model as it is now."""
+    losses, hits = block_results(model(config.model, config.device).network, tokens(config))
+    return {"loss": losses.tolist(), "accuracy": hits.tolist()}
 
 
 @lru_cache(maxsize=1)

@@ -1,18 +1,18 @@
-"""Table 1: converters only. What DACs and ADCs cost without any programming noise, c = 0.
+"""Table 1: what do converters alone cost, DACs and ADCs without any programming noise (c = 0)?
 
-All digital; experts analog; experts and dense modules analog; for 8, 6 and 4 bits, DAC and ADC alike, and w_max per
-tile and per column of a tile. kappa and lam are calibrated for every layer, for each of these. The published numbers
-are average accuracies of 8 zero-shot tasks of OLMoE and DeepSeekMoE; ours are the next-token loss and top-1 accuracy
-of our own small models of the same architectures. A heat map shows the loss, everything analog at 8 bits with w_max
-per tile, when the calibrated kappa and lam of all layers are multiplied by common factors. lam is in units of the DAC
-bound: a factor on kappa scales the ADC bound too.
+Three placements are compared: all digital; experts analog; experts and dense modules analog. DAC and ADC have 8, 6 or 4
+bits, and w_max is per tile or per column of a tile. kappa and lam are calibrated for every layer, for each combination.
+The published numbers are average accuracies of 8 zero-shot tasks of OLMoE and DeepSeekMoE [theory/paper.py]. Ours are
+the next-token loss and top-1 accuracy of our own small models of the same architectures. A heat map shows the loss with
+everything analog at 8 bits and w_max per tile, when the calibrated kappa and lam of all layers are multiplied by common
+factors. lam is in units of the DAC bound, so that a factor on kappa scales the ADC bound, too.
 
 Rules, fixed before the first run, for each model. Nothing is random: 95 % intervals are over blocks of text, and
 differences are taken on the same blocks. Rules 1 and 2 are for 8 bits; 1, 2 and 4 for each granularity of w_max.
 1. The paper's claim "converters on the experts alone cost little" holds if the interval of (loss with experts analog
    - loss all digital) is below 0.01 nats per token, fails if it is above.
-2. Its claim "dense modules on analog hardware cost more than the experts" holds if the interval of (loss that the
-   dense modules add to analog experts) - (loss increase with experts analog) is above 0, fails if it is below: with
+2. The paper's claim "dense modules on analog hardware cost more than the experts" holds if the interval of (loss that
+   the dense modules add to analog experts) - (loss increase with experts analog) is above 0, fails if it is below: with
    L(p) the loss of placement p, the statistic is L(everything) - 2 L(experts) + L(nothing).
 3. Ours, "calibration finds the best of the heat map, within 0.002 nats per token": the cell with the smallest mean
    loss is chosen on every other block of text; on the other half of the blocks, where this choice is not biased, it
@@ -35,7 +35,6 @@ from numpy.typing import NDArray
 from realmodels.analog import LayerCalibration, Ranges
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.deploy import deployed
-from realmodels.evaluate import block_results
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated
 from realmodels.load import DEFAULT_MODEL
@@ -50,24 +49,32 @@ MODELS = (DEFAULT_MODEL, "tiny-deepseek-moe")
 RULE_BITS = CONVERTER_BITS.value
 RULE_1_LOSS, RULE_3_LOSS = 0.01, 0.002  # nats per token
 HEAT_MAP_W_MAX: Granularity = "tile"
-HALVES = 4  # blocks of the heat map at least, so that each half of them has an interval
+HALVES = 4  # least number of blocks of the heat map, so that each half of the blocks has an interval
 
 
 @dataclass(frozen=True)
 class Config(Evaluated):
-    """Placements under the same converters; the factors multiply the calibrated kappa and lam of every layer."""
+    """Placements under the same converters.
+
+    bits: of DAC and ADC alike.
+    kappa_factor, lam_factor: multiply the calibrated kappa and lam of every layer.
+    """
 
     part: Literal["table", "heat map"]
     analog: tuple[Analog, ...]
     w_max: Granularity
-    bits: int  # of DAC and ADC
+    bits: int
     kappa_factor: float
     lam_factor: float
 
 
 @dataclass(frozen=True)
 class Preset:
-    """blocks of block_tokens predictions each; factors: of kappa and of lam in the heat map."""
+    """How much is computed.
+
+    factors: factors on kappa and on lam in the heat map.
+    blocks, heat_map_blocks, block_tokens: blocks of the table and of the heat map, predictions in a block.
+    """
 
     bits: tuple[int, ...]
     granularities: tuple[Granularity, ...]
@@ -85,7 +92,7 @@ PRESETS = {
 
 
 def grid(preset: str, model: str | None = None, text: str | None = None, device: str = "cpu") -> list[Config]:
-    """The units of work; `model`: this one instead of both shipped ones, `text` a UTF-8 file to evaluate on."""
+    """The units of work; `model` replaces both shipped models, `text` is a UTF-8 file to evaluate on."""
     settings = PRESETS[preset]
     units = []
     for name in MODELS if model is None else (model,):
@@ -123,12 +130,12 @@ def grid(preset: str, model: str | None = None, text: str | None = None, device:
 
 def measure(config: Config) -> dict[str, Any]:
     """Mean loss and accuracy of every block of text, for every placement."""
-    model, tokens = rig.model(config.model, config.device), rig.tokens(config)
+    model = rig.model(config.model, config.device)
     dense = tuple(kind for kind, names in model.map.dense.items() if names)
     record: dict[str, Any] = {}
     for analog in config.analog:
         if analog == "nothing":
-            losses, hits = block_results(model.network, tokens)
+            record[analog] = rig.measured(config)
         else:
             found = _calibration(config.model, config.device, config.w_max, config.bits)
             placement = place(
@@ -138,8 +145,7 @@ def measure(config: Config) -> dict[str, Any]:
             )
             ranges = scaled(found, config.kappa_factor, config.lam_factor)
             with deployed(model, placement, found.hardware, ranges):
-                losses, hits = block_results(model.network, tokens)
-        record[analog] = {"loss": losses.tolist(), "accuracy": hits.tolist()}
+                record[analog] = rig.measured(config)
     return record
 
 
@@ -156,7 +162,7 @@ def scaled(calibration: Calibration, kappa_factor: float, lam_factor: float) -> 
     return Calibration(layers, calibration.hardware)
 
 
-@lru_cache(maxsize=6)  # the granularities and bits of one model
+@lru_cache(maxsize=6)  # two granularities by three numbers of bits of one model
 def _calibration(name: str, device: str, w_max: Granularity, bits: int) -> Calibration:
     model = rig.model(name, device)
     hardware = Hardware(c=0.0, w_max=w_max, dac_bits=bits, adc_bits=bits)

@@ -1,22 +1,22 @@
-"""Accuracy on a multiple-choice task, measured as the paper does: zero-shot, through lm-eval.
+"""What does noise cost on a multiple-choice task, measured as the paper does: zero-shot, through lm-eval?
 
 The task is `continuation` [realmodels/tasks.py], which needs no network: which of four continuations of a passage of
-held-out text is the real one? Chance is 25 %. Dense modules are digital, all experts analog but 12.5 % or 25 % of each
-layer by MaxNNScore, or 25 % at random (new ones for every draw); w_max per tile. All placements share their noise draws
-and their questions, so that differences are paired.
+held-out text is the real one? Chance is 25 %. Dense modules are digital. Of each layer's experts 12.5 % or 25 % are
+digital by MaxNNScore, or 25 % at random (new ones for every draw); all others are analog, with w_max per tile. All
+placements share their noise draws and their questions, so that differences are paired.
 
 Rules, fixed before the first run, all but the first at c = 2.5:
-1. Ours, whether the task measures anything: the digital model is better than chance if the 95 % interval of its
+1. Ours, "the task measures something": the digital model is better than chance if the 95 % interval of its
    accuracy is above 25 %; fails if it is below.
-2. Ours, whether there is anything to recover: noise on all experts costs accuracy if the interval of (accuracy of the
+2. Ours, "there is something to recover": noise on all experts costs accuracy if the interval of (accuracy of the
    digital model - accuracy with no digital expert) is above 0; fails if it is below.
 3. The paper's claim that MaxNNScore recovers accuracy holds if the interval of (accuracy with MaxNN - accuracy with
    no digital expert) is above 0, fails if it is below; for 12.5 % and 25 % digital experts each.
-4. Its claim that this is a third to more than a half of the loss: the same for the ratio of that difference to the
-   one of rule 2, and 1/3.
-5. Its claim that MaxNNScore is better than random choice: the interval of (accuracy with MaxNN - accuracy with random
-   experts), 25 % each, above 0 holds, below fails.
-Intervals are over noise draws and questions together, the first one's over questions.
+4. The paper's claim that MaxNNScore recovers a third to more than a half of the loss: the same for the ratio of rule
+   3's difference to rule 2's, and 1/3.
+5. The paper's claim that MaxNNScore is better than random choice: the interval of (accuracy with MaxNN - accuracy with
+   random experts), 25 % each, above 0 holds, below fails.
+Intervals are over noise draws and questions together, rule 1's over questions.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from realmodels.deploy import deployed
 from realmodels.experiments import rig
 from realmodels.load import DEFAULT_MODEL
 from realmodels.tasks import CHOICES, CONTINUATION, evaluate_tasks
@@ -42,7 +40,7 @@ from theory.evidence import (
 )
 from theory.hardware import Granularity, Hardware
 from theory.paper import DIGITAL_EXPERTS, RECOVERED, RECOVERED_AT
-from theory.placement import Strategy, place
+from theory.placement import Strategy
 
 RANDOM_FRACTION = DIGITAL_EXPERTS.value[1]
 PLACEMENTS: tuple[tuple[Strategy, float], ...] = (
@@ -58,13 +56,15 @@ CHANCE = 1 / CHOICES
 
 @dataclass(frozen=True)
 class Config:
-    """One noise draw of one placement at one magnitude; strategy None: all digital, the reference.
+    """One noise draw of one placement at one magnitude.
 
-    questions: so many, the first ones; None for all.
+    weights, text_hash: hashes of the model's weights and of the text.
+    questions: the first so many; None for all.
+    strategy: None for the reference, which is all digital.
     """
 
     model: str
-    weights: str  # hash
+    weights: str
     text_hash: str
     device: str
     questions: int | None
@@ -76,7 +76,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
-    """magnitudes: values of c; draws: of the noise."""
+    """How much is computed; `magnitudes` are values of c, `draws` counts noise draws, `questions` is None for all."""
 
     magnitudes: tuple[float, ...]
     draws: int
@@ -119,19 +119,19 @@ def grid(
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """For each question whether the model's choice is right, as 1 or 0."""
+    """For each question 1 if the model's choice is right, 0 if it is wrong."""
     model = rig.model(config.model, config.device)
     if config.strategy is None:
         found = evaluate_tasks(model, (CONTINUATION,), config.questions)
     else:
-        placement = place(
-            rig.scores(config.model, config.device, config.strategy),
+        with rig.placed(
+            config.model,
+            config.device,
+            Hardware(c=config.c, w_max=W_MAX),
             config.digital_fraction,
-            config.strategy,
-            generator=torch.Generator().manual_seed(config.seed),
-        )
-        calibration = rig.calibration(config.model, config.device, W_MAX)
-        with deployed(model, placement, Hardware(c=config.c, w_max=W_MAX), calibration, seed=config.seed):
+            config.seed,
+            strategy=config.strategy,
+        ):
             found = evaluate_tasks(model, (CONTINUATION,), config.questions)
     return {"correct": [int(each) for each in found[CONTINUATION].correct]}
 

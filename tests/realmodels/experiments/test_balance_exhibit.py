@@ -18,7 +18,7 @@ from small_models import TEXTS
 from figures.catalogue import DATA
 from figures.drawings import balance as drawing
 from realmodels import text
-from realmodels.experiments import balance, link_map
+from realmodels.experiments import balance, trainings
 from realmodels.experiments.balance import (
     PRESETS,
     QUANTITIES,
@@ -29,7 +29,7 @@ from realmodels.experiments.balance import (
     spearman_alive,
     summarise,
 )
-from realmodels.experiments.link_map import OPTIMISERS, spearman
+from realmodels.experiments.trainings import OPTIMISERS, spearman
 from realmodels.pretrain import encode, train_tokenizer
 from theory.errors import InputError
 from theory.evidence import Finding, Result, inside
@@ -169,7 +169,7 @@ def test_rule_1_is_within_its_limits() -> None:
 @given(seed=st.integers(0, 1000), fair=st.floats(0.01, 1))
 def test_where_all_are_alive_it_is_the_correlation_of_all(seed: int, fair: float) -> None:
     score, load = torch.rand(2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    load += 2 * link_map.ALIVE * fair
+    load += 2 * trainings.ALIVE * fair
     assert spearman_alive(score, load, fair) == pytest.approx(spearman(score, load))
 
 
@@ -178,7 +178,7 @@ def test_dead_experts_have_no_say(seed: int, dead: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     score, load = torch.rand(2, 1, 6, dtype=torch.float64, generator=generator)
     load += 0.05
-    dead_load = link_map.ALIVE * torch.rand(1, dead, dtype=torch.float64, generator=generator)
+    dead_load = trainings.ALIVE * torch.rand(1, dead, dtype=torch.float64, generator=generator)
     dead_score = torch.rand(1, dead, dtype=torch.float64, generator=generator)
     both = spearman_alive(torch.cat([score, dead_score], 1), torch.cat([load, dead_load], 1), 1.0)
     assert both == pytest.approx(spearman(score, load))
@@ -228,7 +228,7 @@ def test_the_drawing_shows_every_optimiser_with_and_without() -> None:
 @pytest.fixture
 def made_up_text(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train_tokenizer(TEXTS, 300)
-    tokens = link_map.Tokens(tokenizer, encode(tokenizer, TEXTS * 40), "hash")
+    tokens = trainings.Tokens(tokenizer, encode(tokenizer, TEXTS * 40), "hash")
     monkeypatch.setattr(balance, "training_tokens", lambda source, vocabulary: tokens)
     documents = {"calibration": TEXTS[:6] * 40, "evaluation": TEXTS[6:]}
     monkeypatch.setattr(text, "held_out", documents.__getitem__)
@@ -284,9 +284,9 @@ def test_a_small_run() -> None:
     assert made["spearman load"] == pytest.approx(spearman(score, load))
     assert made["spearman load among alive"] == pytest.approx(spearman_alive(score, load, 1.0))
     assert -1 <= made["spearman frequency"] <= 1 and made["spearman frequency"] != made["spearman load"]
-    assert made["alive"] == (load > link_map.ALIVE).double().sum(1).mean()
-    assert made["spread of MaxNN"] == pytest.approx(link_map.spread(score))
-    assert made["spread of load"] == pytest.approx(link_map.spread(load))
+    assert made["alive"] == (load > trainings.ALIVE).double().sum(1).mean()
+    assert made["spread of MaxNN"] == pytest.approx(trainings.spread(score))
+    assert made["spread of load"] == pytest.approx(trainings.spread(load))
     least, most = growth(first, score, load)
     assert (made["growth of the least used"], made["growth of the most used"]) == (least, most)
     assert made["loss"] < math.log(300) and made["loss"] != other["loss"]

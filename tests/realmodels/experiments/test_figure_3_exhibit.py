@@ -209,13 +209,13 @@ def test_experts_with_the_lowest_scores_are_analog_first(
     units: list[Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placements = []
-    real = figure_3.deployed
+    real = rig.deployed
 
     def spy(model: Any, placement: Any, *arguments: Any, **options: Any) -> Any:
         placements.append(placement)
         return real(model, placement, *arguments, **options)
 
-    monkeypatch.setattr(figure_3, "deployed", spy)
+    monkeypatch.setattr(rig, "deployed", spy)
     quarter = next(unit for unit in units if unit.part and unit.part.analog_experts == 0.25)
     measure(quarter)
     score = rig.scores(quarter.model, "cpu", "maxnn")
@@ -231,7 +231,7 @@ def test_a_failing_unit_leaves_the_model_digital(
     def fail(*_: Any) -> None:
         raise RuntimeError("no result")
 
-    monkeypatch.setattr(figure_3, "block_results", fail)
+    monkeypatch.setattr(rig, "block_results", fail)
     with pytest.raises(RuntimeError, match="no result"):
         measure(units[-1])
     monkeypatch.undo()

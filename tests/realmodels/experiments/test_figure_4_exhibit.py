@@ -374,13 +374,13 @@ def test_digital_experts_are_the_ones_that_the_strategy_ranks_first(
 ) -> None:
     """Statistics are of calibration text; random ones differ between draws; none means none."""
     placements: dict[Config, Any] = {}
-    real = figure_4.deployed
+    real = rig.deployed
 
     def spy(model: Any, placement: Any, *arguments: Any, **options: Any) -> Any:
         placements[unit] = placement.digital_experts
         return real(model, placement, *arguments, **options)
 
-    monkeypatch.setattr(figure_4, "deployed", spy)
+    monkeypatch.setattr(rig, "deployed", spy)
     chosen = [unit for unit in units if unit.w_max == "tile" and unit.digital_fraction in (0.0, 0.25)]
     for unit in chosen:
         measure(unit)

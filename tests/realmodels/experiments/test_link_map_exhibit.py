@@ -30,11 +30,15 @@ from realmodels.experiments.link_map import (
     measure,
     placements,
     recovered,
+    summarise,
+)
+from realmodels.experiments.trainings import (
+    CHANGES,
     snapshot,
     spearman,
     spread,
-    summarise,
     training_documents,
+    training_tokens,
 )
 from realmodels.pretrain import Recipe, Training, train_tokenizer
 from theory.errors import InputError
@@ -261,11 +265,11 @@ def test_damage_edge_and_spread() -> None:
 
 def test_every_design_cell_changes_one_thing() -> None:
     base = FULL.recipe
-    for name, change in link_map.CHANGES.items():
+    for name, change in CHANGES.items():
         fields = {key for key, value in vars(change(base)).items() if value != getattr(base, key)}
         assert len(fields - {"learning_rate", "sgd_learning_rate"}) <= 2 and (not fields) == (name == BASE)
-    assert {name for changes in FULL.fresh for name in changes} <= set(link_map.CHANGES)
-    assert {name for _, *ends in link_map.AXES for name in ends} <= set(link_map.CHANGES)
+    assert {name for changes in FULL.fresh for name in changes} <= set(CHANGES)
+    assert {name for _, *ends in link_map.AXES for name in ends} <= set(CHANGES)
     assert not {*FULL.fresh} & {*((name,) for name in FULL.design)}
 
 
@@ -296,7 +300,7 @@ def test_the_grid_has_design_and_fresh_cells_of_other_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = token_folder(tmp_path / "tokens-260", 260)
-    real = link_map.training_tokens(str(folder.parent), 260)
+    real = training_tokens(str(folder.parent), 260)
     monkeypatch.setattr(
         link_map, "training_tokens", lambda _, vocabulary: replace(real, hash=f"{vocabulary}")
     )

@@ -185,13 +185,13 @@ def test_every_rule_is_judged_at_every_preset(folder: Path) -> None:
 def test_units_are_what_they_say(units: list[Config], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The placement and the noise of the config, lm-eval's answers, and a digital model afterwards."""
     seen: dict[Config, Any] = {}
-    real = tasks.deployed
+    real = rig.deployed
 
     def spy(model: Any, placement: Any, hardware: Any, calibration: Any, seed: int) -> Any:
         seen[unit] = (placement.digital_experts, hardware.c, hardware.w_max, seed)
         return real(model, placement, hardware, calibration, seed=seed)
 
-    monkeypatch.setattr(tasks, "deployed", spy)
+    monkeypatch.setattr(rig, "deployed", spy)
     small = [replace(unit, questions=6) for unit in units]
     answers = {}
     for unit in small:
