@@ -75,9 +75,9 @@ ACROSS = " across layers"
 STRATEGIES = (*(score + form for score in SCORES for form in ("", ACROSS)), "random")
 REFERENCE, NONE = "reference", "none"
 CLOSED_FORMS = ("damage" + ACROSS, "damage with gradient" + ACROSS)
-DAMAGE_CLAIM = "D"  # of theory/claims.py: the expected damage
+DAMAGE_CLAIM = "D"  # the expected damage, an id of theory/claims.py
 RULE_C, RULE_FRACTIONS = RECOVERED_AT.value, DIGITAL_EXPERTS.value
-RULE_SHARE = 0.8  # of the reference's gain
+RULE_SHARE = 0.8  # share of the reference's gain
 SEARCH_SEED = 1000  # seed of the first noise draw that scores and reference see
 PAIRS = 8  # at most so many pairs of experts are exchanged in one round
 
@@ -124,13 +124,41 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset(("tile",), (2.5,), RULE_FRACTIONS, 2, 4, 64, 1, 2, 0),
-    "default": Preset(("tile", "column"), (2.5,), RULE_FRACTIONS, 4, 8, 128, 2, 4, 1),
+    "quick": Preset(
+        granularities=("tile",),
+        magnitudes=(2.5,),
+        fractions=RULE_FRACTIONS,
+        draws=2,
+        blocks=4,
+        block_tokens=64,
+        search_draws=1,
+        search_blocks=2,
+        rounds=0,
+    ),
+    "default": Preset(
+        granularities=("tile", "column"),
+        magnitudes=(2.5,),
+        fractions=RULE_FRACTIONS,
+        draws=4,
+        blocks=8,
+        block_tokens=128,
+        search_draws=2,
+        search_blocks=4,
+        rounds=1,
+    ),
     "full": Preset(
-        ("tile", "column"), (0.5, 1.5, 2.5, 4.0), (0.03125, 0.0625, 0.125, 0.25, 0.5), 16, 32, 256, 8, 64, 2,
+        granularities=("tile", "column"),
+        magnitudes=(0.5, 1.5, 2.5, 4.0),
+        fractions=(0.03125, 0.0625, 0.125, 0.25, 0.5),
+        draws=16,
+        blocks=32,
+        block_tokens=256,
+        search_draws=8,
+        search_blocks=64,
+        rounds=2,
         others=True,
     ),
-}  # fmt: skip
+}
 
 
 def grid(

@@ -70,9 +70,24 @@ class Config(Evaluated):
 
 
 PRESETS = {
-    "quick": Preset((2.5,), 2, 4, 128),
-    "default": Preset((0.75, 1.5, 2.5), 8, 16, 256),
-    "full": Preset((0.5, 1.0, 1.5, 2.0, 2.5), 16, 32, 256),
+    "quick": Preset(
+        magnitudes=(2.5,),
+        draws=2,
+        blocks=4,
+        block_tokens=128,
+    ),
+    "default": Preset(
+        magnitudes=(0.75, 1.5, 2.5),
+        draws=8,
+        blocks=16,
+        block_tokens=256,
+    ),
+    "full": Preset(
+        magnitudes=(0.5, 1.0, 1.5, 2.0, 2.5),
+        draws=16,
+        blocks=32,
+        block_tokens=256,
+    ),
 }
 
 

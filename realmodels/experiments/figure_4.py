@@ -90,9 +90,24 @@ class Config(Evaluated):
 
 
 PRESETS = {
-    "quick": Preset((2.5,), 2, 4, 128),
-    "default": Preset((1.5, 2.5), 6, 8, 256),
-    "full": Preset((0.5, 1.0, 1.5, 2.0, 2.5), 64, 256, 256),
+    "quick": Preset(
+        magnitudes=(2.5,),
+        draws=2,
+        blocks=4,
+        block_tokens=128,
+    ),
+    "default": Preset(
+        magnitudes=(1.5, 2.5),
+        draws=6,
+        blocks=8,
+        block_tokens=256,
+    ),
+    "full": Preset(
+        magnitudes=(0.5, 1.0, 1.5, 2.0, 2.5),
+        draws=64,
+        blocks=256,
+        block_tokens=256,
+    ),
 }
 QUESTIONS = {"quick": 40, "default": 200, "full": None}  # the first so many of each task
 
@@ -331,7 +346,7 @@ def _findings_on_tasks(tables: Tables, w_max: Granularity, reference: dict[str, 
     gain = _over_tasks(tables[w_max, "maxnn", RULE_4_FRACTION, RULE_C]) - none
     cost = _over_tasks([reference]) - none  # the same digital model against every draw
     recovered = ratio_interval(gain, cost)
-    lost = round(float(cost.mean()), 12)  # but for rounding
+    lost = round(float(cost.mean()), 12)  # rounding errors alone are no loss
     findings = [
         judged(
             claim="MaxNNScore recovers more than a third of the accuracy lost on the tasks;"

@@ -105,7 +105,7 @@ from theory.placement import rank
 
 Array = NDArray[np.float64]
 
-C = RECOVERED_AT.value  # of pcm
+C = RECOVERED_AT.value  # magnitude of pcm
 TILES = 4  # the hidden size is cut into so many
 KINDS: tuple[tuple[str, Granularity], ...] = (
     ("pcm", "tile"),

@@ -85,9 +85,30 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset((8, 4), ("tile",), (0.5, 1.0, 2.0), 4, 4, 128),
-    "default": Preset((8, 6, 4), rig.GRANULARITIES, (0.25, 0.5, 1.0, 2.0, 4.0), 16, 8, 256),
-    "full": Preset((8, 6, 4), rig.GRANULARITIES, (0.25, 0.5, 1.0, 2.0, 4.0), 32, 16, 256),
+    "quick": Preset(
+        bits=(8, 4),
+        granularities=("tile",),
+        factors=(0.5, 1.0, 2.0),
+        blocks=4,
+        heat_map_blocks=4,
+        block_tokens=128,
+    ),
+    "default": Preset(
+        bits=(8, 6, 4),
+        granularities=rig.GRANULARITIES,
+        factors=(0.25, 0.5, 1.0, 2.0, 4.0),
+        blocks=16,
+        heat_map_blocks=8,
+        block_tokens=256,
+    ),
+    "full": Preset(
+        bits=(8, 6, 4),
+        granularities=rig.GRANULARITIES,
+        factors=(0.25, 0.5, 1.0, 2.0, 4.0),
+        blocks=32,
+        heat_map_blocks=16,
+        block_tokens=256,
+    ),
 }
 
 

@@ -76,7 +76,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
-    """How much is computed; `magnitudes` are values of c, `draws` counts noise draws, `questions` is None for all."""
+    """How much is computed: values of c, number of noise draws, number of questions (None for all)."""
 
     magnitudes: tuple[float, ...]
     draws: int
@@ -84,9 +84,21 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset((2.5,), 2, 40),
-    "default": Preset((1.5, 2.5), 4, 200),
-    "full": Preset((1.5, 2.5), 8, None),
+    "quick": Preset(
+        magnitudes=(2.5,),
+        draws=2,
+        questions=40,
+    ),
+    "default": Preset(
+        magnitudes=(1.5, 2.5),
+        draws=4,
+        questions=200,
+    ),
+    "full": Preset(
+        magnitudes=(1.5, 2.5),
+        draws=8,
+        questions=None,
+    ),
 }
 
 

@@ -40,7 +40,7 @@ Links = Callable[[Config], float]
 
 
 def configs() -> list[Config]:
-    """Those of a grid, in another order and without its text."""
+    """Configs of a grid, in another order and without text."""
     recipe = PRESETS["full"].recipe
     return [
         Config(optimiser, balanced, recipe, seed, "folder", "hash", 1, 2, 8)
@@ -51,10 +51,10 @@ def configs() -> list[Config]:
 
 
 def result(**links: Links) -> Result:
-    """Of records that are alike but for links, named as quantities with _ for spaces, and a little noise."""
+    """The result of records that are alike but for a little noise and for `links`: quantities, with _ for spaces."""
     records = []
     for config in configs():
-        noise = 0.01 * (config.seed - SEEDS[1]) * (1 if config.balanced else -1)  # its mean is 0
+        noise = 0.01 * (config.seed - SEEDS[1]) * (1 if config.balanced else -1)  # of mean 0
         record: dict[str, Any] = dict.fromkeys(QUANTITIES, 1.0)
         record |= {name: 0.0 for name in QUANTITIES if name.startswith("spearman")}
         record |= {name.replace("_", " "): link(config) + noise for name, link in links.items()}
@@ -127,7 +127,7 @@ def test_frequency_has_one_sign_and_is_read_without_balancing() -> None:
 
 
 def test_runs_are_paired_by_seed() -> None:
-    """What differs between seeds drops out of the difference, whatever the order of the runs."""
+    """Differences between seeds drop out of the paired difference, whatever the order of the runs."""
     found = result(spearman_load=lambda config: 0.4 * (config.seed - 201) + (0.0 if config.balanced else 0.3))
     for name in OPTIMISERS:
         one = finding(found, "takes the link away", name)
@@ -159,7 +159,7 @@ def test_an_interval_around_the_limits_is_inconclusive() -> None:
 
 
 def test_rule_1_is_within_its_limits() -> None:
-    """The finding's own verdict, and that of the committed result, are those of its interval and limits."""
+    """Interval and limits give the verdict, in a made-up result and in the committed one."""
     for found in (result(), Result.from_json((DATA / "figure-balance.json").read_text(encoding="utf-8"))):
         ones = [each for each in found.findings if "does not follow load" in each.claim]
         assert len(ones) == len(OPTIMISERS)
@@ -215,8 +215,8 @@ def test_the_drawing_shows_every_optimiser_with_and_without() -> None:
     np.testing.assert_allclose(free, -0.8, atol=1e-9)
     for axis in below:
         points = [point for dots in axis.collections for point in np.asarray(dots.get_offsets()).tolist()]
-        assert points.count([1.0, 1.0]) == 2 * 3 * 2  # sides, layers, and experts of them
-        assert points.count([drawing.UNUSED, 100.0]) == 2 * 3  # of the first seed, drawn at the edge
+        assert points.count([1.0, 1.0]) == 2 * 3 * 2  # sides, layers, experts of a layer
+        assert points.count([drawing.UNUSED, 100.0]) == 2 * 3  # the first seed's, drawn at the edge
     rows = drawing.table(found)
     assert len(rows) == 2 * len(OPTIMISERS) and {row["balancing"] for row in rows} == {"with", "without"}
     assert all(
@@ -265,7 +265,7 @@ def test_both_runs_of_a_seed_differ_in_the_loss_alone() -> None:
 
 @pytest.mark.usefixtures("made_up_text")
 def test_a_small_run() -> None:
-    """The record is that of its experts; pairs start alike, and the same config gives the same numbers."""
+    """A record follows from its experts; pairs start alike; the same config gives the same numbers."""
     recipe = replace(
         PRESETS["quick"].recipe, vocabulary=300, experts=8, top_k=2, context=32, batch_tokens=256, steps=20
     )

@@ -201,7 +201,7 @@ def test_other_noises_are_as_large_as_pcm(programming: str) -> None:
 @pytest.mark.slow
 @pytest.mark.claim("D")
 def test_a_real_unit() -> None:
-    """Its placements are of one size; digital experts help; the closed form knows what measuring finds."""
+    """Placements are of one size, digital experts help, and the closed form knows what measuring finds."""
     (config,) = grid("quick")
     found = measure(config)
     none = next(each for each in found["losses"] if each["label"] == NONE)

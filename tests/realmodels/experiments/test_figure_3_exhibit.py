@@ -86,7 +86,7 @@ def test_verdicts_follow_the_data(dense: float, experts: float, verdict: str, ra
     assert {finding.verdict for finding in ratio} == {ratio_verdict}
     for finding, c in zip(paper, [1.5, 2.5] * 2, strict=True):
         assert finding.n == DRAWS and f"c = {c:g}" in finding.claim
-        # The noise of the estimate: each of the two parts' (draw + block) effects, over 4 draws, times c.
+        # Noise of the estimate: (draw + block) effects of both parts, over 4 draws, times c.
         assert finding.estimate == pytest.approx(
             c * (dense - experts), abs=6 * c * 0.002 * math.sqrt(2 / DRAWS)
         )
@@ -106,7 +106,7 @@ def test_the_verdict_on_converters(cost: float, verdict: str) -> None:
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), shift=st.floats(-1, 1))
 def test_only_changes_count(seed: int, shift: float) -> None:
-    """A constant added to every loss, the digital one's too, changes nothing; the order of units neither."""
+    """A constant added to every loss, digital or not, changes nothing; nor does the order of units."""
     configs, found = records(DAMAGE, seed=seed)
     moved = [record | {"loss": [loss + shift for loss in record["loss"]]} for record in found]
     order = np.random.default_rng(seed).permutation(np.arange(1, len(configs)))

@@ -36,7 +36,7 @@ from theory.evidence import Finding, Result, mean_interval, two_way_interval
 from theory.placement import Strategy
 
 BLOCKS, DRAWS = 6, 4
-ASKED = {"boolq": 300, "arc_easy": 800, CONTINUATION: 500}  # questions of made-up answers
+ASKED = {"boolq": 300, "arc_easy": 800, CONTINUATION: 500}  # number of questions with made-up answers
 DAMAGE: dict[Strategy, float] = dict.fromkeys(STRATEGIES, 0.08) | {"none": 0.1, "maxnn": 0.05, "minnn": 0.09}
 
 
@@ -71,7 +71,7 @@ def records(
 def with_tasks(
     lost: dict[Strategy, float], asked: dict[str, int] = ASKED
 ) -> tuple[list[Config], list[dict[str, Any]]]:
-    """Units which answer 80 % of all questions right, or a share `lost` less: other questions for each draw.
+    """Units that answer 80 % of all questions right, or a share `lost` less: other questions for each draw.
 
     With 12.5 % digital experts, that is; half of it with 25 %.
     """
@@ -144,7 +144,7 @@ def test_the_picture_shows_every_curve_and_the_papers_claim() -> None:
 
 
 def cells(result: Result) -> dict[Any, dict[str, Any]]:
-    """Of w_max per tile."""
+    """Curves of w_max per tile, by strategy, digital fraction and c."""
     return {
         (curve["strategy"], curve["digital_fraction"], curve["c"]): curve
         for curve in result.data["curves"]
@@ -196,7 +196,7 @@ def test_the_verdict_on_a_baseline_on_tasks(baseline: float, verdict: str) -> No
 
 
 def test_no_accuracy_lost_in_all() -> None:
-    """But 10 % on one task, which another gains."""
+    """One task loses 10 %, another one gains as much."""
     configs, found = with_tasks(LOST | {"none": 0.0})
     for config, record in zip(configs, found, strict=True):
         if config.strategy == "none":
@@ -215,7 +215,7 @@ def test_every_baseline_is_judged_on_tasks() -> None:
 
 
 def test_curves_have_the_accuracy_on_tasks() -> None:
-    """Every number is that of its own placement and magnitude, and differences are paired."""
+    """Every number belongs to its placement and magnitude, and differences are paired."""
     lost: dict[Strategy, float] = {each: 0.02 * number for number, each in enumerate(LOST, 1)}
     configs, found = with_tasks(lost)
     result = summarise(configs, found)
@@ -245,7 +245,7 @@ def test_curves_have_the_accuracy_on_tasks() -> None:
 
 
 def test_one_task_is_judged_as_its_answers_are() -> None:
-    """Differences of (draws, questions), and their ratio, as elsewhere."""
+    """Intervals are those of a (draws, questions) table, for differences and for their ratio."""
     configs, found = with_tasks(LOST, {CONTINUATION: 200})
 
     def table(strategy: str, fraction: float) -> NDArray[np.float64]:
@@ -282,7 +282,7 @@ answers = st.integers(2, 12).flatmap(
     st.dictionaries(st.sampled_from(sorted(METRICS)), answers, min_size=1), st.randoms(use_true_random=False)
 )
 def test_the_interval_over_tasks(tables: dict[str, Any], order: random.Random) -> None:
-    """Draws are in common, questions are each task's own; the order of tasks is nothing."""
+    """Tasks share draws and have questions of their own; the order of tasks does not matter."""
     draws = [{"tasks": {task: table[draw] for task, table in tables.items()}} for draw in range(3)]
     found = figure_4._over_tasks(draws)
     arrays = [np.array(table, dtype=float) for table in tables.values()]
@@ -329,7 +329,7 @@ def test_the_picture_shows_the_tasks() -> None:
         *curves, digital = axis.lines
         assert [line.get_label() for line in curves] == list(drawing.LABELS.values())
         for line, strategy in zip(curves, drawing.LABELS, strict=True):
-            half_as_much = row % 2 and strategy != "none"  # the second of both budgets
+            half_as_much = row % 2 and strategy != "none"  # the larger budget
             expected = 0.8 - LOST[strategy] / (2 if half_as_much else 1)  # type: ignore[index]
             assert np.asarray(line.get_ydata())[-1] == pytest.approx(expected, abs=1e-3)
         assert np.asarray(digital.get_ydata()) == pytest.approx(0.8)
@@ -408,13 +408,13 @@ def test_units_are_reproducible_and_leave_the_model_digital(units: list[Config])
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a model whose context holds the questions."""
+    """Folder of a model whose context holds the questions."""
     network = small_network(num_experts=8, max_position_embeddings=512)
     return save(network, tmp_path_factory.mktemp("small model"))
 
 
 def test_units_ask_the_model_that_they_deploy(folder: Path) -> None:
-    """Every unit the same questions, so many as the preset says."""
+    """Every unit has the same questions, as many as the preset says."""
     units = grid("quick", model=str(folder), seeds=2, tasks=CONTINUATION)
     assert {(unit.tasks, unit.questions) for unit in units} == {((CONTINUATION,), QUESTIONS["quick"])}
     plain = grid("quick", model=str(folder), seeds=2)
@@ -473,7 +473,7 @@ def test_tasks_that_are_not_to_be_had_are_refused_before_the_model_is_loaded(
 def test_the_command_with_a_task(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, so that there can be few questions."""
+    """The command runs in this process, so that there can be few questions."""
     monkeypatch.setattr(figure_4, "QUESTIONS", {"quick": 3})
     options = ["--figure", "4", "--preset", "quick", "--model", str(folder), "--seeds", "2", "--workers", "1"]
     assert paper_repro.main([*options, "--tasks", CONTINUATION, "--out", str(tmp_path)]) == 0

@@ -28,7 +28,7 @@ BLOCKS, TOKENS, EXPERTS, LAYERS = 6, 32, 32, 2
 
 
 def record(link: float, seed: int = 0) -> dict[str, Any]:
-    """Experts whose mean log frequency follows the ranks of their scores with so much weight, else chance."""
+    """Experts whose mean log frequency follows the ranks of their scores with weight `link`, and chance otherwise."""
     generator = np.random.default_rng(seed)
     layers = []
     for _ in range(LAYERS):
@@ -77,7 +77,7 @@ def test_what_has_no_correlation_is_refused(values: list[float]) -> None:
 
 
 def test_pooled_interval_of_equal_layers() -> None:
-    """As many layers of r and n as there are: the same estimate, half the width in z for four times as many."""
+    """Four equal layers have the estimate of one layer, and half the width in z."""
     one, (low, high) = pooled([0.5], [32])
     four, (lowest, highest) = pooled([0.5] * 4, [32] * 4)
     assert one == pytest.approx(0.5) == four
@@ -88,7 +88,7 @@ def test_pooled_interval_of_equal_layers() -> None:
 
 
 def test_intervals_cover() -> None:
-    """Of normal pairs with a known correlation of ranks; 1,000 intervals of 95 % miss 50, 6.2 deviations are 43."""
+    """Normal pairs have a known correlation of ranks. 1,000 intervals of 95 % miss 50; 6.2 deviations are 43."""
     generator = np.random.default_rng(0)
     rho = 0.6
     population = 6 / math.pi * math.asin(rho / 2)

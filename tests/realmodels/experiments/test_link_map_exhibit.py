@@ -53,7 +53,7 @@ Change = Callable[[Config, dict[str, Any]], None]
 
 
 def configs() -> list[Config]:
-    """Those of the full preset, without its text."""
+    """Configs of the full preset, without its text."""
     cells: list[tuple[str, ...]] = [*((name,) for name in FULL.design), *FULL.fresh]
     return [
         Config(
@@ -66,7 +66,7 @@ def configs() -> list[Config]:
 
 
 def record(config: Config, number: int) -> dict[str, Any]:
-    """Under SGD MaxNNScore follows frequency; MaxNN pays per layer and not per column, and beats load by its edge."""
+    """Under SGD MaxNNScore follows frequency. MaxNN pays per layer and not per column, and beats load by the edge."""
     rng = np.random.default_rng(number)
     follows = any(config.cell.startswith(name) for name in SGD)
     looks = []
@@ -126,7 +126,7 @@ def test_verdicts_follow_the_records() -> None:
     statistic = found.findings[-1]
     assert "MaxNN beats load where damage edge is at least" in statistic.claim
     assert statistic.verdict == "holds" and statistic.estimate == 1 and statistic.n == 3
-    # 15 design cells, of which two follow load
+    # two of the 15 design cells follow load
     damage = finding(found, "tells damage better than load", "pcm, layer")
     assert damage.estimate == pytest.approx(0.6 - (0.9 * 2 + 0.1 * 13) / 15, abs=0.01)
 
@@ -159,7 +159,7 @@ def test_a_statistic_is_chosen_on_design_cells_and_tested_on_the_others() -> Non
     assert (choice["name"], choice["side"], choice["design accuracy"]) == ("spread of load", "below", 1.0)
     assert choice["threshold"] == pytest.approx(5, abs=0.05)
     assert found.findings[-1].verdict == "fails" and found.findings[-1].estimate == 0
-    assert choice["fresh accuracy"] == [0, 0, 0]  # of every seed
+    assert choice["fresh accuracy"] == [0, 0, 0]  # one for each seed
 
 
 def test_without_both_outcomes_there_is_no_statistic() -> None:
@@ -274,7 +274,7 @@ def test_every_design_cell_changes_one_thing() -> None:
 
 
 def token_folder(folder: Path, vocabulary: int) -> Path:
-    """A token folder whose tokenizer and training stream are of a few words."""
+    """A token folder whose tokenizer and training stream come from a few words."""
     folder.mkdir(parents=True)
     tokenizer = train_tokenizer(["noise on analog tiles hurts dense modules"] * 3, vocabulary)
     tokenizer.save_pretrained(folder)
@@ -346,12 +346,12 @@ def test_a_snapshot_is_the_model_that_load_gives(tmp_path: Path) -> None:
     torch.testing.assert_close(model.network(batch).logits, loaded.network(batch).logits)
     assert model.map == loaded.map and not model.network.training
     assert all(torch.equal(before[name], master) for name, master in training.masters.items())
-    training.advance()  # goes on: its own model is another
+    training.advance()  # training goes on with a model of its own
     assert not torch.equal(training.masters["lm_head.weight"], model.network.get_parameter("lm_head.weight"))
 
 
 def test_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Biased routers and all kinds of hardware, on made-up text; the same numbers twice."""
+    """Biased routers and all kinds of hardware, on made-up text, give the same numbers twice."""
     token_folder(tmp_path / "tokens-300", 300)
     documents = {"calibration": TEXTS[:6] * 40, "evaluation": TEXTS[6:]}
     monkeypatch.setattr(text, "held_out", documents.__getitem__)

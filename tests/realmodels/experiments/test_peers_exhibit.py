@@ -30,7 +30,7 @@ CONVERTERS, BLOCKS, DRAWS = 0.001, 6, 4
 def records(
     share: float = 0.0, converters: float = 0.0, spread: float = 0.0005, seed: int = 0
 ) -> tuple[list[Config], list[dict[str, Any]]]:
-    """On lightning the increase differs from ours by `share` of it, and at c = 0 by `converters`.
+    """On lightning the increase differs from ours by the fraction `share`, and at c = 0 by `converters`.
 
     The draws themselves differ a hundred times more than the simulators do on one draw.
     """
@@ -111,7 +111,7 @@ def test_without_noise_a_difference_is_judged_in_nats(converters: float, verdict
 
 
 def test_draws_are_paired() -> None:
-    """What the draws have in common drops out: the interval is of what the simulators differ by."""
+    """Effects that the draws have in common drop out: the interval is of the difference between simulators."""
     for each in of_peer(summarise(*records()), "aihwkit"):
         assert each.interval is not None and each.interval[1] - each.interval[0] < 0.01
 
@@ -150,7 +150,7 @@ def test_only_changes_count_and_the_order_of_units_does_not(seed: int, shift: fl
 
 
 def points(axis: Any) -> list[int]:
-    """How many, for each simulator."""
+    """Number of points drawn for each simulator."""
     return [len(bars.lines[0].get_xdata()) for bars in axis.containers]
 
 

@@ -18,7 +18,11 @@ from theory.hardware import Hardware
 
 BLOCKS = 8
 FACTORS = (0.5, 1.0, 2.0)
-COSTS = {8: (0.002, 0.01), 6: (0.02, 0.1), 4: (0.2, 1.0)}  # of experts and of everything, in nats
+COSTS = {
+    8: (0.002, 0.01),
+    6: (0.02, 0.1),
+    4: (0.2, 1.0),
+}  # loss increase, experts and everything analog
 Cells = dict[tuple[float, float], float]
 
 

@@ -16,7 +16,7 @@ from realmodels.load import load
 from theory.paper import TABLE_2
 
 BLOCKS, DRAWS = 6, 4
-DAMAGE = (0.4, 0.3, 0.2, 0.1, 0.0)  # of the rows, in nats
+DAMAGE = (0.4, 0.3, 0.2, 0.1, 0.0)  # loss increase of the rows, in nats
 
 
 def records(damage: tuple[float, ...], spread: float = 0.002) -> tuple[list[Config], list[dict[str, Any]]]:

@@ -26,7 +26,7 @@ PAPER = "MaxNNScore"
 
 
 def records(loss: dict[Any, float], digital: float = DIGITAL) -> tuple[list[Config], list[dict[str, Any]]]:
-    """Units in which so many of the questions that the digital model gets right are lost, at every c alike."""
+    """Units that lose a share of the questions that the digital model gets right: `loss` at RULE_C, .01 elsewhere."""
     right = int(digital * QUESTIONS)
 
     def correct(wrong: float, seed: int) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def test_the_verdict_on_the_cost_of_noise(none: float, verdict: str) -> None:
     [(0.05, "holds", "holds"), (0.2, "inconclusive", "fails"), (0.3, "fails", "fails")],
 )
 def test_the_verdicts_on_the_recovered_accuracy(maxnn: float, gains: str, third: str) -> None:
-    """Each budget of digital experts has its own; the other stays as it is."""
+    """Each budget of digital experts has verdicts of its own; those of the other budget stay."""
     for fraction, share in ((0.125, "12.5%"), (0.25, "25.0%")):
         result = summarise(*records({**LOSS, ("maxnn", fraction): maxnn}))
         recovers, ratio = (
@@ -153,7 +153,7 @@ def test_the_picture_shows_every_placement_and_the_papers_claim() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a model whose context holds the questions."""
+    """Folder of a model whose context holds the questions."""
     return save(
         small_network(num_experts=8, max_position_embeddings=512), tmp_path_factory.mktemp("small model")
     )
