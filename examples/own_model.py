@@ -29,9 +29,8 @@ if len(sys.argv) > 1:
 else:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = AutoTokenizer.from_pretrained(CHECKPOINTS / "tiny-olmoe")
-        heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 512}
-        sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "eos_token_id": 0}
-        config = MixtralConfig(vocab_size=len(tokenizer), **sizes, **heads)
+        config = MixtralConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, eos_token_id=0)
+        config.intermediate_size = 96
         MixtralForCausalLM(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         main(folder)

@@ -31,7 +31,7 @@ ORIGINS: Mapping[Origin, str] = {
 LEGEND = """\
 Written by `python -m figures.results` from `figures/data`.
 
-Every finding says what was claimed, what was measured, and how often. Findings of one claim stand in one table.
+Every finding says what was claimed, what was measured, and what came out. Findings of one claim stand in one table.
 
 - Origin: whose claim it is. The paper's full text was not available to us: the paper's claims are as we read them.
 - Rule: when the claim holds and when it fails. It was fixed before the experiment was run.

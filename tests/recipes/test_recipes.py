@@ -77,7 +77,8 @@ def tree(tmp_path: Path) -> Path:
     python.parent.mkdir(parents=True, exist_ok=True)
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
     python.chmod(0o755)
-    (tmp_path / ".venv" / "installed").touch()
+    for stamp in ("installed", "installed-dev"):
+        (tmp_path / ".venv" / stamp).touch()
     return tmp_path
 
 
