@@ -35,6 +35,7 @@ class Terms:
 
     @cached_property
     def margin(self) -> Tensor:
+        """Clean margin y f(X), (inputs,)."""
         return self.constant + (self.coefficient * torch.relu(self.a)).sum(-1)
 
     @cached_property
@@ -45,6 +46,7 @@ class Terms:
         return (self.coefficient.clamp(max=0).abs() * self.sigma).sum(-1) / sqrt(2 * pi(self.sigma))
 
     def mean(self, c: Tensor) -> Tensor:
+        """Mean of y f~ at the noise magnitudes c, (inputs,)."""
         shift = self.coefficient * relu_bias(self.a, c[:, None] * self.sigma)
         return self.margin if self.correct else self.margin + shift.sum(-1)
 
@@ -62,6 +64,7 @@ class Terms:
         return self.mean(low) + slope.clamp(max=0) * (high - low)
 
     def variance(self, c: Tensor) -> Tensor:
+        """Variance of y f~ at the noise magnitudes c, (inputs,), if its terms are independent."""
         return self._variance(self.a, c[:, None] * self.sigma)
 
     def _variance(self, a: Tensor, sigma: Tensor) -> Tensor:
