@@ -3,12 +3,23 @@
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from figures.drawings.rows import with_bounds
+from figures.drawings.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    SCORE,
+    VERMILLION,
+    WIDTH,
+    legend_below,
+    lengths,
+    styled,
+    titled,
+)
 from theory.evidence import Result
 
 Row = dict[str, Any]
@@ -16,44 +27,82 @@ Row = dict[str, Any]
 SIDES = ("with", "without")
 FOLLOWED = (
     ("spearman load", "load"),
-    ("spearman load among alive", "load, among alive experts alone"),
+    ("spearman load among alive", "load, used experts"),
     ("spearman frequency", "token frequency"),
 )
-COLOURS = dict(zip(SIDES, sns.color_palette("colorblind", 2), strict=True))
+LOOKS = {"with": (BLUE, "o"), "without": (VERMILLION, "^")}
 OFFSETS = {"with": -0.15, "without": 0.15}  # so that bars do not hide each other
-LEAST_RANGE = (0.5, 12.0)  # of an axis of growth, so that none looks like none
 UNUSED = 1e-3  # fair shares, where experts of less load are drawn
+MEANING = (
+    "Each optimiser trained the same small language model with and without a load-balancing loss, from the same"
+    " weights on the same text. Load is the share of tokens that an expert serves, in fair shares (1: as many as all"
+    " experts get on average). Experts SGD and experts one RMS: AdamW, but the experts have SGD, or one second moment"
+    f" for all experts of a layer. {SCORE}."
+)
+CAPTION = (
+    "Rank correlations of MaxNNScore with load and with token frequency, near 0 with a load-balancing loss; without"
+    " one, far below 0 under Muon and far above under AdamW. Points are means over training seeds, bars 95 % intervals,"
+    " which may go beyond 1. Used experts are those with more than a small part of a fair share."
+    f" {MEANING}"
+)
 
 
+@styled
 def draw(result: Result) -> Figure:
-    """Above, correlations with 95 % intervals; below, the experts of one seed, a panel for each optimiser."""
-    rows, experts = result.data["runs"], result.data["experts"]
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
-        figure = Figure(figsize=(13, 7.2), layout="constrained")
-        parts: Any = figure.subfigures(2, 1, height_ratios=(1, 1.05))
-        above = parts[0].subplots(1, len(FOLLOWED), sharey=True)
-        below = parts[1].subplots(1, len(experts))
-    for axis, (quantity, name) in zip(above, FOLLOWED, strict=True):
+    """Correlations with 95 % intervals."""
+    rows = result.data["runs"]
+    optimisers = list(dict.fromkeys(row["optimiser"] for row in rows))
+    figure = Figure(figsize=(WIDTH, 0.42 * len(optimisers) + 1.6))
+    axes = figure.subplots(1, len(FOLLOWED), sharey=True)
+    for axis, (quantity, name) in zip(axes, FOLLOWED, strict=True):
         _correlations(axis, rows, quantity)
-        axis.set_title(f"with {name}", fontsize="medium")
-    optimisers = [each["optimiser"] for each in experts]
-    above[0].set_yticks(range(len(optimisers)), optimisers)
-    above[0].invert_yaxis()
-    for axis, each in zip(below, experts, strict=True):
-        _experts(axis, each)
-    below[0].set_ylabel("MaxNNScore over the layer's first mean")
-    handles, labels = above[0].get_legend_handles_labels()
-    parts[0].legend(handles, labels, loc="outside lower center", ncols=len(SIDES), frameon=False)
-    parts[1].suptitle(
-        f"Experts of all layers, seed {result.data['seeds'][0]}; dotted: the mean before the first step",
-        fontsize="medium",
-    )
-    figure.suptitle(
-        f"Spearman's correlation of MaxNNScore, mean over layers; means and 95 % intervals over"
-        f" {len(result.data['seeds'])} training seeds",
-        fontsize="medium",
+        axis.set_title(name)
+    axes[0].set_yticks(range(len(optimisers)), optimisers)
+    axes[0].invert_yaxis()
+    axes[1].set_xlabel("rank correlation of MaxNNScore with it, mean over layers")
+    legend_below(figure, axes[0], columns=len(SIDES))
+    titled(
+        figure,
+        "What MaxNNScore follows, with and without a load-balancing loss",
+        f"means over {len(result.data['seeds'])} training seeds",
     )
     return figure
+
+
+@styled
+def draw_experts(result: Result) -> Figure:
+    """The experts of one seed, a panel for each optimiser, all on the same axes."""
+    experts = result.data["experts"]
+    figure = Figure(figsize=(WIDTH, 3.3))
+    axes = figure.subplots(1, len(experts), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, each in zip(axes, experts, strict=True):
+        _experts(axis, each)
+        axis.set_title(each["optimiser"].replace(", ", ",\n").replace(" one RMS", "\none RMS"), fontsize=8.5)
+    axes[0].set(xscale="log", yscale="log")
+    axes[0].set_ylabel("MaxNNScore / layer's mean at the start")
+    axes[0].xaxis.set_major_locator(FixedLocator([UNUSED, 0.1, 10]))
+    axes[0].set_xticklabels(["0", "0.1", "10"])
+    axes[0].xaxis.set_minor_locator(NullLocator())
+    axes[len(axes) // 2].set_xlabel("load in fair shares")
+    legend_below(figure, axes[0], columns=len(SIDES))
+    titled(
+        figure,
+        "How each expert's score grew, by the load that it has",
+        f"experts of all layers, seed {result.data['seeds'][0]}",
+    )
+    return figure
+
+
+PARTS = {
+    "experts": (
+        draw_experts,
+        (
+            "Five panels with a dot for each expert: scores hardly move under SGD and grow up to ten thousand times"
+            " under AdamW with one RMS; without a load-balancing loss some experts have no load. Experts with less than"
+            f" a thousandth of a fair share are drawn at 0; dotted: the mean before the first step. {MEANING}"
+        ),
+    ),
+}
 
 
 def table(result: Result) -> list[Row]:
@@ -64,14 +113,20 @@ def table(result: Result) -> list[Row]:
 def _correlations(axis: Axes, rows: list[Row], quantity: str) -> None:
     for side in SIDES:
         found = [row for row in rows if row["balancing"] == side]
-        values = np.array([row[quantity] for row in found])
-        bounds = np.array([row[f"{quantity}_interval"] for row in found])
+        values = [row[quantity] for row in found]
+        colour, marker = LOOKS[side]
         axis.errorbar(
-            values, np.arange(len(found)) + OFFSETS[side], xerr=np.abs(bounds.T - values), fmt="o",
-            markersize=4, capsize=3, color=COLOURS[side], label=f"{side} load-balancing loss",
-        )  # fmt: skip
-    axis.axvline(0, color="grey", linewidth=0.8)
+            np.array(values),
+            np.arange(len(found)) + OFFSETS[side],
+            xerr=lengths(values, [row[f"{quantity}_interval"] for row in found]),
+            fmt=marker,
+            capsize=3,
+            color=colour,
+            label=f"{side} load-balancing loss",
+        )
+    axis.axvline(0, color=GREY, linewidth=0.8)
     axis.set_xlim(-1.1, 1.1)  # an interval may go beyond
+    axis.grid(visible=False, axis="y")
 
 
 def _experts(axis: Axes, each: Row) -> None:
@@ -79,11 +134,9 @@ def _experts(axis: Axes, each: Row) -> None:
         layers = each[side]
         load = np.concatenate([layer["load"] for layer in layers])
         score = np.concatenate([np.array(layer["score"]) / np.mean(layer["first"]) for layer in layers])
-        axis.scatter(load.clip(min=UNUSED), score, s=14, color=COLOURS[side], alpha=0.8, linewidth=0)
-    axis.axhline(1, color="black", linewidth=0.9, linestyle=":")
-    axis.set(xscale="log", yscale="log", xlabel="load in fair shares")
-    low, high = axis.get_ylim()
-    axis.set_ylim(min(low, LEAST_RANGE[0]), max(high, LEAST_RANGE[1]))
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.set_title(each["optimiser"], fontsize="medium")
+        colour, marker = LOOKS[side]
+        axis.scatter(
+            load.clip(min=UNUSED), score, s=14, color=colour, marker=marker, alpha=0.7, linewidth=0,
+            label=f"{side} load-balancing loss",
+        )  # fmt: skip
+    axis.axhline(1, color=BLACK, linewidth=0.9, linestyle=":")

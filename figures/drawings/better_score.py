@@ -3,12 +3,30 @@
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from figures.drawings.rows import with_bounds
+from figures.drawings.style import (
+    BLACK,
+    BROWN,
+    C_AXIS,
+    GRANULARITIES,
+    OCHRE,
+    SCORE,
+    STRATEGIES,
+    W_MAX,
+    WIDTH,
+    Look,
+    heat,
+    legend_below,
+    lengths,
+    styled,
+    titled,
+)
+from figures.drawings.style import C as MEANING_OF_C
 from theory.evidence import Result
 
 Row = dict[str, Any]
@@ -18,11 +36,20 @@ LABELS = {
     "maxnn": "MaxNNScore",
     "activation_weight": "activation weight",
     "activation_frequency": "activation frequency",
-    "damage": "expected damage (claim D)",
-    "damage with gradient": "expected damage with gradient",
-    "measured": "measured damage of one expert",
-    "random": "random",
-    "reference": "reference: best known",
+    "damage": "expected damage",
+    "damage with gradient": "damage with gradient",
+    "measured": "measured damage",
+    "random": "random choice",
+    "reference": "best placement known",
+}
+# Of each score the form that is compared: the paper's inside layers, ours across them.
+LOOKS = {
+    "maxnn": STRATEGIES["maxnn"],
+    "activation_weight": STRATEGIES["activation_weight"],
+    "damage" + ACROSS: Look("expected damage, across layers", OCHRE, "P", (0, (6, 2))),  # type: ignore[arg-type]
+    "damage with gradient" + ACROSS: Look("damage with gradient, across layers", BROWN, "*", "-"),
+    "random": STRATEGIES["random"],
+    "reference": Look("best placement known", BLACK, "h", ":"),
 }
 REMEDIES = {
     "none": "nothing",
@@ -33,40 +60,130 @@ REMEDIES = {
     "digital, shift subtracted": "digital, mean shift subtracted",
 }
 C = 2.5  # of the map and the remedies
+FRACTION = 0.125  # of the curves over c
+MEANING = (
+    f"{SCORE}. Expected damage of an expert is the loss that the expert's noise is expected to add, by a formula (claim"
+    " D), with gradient by its second form, which needs a backward pass; measured damage is that of each expert alone."
+    " Scores rank experts in each layer, or those of all layers together (across layers). The best placement known is"
+    f" found by search. {MEANING_OF_C}. {W_MAX}."
+)
+CAPTION = (
+    "Curves of the part of the loss that digital experts recover: expected damage with gradient recovers about as much"
+    " as the best placement known, MaxNNScore a little less, random choice far less. Bands are 95 % intervals"
+    f" over noise draws and blocks of text. {MEANING}"
+)
 
-SHORT = {"proportional": "prop.", "constant": "const."}
 
-
+@styled
 def draw(result: Result) -> Figure:
-    """Recovered loss against budget and magnitude, the map of shares, the remedies; bands are 95 % intervals."""
-    rows = result.data["rows"]
-    judged = [row for row in rows if row["programming"] == "pcm" and row["bits"] == 8]
+    """Recovered loss against budget and magnitude, a row for each granularity."""
+    judged = _judged(result)
     granularities = list(dict.fromkeys(row["w_max"] for row in judged))
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
-        figure = Figure(figsize=(14, 4 * len(granularities) + 5), layout="constrained")
-        ratios = (*(1 for _ in granularities), 1.35)
-        axes = figure.subplots(len(granularities) + 1, 3, squeeze=False, height_ratios=ratios)
-    for line, w_max in zip(axes, granularities, strict=False):
-        mine = [row for row in judged if row["w_max"] == w_max]
-        _curves(line[0], [row for row in mine if row["c"] == C and row["label"] in _shown()], "fraction")
-        _curves(line[1], [row for row in mine if row["fraction"] == 0.125 and row["label"] in _shown()], "c")
-        line[0].set_title(f"w_max per {w_max}, c = {C:g}", loc="left", fontweight="bold")
-        line[1].set_title("12.5 % of experts digital", loc="left")
-        _remedies(line[2], [row for row in mine if row["c"] == C])
-    gridded = figure.add_subplot(axes[-1, 0].get_gridspec()[-1, :])
-    for axis in axes[-1]:
-        axis.remove()
-    _shares(gridded, [row for row in rows if row["c"] == C])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    digital = result.data["digital"]
-    figure.suptitle(
-        f"{result.data['model']}, dense modules digital, experts' loss recovered by digital experts; loss"
-        f" {digital['mean']:.3f} nats per token when all digital; {result.data['blocks']} blocks of"
-        f" {result.data['block_tokens']} tokens",
-        fontsize="medium",
-    )
+    figure = Figure(figsize=(WIDTH, 2.4 * len(granularities) + 1.5))
+    axes = figure.subplots(len(granularities), 2, squeeze=False, sharex="col", sharey=True)
+    for line, w_max in zip(axes, granularities, strict=True):
+        mine = [row for row in judged if row["w_max"] == w_max and row["label"] in LOOKS]
+        _curves(line[0], [row for row in mine if row["c"] == C], "fraction")
+        _curves(line[1], [row for row in mine if row["fraction"] == FRACTION], "c")
+        line[0].set_ylabel("part of the loss recovered")
+        line[0].set_title(f"{GRANULARITIES[w_max]}, c = {C:g}")
+        line[1].set_title(f"{100 * FRACTION:g} % of experts digital")
+    axes[-1, 0].set_xlabel("digital experts")
+    axes[-1, 1].set_xlabel(C_AXIS)
+    legend_below(figure, axes[0, 0], columns=2)
+    titled(figure, "What each score recovers of the loss that noise on experts costs", _measured(result))
     return figure
+
+
+@styled
+def draw_hardware(result: Result) -> Figure:
+    """Share of the reference's gain: scores by kinds of hardware and budgets."""
+    names = {
+        label + form: name for label, name in LABELS.items() for form in ("", ACROSS) if label != "reference"
+    }
+    rows = [
+        row
+        for row in result.data["rows"]
+        if row["c"] == C and row["share"] is not None and row["label"] in names
+    ]
+    keys = ("w_max", "programming", "bits", "fraction")
+    columns = list(dict.fromkeys(tuple(row[key] for key in keys) for row in rows))
+    labels = [label for label in names if any(row["label"] == label for row in rows)]
+    values = np.full((len(labels), len(columns)), np.nan)
+    for row in rows:
+        values[labels.index(row["label"]), columns.index(tuple(row[key] for key in keys))] = row["share"]
+    figure = Figure(figsize=(WIDTH, 0.3 * len(labels) + 2.6))
+    axis = figure.subplots()
+    image = heat(
+        axis,
+        values,
+        rows=[names[label] + (",\nacross layers" if label.endswith(ACROSS) else "") for label in labels],
+        columns=[
+            f"{w_max}, {noise}, {bits} bit, {100 * fraction:.3g} %"
+            for w_max, noise, bits, fraction in columns
+        ],
+        norm=Normalize(0, 1),
+        colours="viridis",
+        form=_short,
+    )
+    axis.tick_params(axis="x", labelrotation=90)
+    figure.colorbar(image, ax=axis, label="share of the best known gain", pad=0.01, fraction=0.03)
+    titled(figure, f"How near each score is to the best placement known, at c = {C:g}")
+    return figure
+
+
+@styled
+def draw_remedies(result: Result) -> Figure:
+    """Loss with each remedy; where a budget plays a part, once for each."""
+    judged = [row for row in _judged(result) if row["c"] == C]
+    granularities = list(dict.fromkeys(row["w_max"] for row in judged))
+    figure = Figure(figsize=(WIDTH, 3.4))
+    axes = figure.subplots(1, len(granularities), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, w_max in zip(axes, granularities, strict=True):
+        bars = [
+            (f"{name} ({100 * row['fraction']:g} %)" if row["fraction"] else name, row)
+            for label, name in REMEDIES.items()
+            for row in judged
+            if row["w_max"] == w_max and row["label"] == label and row["fraction"] in (0.0, 0.125, 0.25)
+        ]
+        middle = [row["loss_change"] for _, row in bars]
+        axis.errorbar(
+            middle,
+            range(len(bars)),
+            xerr=lengths(middle, [row["loss_change_interval"] for _, row in bars]),
+            fmt="o",
+            color=BLACK,
+            capsize=2,
+        )
+        axis.set_yticks(range(len(bars)), [name for name, _ in bars])
+        axis.set_title(GRANULARITIES[w_max])
+        axis.set_xlabel("loss increase, nats per token")
+    axes[0].invert_yaxis()
+    titled(figure, f"What remedies leave of the loss at c = {C:g} (percent of experts)", _measured(result))
+    return figure
+
+
+PARTS = {
+    "hardware": (
+        draw_hardware,
+        (
+            "A heat map of scores by kinds of hardware: the share of the best known gain is near 1 for all"
+            " forms of damage, small for activation frequency and random choice. The gain is the loss of no digital"
+            " expert minus that of the placement. Columns say over what w_max is the largest weight, the model of"
+            f" programming noise, bits of the converters, and digital experts. Other noises have the root"
+            f" mean square of pcm; grey cells were not measured. {MEANING}"
+        ),
+    ),
+    "remedies": (
+        draw_remedies,
+        (
+            "Points with bars: the loss increase is smallest where the experts of largest expected damage are digital,"
+            " larger where they are programmed twice and averaged (second copies). Subtracting each expert's mean"
+            " output shift, measured after programming, needs no digital expert. Bars are 95 % intervals over noise"
+            f" draws and blocks of text. {MEANING}"
+        ),
+    ),
+}
 
 
 def table(result: Result) -> list[Row]:
@@ -74,26 +191,21 @@ def table(result: Result) -> list[Row]:
     return with_bounds(result.data["rows"])
 
 
-def _shown() -> list[str]:
-    """Of each score the form that is compared: the paper's inside layers, ours across them."""
-    return [
-        "maxnn",
-        "activation_weight",
-        "damage" + ACROSS,
-        "damage with gradient" + ACROSS,
-        "random",
-        "reference",
-    ]
+def _judged(result: Result) -> list[Row]:
+    """Rows of the hardware that the rules are about."""
+    return [row for row in result.data["rows"] if row["programming"] == "pcm" and row["bits"] == 8]
 
 
-def _name(label: str) -> str:
-    base = label.removesuffix(ACROSS)
-    return LABELS[base] + (", across layers" if label != base else "")
+def _measured(result: Result) -> str:
+    data = result.data
+    return (
+        f"{data['model']}, dense modules digital; all digital: loss {data['digital']['mean']:.3f} nats per token;"
+        f" {data['blocks']} blocks of {data['block_tokens']} tokens"
+    )
 
 
 def _curves(axis: Axes, rows: list[Row], x: str) -> None:
-    styles = dict(zip(_shown(), sns.color_palette("colorblind", len(_shown())), strict=True))
-    for label, colour in styles.items():
+    for label, look in LOOKS.items():
         # An unbounded ratio has no band.
         line = sorted(
             (row for row in rows if row["label"] == label and row["recovered_interval"]),
@@ -103,71 +215,13 @@ def _curves(axis: Axes, rows: list[Row], x: str) -> None:
             continue
         at = [row[x] for row in line]
         low, high = zip(*(row["recovered_interval"] for row in line), strict=True)
-        style = ":" if label == "reference" else "-"
-        axis.plot(
-            at,
-            [row["recovered"] for row in line],
-            color=colour,
-            marker="o",
-            markersize=3,
-            label=_name(label),
-            linestyle=style,
-        )
-        axis.fill_between(at, low, high, color=colour, alpha=0.1, linewidth=0)
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axis.set_ylabel("recovered part of the loss")
+        axis.plot(at, [row["recovered"] for row in line], **look.kwargs)
+        axis.fill_between(at, low, high, color=look.colour, alpha=0.1, linewidth=0)
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     if x == "fraction":
-        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axis.set_xlabel("digital experts")
-    else:
-        axis.set_xlabel("magnitude c of the programming noise (pcm)")
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
-def _remedies(axis: Axes, rows: list[Row]) -> None:
-    """Loss with each remedy; where a budget plays a part, once for each."""
-    bars = [
-        (f"{name} ({row['fraction']:.1%})" if row["fraction"] else name, row)
-        for label, name in REMEDIES.items()
-        for row in rows
-        if row["label"] == label and row["fraction"] in (0.0, 0.125, 0.25)
-    ]
-    positions = np.arange(len(bars))[::-1]
-    for position, (_, row) in zip(positions, bars, strict=True):
-        low, high = row["loss_change_interval"]
-        axis.plot([low, high], [position] * 2, color="0.4", linewidth=1.5)
-        axis.plot(row["loss_change"], position, "o", color="black", markersize=4)
-    axis.set_yticks(positions, [name for name, _ in bars], fontsize="small")
-    axis.set_xlabel("loss increase, nats per token")
-    axis.set_title("remedies, c = 2.5", loc="left")
-
-
-def _shares(axis: Axes, rows: list[Row]) -> None:
-    """Share of the reference's gain: scores by kinds of hardware and budgets."""
-    rows = [row for row in rows if row["share"] is not None and row["label"].removesuffix(ACROSS) in LABELS]
-    columns = list(
-        dict.fromkeys((row["w_max"], row["programming"], row["bits"], row["fraction"]) for row in rows)
-    )
-    labels = [label + form for label in LABELS for form in ("", ACROSS)]
-    labels = [
-        label for label in labels if any(row["label"] == label for row in rows) and label != "reference"
-    ]
-    values = np.full((len(labels), len(columns)), np.nan)
-    for row in rows:
-        if row["label"] in labels:
-            key = row["w_max"], row["programming"], row["bits"], row["fraction"]
-            values[labels.index(row["label"]), columns.index(key)] = row["share"]
-    sns.heatmap(
-        values, ax=axis, annot=True, fmt=".2f", cmap="viridis", vmin=0, vmax=1, cbar=False, linewidths=0.5,
-        annot_kws={"fontsize": "small"},
-        yticklabels=[_name(label) for label in labels],
-        xticklabels=[
-            f"{w_max}\n{SHORT.get(noise, noise)}\n{bits} bit\n{fraction:.3g}"
-            for w_max, noise, bits, fraction in columns
-        ],
-    )  # fmt: skip
-    axis.tick_params(labelrotation=0, labelsize="small", length=0)
-    axis.set_title(
-        "share of the reference's gain at c = 2.5 (other noises at pcm's root mean square); columns: w_max, noise,"
-        " converters, digital fraction",
-        fontsize="medium",
-    )
+def _short(value: float) -> str:
+    """Two digits, without a leading 0."""
+    return f"{value:.1f}" if round(value, 2) >= 1 else f"{value:.2f}".replace("0.", ".", 1)

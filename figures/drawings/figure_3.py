@@ -2,53 +2,100 @@
 
 from typing import Any
 
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from figures.drawings.rows import with_bounds
+from figures.drawings.style import (
+    BLACK,
+    BROWN,
+    C_AXIS,
+    OCHRE,
+    VERMILLION,
+    W_MAX,
+    WIDTH,
+    C,
+    legend_below,
+    percentage_points,
+    styled,
+    titled,
+)
 from theory.evidence import Result
+from theory.paper import DENSE_HURTS_MORE
 
-TITLES = {"tile": "w_max per tile (our default)", "column": "w_max per column of a tile"}
-COLUMNS = (
-    # key of the quantity in a curve, its axis, divided by the millions of analog parameters
-    ("loss_change", "loss increase, nats per token", False),
-    ("accuracy_change", "change of top-1 accuracy", False),
-    ("loss_change", "loss increase per million\nanalog parameters, nats per token", True),
+BLUES = LinearSegmentedColormap.from_list("blues", ["#4c93c9", "#08306b"])  # the lightest is 3:1 on white
+DENSE = (  # colour, marker, line of the parts without experts; the last one is all of them
+    (OCHRE, "^", (0, (4, 1.5))),
+    (BROWN, "v", (0, (1, 1))),
+    (VERMILLION, "s", "-"),
 )
-PAPER = (
-    "Published (arXiv 2603.02633, Fig. 3): putting the dense modules, about 5 % of the parameters, on analog hardware"
-    " hurts more than putting 80-90 % of the experts there."
+EXPERT_MARKERS, EXPERT_LINES = "<>Xpo", ((0, (1, 1)), (0, (3, 1, 1, 1)), "-.", "--", "-")
+TITLES = {
+    "tile": "Noise relative to a tile's largest weight",
+    "column": "... to a tile column's largest weight",
+}
+MEANING = (
+    "Dense modules are attention and LM head, which every token uses; a token uses only some of the experts. In each"
+    f" curve the named part is on simulated analog hardware and all else is digital. {C}; at c = 0 only the"
+    f" 8-bit converters are left. {W_MAX}. Bands are 95 % intervals over noise draws and blocks of text."
+    f" {DENSE_HURTS_MORE.cited}"
+)
+CAPTION = (
+    "Two panels of curves that rise with programming noise: the loss rises most with everything on analog hardware, a"
+    " little less with all dense modules there, and far less with the experts there, even with all of them."
+    f" {MEANING}"
 )
 
 
+@styled
 def draw(result: Result) -> Figure:
-    """A row of panels for each granularity of w_max; bands are 95 % intervals."""
-    granularities = list(dict.fromkeys(curve["w_max"] for curve in result.data["curves"]))
-    styles = _styles(result.data["parts"])
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
-        figure = Figure(figsize=(11, 3.3 * len(granularities) + 1.2), layout="constrained")
-        axes = figure.subplots(len(granularities), len(COLUMNS), squeeze=False, sharex=True, sharey="col")
-    for row, w_max in zip(axes, granularities, strict=True):
-        for axis, (quantity, label, per_million) in zip(row, COLUMNS, strict=True):
-            _curves(axis, result, w_max, quantity, per_million, styles)
-            axis.set_ylabel(label)
-            if axis in axes[-1]:
-                axis.set_xlabel("magnitude c of the programming noise (pcm)")
-        row[0].set_title(TITLES[w_max], loc="left", fontweight="bold")
-    for axis in axes[:, 1]:
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-    digital = result.data["digital"]
-    figure.suptitle(
-        f"{result.data['model']}: loss {digital['loss']['mean']:.3f} nats per token, accuracy"
-        f" {digital['accuracy']['mean']:.1%} when all digital; {result.data['blocks']} blocks of"
-        f" {result.data['block_tokens']} tokens\n{PAPER}",
-        fontsize="small",
+    """The loss increase, a panel for each granularity of w_max."""
+    return _panels(result, _message(result), "loss_change", "loss increase, nats per token")
+
+
+@styled
+def draw_accuracy(result: Result) -> Figure:
+    """The same for accuracy."""
+    figure = _panels(
+        result,
+        "What noise takes from accuracy, by what is on analog hardware",
+        "accuracy_change",
+        "change of top-1 accuracy,\npercentage points",
     )
+    for axis in figure.axes:
+        axis.yaxis.set_major_formatter(percentage_points())
     return figure
+
+
+@styled
+def draw_per_parameter(result: Result) -> Figure:
+    """The loss increase over the number of parameters that are analog."""
+    return _panels(
+        result,
+        "What noise costs for each million of parameters on analog hardware",
+        "loss_change",
+        "loss increase per million analog\nparameters, nats per token",
+        per_million=True,
+    )
+
+
+PARTS = {
+    "accuracy": (
+        draw_accuracy,
+        (
+            "Two panels of curves that fall with programming noise: next-token top-1 accuracy falls most with"
+            f" everything on analog hardware, then with all dense modules, least with experts. {MEANING}"
+        ),
+    ),
+    "per-parameter": (
+        draw_per_parameter,
+        (
+            "Two panels of curves that rise with programming noise: per parameter on analog hardware, dense modules"
+            f" cost far more loss than experts. {MEANING}"
+        ),
+    ),
+}
 
 
 def table(result: Result) -> list[dict[str, Any]]:
@@ -56,29 +103,72 @@ def table(result: Result) -> list[dict[str, Any]]:
     return with_bounds(result.data["curves"])
 
 
-def _styles(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _message(result: Result) -> str:
+    """How many times as much the dense modules cost as nearly all experts, at the largest c."""
+    data = result.data
+    dense = [part["label"] for part in data["parts"] if not part["analog_experts"]][-1]
+    experts = [part for part in data["parts"] if not part["analog_modules"] and part["analog_experts"] < 1]
+    most = max(experts, key=lambda part: float(part["analog_experts"]))["label"]
+    c = max(curve["c"] for curve in data["curves"])
+    cost = {
+        (curve["w_max"], curve["part"]): curve["loss_change"] for curve in data["curves"] if curve["c"] == c
+    }
+    shown = list(dict.fromkeys(w_max for w_max, _ in cost))
+    if any(cost[w_max, most] <= 0 for w_max in shown):
+        return "What noise costs, by what is on analog hardware"
+    times = " and ".join(f"{cost[w_max, dense] / cost[w_max, most]:.1f}" for w_max in shown)
+    return f"At c = {c:g}, noisy dense modules cost {times} times the loss of {most}"
+
+
+def _looks(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Dense modules warm, experts blue and darker the more of them are analog, both together black."""
     dense = [part["label"] for part in parts if not part["analog_experts"]]
     experts = [part["label"] for part in parts if not part["analog_modules"]]
-    styles: dict[str, dict[str, Any]] = {}
-    for label, colour in zip(dense, sns.color_palette("YlOrRd", len(dense) + 1)[1:], strict=True):
-        styles[label] = {"color": colour, "marker": "s"}
-    for label, colour in zip(experts, sns.color_palette("Blues", len(experts) + 1)[1:], strict=True):
-        styles[label] = {"color": colour, "marker": "o"}
+    looks: dict[str, dict[str, Any]] = {}
+    for label, (colour, marker, line) in zip(dense, DENSE[-len(dense) :], strict=True):
+        looks[label] = {"color": colour, "marker": marker, "linestyle": line}
+    for index, label in enumerate(experts):
+        place = index / max(len(experts) - 1, 1)
+        style = round(place * (len(EXPERT_LINES) - 1))
+        looks[label] = {
+            "color": to_hex(BLUES(place)),
+            "marker": EXPERT_MARKERS[style],
+            "linestyle": EXPERT_LINES[style],
+        }
     for part in parts:
-        styles.setdefault(part["label"], {"color": "black", "marker": "D", "linestyle": "--"})
-    return styles
+        looks.setdefault(part["label"], {"color": BLACK, "marker": "D", "linestyle": "-"})
+    return looks
 
 
-def _curves(
-    axis: Axes,
+def _panels(
     result: Result,
-    w_max: str,
+    message: str,
     quantity: str,
-    per_million: bool,
-    styles: dict[str, dict[str, Any]],
-) -> None:
-    for label, style in styles.items():
+    label: str,
+    per_million: bool = False,
+) -> Figure:
+    data = result.data
+    granularities = list(dict.fromkeys(curve["w_max"] for curve in data["curves"]))
+    figure = Figure(figsize=(WIDTH, 4.3))
+    axes = figure.subplots(1, len(granularities), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, w_max in zip(axes, granularities, strict=True):
+        _curves(axis, result, w_max, quantity, per_million)
+        axis.set_title(TITLES[w_max])
+        axis.set_xlabel(C_AXIS)
+    axes[0].set_ylabel(label)
+    legend_below(figure, axes[0], columns=3, title="On analog hardware:", columnspacing=3)
+    digital = data["digital"]
+    titled(
+        figure,
+        message,
+        f"{data['model']}; all digital: loss {digital['loss']['mean']:.3f} nats per token, top-1 accuracy"
+        f" {100 * digital['accuracy']['mean']:.1f} %; {data['blocks']} blocks of {data['block_tokens']} tokens",
+    )
+    return figure
+
+
+def _curves(axis: Axes, result: Result, w_max: str, quantity: str, per_million: bool) -> None:
+    for label, look in _looks(result.data["parts"]).items():
         curve = [each for each in result.data["curves"] if each["w_max"] == w_max and each["part"] == label]
         curve.sort(key=lambda each: each["c"])
         units = [each["analog_millions"] if per_million else 1.0 for each in curve]
@@ -89,5 +179,5 @@ def _curves(
             for each, unit in zip(curve, units, strict=True)
         ]
         low, high = zip(*bands, strict=True)
-        axis.plot(c, middle, label=label, markersize=4, **style)
-        axis.fill_between(c, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        axis.plot(c, middle, label=label, **look)
+        axis.fill_between(c, low, high, color=look["color"], alpha=0.15, linewidth=0)

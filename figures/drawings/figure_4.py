@@ -1,80 +1,122 @@
-"""Draws figures 4 and 5: loss, accuracy and recovered loss against the magnitude of programming noise.
+"""Draws figures 4 and 5: which experts to keep digital, and how far each choice is from MaxNNScore's.
 
 Where there are tasks, accuracy on them, too.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from figures.drawings.rows import with_bounds
-from theory.evidence import Result
+from figures.drawings.style import (
+    C_AXIS,
+    GRANULARITIES,
+    GREY,
+    SCORE,
+    STRATEGIES,
+    W_MAX,
+    WIDTH,
+    C,
+    legend_below,
+    lengths,
+    percentage_points,
+    styled,
+    titled,
+)
+from theory.evidence import Finding, Result
+from theory.paper import MAXNN_IS_BEST, RECOVERED, RECOVERED_AT
 
-TITLES = {"tile": "w_max per tile (our default)", "column": "w_max per column of a tile"}
 LABELS = {
-    "none": "no expert digital",
-    "maxnn": "MaxNNScore",
-    "activation_frequency": "activation frequency",
-    "activation_weight": "activation weight",
-    "router_norm": "router norm",
-    "random": "random",
-    "minnn": "smallest MaxNNScore",
+    name: STRATEGIES[name].label
+    for name in (
+        "none",
+        "maxnn",
+        "activation_frequency",
+        "activation_weight",
+        "router_norm",
+        "random",
+        "minnn",
+    )
 }
-COLUMNS = (
-    ("loss_change", "loss increase, nats per token", False),
-    ("accuracy_change", "change of top-1 accuracy", True),
-    ("recovered", "recovered part of the loss", True),
+DIFFERENCE = "loss of MaxNN - loss of "  # how the statistic of a paired difference begins
+MEANING = (
+    "Each strategy says which of the experts of a layer stay digital, and how many do is in the panel's title; all"
+    f" other experts are on simulated analog hardware, the dense modules are digital. {SCORE}; router norm is the norm"
+    " of an expert's row of the router; activation frequency and weight are how often and with how much routing weight"
+    f" an expert is used. {C}. {W_MAX}. Bands and bars are 95 % intervals over noise draws and blocks of text."
 )
-TASKS_COLUMN = ("tasks_accuracy", "accuracy on the tasks", True)
-PAPER = (
-    "Published (arXiv 2603.02633, Figs. 4 and 5): MaxNNScore is best, and recovers a third to more than a half of the"
-    " loss at c = 2.5."
+CAPTION = (
+    "Curves on the left: MaxNNScore and activation weight recover most of the loss that noise costs, router norm less,"
+    " activation frequency and a random choice little; on the right, how much more is lost than with MaxNNScore, at"
+    f" c = {RECOVERED_AT.value:g}. A strategy right of 0 loses more than MaxNNScore, draw by draw and block by block;"
+    " the number beside a bar is that difference, with its interval. Recovered is the loss"
+    " increase with no expert digital, minus that with the strategy, over the former. The grey bar is what is"
+    f" published for OLMoE and DeepSeekMoE, of accuracy. {MEANING} {MAXNN_IS_BEST.cited}"
 )
+Panel = tuple[str, float]
 
 
+@styled
 def draw(result: Result) -> Figure:
-    """A row of panels for each granularity of w_max and budget of digital experts; bands are 95 % intervals."""
-    curves = result.data["curves"]
-    rows = list(
-        dict.fromkeys(
-            (curve["w_max"], curve["digital_fraction"]) for curve in curves if curve["strategy"] != "none"
-        )
-    )
-    digital = result.data["digital"]
-    columns = (*COLUMNS, TASKS_COLUMN) if "tasks" in digital else COLUMNS
-    palette = dict(zip(LABELS, ["black", *sns.color_palette("colorblind", len(LABELS) - 1)], strict=True))
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
-        figure = Figure(figsize=(11 / 3 * len(columns), 2.6 * len(rows) + 1.2), layout="constrained")
-        axes = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey="col")
-    for row, (w_max, fraction) in zip(axes, rows, strict=True):
-        shown = [
-            curve
-            for curve in curves
-            if curve["w_max"] == w_max
-            and (curve["strategy"] == "none" or curve["digital_fraction"] == fraction)
-        ]
-        for axis, (quantity, label, percent) in zip(row, columns, strict=True):
-            _curves(axis, shown, quantity, palette)
-            if quantity == "tasks_accuracy":
-                axis.axhline(digital["tasks"]["mean"], color="grey", linewidth=0.8)
-            axis.set_ylabel(label)
-            if percent:
-                axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-            if axis in axes[-1]:
-                axis.set_xlabel("magnitude c of the programming noise (pcm)")
-        row[0].set_title(f"{TITLES[w_max]}, {fraction:.1%} of experts digital", loc="left", fontweight="bold")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(
-        f"{result.data['model']}, dense modules digital: loss {digital['loss']['mean']:.3f} nats per token, accuracy"
-        f" {digital['accuracy']['mean']:.1%} when all digital; {result.data['blocks']} blocks of"
-        f" {result.data['block_tokens']} tokens\n{_tasks(digital) if 'tasks' in digital else ''}{PAPER}",
-        fontsize="small",
-    )
+    """A row for each granularity and budget: recovered loss, paired difference to MaxNN, accuracy on tasks if any."""
+    data = result.data
+    tasks = data["digital"].get("tasks")
+    figure, axes = _grid(result, 2 + bool(tasks), (1.15, 1, *((1,) if tasks else ())), sharex="col")
+    for row, panel in zip(axes, _rows(result), strict=True):
+        _curves(row[0], result, panel, "recovered")
+        row[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        row[0].plot(
+            [RECOVERED_AT.value] * 2, RECOVERED.value, color=GREY, alpha=0.35, linewidth=7, solid_capstyle="butt",
+            label=f"published for accuracy: {RECOVERED.said}",
+        )  # fmt: skip
+        row[0].sharey(axes[0][0])
+        row[0].set_ylabel("loss recovered")
+        row[0].set_title(_title(panel))
+        _differences(row[1], result.findings, panel)
+        if tasks:
+            _curves(row[2], result, panel, "tasks_accuracy")
+            row[2].axhline(tasks["mean"], color=GREY, linewidth=0.8)
+            row[2].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+            row[2].set_ylabel("accuracy on the tasks")
+            row[2].set_xlabel(C_AXIS if row is axes[-1] else "")
+    axes[0][1].set_title("Loss beyond MaxNNScore's")
+    axes[-1][0].set_xlabel(C_AXIS)
+    axes[-1][1].set_xlabel("thousandths of a nat per token")
+    legend_below(figure, axes[0][0], columns=2)
+    titled(figure, _message(result), _measured(result))
     return figure
+
+
+@styled
+def draw_loss(result: Result) -> Figure:
+    """The loss increase and the change of accuracy."""
+    figure, axes = _grid(result, 2, (1, 1), sharey="col")
+    for row, panel in zip(axes, _rows(result), strict=True):
+        _curves(row[0], result, panel, "loss_change")
+        _curves(row[1], result, panel, "accuracy_change")
+        row[0].set_ylabel("loss increase,\nnats per token")
+        row[1].set_ylabel("change of accuracy,\npercentage points")
+        row[1].yaxis.set_major_formatter(percentage_points())
+        row[0].set_title(_title(panel))
+    for axis in axes[-1]:
+        axis.set_xlabel(C_AXIS)
+    legend_below(figure, axes[0][0], columns=4)
+    titled(figure, "What noise on the experts costs, by which experts stay digital", _measured(result))
+    return figure
+
+
+PARTS = {
+    "loss": (
+        draw_loss,
+        (
+            "Curves of the loss, which rises with programming noise, and of next-token top-1 accuracy, which falls:"
+            f" least with MaxNNScore and activation weight, most with no expert digital. {MEANING}"
+        ),
+    ),
+}
 
 
 def table(result: Result) -> list[dict[str, Any]]:
@@ -82,22 +124,121 @@ def table(result: Result) -> list[dict[str, Any]]:
     return with_bounds(result.data["curves"])
 
 
-def _tasks(digital: dict[str, Any]) -> str:
-    tasks = digital["tasks"]
-    each = ", ".join(f"{name} ({found['questions']})" for name, found in tasks["each"].items())
-    return f"Tasks (questions): {each}; accuracy {tasks['mean']:.1%} when all digital (grey line)\n"
+def _rows(result: Result) -> list[Panel]:
+    """(w_max, digital fraction), in order."""
+    return list(
+        dict.fromkeys(
+            (curve["w_max"], curve["digital_fraction"])
+            for curve in result.data["curves"]
+            if curve["strategy"] != "none"
+        )
+    )
 
 
-def _curves(axis: Axes, curves: list[dict[str, Any]], quantity: str, palette: dict[str, Any]) -> None:
-    for strategy, label in LABELS.items():
-        curve = sorted((each for each in curves if each["strategy"] == strategy), key=lambda each: each["c"])
-        # An unbounded ratio has no band; where nothing was lost there is nothing to recover.
-        curve = [each for each in curve if each[f"{quantity}_interval"] is not None]
+def _grid(result: Result, columns: int, widths: Sequence[float], **shared: str) -> tuple[Figure, Any]:
+    rows = len(_rows(result))
+    figure = Figure(figsize=(WIDTH, 1.65 * rows + 1.5))
+    axes = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        width_ratios=widths,
+        **{"sharex": True, **shared},  # type: ignore[arg-type]
+    )
+    return figure, axes
+
+
+def _title(panel: Panel) -> str:
+    w_max, fraction = panel
+    return f"{GRANULARITIES[w_max]}, {100 * fraction:g} % digital"
+
+
+def _message(result: Result) -> str:
+    """What MaxNN recovers at least and at most, at the c of the rules."""
+    found = [
+        curve["recovered"]
+        for curve in result.data["curves"]
+        if curve["strategy"] == "maxnn" and curve["c"] == RECOVERED_AT.value
+    ]
+    return (
+        f"At c = {RECOVERED_AT.value:g}, digital experts chosen by MaxNNScore recover {100 * min(found):.0f} to"
+        f" {100 * max(found):.0f} % of the loss"
+    )
+
+
+def _measured(result: Result) -> str:
+    data = result.data
+    digital = data["digital"]
+    text = (
+        f"{data['model']}; all digital: loss {digital['loss']['mean']:.3f} nats per token, top-1 accuracy"
+        f" {100 * digital['accuracy']['mean']:.1f} %; {data['blocks']} blocks of {data['block_tokens']} tokens"
+    )
+    if "tasks" in digital:
+        tasks = digital["tasks"]
+        each = ", ".join(f"{name} ({found['questions']})" for name, found in tasks["each"].items())
+        text += f". Tasks (questions): {each}; accuracy {tasks['mean']:.1%} when all digital (grey line)"
+    return text
+
+
+def _differences(axis: Axes, findings: Sequence[Finding], panel: Panel) -> None:
+    """How much more each strategy loses than MaxNN, from the findings that judge it."""
+    w_max, fraction = panel
+    where = f"w_max per {w_max}, {fraction:.1%} of experts digital"
+    found = {
+        finding.statistic.removeprefix(DIFFERENCE).partition(" at c")[0]: finding
+        for finding in findings
+        if finding.statistic.startswith(DIFFERENCE) and finding.claim.endswith(where)
+    }
+    shown = [strategy for strategy in LABELS if strategy in found]
+    for place, strategy in enumerate(shown):
+        middle = -1000 * found[strategy].estimate
+        bounds = found[strategy].interval
+        interval = None if bounds is None else (-1000 * bounds[1], -1000 * bounds[0])
+        look = STRATEGIES[strategy]
+        axis.errorbar(
+            [middle],
+            [place],
+            xerr=lengths([middle], [interval]),
+            fmt=look.marker,
+            color=look.colour,
+            capsize=2,
+        )
+        written = f"{middle:+.1f}"
+        if interval:
+            written += " [{:+.1f}, {:+.1f}]".format(*interval)
+        axis.annotate(
+            written.replace("-", "\N{MINUS SIGN}"),
+            (1.0, place),
+            xycoords=("axes fraction", "data"),
+            ha="left",
+            va="center",
+            fontsize=8,
+        )
+    axis.axvline(0, color=STRATEGIES["maxnn"].colour, linewidth=1.4)
+    axis.set_yticks(range(len(shown)), [LABELS[strategy] for strategy in shown])
+    axis.set_ylim(len(shown) - 0.4, -0.6)
+    axis.grid(visible=False, axis="y")
+
+
+def _curves(axis: Axes, result: Result, panel: Panel, quantity: str) -> None:
+    w_max, fraction = panel
+    for strategy in LABELS:
         if quantity == "recovered" and strategy == "none":
             continue
+        curve = sorted(
+            (
+                each
+                for each in result.data["curves"]
+                if (each["w_max"], each["strategy"]) == (w_max, strategy)
+                and (strategy == "none" or each["digital_fraction"] == fraction)
+            ),
+            key=lambda each: float(each["c"]),
+        )
+        # An unbounded ratio has no band; where nothing was lost there is nothing to recover.
+        curve = [each for each in curve if each[f"{quantity}_interval"] is not None]
         c = [each["c"] for each in curve]
-        style = {"color": palette[strategy], "linestyle": "--" if strategy in ("none", "minnn") else "-"}
-        axis.plot(c, [each[quantity] for each in curve], marker="o", markersize=3, label=label, **style)
+        look = STRATEGIES[strategy]
+        axis.plot(c, [each[quantity] for each in curve], **look.kwargs)
         low = [each[f"{quantity}_interval"][0] for each in curve]
         high = [each[f"{quantity}_interval"][1] for each in curve]
-        axis.fill_between(c, low, high, color=palette[strategy], alpha=0.1, linewidth=0)
+        axis.fill_between(c, low, high, color=look.colour, alpha=0.1, linewidth=0)

@@ -2,44 +2,92 @@
 
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from figures.drawings.style import BLACK, GREY, SCORE, SMALLEST, WIDTH, legend_below, lengths, styled, titled
 from theory.evidence import Result
+from theory.paper import FREQUENT_TOKENS
 
 QUANTITIES = {
-    "log_frequency": "mean log frequency of its tokens",
-    "load": "load: share of tokens it serves",
-    "weight": "mean routing weight",
+    "log_frequency": "frequency\nof its tokens",
+    "load": "load",
+    "weight": "routing weight",
 }
-LAYERS_WITH_TOKENS, TOKENS = 4, 6  # how many are printed
-PAPER = (
-    "Published (arXiv 2603.02633, Fig. 6): experts with high scores serve frequent tokens, those with low scores"
-    " rare ones."
+MARKERS = "os^vD<>pP*"  # of the layers, in order
+LAYERS_WITH_TOKENS, TOKENS = 4, 4  # how many are printed
+LETTERS = 17  # of a token
+MEANING = (
+    "An expert's tokens are those that the router sends to it; their mean log frequency is that in calibration text,"
+    " with add-one smoothing, as the training text is not shipped: a deviation. Load is the share of tokens that an"
+    f" expert serves, routing weight is its mean. {SCORE}."
 )
-DEVIATION = (
-    "Deviation: frequencies are those of calibration text with add-one smoothing, not of the training text, which is"
-    " not shipped; evaluation text is routed."
+CAPTION = (
+    "Left, a dot for each expert, its score against how frequent its tokens are; right, rank correlations of the score"
+    " with that frequency, with load and with routing weight, by layer and over all layers. Bars are 95 % intervals"
+    " over experts. The grey band on the first line answers another question, how much the correlation over all layers"
+    " changes when blocks of text are drawn again with the experts as they are: hardly. Dashed: .5, above which the"
+    f" relation counts as clear. {MEANING} {FREQUENT_TOKENS.cited}"
 )
 
 
+@styled
 def draw(result: Result) -> Figure:
-    """A row for each model: every expert, correlations with 95 % intervals, tokens of the extreme experts."""
+    """A row for each model: every expert, and correlations."""
     models = result.data["models"]
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
-        figure = Figure(figsize=(14, 3.9 * len(models) + 0.8), layout="constrained")
-        axes = figure.subplots(len(models), 3, squeeze=False, width_ratios=(1, 1, 1.75))
+    figure = Figure(figsize=(WIDTH, 2.7 * len(models) + 1.0))
+    axes = figure.subplots(len(models), 2, squeeze=False, width_ratios=(1.15, 1))
+    most = max(models, key=_layers)
     for row, model in zip(axes, models, strict=True):
-        layers = range(1 + max(expert["layer"] for expert in model["experts"]))
-        palette = dict(zip(layers, sns.color_palette("viridis", len(layers)), strict=True))
-        _experts(row[0], model, palette)
-        _correlations(row[1], model, palette)
-        _tokens(row[2], model)
-    figure.suptitle(f"{PAPER}\n{DEVIATION}", fontsize="small")
+        looks = _looks(_layers(model))
+        _experts(row[0], model, looks)
+        _correlations(row[1], model, looks)
+    legend_below(figure, axes[models.index(most)][0], columns=5)
+    titled(
+        figure,
+        "Do experts with large neurons serve frequent tokens?",
+        "; ".join(
+            f"{each['model']}: {each['blocks']} blocks of {each['block_tokens']} tokens" for each in models
+        ),
+    )
     return figure
+
+
+@styled
+def draw_tokens(result: Result) -> Figure:
+    """The tokens of the experts with the highest and lowest scores of at most LAYERS_WITH_TOKENS layers, as a table."""
+    lines = [line for model in result.data["models"] for line in _tokens(model)]
+    figure = Figure(figsize=(WIDTH, 0.19 * len(lines) + 0.8))
+    axis = figure.subplots()
+    axis.axis("off")
+    axis.set(xlim=(0, 1), ylim=(len(lines), 0))
+    for place, (end, *tokens) in enumerate(lines):
+        axis.text(
+            0, place + 0.5, end, va="center", fontweight="normal" if tokens else "bold", parse_math=False
+        )
+        for column, token in enumerate(tokens):
+            axis.text(
+                0.17 + 0.205 * column, place + 0.5, token,
+                va="center", family="monospace", fontsize=SMALLEST, parse_math=False,
+            )  # fmt: skip
+    titled(figure, "The tokens that experts of the highest and lowest scores serve most")
+    return figure
+
+
+PARTS = {
+    "tokens": (
+        draw_tokens,
+        (
+            "A table of tokens: for each layer the two experts with the highest and the two with the lowest MaxNNScore,"
+            " with the tokens that each serves most. A number says how often the expert serves the token; long tokens"
+            f" are cut. {MEANING}"
+        ),
+    ),
+}
 
 
 def table(result: Result) -> list[dict[str, Any]]:
@@ -49,93 +97,79 @@ def table(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-def _experts(axis: Axes, model: dict[str, Any], palette: dict[int, Any]) -> None:
-    for layer, colour in palette.items():
+def _layers(model: dict[str, Any]) -> int:
+    return 1 + max(int(expert["layer"]) for expert in model["experts"])
+
+
+def _looks(layers: int) -> list[dict[str, Any]]:
+    """A colour and a marker for each layer."""
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.75, layers))
+    return [
+        {"color": to_hex(colour), "marker": MARKERS[layer % len(MARKERS)]}
+        for layer, colour in enumerate(colours)
+    ]
+
+
+def _experts(axis: Axes, model: dict[str, Any], looks: list[dict[str, Any]]) -> None:
+    for layer, look in enumerate(looks):
         experts = [each for each in model["experts"] if each["layer"] == layer]
         middle = np.median([each["score"] for each in experts])
         shown = [each for each in experts if each["log_frequency"] is not None]
         axis.scatter(
             [each["score"] / middle for each in shown],
             [each["log_frequency"] for each in shown],
-            s=14,
-            color=colour,
+            s=16,
+            alpha=0.85,
+            linewidth=0,
             label=f"MoE layer {layer + 1}",
+            **look,
         )
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator([0.5, 0.7, 1, 1.5, 2, 3]))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlabel("MaxNNScore / median of the layer")
-    axis.set_ylabel("mean log frequency of the expert's tokens, nats")
-    axis.set_title(
-        f"{model['model']}, {model['blocks']} blocks of {model['block_tokens']} tokens",
-        loc="left",
-        fontweight="bold",
-    )
-    axis.legend(fontsize="x-small")
+    axis.set_xlabel("MaxNNScore over the layer's median")
+    axis.set_ylabel("mean log frequency\nof its tokens")
+    axis.set_title(model["model"])
 
 
-def _correlations(axis: Axes, model: dict[str, Any], palette: dict[int, Any]) -> None:
+def _correlations(axis: Axes, model: dict[str, Any], looks: list[dict[str, Any]]) -> None:
     """Layers in their colours, all of them together black."""
     for place, quantity in enumerate(QUANTITIES):
         rows = model["correlations"][quantity]
         for number, row in enumerate(rows):
-            low, high = row["interval"]
-            whole = row["layer"] is None
+            look = {"color": BLACK, "marker": "X"} if row["layer"] is None else looks[row["layer"]]
             axis.errorbar(
                 row["spearman"],
                 place + 0.7 * (number + 0.5) / len(rows) - 0.35,
-                xerr=[[row["spearman"] - low], [high - row["spearman"]]],
-                color="black" if whole else palette[row["layer"]],
-                marker="D" if whole else "o",
-                markersize=4,
+                xerr=lengths([row["spearman"]], [row["interval"]]),
                 capsize=2,
-                label="all layers" if whole and not place else None,
+                **look,
             )
-    axis.axvline(0, color="grey", linewidth=0.8)
-    axis.axvline(0.5, color="grey", linewidth=0.8, linestyle="--")
-    axis.set_xlim(-1, 1)
-    axis.set_ylim(len(QUANTITIES) - 0.3, -0.5)
-    axis.set_yticks(range(len(QUANTITIES)), ["\n".join(_wrapped(label)) for label in QUANTITIES.values()])
-    axis.grid(visible=False, axis="y")
+    axis.axvline(0, color=GREY, linewidth=0.8)
+    axis.axvline(0.5, color=GREY, linewidth=0.8, linestyle="--")
     low, high = model["text_interval"]
-    axis.set_xlabel(
-        f"Spearman's correlation with MaxNNScore\n(chance of the text alone: {low:.2f} to {high:.2f})"
-    )
-    axis.legend(fontsize="x-small", loc="lower right")
+    axis.fill_betweenx([-0.45, 0.45], low, high, color=GREY, alpha=0.35, linewidth=0)
+    axis.set_xlim(-1, 1)
+    axis.set_ylim(len(QUANTITIES) - 0.45, -0.55)
+    axis.set_yticks(range(len(QUANTITIES)), list(QUANTITIES.values()))
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel("rank correlation (black: all layers)")
+    axis.set_title("MaxNNScore follows ...")
 
 
-def _tokens(axis: Axes, model: dict[str, Any]) -> None:
-    """The extremes of the layers, of at most LAYERS_WITH_TOKENS evenly chosen ones, a line each."""
-    axis.axis("off")
+def _tokens(model: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Lines of the table: a heading for each layer, then its experts."""
     step = -(-len(model["extremes"]) // LAYERS_WITH_TOKENS)
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for layer, extremes in list(enumerate(model["extremes"]))[::step]:
-        lines.append(f"MoE layer {layer + 1}")
+        lines.append((f"{model['model']}, MoE layer {layer + 1}",))
         for number, extreme in enumerate(extremes):
             end = "high" if number < len(extremes) / 2 else "low"
-            shown = "  ".join(f"{token['text']} {token['count']}" for token in extreme["tokens"][:TOKENS])
-            lines.append(f"  {end:4} #{extreme['expert']:<3} {shown}")
-    axis.set_title(
-        "tokens that the experts with the highest and lowest scores serve most, and how often",
-        loc="left",
-        fontsize="small",
-    )
-    axis.text(
-        0,
-        0.99,
-        "\n".join(lines),
-        transform=axis.transAxes,
-        va="top",
-        family="monospace",
-        fontsize=6.5,
-        linespacing=1.25,
-        parse_math=False,
-    )
-
-
-def _wrapped(label: str) -> list[str]:
-    """In two halves."""
-    words = label.split()
-    half = (len(words) + 1) // 2
-    return [" ".join(words[:half]), " ".join(words[half:])]
+            lines.append(
+                (
+                    f"{end}, expert {extreme['expert']}",
+                    *(f"{token['text'][:LETTERS]} {token['count']}" for token in extreme["tokens"][:TOKENS]),
+                )
+            )
+    return lines

@@ -3,45 +3,107 @@
 from typing import Any
 
 import numpy as np
-import seaborn as sns
-from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from figures.drawings.rows import with_bounds
-from theory.evidence import Result
+from figures.drawings.style import (
+    BLACK,
+    BLUE,
+    BROWN,
+    GREEN,
+    GREY,
+    OCHRE,
+    PURPLE,
+    SCORE,
+    STRATEGIES,
+    VERMILLION,
+    WIDTH,
+    Look,
+    heat,
+    legend_below,
+    lengths,
+    styled,
+    titled,
+)
+from theory.evidence import Result, mean_interval
 
 Row = dict[str, Any]
 
 FRACTION = "25.0%"
 GAIN_LIMIT = 0.5  # of the recovered fraction, where the colours end
 HURTS = 0.01  # nats per token, of realmodels.experiments.link_map
-WIDE = 30.0  # largest over smallest value beyond which an axis is logarithmic
+KINDS = (
+    (BLUE, "o"),
+    (VERMILLION, "s"),
+    (GREEN, "^"),
+    (OCHRE, "D"),
+    (PURPLE, "v"),
+    (BLACK, "x"),
+)  # of hardware
+PLACEMENTS = {
+    "maxnn": STRATEGIES["maxnn"],
+    "random": STRATEGIES["random"],
+    "load": STRATEGIES["activation_frequency"],
+    "weight": STRATEGIES["activation_weight"],
+    "minnn": STRATEGIES["minnn"],
+    "expected damage": Look("expected damage", OCHRE, "P", "-"),
+    "measured damage": Look("measured damage", BROWN, "*", "-"),
+}
+MEANING = (
+    "A cell is a training that differs in one thing from the first (Muon); * marks fresh cells, of two changes, which"
+    " only test what was found on the others. In brackets is the loss in nats per token; + says that experts are dead"
+    f" in some seed. {SCORE}. Hardware is named by its model of programming noise (pcm: phase-change memory) and by the"
+    " weights of which the largest is w_max, to which noise is relative: those of a tile, a column of a tile or the"
+    " layer. Means are over training seeds."
+)
+CAPTION = (
+    "A heat map with a row for each training: MaxNNScore has rank correlations of all signs with token frequency, load"
+    " and measured damage. Frequency and load are looked at in order of length, 1/3 being the shortest training; damage"
+    f" is the loss that an expert's noise alone adds, at the end of training, on each hardware. {MEANING}"
+)
 
 
+@styled
 def draw(result: Result) -> Figure:
-    """Three heat maps with a row for each cell, and the statistic against what MaxNN recovers more than load."""
+    """Spearman's correlations of MaxNNScore, a row for each cell."""
     rows, kinds = result.data["map"], result.data["kinds"]
-    last = [row for row in rows if row["last"]]
-    lengths = max(sum(row["cell"] == each["cell"] for row in rows) for each in last)
-    followed = ["frequency", "load", *(f"damage, {kind}" for kind in kinds)]
-    with sns.axes_style("white"), sns.plotting_context("paper"):
-        figure = Figure(figsize=(17, 4.5 + 0.32 * len(last)), layout="constrained")
-        parts: Any = figure.subfigures(2, 1, height_ratios=(0.32 * len(last) + 1.5, 3.5))
-        above, below = parts
-        correlations, random, load = above.subplots(
-            1, 3, width_ratios=(2 * lengths + len(kinds), len(kinds), len(kinds))
-        )
+    last = _last(rows)
+    length_count = max(len(_looks(rows, row["cell"])) for row in last)
     labels, values = [], []
-    for name in followed:
-        for part in range(lengths) if name in ("frequency", "load") else (lengths - 1,):
+    for name in ("frequency", "load", *(f"damage, {kind}" for kind in kinds)):
+        for part in range(length_count) if name in ("frequency", "load") else (length_count - 1,):
             found = [_looks(rows, row["cell"])[part] for row in last]
             values.append([look[f"spearman {name}"] for look in found])
-            labels.append(name.replace(", ", "\n") + (f"\n{part + 1}/{lengths}" if lengths > 1 else ""))
-    _heat(correlations, np.array(values).T, 1.0, labels, [_label(row) for row in last])
-    correlations.set_title(
-        "Spearman's correlation of MaxNNScore with ... (looks in order of length)", fontsize="medium"
+            looked = f" {part + 1}/{length_count}" if length_count > 1 and "," not in name else ""
+            labels.append(name.replace("damage, ", "damage by ") + looked)
+    figure = Figure(figsize=(WIDTH, 0.23 * len(last) + 2.6))
+    axis = figure.subplots()
+    image = heat(
+        axis, np.array(values).T, rows=[_label(row) for row in last], columns=labels,
+        norm=Normalize(-1, 1), colours="RdBu_r", form=_two,
+    )  # fmt: skip
+    axis.tick_params(axis="x", labelrotation=90)
+    figure.colorbar(image, ax=axis, label="rank correlation of MaxNNScore", pad=0.01, fraction=0.04)
+    titled(
+        figure,
+        "What MaxNNScore follows depends on the training",
+        f"means over {result.data['seeds']} training seeds",
     )
-    for axis, other in ((random, "random"), (load, "load")):
+    return figure
+
+
+@styled
+def draw_gains(result: Result) -> Figure:
+    """What MaxNN recovers more than random choice and than load, a row for each cell."""
+    rows, kinds = result.data["map"], result.data["kinds"]
+    last = _last(rows)
+    figure = Figure(figsize=(WIDTH, 0.23 * len(last) + 2.3))
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, (other, title) in zip(
+        axes, (("random", "than random choice"), ("load", "than load")), strict=True
+    ):
         gains = [
             [
                 row[f"maxnn {FRACTION}, {kind}"] - row[f"{other} {FRACTION}, {kind}"]
@@ -51,23 +113,137 @@ def draw(result: Result) -> Figure:
             ]
             for row in last
         ]
-        _heat(axis, np.array(gains), GAIN_LIMIT, [kind.replace(", ", "\n") for kind in kinds], None)
-        axis.set_title(
-            f"MaxNN recovers more than {other}, 25 %\n(grey: noise costs less than {HURTS:g} nats)",
-            fontsize="medium",
-        )
-    _statistic(below.subplots(1, 2), result.data["statistic"], last, kinds)
-    figure.suptitle(
-        f"What MaxNNScore follows and where it pays; means over {result.data['seeds']} training seeds. * fresh cells;"
-        " in brackets the loss in nats per token, and † where experts are dead in some seed",
-        fontsize="medium",
+        image = heat(
+            axis, np.array(gains), rows=[_label(row) for row in last], columns=kinds,
+            norm=Normalize(-GAIN_LIMIT, GAIN_LIMIT, clip=True), colours="RdBu_r", form=_two,
+        )  # fmt: skip
+        axis.tick_params(axis="x", labelrotation=90)
+        axis.set_title(title)
+    figure.colorbar(
+        image,
+        ax=list(axes),
+        label="difference of recovered fractions",
+        extend="both",
+        pad=0.01,
+        fraction=0.04,
+    )
+    titled(
+        figure,
+        "Where MaxNNScore recovers more ...",
+        f"25 % of experts digital; grey: noise costs less than {HURTS:g} nats per token, there is nothing to recover",
     )
     return figure
+
+
+@styled
+def draw_statistic(result: Result) -> Figure:
+    """The statistic, if it could be tested, against the gain over load: design cells left, fresh ones right."""
+    choice, kinds = result.data["statistic"], result.data["kinds"]
+    figure = Figure(figsize=(WIDTH, 3.7))
+    if not choice["points"]:
+        axis = figure.subplots()
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, "no statistic: noise hurts too few of these models", ha="center")
+        return figure
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    # A spread is 1 at least, and most are near it.
+    shift = 1.0 if choice["name"].startswith("spread") else 0.0
+    for axis, (design, title) in zip(axes, ((True, "design cells"), (False, "fresh cells")), strict=True):
+        for kind, (colour, marker) in zip(kinds, KINDS, strict=False):
+            points = [
+                point for point in choice["points"] if (point["kind"], point["design"]) == (kind, design)
+            ]
+            axis.scatter(
+                [point[choice["name"]] - shift for point in points], [point["gain"] for point in points],
+                s=14, color=colour, marker=marker, alpha=0.7, linewidth=1 if marker == "x" else 0, label=kind,
+            )  # fmt: skip
+        axis.axvline(choice["threshold"] - shift, color=BLACK, linewidth=0.9, linestyle="--")
+        axis.axhline(0, color=GREY, linewidth=0.9)
+        accuracy = choice["design accuracy"] if design else np.mean(choice["fresh accuracy"])
+        axis.set_title(f"{title}: balanced accuracy {accuracy:.2f}")
+        axis.set_xlabel(choice["name"] + (" \N{MINUS SIGN} 1" if shift else ""))
+    if min(point[choice["name"]] for point in choice["points"]) > shift and shift:
+        axes[0].set_xscale("log")
+    axes[0].set_ylabel("recovered by MaxNN minus by load")
+    legend_below(figure, axes[0], columns=3)
+    titled(
+        figure,
+        f"Rule from the design cells: MaxNN beats load {choice['side']} the dashed line ({choice['threshold']:.3g})",
+        "a balanced accuracy of 0.5 is chance",
+    )
+    return figure
+
+
+@styled
+def draw_placements(result: Result) -> Figure:
+    """What every placement recovers, mean over the design cells with intervals."""
+    kinds = result.data["kinds"]
+    rows = [row for row in _last(result.data["map"]) if not row["fresh"]]
+    names = [name for name in PLACEMENTS if f"{name} {FRACTION}, {kinds[0]}" in rows[0]]
+    figure = Figure(figsize=(WIDTH, 3.6))
+    axis = figure.subplots()
+    for number, name in enumerate(names):
+        found = [[row[f"{name} {FRACTION}, {kind}"] for row in rows] for kind in kinds]
+        means = [float(np.mean(each)) for each in found]
+        look = PLACEMENTS[name]
+        axis.errorbar(
+            np.arange(len(kinds)) + 0.11 * (number - (len(names) - 1) / 2),
+            means,
+            yerr=lengths(means, [mean_interval(each) if len(each) > 1 else None for each in found]),
+            fmt=look.marker,
+            color=look.colour,
+            capsize=2,
+            label={"load": "load", "weight": "routing weight"}.get(name, look.label),
+        )
+    axis.axhline(0, color=GREY, linewidth=0.8)
+    axis.set_xticks(range(len(kinds)), [kind.replace(", ", ",\n") for kind in kinds])
+    axis.grid(visible=False, axis="x")
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    axis.set_ylabel("part of the loss recovered")
+    legend_below(figure, axis, columns=4)
+    titled(
+        figure,
+        "What each placement recovers on average over the trainings",
+        "25 % of experts digital; mean over the design cells",
+    )
+    return figure
+
+
+PARTS = {
+    "gains": (
+        draw_gains,
+        (
+            "Two heat maps with a row for each training: with 25 % digital experts, MaxNNScore mostly recovers more of"
+            f" the loss than random choice, but often less than load. {MEANING}"
+        ),
+    ),
+    "statistic": (
+        draw_statistic,
+        (
+            "Two panels of points: a statistic of a checkpoint that tells on the design cells whether MaxNNScore"
+            " recovers more than load, and does not on the fresh ones. The spread of MaxNN is its largest over its"
+            f" median score, mean over layers. {MEANING}"
+        ),
+    ),
+    "placements": (
+        draw_placements,
+        (
+            "Points with bars for seven placements on each hardware: expected damage recovers most on average, but"
+            " all intervals overlap. Bars are 95 % intervals"
+            f" of the mean over the design cells. {MEANING}"
+        ),
+    ),
+}
 
 
 def table(result: Result) -> list[Row]:
     """The map, one row for each cell and length."""
     return with_bounds(result.data["map"], separator=", ")
+
+
+def _last(rows: list[Row]) -> list[Row]:
+    """Rows at the end of training."""
+    return [row for row in rows if row["last"]]
 
 
 def _looks(rows: list[Row], cell: str) -> list[Row]:
@@ -76,65 +252,10 @@ def _looks(rows: list[Row], cell: str) -> list[Row]:
 
 def _label(row: Row) -> str:
     return (
-        f"{row['cell']}{' *' if row['fresh'] else ''} ({row['loss']:.2f}{'' if row['alive'] == 1 else ' †'})"
+        f"{row['cell']}{' *' if row['fresh'] else ''} ({row['loss']:.2f}{'' if row['alive'] == 1 else ' +'})"
     )
 
 
-def _heat(axis: Axes, values: Any, end: float, columns: list[str], rows: list[str] | None) -> None:
-    sns.heatmap(
-        values, ax=axis, annot=True, fmt=".2f", cmap="vlag", vmin=-end, vmax=end, cbar=False, linewidths=0.5,
-        annot_kws={"fontsize": "small"}, xticklabels=columns, yticklabels=rows or False,
-    )  # fmt: skip
-    axis.set_facecolor("0.85")
-    axis.tick_params(labelrotation=0, labelsize="x-small", length=0)
-
-
-def _statistic(axes: Any, choice: Row, last: list[Row], kinds: list[str]) -> None:
-    """Left the statistic, if it could be tested, right what every placement recovers, mean over the design cells."""
-    left, right = axes
-    if choice["points"]:
-        _points(left, choice, kinds)
-    else:
-        left.set_axis_off()
-        left.text(0.5, 0.5, "no statistic: noise hurts too few of these models", ha="center")
-    names = [key.partition(f" {FRACTION}")[0] for key in last[0] if key.endswith(f"{FRACTION}, {kinds[0]}")]
-    design_rows = [row for row in last if not row["fresh"]]
-    width = 0.8 / len(names)
-    for number, (name, colour) in enumerate(zip(names, sns.color_palette("deep", len(names)), strict=True)):
-        means = [np.mean([row[f"{name} {FRACTION}, {kind}"] for row in design_rows]) for kind in kinds]
-        right.bar(
-            np.arange(len(kinds)) + (number - len(names) / 2 + 0.5) * width,
-            means,
-            width,
-            color=colour,
-            label=name,
-        )
-    right.set_xticks(range(len(kinds)), kinds, fontsize="small")
-    right.set(ylabel="recovered fraction of the loss")
-    right.set_title("25 % digital, mean over the design cells", fontsize="medium")
-    right.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-
-
-def _points(left: Any, choice: Row, kinds: list[str]) -> None:
-    for kind, colour in zip(kinds, sns.color_palette("deep", len(kinds)), strict=True):
-        for design, face in ((True, "white"), (False, colour)):
-            points = [
-                point for point in choice["points"] if (point["kind"], point["design"]) == (kind, design)
-            ]
-            left.scatter(
-                [point[choice["name"]] for point in points], [point["gain"] for point in points], s=12,
-                linewidth=0.7, facecolor=face, edgecolor=colour, label=f"{kind}, {'design' if design else 'fresh'}",
-            )  # fmt: skip
-    left.axvline(choice["threshold"], color="black", linewidth=0.9, linestyle="--")
-    left.axhline(0, color="black", linewidth=0.9, linestyle=":")
-    left.set(xlabel=choice["name"], ylabel="recovered by MaxNN minus by load")
-    accuracy = np.mean(choice["fresh accuracy"])
-    left.set_title(
-        f"MaxNN beats load where {choice['name']} is {choice['side']} {choice['threshold']:.3g}; balanced accuracy"
-        f" {choice['design accuracy']:.2f} on design cells, {accuracy:.2f} on fresh ones",
-        fontsize="medium",
-    )
-    values = [point[choice["name"]] for point in choice["points"]]
-    if min(values) > 0 and max(values) > WIDE * min(values):
-        left.set_xscale("log")
-    left.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+def _two(value: float) -> str:
+    """Two decimals, without a leading 0."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1).replace("-", "\N{MINUS SIGN}")

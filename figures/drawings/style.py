@@ -38,10 +38,8 @@ W_MAX = (
     "w_max is the weight to which that noise is relative: the largest weight of a tile of an analog crossbar, or of"
     " each single column of a tile, which is finer"
 )
-SCORE = (
-    "MaxNNScore of an expert is the product, over the expert's linear layers, of the largest L2 norm of a neuron"
-)
-C_AXIS = "programming noise c (1: as measured on PCM)"
+SCORE = "MaxNNScore of an expert is the product, over the expert's linear layers, of the largest L2 norm of a neuron"
+C_AXIS = "noise c (1: as measured on PCM)"
 GRANULARITIES = {"tile": "w_max per tile", "column": "w_max per tile column", "layer": "w_max per layer"}
 
 TITLE_SIZE, DETAIL_SIZE = 10.0, SMALLEST  # points
@@ -112,13 +110,22 @@ def styled(draw: Callable[[Result], Figure]) -> Callable[[Result], Figure]:
 
 def titled(figure: Figure, message: str, detail: str = "") -> None:
     """What the picture says in a bold line or two, below them what was measured; the panels make room."""
-    lines = [(fill(message, TITLE_LETTERS), TITLE_SIZE, "bold"), (fill(detail, DETAIL_LETTERS), DETAIL_SIZE, "normal")]
+    lines = [
+        (fill(message, TITLE_LETTERS), TITLE_SIZE, "bold"),
+        (fill(detail, DETAIL_LETTERS), DETAIL_SIZE, "normal"),
+    ]
     inches = figure.get_figheight()
     below = 0.06  # inches from the top
     for text, size, weight in lines:
         if text:
             figure.text(
-                0.08 / WIDTH, 1 - below / inches, text, fontsize=size, fontweight=weight, va="top", linespacing=1.2
+                0.08 / WIDTH,
+                1 - below / inches,
+                text,
+                fontsize=size,
+                fontweight=weight,
+                va="top",
+                linespacing=1.2,
             )
             below += 1.3 * size / 72 * (1 + text.count("\n")) + 0.03
     engine: Any = figure.get_layout_engine()
@@ -141,7 +148,9 @@ def lengths(middle: Sequence[float], intervals: Sequence[Sequence[float] | None]
 
 def percentage_points() -> FuncFormatter:
     """Tick labels of a change of a fraction in percentage points, with the change's sign."""
-    return FuncFormatter(lambda value, _: f"{100 * value:+.3g}".replace("-", "\N{MINUS SIGN}") if value else "0")
+    return FuncFormatter(
+        lambda value, _: f"{100 * value:+.3g}".replace("-", "\N{MINUS SIGN}") if value else "0"
+    )
 
 
 def heat(

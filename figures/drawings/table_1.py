@@ -3,64 +3,145 @@
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from figures.drawings.style import (
+    BLUE,
+    VERMILLION,
+    W_MAX,
+    WIDTH,
+    board,
+    heat,
+    legend_below,
+    lengths,
+    styled,
+    titled,
+)
 from theory.evidence import Result
+from theory.paper import ARXIV, TABLE_1
 
 COLUMNS = (
     "model",
-    "w_max per",
+    "w_max",
     "bits",
-    "accuracy\nall digital",
-    "accuracy change,\nexperts analog",
-    "accuracy change,\nexperts + dense analog",
-    "loss increase,\nexperts analog",
-    "loss increase,\nexperts + dense analog",
+    "all\ndigital, %",
+    "experts\nanalog",
+    "+ dense\nanalog",
+    "experts\nanalog",
+    "+ dense\nanalog",
 )
-WIDTHS = (0.14, 0.07, 0.05, 0.08, 0.15, 0.15, 0.18, 0.18)  # of the columns, of the board's width
+WIDTHS = (0.22, 0.08, 0.06, 0.1, 0.13, 0.14, 0.14, 0.14)  # of the columns, of the board's width
 COLUMNS_OF_FILE = (
     *("whose", "model", "part", "w_max", "bits", "analog", "kappa_factor", "lam_factor"),
     *("loss_change", "loss_change_low", "loss_change_high"),
     *("accuracy_change", "accuracy_change_low", "accuracy_change_high"),
 )
-LABELS = {"experts": "experts analog", "everything": "experts + dense analog"}
-STYLES = {"tile": "-", "column": "--"}
-SMALLEST_LOSS = 1e-4  # nats per token, where the colours of a heat map begin
+LABELS = {"experts": "experts analog", "everything": "experts and dense modules analog"}
+LOOKS = {  # by what is analog and w_max
+    ("experts", "tile"): {"color": BLUE, "marker": "o", "linestyle": "-"},
+    ("experts", "column"): {"color": BLUE, "marker": "o", "linestyle": "--", "markerfacecolor": "white"},
+    ("everything", "tile"): {"color": VERMILLION, "marker": "s", "linestyle": "-"},
+    ("everything", "column"): {
+        "color": VERMILLION,
+        "marker": "s",
+        "linestyle": "--",
+        "markerfacecolor": "white",
+    },
+}
+SMALLEST_LOSS = 1e-4  # nats per token, below which the colours of a heat map never begin
+MEANING = (
+    f"DACs and ADCs have the given bits, and there is no programming noise. {W_MAX}. Dense modules are attention and"
+    " LM head."
+)
+CAPTION = (
+    "A table of what 8-, 6- and 4-bit converters alone cost, published rows above ours: little with the experts on"
+    " analog hardware, more with the dense modules there, too, and most with 4 bits. Published (arXiv"
+    f" {ARXIV}, {TABLE_1.source}): average accuracy of eight tasks. Ours: next-token top-1 accuracy and loss. All but"
+    f" the fourth column are changes against all digital; +- is half of a 95 % interval over blocks of text. {MEANING}"
+)
 
 
+@styled
 def draw(result: Result) -> Figure:
-    """The table above; below it for each model the loss increase over bits, and its heat map."""
-    models = result.data["models"]
-    cells = _published(result) + [line for model in models for line in _lines(model)]
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
-        figure = Figure(figsize=(12, 0.36 * len(cells) + 5.2), layout="constrained")
-        grid = figure.add_gridspec(2, 2 * len(models), height_ratios=(0.36 * len(cells) + 1, 4))
-        board = figure.add_subplot(grid[0, :])
-        axes = [figure.add_subplot(grid[1, column]) for column in range(2 * len(models))]
-    board.axis("off")
-    drawn = board.table(cells, colLabels=COLUMNS, loc="center", cellLoc="center", colWidths=WIDTHS)
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(7)
-    drawn.scale(1, 1.25)
-    for column in range(len(COLUMNS)):
-        drawn[0, column].set_height(1.7 * drawn[0, column].get_height())
-    board.set_title(
-        "Published (arXiv 2603.02633, Table 1): average accuracy of 8 tasks. Ours: next-token top-1 accuracy, and"
-        f" loss in nats per token,\nwith 95 % intervals over {result.data['blocks']} blocks of"
-        f" {result.data['block_tokens']} tokens; changes of accuracy in percentage points",
-        fontsize="small",
+    """The published rows beside ours, as a table."""
+    data = result.data
+    cells = _published(result) + [line for model in data["models"] for line in _lines(model)]
+    figure = Figure(figsize=(WIDTH, 0.2 * (len(cells) + 3) + 1.0))
+    axis = figure.subplots()
+    board(axis, COLUMNS, cells, WIDTHS)
+    for left, title in ((3, "accuracy, percentage points"), (6, "loss, nats per token")):
+        axis.text(
+            (sum(WIDTHS[:left]) + sum(WIDTHS[: left + 3 if left == 3 else None])) / 2 / sum(WIDTHS),
+            1.02, title, transform=axis.transAxes, ha="center", va="bottom", fontweight="bold",
+        )  # fmt: skip
+    titled(
+        figure,
+        "What converters cost without noise: published, and measured here",
+        f"ours: {data['blocks']} blocks of {data['block_tokens']} tokens",
     )
-    for model, left, right in zip(models, axes[::2], axes[1::2], strict=True):
-        _curves(left, model)
-        _heat_map(right, model)
-        right.set_xlabel(
-            f"lam / calibrated ({result.data['heat_map_bits']} bits, {result.data['heat_map_w_max']})"
-        )
     return figure
+
+
+@styled
+def draw_bits(result: Result) -> Figure:
+    """The loss increase against the bits of the converters, a panel for each model."""
+    models = result.data["models"]
+    figure = Figure(figsize=(WIDTH, 3.4))
+    axes = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
+    for axis, model in zip(axes, models, strict=True):
+        _curves(axis, model)
+    axes[0].set_ylabel("loss increase, nats per token")
+    legend_below(figure, axes[0], columns=2)
+    titled(figure, "What fewer bits of DAC and ADC cost, without programming noise")
+    return figure
+
+
+@styled
+def draw_heat_map(result: Result) -> Figure:
+    """The loss increase around the calibrated ranges of the converters, a panel for each model."""
+    data = result.data
+    models = data["models"]
+    figure = Figure(figsize=(WIDTH, 3.6))
+    axes = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
+    largest = max(cell["loss_change"] for model in models for cell in model["heat_map"])
+    least = min(cell["loss_change"] for model in models for cell in model["heat_map"])
+    norm = LogNorm(max(least, SMALLEST_LOSS), max(largest, 10 * SMALLEST_LOSS), clip=True)
+    for axis, model in zip(axes, models, strict=True):
+        image = _heat_map(axis, model, norm)
+        axis.set_title(model["model"])
+        axis.set_xlabel("ADC range: lam / calibrated lam")
+    axes[0].set_ylabel("DAC range: kappa / calibrated kappa")
+    figure.colorbar(image, ax=list(axes), label="loss increase, nats per token", pad=0.02)
+    titled(
+        figure,
+        "Loss around the calibrated converter ranges (red frame), everything analog",
+        f"{data['heat_map_bits']} bits, w_max per {data['heat_map_w_max']}; {data['heat_map_blocks']} blocks of"
+        f" {data['block_tokens']} tokens",
+    )
+    return figure
+
+
+PARTS = {
+    "bits": (
+        draw_bits,
+        (
+            "Curves of the loss increase, which falls with the bits of the converters: dense modules on analog hardware"
+            f" add to it. Below a thousandth the axis is linear. Bars are 95 % intervals over blocks of text. {MEANING}"
+        ),
+    ),
+    "heat-map": (
+        draw_heat_map,
+        (
+            "Two heat maps of the loss increase, smallest near the calibrated ranges, which have a red frame, and large"
+            " where ranges are too narrow. kappa is the bound of the DAC in units of the standard deviation of the"
+            " input, lam that of the ADC in units of the DAC's bound times w_max; those of all layers are multiplied by"
+            f" the factors at the axes. Colours are logarithmic. {MEANING}"
+        ),
+    ),
+}
 
 
 def table(result: Result) -> list[dict[str, Any]]:
@@ -94,13 +175,13 @@ def _published(result: Result) -> list[list[str]]:
     return [
         [
             f"published: {name}",
-            "-",
+            "",
             "8",
-            f"{accuracy['nothing']:.2f} %",
-            f"{accuracy['experts'] - accuracy['nothing']:+.2f}",
-            f"{accuracy['everything'] - accuracy['nothing']:+.2f}",
-            "-",
-            "-",
+            f"{accuracy['nothing']:.2f}",
+            _signed(accuracy["experts"] - accuracy["nothing"], 2),
+            _signed(accuracy["everything"] - accuracy["nothing"], 2),
+            "",
+            "",
         ]
         for name, accuracy in result.data["published"].items()
     ]
@@ -113,63 +194,49 @@ def _lines(model: dict[str, Any]) -> list[list[str]]:
             f"ours: {model['model']}",
             w_max,
             str(bits),
-            f"{model['digital']['accuracy']['mean']:.2%}",
+            f"{100 * model['digital']['accuracy']['mean']:.2f}",
             *(_number(rows[w_max, bits, analog], "accuracy_change", 100, 2) for analog in LABELS),
-            *(_number(rows[w_max, bits, analog], "loss_change", 1, 4) for analog in LABELS),
+            *(_number(rows[w_max, bits, analog], "loss_change", 1, 3) for analog in LABELS),
         ]
         for w_max, bits in dict.fromkeys((row["w_max"], row["bits"]) for row in model["rows"])
     ]
 
 
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
 def _number(row: dict[str, Any], quantity: str, unit: float, digits: int) -> str:
     low, high = row[f"{quantity}_interval"]
-    form = f"+.{digits}f"
-    return f"{unit * row[quantity]:{form}} [{unit * low:{form}}, {unit * high:{form}}]"
+    return f"{_signed(unit * row[quantity], digits)} \N{PLUS-MINUS SIGN} {unit * (high - low) / 2:.{digits}f}"
 
 
 def _curves(axis: Axes, model: dict[str, Any]) -> None:
-    palette = dict(zip(LABELS, sns.color_palette("colorblind", len(LABELS)), strict=True))
     for w_max in dict.fromkeys(row["w_max"] for row in model["rows"]):
         for analog, label in LABELS.items():
             rows = [row for row in model["rows"] if (row["w_max"], row["analog"]) == (w_max, analog)]
-            means = np.array([row["loss_change"] for row in rows])
-            low, high = np.array([row["loss_change_interval"] for row in rows]).T
+            means = [row["loss_change"] for row in rows]
             axis.errorbar(
                 [row["bits"] for row in rows],
                 means,
-                yerr=[means - low, high - means],
-                fmt=STYLES[w_max],
-                marker="o",
+                yerr=lengths(means, [row["loss_change_interval"] for row in rows]),
                 capsize=3,
-                color=palette[analog],
-                label=f"{label}, {w_max}",
+                label=f"{label}, w_max per {w_max}",
+                **LOOKS[analog, w_max],
             )
     axis.set_yscale("symlog", linthresh=1e-3)
     axis.set_xticks(sorted({row["bits"] for row in model["rows"]}))
     axis.set_xlabel("bits of DAC and ADC")
-    axis.set_ylabel("loss increase, nats per token")
-    axis.set_title(model["model"], fontsize="small", fontweight="bold")
-    axis.legend(fontsize="x-small")
+    axis.set_title(model["model"])
 
 
-def _heat_map(axis: Axes, model: dict[str, Any]) -> None:
+def _heat_map(axis: Axes, model: dict[str, Any], norm: LogNorm) -> Any:
     cells = {(cell["kappa_factor"], cell["lam_factor"]): cell["loss_change"] for cell in model["heat_map"]}
     factors = sorted({kappa for kappa, _ in cells})
     values = np.array([[cells[kappa, lam] for lam in factors] for kappa in factors])
-    sns.heatmap(
-        values.clip(min=SMALLEST_LOSS),
-        ax=axis,
-        annot=values,
-        fmt=".3f",
-        annot_kws={"fontsize": 6},
-        norm=LogNorm(SMALLEST_LOSS, max(float(values.max()), 10 * SMALLEST_LOSS)),
-        cmap="viridis",
-        xticklabels=[f"{factor:g}" for factor in factors],
-        yticklabels=[f"{factor:g}" for factor in factors],
-        cbar=False,
-    )
+    names = [f"{factor:g}" for factor in factors]
+    image = heat(axis, values, rows=names, columns=names, norm=norm, colours="viridis", form="{:.3f}".format)
     axis.invert_yaxis()
     place = factors.index(1.0)
-    axis.add_patch(Rectangle((place, place), 1, 1, fill=False, edgecolor="red", linewidth=2))
-    axis.set_ylabel("kappa / calibrated")
-    axis.set_title("loss increase, everything analog\n(red: the calibrated point)", fontsize="small")
+    axis.add_patch(Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))
+    return image

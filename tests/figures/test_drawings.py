@@ -15,13 +15,12 @@ from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from figures.catalogue import DATA, Exhibit, committed, find
+from figures.catalogue import DATA, Exhibit, committed
 from figures.catalogue import EXHIBITS as ALL
 from figures.drawings.style import SMALLEST, STRATEGIES, STYLE, WIDTH, styled
 from theory.evidence import Result
 
-DONE = ("figure-growth", "figure-tolerance", "figure-bounds", "figure-placement", "figure-stress")
-EXHIBITS = [find(name, ALL) for name in DONE]
+EXHIBITS = [exhibit for exhibit in ALL if committed(exhibit, DATA) is not None]
 DPI = 100
 TOLERANCE = 1.0  # pixels by which two texts, or a text and the border, may overlap
 SENTENCE = 30  # letters that the first sentence of a caption has at least: it stands in for the picture

@@ -133,17 +133,18 @@ def test_curves_hold_every_part_magnitude_and_granularity() -> None:
 
 def test_the_picture_shows_every_curve_and_the_papers_claim() -> None:
     result = summarise(*records(DAMAGE))
-    figure = drawing.draw(result)
-    panels = figure.axes
+    pictures = [drawing.draw(result), *(draw(result) for draw, _ in drawing.PARTS.values())]
+    loss, _, per_parameter = (picture.axes for picture in pictures)
+    panels = [panel for picture in pictures for panel in picture.axes]
     assert len(panels) == 2 * 3
     for panel in panels:
         assert [line.get_label() for line in panel.lines] == [part.label for part in PARTS.values()]
-    tile_loss, tile_per_million = panels[0].lines, panels[2].lines
+    tile_loss, tile_per_million = loss[0].lines, per_parameter[0].lines
     for line, per_million, name in zip(tile_loss, tile_per_million, PARTS, strict=True):
         assert np.asarray(line.get_xdata()).tolist() == [0.0, 1.5, 2.5]
         expected = np.asarray(line.get_ydata()) / (PARAMETERS[name] / 1e6)
         assert np.asarray(per_million.get_ydata()) == pytest.approx(expected)
-    assert "Published" in figure.get_suptitle()
+    assert all("Published" in caption for caption in (drawing.CAPTION, drawing.PARTS["accuracy"][1]))
     rows = drawing.table(result)
     assert len(rows) == len(result.data["curves"]) and all(len(row) == len(rows[0]) for row in rows)
 

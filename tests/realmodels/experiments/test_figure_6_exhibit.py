@@ -133,7 +133,7 @@ def test_the_picture_shows_every_expert_and_every_layer() -> None:
     figure = drawing.draw(summarise([CONFIG, CONFIG], [record(0.5), record(0.2, seed=1)]))
     points = [np.asarray(part.get_offsets()) for axis in figure.axes for part in axis.collections]
     assert sum(len(each) for each in points if len(each) == EXPERTS) == 2 * LAYERS * EXPERTS
-    assert "Published" in figure.get_suptitle()
+    assert "Published" in drawing.CAPTION
 
 
 def test_a_monotone_transform_of_the_scores_changes_nothing() -> None:
@@ -147,7 +147,7 @@ def test_a_monotone_transform_of_the_scores_changes_nothing() -> None:
 def test_dollars_and_letters_are_drawn_as_they_are() -> None:
     made = record(0.5)
     made["layers"][0]["extremes"][0]["tokens"][0]["text"] = ascii("$\\frac $ \u4e2d")
-    figure = drawing.draw(summarise([CONFIG], [made]))
+    figure = drawing.PARTS["tokens"][0](summarise([CONFIG], [made]))
     figure.canvas.draw()
     assert any("u4e2d" in text.get_text() for axis in figure.axes for text in axis.texts)
 

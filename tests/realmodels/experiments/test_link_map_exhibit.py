@@ -180,7 +180,7 @@ def test_without_both_outcomes_there_is_no_statistic() -> None:
         last = found.findings[-1]
         assert last.verdict == "inconclusive" and last.interval is None and last.estimate == share
         assert found.data["statistic"] == {"points": []}
-        texts = [text.get_text() for axis in drawing.draw(found).axes for text in axis.texts]
+        texts = [text.get_text() for axis in drawing.PARTS["statistic"][0](found).axes for text in axis.texts]
         assert any("no statistic" in text for text in texts)
 
 
@@ -197,7 +197,7 @@ def test_dead_experts_are_told() -> None:
 def test_the_drawing_has_a_row_for_every_cell() -> None:
     found = Result.from_json(replace(result(), exhibit="figure-link-map", preset="full").to_json())
     figure = drawing.draw(found)
-    axis = figure.subfigs[0].axes[0]
+    axis = figure.axes[0]
     labels = [label.get_text() for label in axis.get_yticklabels()]
     assert len(labels) == len(FULL.design) + len(FULL.fresh)
     assert labels[0] == "muon (3.00)" and labels[-1] == "16 experts + rates x 3 * (3.00)"
