@@ -240,6 +240,12 @@ def _ratio_over_time(axis: Axes, curves: list[Row]) -> None:
     ):
         own, norms = curve["curves"]["own_ratio"], curve["curves"]["norm_ratio"]
         label = f"α = {curve['alpha']:g}, ρ = {curve['rho']:.3g}"
+        axis.annotate(
+            f"ρ = {curve['rho']:.3g}",
+            (curve["steps"][0], curve["rho"]),
+            xytext=(0, -13),
+            textcoords="offset points",
+        )
         axis.fill_between(curve["steps"], own["low"], own["high"], color=colour, alpha=0.2, linewidth=0)
         axis.plot(curve["steps"], own["mean"], color=colour, linestyle=line, linewidth=2, label=label)
         axis.plot(curve["steps"], norms["mean"], color=colour, linestyle=":", linewidth=2)

@@ -194,7 +194,7 @@ def draw_proved(result: Result) -> Figure:
         down[0].set_ylabel("tolerated noise c*")
     for axis in axes[-1]:
         axis.set_xlabel("α, probability of the rare class")
-    titled(figure, "The measured tolerance lies between the proved floor and ceiling, however rare the class")
+    titled(figure, "Measured tolerance lies between proved floor and ceiling, however rare the class")
     legend_below(figure, axes[0, 0], columns=2)
     return figure
 
