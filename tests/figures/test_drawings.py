@@ -79,7 +79,7 @@ def faults(figure: Figure) -> list[str]:
     found += [
         f"{text.get_text()!r} has {text.get_fontsize():g} pt"
         for text in texts(figure)
-        if text.get_fontsize() < SMALLEST
+        if float(text.get_fontsize()) < SMALLEST
     ]
     whole = figure.bbox.padded(TOLERANCE)
     for words, box in boxes:
@@ -110,7 +110,7 @@ def points(axes: Axes) -> Any:
         steps = np.linspace(0, 1, 20)[:, None, None]
         drawn += [path, (path[:-1] + steps * (path[1:] - path[:-1])).reshape(-1, 2)]
     for collection in axes.collections:
-        offsets = np.ma.filled(np.ma.asarray(collection.get_offsets(), float), math.nan)
+        offsets: Any = np.ma.filled(np.ma.asarray(collection.get_offsets(), float), math.nan)
         if len(offsets) and np.any(offsets):
             drawn.append(collection.get_offset_transform().transform(offsets))
     drawn += [patch.get_window_extent().get_points() for patch in axes.patches]
