@@ -44,6 +44,7 @@ MEANING = (
 CAPTION = (
     "Two panels of curves that rise with programming noise: the loss rises most with everything on analog hardware, a"
     " little less with all dense modules there, and far less with the experts there, even with all of them."
+    " The factors in the title are those of the left and of the right panel at the largest c."
     f" {MEANING}"
 )
 
@@ -117,7 +118,7 @@ def _message(result: Result) -> str:
     if any(cost[w_max, most] <= 0 for w_max in shown):
         return "What noise costs, by what is on analog hardware"
     times = " and ".join(f"{cost[w_max, dense] / cost[w_max, most]:.1f}" for w_max in shown)
-    return f"At c = {c:g}, noisy dense modules cost {times} times the loss of {most}"
+    return f"Noisy dense modules cost {times} times the loss of {most}"
 
 
 def _looks(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
