@@ -23,7 +23,7 @@ UNITS = {"quick": 6, "default": 12, "full": 24}
 class Toy(Exhibit):
     """An exhibit whose experiment and drawing are this module."""
 
-    experiment = drawing = "toy_exhibit"  # type: ignore[assignment]
+    experiment = drawing = "toy_exhibit"
 
 
 EXHIBITS = (
