@@ -42,8 +42,8 @@ MEANING = (
     f" {DENSE_HURTS_MORE.cited}"
 )
 CAPTION = (
-    "Two panels of curves that rise with programming noise: the loss rises most with everything on analog hardware, a"
-    " little less with all dense modules there, and far less with the experts there, even with all of them."
+    "Curves of loss against noise: with the dense modules on analog hardware the loss rises far more than with all"
+    " experts there."
     " The factors in the title are those of the left and of the right panel at the largest c."
     f" {MEANING}"
 )
