@@ -49,8 +49,8 @@ MEANING = (
     f" an expert is used. {C}. {W_MAX}. Bands and bars are 95 % intervals over noise draws and blocks of text."
 )
 CAPTION = (
-    "Curves on the left: MaxNNScore and activation weight recover most of the loss that noise costs, router norm less,"
-    " activation frequency and a random choice little; on the right, how much more is lost than with MaxNNScore, at"
+    "Curves on the left: MaxNNScore and activation weight recover the most of what noise costs,"
+    " all other strategies less; on the right, how much more is lost than with MaxNNScore, at"
     f" c = {RECOVERED_AT.value:g}. A strategy right of 0 loses more than MaxNNScore, draw by draw and block by block;"
     " the number beside a bar is that difference, with its interval. Recovered is the loss"
     " increase with no expert digital, minus that with the strategy, over the former. The grey bar is what is"
