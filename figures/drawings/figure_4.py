@@ -64,7 +64,9 @@ def draw(result: Result) -> Figure:
     """A row for each granularity and budget: recovered loss, paired difference to MaxNN, accuracy on tasks if any."""
     data = result.data
     tasks = data["digital"].get("tasks")
-    figure, axes = _grid(result, 2 + bool(tasks), (1.15, 1, *((1,) if tasks else ())), sharex="col")
+    figure = _figure(result)
+    widths = (1.15, 1, 1) if tasks else (1.15, 1)
+    axes = figure.subplots(len(_rows(result)), len(widths), squeeze=False, sharex="col", width_ratios=widths)
     for row, panel in zip(axes, _rows(result), strict=True):
         _curves(row[0], result, panel, "recovered")
         row[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
@@ -93,7 +95,8 @@ def draw(result: Result) -> Figure:
 @styled
 def draw_loss(result: Result) -> Figure:
     """The loss increase and the change of accuracy."""
-    figure, axes = _grid(result, 2, (1, 1), sharey="col")
+    figure = _figure(result)
+    axes = figure.subplots(len(_rows(result)), 2, squeeze=False, sharex=True, sharey="col")
     for row, panel in zip(axes, _rows(result), strict=True):
         _curves(row[0], result, panel, "loss_change")
         _curves(row[1], result, panel, "accuracy_change")
@@ -135,17 +138,9 @@ def _rows(result: Result) -> list[Panel]:
     )
 
 
-def _grid(result: Result, columns: int, widths: Sequence[float], **shared: str) -> tuple[Figure, Any]:
-    rows = len(_rows(result))
-    figure = Figure(figsize=(WIDTH, 1.65 * rows + 1.5))
-    axes = figure.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        width_ratios=widths,
-        **{"sharex": True, **shared},  # type: ignore[arg-type]
-    )
-    return figure, axes
+def _figure(result: Result) -> Figure:
+    """A figure with room for a row of panels for each w_max and budget."""
+    return Figure(figsize=(WIDTH, 1.65 * len(_rows(result)) + 1.5))
 
 
 def _title(panel: Panel) -> str:

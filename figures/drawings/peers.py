@@ -24,7 +24,7 @@ from figures.drawings.style import (
 from theory.evidence import Result
 
 SIMULATORS = {"ours": "this project", "aihwkit": "aihwkit", "lightning": "aihwkit-lightning"}
-LOOKS = {
+LOOKS: dict[str, dict[str, Any]] = {
     "ours": {"color": BLUE, "fmt": "o"},
     "aihwkit": {"color": VERMILLION, "fmt": "s"},
     "lightning": {"color": GREEN, "fmt": "^"},

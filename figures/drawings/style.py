@@ -19,6 +19,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from theory.evidence import Result
@@ -191,7 +192,7 @@ def board(axis: Axes, header: Sequence[str], rows: Sequence[Sequence[str]], widt
         colLabels=list(header),
         colWidths=[width / sum(widths) for width in widths],
         cellLoc="center",
-        bbox=[0, 0, 1, 1],
+        bbox=Bbox.unit(),
         edges="horizontal",
     )
     drawn.auto_set_font_size(False)

@@ -40,7 +40,7 @@ COLUMNS_OF_FILE = (
     *("accuracy_change", "accuracy_change_low", "accuracy_change_high"),
 )
 LABELS = {"experts": "experts analog", "everything": "experts and dense modules analog"}
-LOOKS = {  # by what is analog and w_max
+LOOKS: dict[tuple[str, str], dict[str, Any]] = {  # by what is analog and w_max
     ("experts", "tile"): {"color": BLUE, "marker": "o", "linestyle": "-"},
     ("experts", "column"): {"color": BLUE, "marker": "o", "linestyle": "--", "markerfacecolor": "white"},
     ("everything", "tile"): {"color": VERMILLION, "marker": "s", "linestyle": "-"},
