@@ -107,8 +107,8 @@ def _better_score(*results: Result) -> str:
     judged = starting("expected damage with gradient across layers loses less than MaxNNScore;", *results)
     most = max(-finding.estimate for finding in judged)
     return (
-        f"{said(judged)}: expected damage, from one batch of text and its gradient, loses less in {held(judged)},"
-        f" by up to {most:.3f} nats per token."
+        f"{said(judged)}: expected damage, from one batch of text and its gradient, loses less than MaxNNScore in"
+        f" {held(judged)}, by up to {most:.3f} nats per token."
     )
 
 

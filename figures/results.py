@@ -84,9 +84,10 @@ def needs(rule: str) -> str:
 
 
 def span(findings: Sequence[Finding]) -> str:
-    """Smallest and largest estimate."""
+    """Smallest and largest estimate, with the unit if that is one of losses."""
     ends = [f"{end(finding.estimate for finding in findings):.3g}" for end in (min, max)]
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+    unit = " nats" if all("nats per token" in finding.statistic for finding in findings) else ""
+    return (ends[0] if ends[0] == ends[1] else " to ".join(ends)) + unit
 
 
 # The README
@@ -127,8 +128,8 @@ def failures(exhibits: Sequence[Exhibit], data: Traversable) -> str:
 
 
 def first_look(exhibit: Exhibit) -> str:
-    """The exhibit's own picture with the first sentence of its caption."""
-    return _shown(exhibit.name, seen(_caption(exhibit)))
+    """The exhibit's own picture, which the first sentence of its caption stands in for."""
+    return _picture(exhibit.name, _caption(exhibit))
 
 
 def pictures(exhibit: Exhibit) -> list[str]:
@@ -137,15 +138,15 @@ def pictures(exhibit: Exhibit) -> list[str]:
     captions = {exhibit.name: _caption(exhibit)} | {
         f"{exhibit.name}-{part}": caption for part, (_, caption) in further.items()
     }
-    return [_shown(name, caption) for name, caption in captions.items()]
+    return [f"{_picture(name, caption)}\n\n*{cell(caption)}*" for name, caption in captions.items()]
 
 
 def _caption(exhibit: Exhibit) -> str:
     return getattr(import_module(exhibit.drawing), "CAPTION", f"{exhibit.title}.")
 
 
-def _shown(name: str, caption: str) -> str:
-    return f"![{seen(caption)}](figures/data/{name}.png)\n\n*{cell(caption)}*"
+def _picture(name: str, caption: str) -> str:
+    return f"![{seen(caption)}](figures/data/{name}.png)"
 
 
 def seen(caption: str) -> str:
@@ -340,8 +341,8 @@ def cell(text: str) -> str:
 
 def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; text of unknown content has to go through `cell` first."""
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    head, *lines = [f"| {' | '.join(line)} |" for line in (names, *rows)]
+    return "\n".join([head, "|---" * len(names) + "|", *lines])
 
 
 def filled(page: str, parts: Mapping[str, str], name: str = "README.md") -> str:
