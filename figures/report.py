@@ -1,6 +1,6 @@
 """What do all exhibits show, on one HTML page that needs no other file? `paper_repro.py --all --report` writes it."""
 
-import re
+import io
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from figures.answers import Answer
 from figures.catalogue import Exhibit
 from figures.output import Picture
 from figures.results import counts, origin
+from figures.text import first_sentence
 from theory.evidence import Result
 
 TEMPLATE = files("figures") / "report.html"
@@ -45,14 +46,16 @@ def page(sections: Sequence[Section], answers: Sequence[Answer]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
-        "base64": lambda content: b64encode(content).decode(),
-        "first_sentence": first_sentence,
-    }
+    environment.filters |= {"embedded": _embedded, "first_sentence": first_sentence}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(sections=sections, answers=answers, counts=counts, origin=origin)
 
 
-def first_sentence(text: str) -> str:
-    """The text up to the first full stop, question or exclamation mark before a space and a capital letter."""
-    return re.split(r"(?<=[.?!])\s+(?=[A-Z(])", text, maxsplit=1)[0]
+def _embedded(png: bytes) -> str:
+    """The picture as a data URI: WebP keeps every pixel in three quarters of the room that PNG takes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.convert("RGB").save(buffer, "WEBP", lossless=True)
+    return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"

@@ -15,6 +15,7 @@ from typing import get_args
 
 from figures.answers import answers
 from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
+from figures.text import first_sentence
 from theory import paper
 from theory.claims import CLAIMS, NOTATION, Claim, marked_tests
 from theory.derivations import KINDS, Step
@@ -151,7 +152,7 @@ def _picture(name: str, caption: str) -> str:
 
 def seen(caption: str) -> str:
     """First sentence of a caption, which says what is to be seen: the text in the picture's place."""
-    return re.split(r"(?<=[.?!])\s", caption.strip(), maxsplit=1)[0].replace("[", "(").replace("]", ")")
+    return first_sentence(caption.strip()).replace("[", "(").replace("]", ")")
 
 
 # RESULTS.md

@@ -1,5 +1,6 @@
-"""How text reaches the terminal: wrapped to the terminal's width between words, never cut."""
+"""How is text made to fit? Wrapped between words to the terminal's width, or cut after the first sentence."""
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
@@ -30,3 +31,8 @@ def listed(items: Iterable[str], width: int, indent: str) -> Iterator[str]:
     """The lines of a list with a dash before each item."""
     for item in items:
         yield from wrapped(item, width, f"{indent}  ", first=f"{indent}- ")
+
+
+def first_sentence(text: str) -> str:
+    """The text up to the first full stop, question or exclamation mark before a space and a capital letter."""
+    return re.split(r"(?<=[.?!])\s+(?=[A-Z(])", text, maxsplit=1)[0]

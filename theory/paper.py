@@ -268,7 +268,7 @@ THEOREM = Statement(
     source="theorem",
 )
 
-# What of the setup the sources leave open; each exhibit says which of the answers it has.
+# Questions about the setup that the sources leave open; each exhibit says which answer it has.
 OPEN = (
     "Which weight the noise is scaled by, the largest of a matrix, of a tile or of a tile's column.",
     "Which of two published models of programming noise is meant, `pcm` or `hermes` of theory/hardware.py.",

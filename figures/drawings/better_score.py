@@ -42,7 +42,7 @@ LABELS = {
     "random": "random choice",
     "reference": "best placement known",
 }
-# Of each score the form that is compared: the paper's inside layers, ours across them.
+# The form in which each score is compared: the paper's inside layers, ours across them.
 LOOKS = {
     "maxnn": STRATEGIES["maxnn"],
     "activation_weight": STRATEGIES["activation_weight"],

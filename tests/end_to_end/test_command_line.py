@@ -3,6 +3,7 @@
 import base64
 import csv
 import importlib.util
+import io
 import json
 import os
 import random
@@ -21,6 +22,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import figures.run
 import paper_repro
@@ -284,8 +286,11 @@ def test_all_exhibits_and_a_report(tmp_path: Path, log: Path, capsys: pytest.Cap
     expect_one_line(capsys.readouterr().err, "--table lost", "no result")
     report = (tmp_path / "redrawn" / "report.html").read_text()
     assert "no result of --table lost is committed" in report
-    picture = base64.b64encode((tmp_path / "redrawn" / "figure-pi.committed.png").read_bytes()).decode()
-    assert picture in report and picture in first
+    pictures = [re.findall(r'src="(data:image/webp;base64,[^"]+)"', each) for each in (report, first)]
+    assert pictures[0] == pictures[1] and len(pictures[0]) == 1
+    shown_there = Image.open(io.BytesIO(base64.b64decode(pictures[0][0].partition(",")[2])))
+    written = Image.open(tmp_path / "redrawn" / "figure-pi.committed.png")
+    assert shown_there.convert("RGB").tobytes() == written.convert("RGB").tobytes()
     assert len(executed(log)) == 6
 
 

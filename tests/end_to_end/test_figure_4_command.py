@@ -39,7 +39,7 @@ def test_bad_usage(
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # 4 to 6 min on two cores in use by others
 def test_a_quick_run_with_tasks(tmp_path: Path) -> None:
-    """Of the shipped DeepSeekMoE, in workers."""
+    """The shipped DeepSeekMoE is measured in workers."""
     options = ["--figure", "5", "--preset", "quick", "--seeds", "2", "--tasks", "continuation"]
     options += ["--out", str(tmp_path)]
     done = subprocess.run(

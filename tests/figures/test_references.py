@@ -32,7 +32,7 @@ FILE = re.compile(
     r"(?<![\w/.*-])((?:[\w.-]+/)+[\w-]+\.(?:py|md|json|html|yml|cff)|[A-Z]{2,}\.(?:md|cff))(?![\w/])"
 )
 PLACEHOLDERS = ("NAME.", "EXHIBIT.")
-# Of the recipes: what they add.
+# What the recipes add.
 ADDED = {
     "synthetic/experiments/bias.py",
     "figures/drawings/bias.py",

@@ -487,7 +487,7 @@ def test_ranges_enclose_what_is_inside(w_max: Any, correct: bool) -> None:
                 assert (least <= mean + slack).all()
                 assert (error <= normal + 1e-6).all()
                 assert (most >= torch.minimum(failure_bound(mean, terms.lipschitz * c), exponential)).all()
-                # Of the kappa that the range has: the same exponential moment, at a point.
+                # The same exponential moment, at a point, with the kappa that the range has.
                 kappa = terms.mean(high) / high / (terms.variance(high) / high**2)
                 theta = -kappa.clamp(min=0)[:, None] * terms.coefficient / c[:, None]
                 noisy = terms.sigma > 0
