@@ -330,7 +330,7 @@ def _map(
         mine = [column for column, (name, _) in enumerate(across) if name == optimiser]
         axis.annotate(
             WORDS[optimiser],
-            (sum(mine) / len(mine), 0),
+            (sum(mine) / len(mine) + 0.5, 0),
             xycoords=("data", "axes fraction"),
             xytext=(0, -16),  # below the lengths
             textcoords="offset points",
@@ -340,7 +340,7 @@ def _map(
         )
     for border in range(1, len(across)):
         if across[border][0] != across[border - 1][0]:
-            axis.axvline(border - 0.5, color="white", linewidth=4)
+            axis.axvline(border, color="white", linewidth=4)
     if learned:
         few = [
             (column, row)
@@ -348,8 +348,8 @@ def _map(
             if np.mean([each["learned"] for each in cells[*key, *top]]) < NOT_LEARNED
         ]
         axis.scatter(
-            [column + 0.4 for column, _ in few],
-            [row - 0.28 for _, row in few],
+            [column + 0.9 for column, _ in few],
+            [row + 0.22 for _, row in few],
             marker="x",
             s=7,
             color=BLACK,

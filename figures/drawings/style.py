@@ -14,9 +14,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
@@ -45,7 +46,7 @@ GRANULARITIES = {"tile": "w_max per tile", "column": "w_max per tile column", "l
 
 TITLE_SIZE, DETAIL_SIZE = 10.0, SMALLEST  # points
 TITLE_LETTERS, DETAIL_LETTERS = 80, 116  # that fit a line of a picture
-NUMBERS_ON_DARK = 0.5  # luminance of a cell below which its number is white
+NO_VALUE = "#d4d4d4"  # colour of a cell of a heat map without a value
 
 STYLE: Any = {  # of keys that matplotlib knows
     "font.size": 8.5,
@@ -164,22 +165,28 @@ def heat(
     colours: str,
     form: Callable[[float], str],
 ) -> Any:
-    """A heat map with a number in each cell, the first row on top; cells without a value are grey."""
-    cmap: Colormap = mpl.colormaps[colours].with_extremes(bad="#d4d4d4")
-    image = axis.imshow(np.ma.masked_invalid(values), cmap=cmap, norm=norm, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        if math.isfinite(value):
-            luminance = np.dot(cmap(norm(value))[:3], (0.2126, 0.7152, 0.0722))
-            axis.text(
-                column, row, form(value), ha="center", va="center", fontsize=SMALLEST,
-                color="white" if luminance < NUMBERS_ON_DARK else "black",
-            )  # fmt: skip
-    axis.set_xticks(range(len(columns)), list(columns))
-    axis.set_yticks(range(len(rows)), list(rows))
+    """A heat map with a number in each cell, the first row on top; cells without a value are grey.
+
+    The middle of the first cell is at (0.5, 0.5).
+    """
+    numbers = [[form(value) if math.isfinite(value) else "" for value in row] for row in values]
+    sns.heatmap(
+        values,
+        mask=~np.isfinite(values),
+        annot=np.array(numbers),
+        fmt="",
+        annot_kws={"fontsize": SMALLEST},
+        norm=norm,
+        cmap=colours,
+        cbar=False,
+        ax=axis,
+    )
+    axis.set_facecolor(NO_VALUE)
     axis.grid(visible=False)
+    axis.set_xticks(np.arange(len(columns)) + 0.5, list(columns), rotation=0)
+    axis.set_yticks(np.arange(len(rows)) + 0.5, list(rows), rotation=0)
     axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    return image
+    return axis.collections[0]
 
 
 def board(axis: Axes, header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[float]) -> None:

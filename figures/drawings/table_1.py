@@ -238,5 +238,5 @@ def _heat_map(axis: Axes, model: dict[str, Any], norm: LogNorm) -> Any:
     image = heat(axis, values, rows=names, columns=names, norm=norm, colours="viridis", form="{:.3f}".format)
     axis.invert_yaxis()
     place = factors.index(1.0)
-    axis.add_patch(Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))
+    axis.add_patch(Rectangle((place, place), 1, 1, fill=False, edgecolor="red", linewidth=2))
     return image

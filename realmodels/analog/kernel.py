@@ -125,8 +125,8 @@ def _program(  # type: ignore[no-untyped-def]  # a kernel takes no types
 def _normals(first, second):  # type: ignore[no-untyped-def]
     """Two independent unit normals of two times 32 random bits [Box and Muller 1958], to 6.7 sigma, as cuRAND's.
 
-    The bits of the second: 30 are an angle within an eighth of a turn, one swaps the axes, and one turns by half a turn:
-    with tl.sin and tl.cos, which take any angle, the kernel has almost twice as many instructions.
+    In the second, 30 bits are an angle within an eighth of a turn, one swaps the axes, and one turns by half a turn.
+    With tl.sin and tl.cos, which take any angle, the kernel has almost twice as many instructions.
     """
     uniform = first.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10  # 2^-32, 2^-33: never 0
     radius = tl.sqrt(-2.0 * tl.log(uniform))

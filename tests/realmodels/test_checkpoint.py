@@ -12,7 +12,7 @@ from realmodels.pretrain import Recipe
 from realmodels.pretrain.baselines import xz_bits_per_byte
 from realmodels.statistics import routing
 
-# Commands on the cards; the last one needs the training text, which is not shipped.
+# Numbers on the cards; the last one needs the training text, which is not shipped.
 BITS_PER_BYTE = {"tiny-olmoe": 1.121, "tiny-deepseek-moe": 1.116}
 KNESER_NEY_BITS_PER_BYTE, DENSE_TWIN_OF_OLMOE = 1.590, 1.162
 

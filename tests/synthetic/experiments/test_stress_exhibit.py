@@ -233,7 +233,7 @@ def test_the_drawing_shows_the_map_the_rule_and_the_reasons() -> None:
     maps = [*why.axes[:2], drawing.draw(found).axes[0], *drawing.draw_gains(found).axes[:4]]
     for axis in maps:
         assert len(axis.texts) == 12 * 9 + 3  # and the names of the optimisers
-        assert len(axis.images) == 1 and np.asarray(axis.images[0].get_array()).shape == (12, 9)
+        assert np.asarray(axis.collections[0].get_array()).shape == (12, 9)
     # SGD at the stop rule comes first, one layer on top.
     assert maps[0].texts[0].get_text() in (".98", ".99", "1.0")
     panels = drawing.draw_frequency(found).axes  # ratios above gains, a column for each length
