@@ -30,7 +30,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from realmodels.analog import LayerCalibration, Ranges
 from realmodels.calibrate import Calibration, calibrate
@@ -44,7 +43,7 @@ from theory.hardware import Granularity, Hardware
 from theory.paper import CONVERTER_BITS, TABLE_1, Analog
 from theory.placement import place
 
-Blocks = Float[NDArray[np.float64], " blocks"]
+Blocks = Float[np.ndarray, " blocks"]
 MODELS = (DEFAULT_MODEL, "tiny-deepseek-moe")
 RULE_BITS = CONVERTER_BITS.value
 RULE_1_LOSS, RULE_3_LOSS = 0.01, 0.002  # nats per token
