@@ -137,7 +137,7 @@ def test_the_picture_and_the_rows_hold_published_numbers_beside_ours() -> None:
     assert {"published: OLMoE", "\N{MINUS SIGN}0.71", "ours: tiny-olmoe"} <= text
     heat_map = drawing.PARTS["heat-map"][0](result).axes[0]
     (marked,) = heat_map.patches
-    assert isinstance(marked, Rectangle) and marked.get_xy() == (0.5, 0.5)
+    assert isinstance(marked, Rectangle) and marked.get_xy() == (1, 1)
     assert heat_map.texts[4].get_text() == "0.010"
 
 
