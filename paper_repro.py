@@ -4,6 +4,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
@@ -87,11 +88,17 @@ def main(
             )
         if options.list or options.claims:
             shown = ledger(claims, exhibits, data, tests) if options.claims else catalogue(exhibits, data)
-            print(json.dumps(shown.as_json(), indent=1) if options.json else shown.as_text(columns()))
+            print(
+                json.dumps(shown.as_json(), indent=1) if options.json else shown.as_text(columns()),
+                flush=True,
+            )
             return 1 if shown.broken else 0
         return _reproduce_all(_chosen(options, exhibits), exhibits, data, options, argv)
     except InputError as error:
         return _fail(str(error), 2)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if not is_disk_full(error):
             raise
@@ -188,8 +195,16 @@ def _reproduce(
             brief=brief,
         )
     formats = dict.fromkeys(("png", *options.format)) if options.report else options.format
-    drawn = pictures(result, exhibit, formats)
-    written = write(result, exhibit, drawn, options.format, out, name)
+    try:
+        drawn = pictures(result, exhibit, formats)
+        written = write(result, exhibit, drawn, options.format, out, name)
+    except (LookupError, TypeError, ValueError) as error:
+        if not options.from_data or isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"the stored result ({name}) lacks what the drawing needs ({type(error).__name__}: {error}); remove it, or"
+            f" run {exhibit.option} again"
+        ) from error
     if brief:
         console.print(f"{exhibit.option}: {counts(result)}; {written[0].name}", soft_wrap=True)
     else:

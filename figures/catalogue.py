@@ -190,27 +190,37 @@ def find(name: str, exhibits: Sequence[Exhibit]) -> Exhibit:
     for exhibit in exhibits:
         if exhibit.name == name:
             return exhibit
-    kind, _, subject = name.partition("-")
+    kind, _, asked = name.partition("-")
     options = {known.name.partition("-")[2]: known.option for known in exhibits}
+    subject = asked.lower()
+    for prefix in ("figure-", "table-"):  # the names of files
+        subject = subject.removeprefix(prefix)
     nearest = get_close_matches(subject, options, n=1)
     hint = (
         f"did you mean {options[nearest[0]]}? --list shows all"
         if nearest
         else f"give one of: {', '.join(options.values())}"
     )
-    raise InputError(f"--{kind} {subject}: no such exhibit; {hint}")
+    raise InputError(f"--{kind} {asked}: no such exhibit; {hint}")
 
 
 def committed(exhibit: Exhibit, data: Traversable) -> Result | None:
     """The result of the exhibit that is kept in `data`, None if there is none yet."""
     file = data / f"{exhibit.name}.json"
-    if not file.is_file():
-        return None
-    result = Result.from_json(file.read_text(encoding="utf-8"), source=file.name)
+    return stored(file, exhibit) if file.is_file() else None
+
+
+def stored(file: Traversable, exhibit: Exhibit, presets: Sequence[str] = PRESETS) -> Result:
+    """The result of the exhibit in the file, of one of the presets; InputError for any other content."""
+    try:
+        text = file.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: it is no text; remove it or run {exhibit.option} again") from None
+    result = Result.from_json(text, source=file.name)
     if result.exhibit != exhibit.name:
-        raise InputError(f"{file.name}: result.exhibit is {result.exhibit!r}: {exhibit.name!r} is needed")
-    if result.preset not in PRESETS:
-        raise InputError(f"{file.name}: result.preset is {result.preset!r}: give one of {', '.join(PRESETS)}")
+        raise InputError(f"{file}: result.exhibit is {result.exhibit!r}: {exhibit.name!r} is needed")
+    if result.preset not in presets:
+        raise InputError(f"{file}: result.preset is {result.preset!r}: {' or '.join(presets)} is needed")
     return result
 
 

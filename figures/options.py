@@ -37,7 +37,8 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
         prog=program,
         description="Reproduce an exhibit: numbers, picture, verdicts.",
         epilog="Files are called EXHIBIT.PRESET.json, .csv, .png, ..., with --model, --text, --seeds and --tasks in the"
-        f" name where given, and EXHIBIT.{COMMITTED}.json, ... with --from-data: none replaces another's.",
+        f" name where given, and EXHIBIT.{COMMITTED}.json, ... with --from-data. None replaces another's, but for a run"
+        " on another --device.",
         allow_abbrev=False,
     )
     add = options.add_argument
@@ -88,7 +89,8 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
     add(
         "--from-data",
         action="store_true",
-        help="draw the committed result, run nothing; with --report, rather one that a run left in --out",
+        help="draw the committed result, run nothing; with --report, rather one that a run without --model, --text,"
+        " --seeds and --tasks left in --out",
     )
     add("--format", type=_formats, metavar="LIST", default=("png", "pdf"), help="of png,pdf,svg")
     add("--report", action="store_true", help=f"all that is shown as one page, {report}")
@@ -133,6 +135,6 @@ def _formats(text: str) -> tuple[str, ...]:
     for name in formats:
         if name not in FORMATS:
             raise argparse.ArgumentTypeError(
-                f"{name!r} is not allowed: give one or more of {','.join(FORMATS)}"
+                f"{name!r} is not allowed: give one or more of {','.join(FORMATS)}{did_you_mean(name, FORMATS)}"
             )
     return formats

@@ -19,7 +19,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from figures.catalogue import OPTIONS_OF_ONE, PRESETS, Exhibit, committed
+from figures.catalogue import OPTIONS_OF_ONE, PRESETS, Exhibit, committed, stored
 from figures.drawings.rows import with_bounds
 from theory.errors import InputError
 from theory.evidence import Result
@@ -93,12 +93,7 @@ def computed_result(exhibit: Exhibit, out: Path) -> Result | None:
     for preset in reversed(PRESETS):
         file = out / f"{exhibit.name}.{label(preset, {})}.json"
         if file.is_file():
-            result = Result.from_json(file.read_text(encoding="utf-8"), source=str(file))
-            if (result.exhibit, result.preset) != (exhibit.name, preset):
-                raise InputError(
-                    f"{file}: it is a result of {result.exhibit}, preset {result.preset}; remove the file"
-                )
-            return result
+            return stored(file, exhibit, (preset,))
     return None
 
 

@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from figures import results
-from figures.catalogue import DATA, EXHIBITS, Exhibit, find
+from figures.catalogue import DATA, EXHIBITS, Exhibit, find, stored
 from figures.output import pictures, replace_file
 from theory.errors import InputError, run
 from theory.evidence import Result
@@ -21,10 +21,11 @@ def publish(exhibit: Exhibit, out: Path, data: Path) -> list[Path]:
     file = out / f"{exhibit.name}.full.json"
     if not file.is_file():
         raise InputError(f"{file} is missing: run {exhibit.option} --preset full --out {out}")
-    result = Result.from_json(file.read_text(encoding="utf-8"), source=str(file))
-    if (result.exhibit, result.preset) != (exhibit.name, "full"):
+    result = stored(file, exhibit, ("full",))
+    git = result.provenance.get("git")
+    if git is not None and git["dirty"]:
         raise InputError(
-            f"{file}: it is a result of {result.exhibit}, preset {result.preset}: run {exhibit.option} --preset full"
+            f"{file}: computed from commit {git['commit']} with uncommitted changes: commit them and run it again"
         )
     contents = {data / f"{exhibit.name}.json": result.to_json().encode()}
     for picture in pictures(result, exhibit, ("png",)):
@@ -35,12 +36,10 @@ def publish(exhibit: Exhibit, out: Path, data: Path) -> list[Path]:
 
 
 def commit_of(result: Result) -> str:
-    """Which commit the result was computed from, and whether the commit alone says how."""
+    """Which commit the result was computed from."""
     git = result.provenance.get("git")
     if git is None:
         return "computed outside of a checkout: no commit says how"
-    if git["dirty"]:
-        return f"computed from commit {git['commit']} with uncommitted changes: commit them and run it again"
     return f"computed from commit {git['commit']}"
 
 

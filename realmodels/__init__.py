@@ -28,6 +28,16 @@ What is measured, and on what
     experiments/            one module for each exhibit
 """
 
+from pathlib import Path
+
+import theory
+
+if Path(next(iter(theory.__path__))).resolve().parent != Path(__file__).resolve().parents[1]:
+    raise ImportError(
+        f"`import theory` finds {next(iter(theory.__path__))}, which is not this project's: take its folder off"
+        " PYTHONPATH, or uninstall it"
+    )
+
 from realmodels.calibrate import calibrate
 from realmodels.damage import expected_damage
 from realmodels.deploy import deploy, reprogram, withdraw

@@ -39,6 +39,7 @@ from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated, Preset
 from realmodels.load import DEFAULT_MODEL
 from realmodels.tasks import METRICS, PAPER_TASKS, TaskAccuracy, TasksAccuracy, evaluate_tasks, require_tasks
+from theory.errors import InputError, did_you_mean
 from theory.evidence import (
     Finding,
     Result,
@@ -172,6 +173,11 @@ def measure(config: Config) -> dict[str, Any]:
 def _named(tasks: str | None) -> tuple[str, ...]:
     if tasks is None:
         return ()
+    known = ("paper", *METRICS)
+    for each in tasks.split(","):
+        if each not in known:
+            hint = did_you_mean(each, known)
+            raise InputError(f"--tasks {each}: no such task; give some of {', '.join(known)}{hint}")
     names = [name for each in tasks.split(",") for name in (PAPER_TASKS if each == "paper" else (each,))]
     require_tasks(names)
     return tuple(names)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -414,6 +415,25 @@ def test_somebody_elses_package(name: str, tmp_path: Path) -> None:
     expect_one_line(done.stderr, f"`import {name}` finds {tmp_path / name}", "PYTHONPATH", "uninstall")
 
 
+@pytest.mark.parametrize("layer", ["realmodels", "synthetic"])
+def test_another_theory_is_told_when_a_layer_is_imported(layer: str, tmp_path: Path) -> None:
+    (tmp_path / "theory").mkdir()
+    (tmp_path / "theory" / "__init__.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {layer}"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(HERE.parents[1])])},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert (
+        last.startswith(f"ImportError: `import theory` finds {tmp_path / 'theory'}") and "PYTHONPATH" in last
+    )
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         paper_repro.main(["--version"])
@@ -533,3 +553,40 @@ def test_the_program_lists_from_any_folder(tmp_path: Path) -> None:
 
 def test_the_data_folder_belongs_to_the_package() -> None:
     assert DATA.is_dir()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{}", b"[]"])
+def test_a_damaged_result_stops_no_other_exhibit(
+    content: bytes, tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A result that a run left in --out, damaged since: one line, and the report has the rest."""
+    pi, other = toy_exhibit.EXHIBITS[0], replace(toy_exhibit.EXHIBITS[0], name="figure-other")
+    assert run(tmp_path) == 0
+    (tmp_path / "figure-other.full.json").write_bytes(content)
+    options = ["--all", "--from-data", "--report", "--out", str(tmp_path)]
+    capsys.readouterr()
+    assert paper_repro.main(options, [other, pi], tmp_path / "nothing") == 2
+    expect_one_line(capsys.readouterr().err, "--figure other", "figure-other.full.json")
+    assert "pi by throwing darts" in (tmp_path / "report.html").read_text()
+
+
+def test_a_stored_result_that_cannot_be_drawn_is_one_line(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path) == 0
+    file = tmp_path / "figure-pi.quick.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"data": {}}))
+    capsys.readouterr()
+    assert (
+        paper_repro.main([*PI, "--from-data", "--report", "--out", str(tmp_path)], toy_exhibit.EXHIBITS) == 2
+    )
+    expect_one_line(capsys.readouterr().err, "lacks what the drawing needs", "values", "--figure pi")
+
+
+def test_a_reader_may_stop_reading() -> None:
+    """`--list | head -1` is no failure, and writes no traceback."""
+    command = [sys.executable, str(HERE.parents[1] / "paper_repro.py"), "--list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (0, "")

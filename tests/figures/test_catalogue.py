@@ -36,6 +36,12 @@ def test_find_names_the_known_exhibits() -> None:
         find("figure-99", EXHIBITS)
 
 
+@pytest.mark.parametrize(("asked", "option"), [("figure-3", "3"), ("table-1", "1"), ("GROWTH", "growth")])
+def test_names_of_files_and_capitals_are_understood_as_hints(asked: str, option: str) -> None:
+    with pytest.raises(InputError, match=rf"did you mean --\w+ {option}\?"):
+        find(f"figure-{asked}", EXHIBITS)
+
+
 def test_a_result_of_another_exhibit_or_preset_is_rejected(tmp_path: Path) -> None:
     exhibit = EXHIBITS[0]
     for names, field in ((("figure-0", "full"), "exhibit"), ((exhibit.name, "huge"), "preset")):

@@ -42,17 +42,28 @@ def test_only_full_results_are_published(result: Result, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"full.json is missing: run --figure tasks --preset full"):
         publish(EXHIBIT, tmp_path, tmp_path)
     (tmp_path / f"{EXHIBIT.name}.full.json").write_text(replace(result, preset="quick").to_json())
-    with pytest.raises(InputError, match="preset quick: run --figure tasks --preset full"):
+    with pytest.raises(InputError, match="preset is 'quick': full is needed"):
         publish(EXHIBIT, tmp_path, tmp_path / "data")
 
 
-def test_the_commit_is_told(result: Result) -> None:
+def test_what_no_commit_says_is_not_published(result: Result, tmp_path: Path) -> None:
     git = {"commit": "abc", "dirty": True}
-    for state, said in (
-        (git, "uncommitted"),
-        (git | {"dirty": False}, "from commit abc"),
-        (None, "no commit"),
-    ):
+    file = tmp_path / f"{EXHIBIT.name}.full.json"
+    file.write_text(replace(result, provenance=result.provenance | {"git": git}).to_json())
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match="commit abc with uncommitted changes"):
+        publish(EXHIBIT, tmp_path, tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / f"{EXHIBIT.name}.full.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"figure-tasks\.full\.json: it is no text"):
+        publish(EXHIBIT, tmp_path, tmp_path)
+
+
+def test_the_commit_is_told(result: Result) -> None:
+    for state, said in (({"commit": "abc", "dirty": False}, "from commit abc"), (None, "no commit")):
         assert said in commit_of(replace(result, provenance={"git": state}))
 
 

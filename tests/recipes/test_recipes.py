@@ -84,7 +84,9 @@ def tree(tmp_path: Path) -> Path:
 
 def run(command: str, tree: Path) -> str:
     """What the command prints, on the copy's own code; it has to succeed."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # What the `make` that runs the tests was given is not for the `make` of a recipe.
+    outer = ("PYTHONPATH", "ARGS", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
     environment |= {"PATH": f"{tree / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         shlex.split(command), cwd=tree, env=environment, capture_output=True, text=True, check=False
