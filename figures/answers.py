@@ -13,7 +13,7 @@ from figures.catalogue import Exhibit, needed
 from theory.errors import InputError
 from theory.evidence import Finding, Result
 
-BASELINES = ("activation frequency", "activation weight", "router norm", "random")  # of the paper
+BASELINES = ("activation frequency", "activation weight", "router norm", "random")  # the paper's
 BETTER_THAN = "MaxNNScore is better than "
 
 

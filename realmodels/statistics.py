@@ -67,7 +67,7 @@ def observe(
 def choices(
     model: Model, tokens: Int[Tensor, "blocks tokens_plus_1"]
 ) -> list[tuple[Int[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]]:
-    """For each MoE layer, the experts that every input token is routed to, and their routing weights."""
+    """Experts that every input token is routed to, and their routing weights, for each MoE layer."""
     found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in model.map.moe_layers]
     observe(model, tokens, lambda layer, index, weight: found[layer].append((index, weight)))
     return [

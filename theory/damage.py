@@ -55,8 +55,8 @@ def expected_damage(
     """Expected damage summed over the tokens routed to an expert.
 
     gate, up, down: weights of the expert. Each gets the programming noise of `hardware`, on tiles of its own.
-    gradient: of the loss at the layer's output. With it the damage is in units of the loss, without it in squared
-        units of the expert's output.
+    gradient: gradient of the loss at the layer's output. With it the damage is in units of the loss,
+        without it in squared units of the expert's output.
 
     Converters and the dead zone of a programming model are left out, as they are no noise.
     """

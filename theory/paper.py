@@ -70,7 +70,7 @@ class PlacementRow:
 class ModelShape:
     """Sizes of a model that the paper deploys, from the model's published configuration.
 
-    layers: of the transformer, the first `dense_layers` of which have no experts but a network of `dense_width`.
+    layers: transformer layers. The first `dense_layers` have no experts but a network of `dense_width`.
     experts, top_k, expert_width: routed experts of a layer, how many of them a token uses, inner width of one.
     shared_experts: experts of that same width that every token uses.
     """

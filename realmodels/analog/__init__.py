@@ -17,5 +17,15 @@ For inference only: no gradient flows through these modules.
 from realmodels.analog.crossbars import Saturation
 from realmodels.analog.layers import AnalogExperts, AnalogLinear
 from realmodels.analog.ranges import LayerCalibration, Ranges, for_experts
+from realmodels.fused import apply_gate, grouped_matmul
 
-__all__ = ["AnalogExperts", "AnalogLinear", "LayerCalibration", "Ranges", "Saturation", "for_experts"]
+__all__ = [
+    "AnalogExperts",
+    "AnalogLinear",
+    "LayerCalibration",
+    "Ranges",
+    "Saturation",
+    "apply_gate",
+    "for_experts",
+    "grouped_matmul",
+]

@@ -202,7 +202,7 @@ def grid(
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """For every magnitude and placement the loss of every draw and block; and how scores and damages agree."""
+    """Loss of every draw and block, for every magnitude and placement; and how scores and damages agree."""
     model, tokens = rig.model(config.model, config.device), rig.tokens(config)
     search = _Search(config, model)
     digital, _ = block_results(model.network, tokens)

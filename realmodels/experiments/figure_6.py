@@ -50,7 +50,7 @@ QUANTITIES = ("log_frequency", "load", "weight")
 CLEAR, ANY = 0.5, 0.0  # the thresholds of rules 1 and 2
 EXTREMES = 2  # experts shown at either end of the scores of a layer
 TOKENS = 8  # tokens shown of each such expert
-RESAMPLES = 400  # of the blocks of text, with replacement
+RESAMPLES = 400  # bootstrap samples: blocks of text, drawn with replacement
 CONFIDENCE = 0.95
 
 PRESETS = {"quick": (8, 256), "default": (64, 256), "full": (None, 512)}  # blocks, tokens of a block
@@ -67,7 +67,7 @@ def grid(
 
 
 def measure(config: Evaluated) -> dict[str, Any]:
-    """For each layer: scores of the experts, sums over the tokens that each expert serves, tokens of extreme experts.
+    """Scores of the experts, sums over the tokens that each expert serves, tokens of extreme experts, for each layer.
 
     Sums are (blocks, experts): `count` of tokens, `log_frequency` of nats, `weight` of routing weights.
     """

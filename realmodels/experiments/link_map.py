@@ -295,7 +295,7 @@ def grid(preset: str, text: str | None = None, device: str = "cpu", seeds: int |
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """For every length: losses, least share, correlations, statistics, recovered fractions."""
+    """Losses, least share, correlations, statistics and recovered fractions, for every length."""
     device = device_for(config.device)
     tokens = training_tokens(config.text, config.recipe.vocabulary)
     recipe = replace(config.recipe, seed=config.seed)

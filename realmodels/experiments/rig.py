@@ -142,7 +142,7 @@ def placed(
     """Score, place, calibrate and deploy: within the `with` block `model(name, device)` is on analog hardware.
 
     digital_experts: fraction of the experts of each layer that stay digital, chosen by `strategy`.
-    seed: of the noise, and of the choice where the strategy is random.
+    seed: noise seed, and seed of the choice where the strategy is random.
     analog_modules: kinds of dense modules that are analog, too.
     deploy: `realmodels.deploy.deployed` if not given, or what takes the same arguments.
     """

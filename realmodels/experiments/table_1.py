@@ -55,7 +55,7 @@ HALVES = 4  # least number of blocks of the heat map, so that each half of the b
 class Config(Evaluated):
     """Placements under the same converters.
 
-    bits: of DAC and ADC alike.
+    bits: bits of every DAC and ADC.
     kappa_factor, lam_factor: multiply the calibrated kappa and lam of every layer.
     """
 
@@ -190,7 +190,7 @@ def _calibration(name: str, device: str, w_max: Granularity, bits: int) -> Calib
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
-    """For each model the table and the heat map, and the findings by the rules above."""
+    """Table and heat map for each model, and the findings by the rules above."""
     models, findings = [], []
     for name in dict.fromkeys(config.model for config in configs):
         units = [unit for unit in zip(configs, records, strict=True) if unit[0].model == name]

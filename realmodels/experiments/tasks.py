@@ -131,7 +131,7 @@ def grid(
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """For each question 1 if the model's choice is right, 0 if it is wrong."""
+    """1 for each question where the model's choice is right, 0 where it is wrong."""
     model = rig.model(config.model, config.device)
     if config.strategy is None:
         found = evaluate_tasks(model, (CONTINUATION,), config.questions)

@@ -19,14 +19,20 @@ Numbers are bf16 on a GPU, with fp32 master weights for the optimiser, and fp32 
     baselines    what a model has to beat (python -m realmodels.pretrain.baselines)
 """
 
+from realmodels.pretrain.optimisers import SGD, Muon, OneRmsAdamW
 from realmodels.pretrain.recipe import Recipe
 from realmodels.pretrain.runs import steps_within, train
 from realmodels.pretrain.tokens import END_OF_TEXT, TokenFolder, encode, tokenize, train_tokenizer
-from realmodels.pretrain.training import Training
+from realmodels.pretrain.training import BiasedRouter, Routing, Training
 
 __all__ = [
     "END_OF_TEXT",
+    "SGD",
+    "BiasedRouter",
+    "Muon",
+    "OneRmsAdamW",
     "Recipe",
+    "Routing",
     "TokenFolder",
     "Training",
     "encode",

@@ -128,7 +128,7 @@ class HeldOut(NamedTuple):
     load: Tensor
 
     def balance(self) -> list[float]:
-        """For each layer with experts, the least used expert's share of the choices over the fair share; 1 at best."""
+        """The least used expert's share of the choices over the fair share, for each layer with experts; 1 at best."""
         return (self.load.amin(1) * self.load.shape[1]).tolist() if self.load.ndim else []
 
 

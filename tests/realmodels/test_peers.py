@@ -37,11 +37,10 @@ from torch import Tensor, nn
 from transformers.models.olmoe.configuration_olmoe import OlmoeConfig
 from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
 
-from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, Ranges, for_experts
+from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, Ranges, apply_gate, for_experts
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.deploy import deploy, deployed, reprogram, withdraw
 from realmodels.evaluate import block_results, token_blocks
-from realmodels.fused import apply_gate
 from realmodels.load import Model, load
 from realmodels.peers import (
     SIMULATORS,

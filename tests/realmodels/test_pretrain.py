@@ -14,11 +14,20 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeForCausalLM
 
 from realmodels import load, pretrain
-from realmodels.pretrain import Recipe, TokenFolder, Training, optimisers, runs
+from realmodels.pretrain import (
+    SGD,
+    BiasedRouter,
+    Muon,
+    OneRmsAdamW,
+    Recipe,
+    Routing,
+    TokenFolder,
+    Training,
+    optimisers,
+    runs,
+)
 from realmodels.pretrain import training as trainer
 from realmodels.pretrain.__main__ import main
-from realmodels.pretrain.optimisers import SGD, Muon, OneRmsAdamW
-from realmodels.pretrain.training import BiasedRouter, Routing
 from theory.errors import InputError
 
 CPU = torch.device("cpu")

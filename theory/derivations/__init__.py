@@ -58,6 +58,13 @@ def equal(left: Any, right: Any) -> bool:
     return bool(sympy.simplify(sympy.expand(left - right)) == 0)
 
 
+def vectors(names: str) -> list[Any]:
+    """A SymPy vector of three real symbols for each name."""
+    import sympy
+
+    return [sympy.Matrix(sympy.symbols(f"{name}_1:4", real=True)) for name in names.split()]
+
+
 def proved(conclusion: Any, *assumptions: Any) -> bool:
     """True if z3 proves the conclusion for all reals that satisfy the assumptions, which have to be satisfiable."""
     import z3

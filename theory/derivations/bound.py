@@ -8,7 +8,7 @@ expert, neuron and token is proved for one of them with symbols. Sums follow ter
 import sympy as sp
 import z3
 
-from theory.derivations import Step, equal, lemmas, proved
+from theory.derivations import Step, equal, lemmas, proved, vectors
 from theory.functions import Phi, exp, phi, pi, relu, sqrt
 from theory.moments import relu_bias, relu_mean
 from theory.tolerance import concentration, failure_bound, relu_exponential, tail_events, tolerable_noise
@@ -24,13 +24,9 @@ z = sp.Symbol("z", real=True)
 CONCENTRATION = "Boucheron, Lugosi, Massart, Concentration Inequalities (2013), Theorem 5.6"
 
 
-def _vectors(names: str) -> list[sp.Matrix]:
-    return [sp.Matrix(sp.symbols(f"{name}_1:4", real=True)) for name in names.split()]
-
-
 def _squared_gradient() -> bool:
     """|p G x + q H x'|^2 for tokens of length 1 at right angles: p^2 G^2 + q^2 H^2."""
-    x, other = _vectors("x u")
+    x, other = vectors("x u")
     p, q, G, H, xx, xu, uu = sp.symbols("p q G H xx xu uu", real=True)  # noqa: N806
     vector = p * G * x + q * H * other
     expanded = (p * G) ** 2 * xx + 2 * p * q * G * H * xu + (q * H) ** 2 * uu
@@ -56,7 +52,7 @@ def _lipschitz_of_relu() -> bool:
 
 
 def _gradient_of_one_neuron() -> bool:
-    w, draw, x = _vectors("w z x")
+    w, draw, x = vectors("w z x")
     active = w.dot(x) + c * M * draw.dot(x)
     return all(equal(sp.diff(active, draw[i]), c * M * x[i]) for i in range(3))
 
@@ -247,8 +243,8 @@ def _monotone_in_inverse() -> bool:
 
 def _independent() -> bool:
     """Cov(w~ . x, w~ . x') = c^2 M^2 x . x' is 0 for orthogonal tokens; being jointly normal, both are independent."""
-    x, other = _vectors("x u")
-    draw = _vectors("z")[0]
+    x, other = vectors("x u")
+    draw = vectors("z")[0]
     product = sp.expand(c * M * draw.dot(x) * c * M * draw.dot(other))
     moments = {draw[i] * draw[j]: int(i == j) for i in range(3) for j in range(3)}
     squares = {draw[i] ** 2: 1 for i in range(3)}

@@ -7,7 +7,7 @@ neuron's w~ . x' to +-B and rounds it to a multiple of its step, which divides B
 import sympy as sp
 import z3
 
-from theory.derivations import Step, equal, lemmas, proved
+from theory.derivations import Step, equal, lemmas, proved, vectors
 from theory.derivations.bound import STEPS as BOUND
 from theory.functions import relu
 from theory.moments import relu_bias, relu_mean
@@ -17,13 +17,9 @@ above = sp.Symbol("above", positive=True)
 r = sp.Symbol("r", integer=True)
 
 
-def _vectors(names: str) -> list[sp.Matrix]:
-    return [sp.Matrix(sp.symbols(f"{name}_1:4", real=True)) for name in names.split()]
-
-
 def _covariance() -> bool:
     """Cov(w~ . x, w~ . x') = sum_i sigma_i^2 x_i x'_i: 0 in the standard basis, not for all orthogonal tokens."""
-    x, other, sizes, draw = _vectors("x u s z")
+    x, other, sizes, draw = vectors("x u s z")
     product = sp.expand(
         (sizes.multiply_elementwise(draw)).dot(x) * (sizes.multiply_elementwise(draw)).dot(other)
     )
@@ -42,7 +38,7 @@ def _largest_sigma() -> bool:
 
 def _cauchy_schwarz() -> bool:
     """|w|^2 |dx|^2 - (w . dx)^2 is a sum of squares (Lagrange)."""
-    w, x = _vectors("w x")
+    w, x = vectors("w x")
     gap = w.dot(w) * x.dot(x) - w.dot(x) ** 2
     squares = sum((w[i] * x[j] - w[j] * x[i]) ** 2 for i in range(3) for j in range(i))
     return equal(gap, squares)
