@@ -40,10 +40,9 @@ MEANING = (
     f" for all experts of a layer. {SCORE}."
 )
 CAPTION = (
-    "Rank correlations of MaxNNScore with load and with token frequency, near 0 with a load-balancing loss; without"
-    " one, far below 0 under Muon and far above under AdamW. Points are means over training seeds, bars 95 % intervals,"
-    " which may go beyond 1. Used experts are those with more than a small part of a fair share."
-    f" {MEANING}"
+    "Rank correlations of MaxNNScore with load and with token frequency, a row for each optimiser, with and without"
+    " a load-balancing loss. Points are means over training seeds, bars 95 % intervals, which may go beyond 1. Used"
+    f" experts are those with more than a small part of a fair share. {MEANING}"
 )
 
 
@@ -97,9 +96,9 @@ PARTS = {
     "experts": (
         draw_experts,
         (
-            "Five panels with a dot for each expert: scores hardly move under SGD and grow up to ten thousand times"
-            " under AdamW with one RMS; without a load-balancing loss some experts have no load. Experts with less than"
-            f" a thousandth of a fair share are drawn at 0; dotted: the mean before the first step. {MEANING}"
+            "A dot for each expert, its MaxNNScore against its load, a panel for each optimiser, with and without a"
+            " load-balancing loss. Experts with less than a thousandth of a fair share are drawn at 0; dotted: the"
+            f" mean before the first step. {MEANING}"
         ),
     ),
 }

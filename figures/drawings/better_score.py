@@ -68,9 +68,8 @@ MEANING = (
     f" found by search. {MEANING_OF_C}. {W_MAX}."
 )
 CAPTION = (
-    "Curves of the part of the loss that digital experts recover: expected damage with gradient recovers about as much"
-    " as the best placement known, MaxNNScore a little less, random choice far less. Bands are 95 % intervals"
-    f" over noise draws and blocks of text. {MEANING}"
+    "Curves of the part of the loss that digital experts recover, one for each score, against the number of digital"
+    f" experts and against programming noise. Bands are 95 % intervals over noise draws and blocks of text. {MEANING}"
 )
 
 
@@ -167,20 +166,21 @@ PARTS = {
     "hardware": (
         draw_hardware,
         (
-            "A heat map of scores by kinds of hardware: the share of the best known gain is near 1 for all"
-            " forms of damage, small for activation frequency and random choice. The gain is the loss of no digital"
-            " expert minus that of the placement. Columns say over what w_max is the largest weight, the model of"
-            f" programming noise, bits of the converters, and digital experts. Other noises have the root"
-            f" mean square of pcm; grey cells were not measured. {MEANING}"
+            "A heat map of scores by kinds of hardware: the share of the best known gain that each score reaches."
+            " The gain is the loss of no digital expert minus that of the placement. Columns say over what w_max is"
+            " the largest weight, the model of programming noise, bits of the converters, and digital experts. Other"
+            f" noises have the root mean square of pcm; grey cells were not measured. {MEANING}"
         ),
     ),
     "remedies": (
         draw_remedies,
         (
-            "Points with bars: the loss increase is smallest where the experts of largest expected damage are digital,"
-            " larger where they are programmed twice and averaged (second copies). Subtracting each expert's mean"
-            " output shift, measured after programming, needs no digital expert. Bars are 95 % intervals over noise"
-            f" draws and blocks of text. {MEANING}"
+            "Points with bars: the loss increase that is left by each remedy, for several budgets of experts."
+            " Digital: the experts of largest expected damage are digital. Second copies: those experts are analog,"
+            " but programmed twice and averaged. Copies of the next: those experts are digital, and as many that"
+            " follow by expected damage have second copies. Mean shift subtracted: from the output of every analog"
+            " expert its mean error is taken, which is measured on calibration text after programming; this needs no"
+            f" digital expert. Bars are 95 % intervals over noise draws and blocks of text. {MEANING}"
         ),
     ),
 }

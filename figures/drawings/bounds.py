@@ -47,24 +47,24 @@ SYMBOLS = (
     " is one network, placement of experts, δ, bound and, except for Bu, input."
 )
 CAPTION = (
-    "Failure rates at the noise that each bound allows, divided by the allowed rate δ, worst cell: every lower bound"
-    " stays left of 1 and the upper bound U right of 1, as they must. Bars are 95 % limits that hold for all cells"
-    f" together. w_max is the largest weight, to which the noise is relative. {SYMBOLS}"
+    "Failure rates at the noise that each bound allows, divided by the allowed rate δ, in the worst cell, a row for"
+    " each bound and for each kind of hardware. A lower bound holds left of 1, the upper bound U right of 1. Bars"
+    " are 95 % limits that hold for all cells together. The weight w_max is the largest, to which the noise is"
+    f" relative. {SYMBOLS}"
 )
 TIGHT = (
     "How far each bound is from the noise at which inputs really begin to fail, against the rarity α of a class and"
-    " the number m of neurons of an expert: exact moments are within a factor of two, the upper bound within about"
-    " three, the bound for all inputs at once within about twelve. 1 is a bound that could not be better: the measured"
-    " c over a lower bound, and U over the measured c. Lines: medians over rare inputs and seeds; bands: quartiles. δ"
-    f" = {DELTA:g}; α = {ALPHA:g} and m = {M} where they do not vary. {SYMBOLS}"
+    " the number m of neurons of an expert. A factor of 1 is a bound that could not be better: the measured c over a"
+    " lower bound, and U over the measured c. Lines: medians over rare inputs and seeds; bands: quartiles. δ ="
+    f" {DELTA:g}; α = {ALPHA:g} and m = {M} where they do not vary. {SYMBOLS}"
 )
 HARDWARE = (
-    "How tight the bounds are on other hardware: within a factor of ten, except for the bound on all inputs at once"
-    " where the noise depends on the weight. 1 is a bound that could not be better: the measured c over a lower bound,"
-    " and U over the measured c. Points: medians over rare inputs and seeds; bars: quartiles. constant: the theory's"
-    " noise; proportional: to the weight; pcm and hermes: models of phase-change memory; per expert or per neuron: the"
-    " largest weight to which noise is relative; bits: of the converters. Bounds that say nothing there are left out."
-    f" δ = {DELTA:g}, α = {ALPHA:g}, m = {M}, frequent experts digital. {SYMBOLS}"
+    "How far each bound is from the noise at which inputs really begin to fail, a row for each kind of hardware. A"
+    " factor of 1 is a bound that could not be better: the measured c over a lower bound, and U over the measured c."
+    " Points: medians over rare inputs and seeds; bars: quartiles. Constant: the theory's noise; proportional: to"
+    " the weight; pcm and hermes: models of phase-change memory; per expert or per neuron: the largest weight to"
+    f" which noise is relative; bits: of the converters. Bounds that say nothing there are left out. δ = {DELTA:g}, α"
+    f" = {ALPHA:g}, m = {M}, frequent experts digital. {SYMBOLS}"
 )
 
 
@@ -114,7 +114,7 @@ def draw(result: Result) -> Figure:
     )
     titled(
         figure,
-        "No bound on the tolerable noise is ever violated",
+        "Is any bound on the tolerable noise violated?",
         f"{data['seeds']} training seeds, {data['draws']} noise draws",
     )
     keys = [pair for axis in (theory, other) for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
@@ -136,7 +136,7 @@ def draw_tightness(result: Result) -> Figure:
     axes[0].set_ylabel("how far from the measured c, factor")
     titled(
         figure,
-        "Exact moments come within a factor of two of the noise that is really tolerated",
+        "How near each bound comes to the noise that is really tolerated",
         f"δ = {DELTA:g}, rare inputs; 1: could not be better",
     )
     legend_below(figure, axes[0], columns=2)
@@ -168,7 +168,7 @@ def draw_hardware(result: Result) -> Figure:
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set(xscale="log", xlabel="how far from the measured c, factor (1: could not be better)")
     log_ticks(axis.xaxis, TIGHTNESS)
-    titled(figure, "On other hardware the bounds for one input stay within about a factor of ten")
+    titled(figure, "How near each bound comes to the tolerated noise on other hardware")
     legend_below(figure, axis, columns=2)
     return figure
 

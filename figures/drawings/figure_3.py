@@ -42,10 +42,8 @@ MEANING = (
     f" {DENSE_HURTS_MORE.cited}"
 )
 CAPTION = (
-    "Curves of loss against noise: with the dense modules on analog hardware the loss rises far more than with all"
-    " experts there."
-    " The factors in the title are those of the left and of the right panel at the largest c."
-    f" {MEANING}"
+    "Curves of the loss increase against programming noise, one for each part of the model that is on analog"
+    f" hardware. The factors in the title are those of the left and of the right panel at the largest c. {MEANING}"
 )
 
 
@@ -85,15 +83,15 @@ PARTS = {
     "accuracy": (
         draw_accuracy,
         (
-            "Two panels of curves that fall with programming noise: next-token top-1 accuracy falls most with"
-            f" everything on analog hardware, then with all dense modules, least with experts. {MEANING}"
+            "Curves of the change of next-token top-1 accuracy against programming noise, one for each part of the"
+            f" model that is on analog hardware. {MEANING}"
         ),
     ),
     "per-parameter": (
         draw_per_parameter,
         (
-            "Two panels of curves that rise with programming noise: per parameter on analog hardware, dense modules"
-            f" cost far more loss than experts. {MEANING}"
+            "Curves of the loss increase for each million of analog parameters against programming noise, one for"
+            f" each part of the model that is on analog hardware. {MEANING}"
         ),
     ),
 }

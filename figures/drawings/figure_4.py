@@ -49,12 +49,12 @@ MEANING = (
     f" an expert is used. {C}. {W_MAX}. Bands and bars are 95 % intervals over noise draws and blocks of text."
 )
 CAPTION = (
-    "Curves on the left: MaxNNScore and activation weight recover the most of what noise costs,"
-    " all other strategies less; on the right, how much more is lost than with MaxNNScore, at"
-    f" c = {RECOVERED_AT.value:g}. A strategy right of 0 loses more than MaxNNScore, draw by draw and block by block;"
-    " the number beside a bar is that difference, with its interval. Recovered is the loss"
-    " increase with no expert digital, minus that with the strategy, over the former. The grey bar is what is"
-    f" published for OLMoE and DeepSeekMoE, of accuracy. {MEANING} {MAXNN_IS_BEST.cited}"
+    "Left, curves of the recovered loss against programming noise, one for each strategy that keeps experts digital;"
+    f" right, how much more each loses than MaxNNScore at c = {RECOVERED_AT.value:g}. A strategy right of 0 loses"
+    " more than MaxNNScore, draw by draw and block by block; the number beside a bar is that difference, with its"
+    " interval. Recovered is the loss increase with no expert digital, minus that with the strategy, over the"
+    f" former. The grey bar is what is published for OLMoE and DeepSeekMoE, of accuracy. {MEANING}"
+    f" {MAXNN_IS_BEST.cited}"
 )
 Panel = tuple[str, float]
 
@@ -115,8 +115,8 @@ PARTS = {
     "loss": (
         draw_loss,
         (
-            "Curves of the loss, which rises with programming noise, and of next-token top-1 accuracy, which falls:"
-            f" least with MaxNNScore and activation weight, most with no expert digital. {MEANING}"
+            "Curves of the loss increase and of next-token top-1 accuracy against programming noise, one for each"
+            f" strategy that keeps experts digital. {MEANING}"
         ),
     ),
 }

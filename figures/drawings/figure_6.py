@@ -30,7 +30,7 @@ CAPTION = (
     "Left, a dot for each expert, its score against how frequent its tokens are; right, rank correlations of the score"
     " with that frequency, with load and with routing weight, by layer and over all layers. Bars are 95 % intervals"
     " over experts. The grey band on the first line answers another question, how much the correlation over all layers"
-    " changes when blocks of text are drawn again with the experts as they are: hardly. Dashed: .5, above which the"
+    " changes when blocks of text are drawn again with the experts as they are. Dashed: .5, above which the"
     f" relation counts as clear. {MEANING} {FREQUENT_TOKENS.cited}"
 )
 
@@ -61,7 +61,7 @@ def draw(result: Result) -> Figure:
 def draw_tokens(result: Result) -> Figure:
     """The tokens of the experts with the highest and lowest scores of at most LAYERS_WITH_TOKENS layers, as a table."""
     lines = [line for model in result.data["models"] for line in _tokens(model)]
-    figure = Figure(figsize=(WIDTH, 0.19 * len(lines) + 0.8))
+    figure = Figure(figsize=(WIDTH, 0.185 * len(lines) + 0.75))
     axis = figure.subplots()
     axis.axis("off")
     axis.set(xlim=(0, 1), ylim=(len(lines), 0))

@@ -43,22 +43,22 @@ SYMBOLS = (
     " training seeds. (G) is the closed form of docs/theory.md, computed from each network's start, nothing fitted."
 )
 CAPTION = (
-    "Two panels: weights of frequent and rare specialists rise together, the frequent ones ahead until they saturate;"
-    " and the ratio of frequent to rare weights lies on the line of the ratio of frequencies. Left: weight of a neuron"
-    " on the token of its own expert; the frequent ones stop growing at the knee t_F, the rare ones at t_R. Right: at"
-    " the end of training by the paper's stop rule; filled: weights on the own token, hollow: the largest norms of a"
-    f" neuron, ν_F/ν_R, which MaxNNScore sees; the points of the two networks stand a little aside. {SYMBOLS}"
+    "Left, weights of frequent and rare specialists over training; right, the ratio of frequent to rare weights"
+    " against the ratio of frequencies. Left: weight of a neuron on the token of its own expert; by the theory the"
+    " frequent ones stop growing at the knee t_F, the rare ones at t_R. Right: at the end of training by the paper's"
+    " stop rule; filled: weights on the own token, hollow: the largest norms of a neuron, ν_F/ν_R, which MaxNNScore"
+    f" sees; the points of the two networks stand a little aside. {SYMBOLS}"
 )
 OVER_TIME = (
-    "Ratio of frequent to rare weights over training: flat at the ratio of frequencies, then falling to a value that"
-    " no longer depends on the frequencies. Coloured: weights on the own token; dotted: norms ν_F/ν_R of neurons;"
-    " dashed black: (G). Triangles: the knee t_F, until which the ratio is ρ; afterwards it is ρ t_F/t. Grey line:"
-    f" N_R/N_F, where it ends. {SYMBOLS}"
+    "Curves of the ratio of frequent to rare weights over training, one for each ratio of frequencies, a panel for"
+    " each network. Coloured: weights on the own token; dotted: norms ν_F/ν_R of neurons; dashed black: (G)."
+    " Triangles: the knee t_F; by the theory the ratio is ρ until then and ρ t_F/t afterwards. Grey line: N_R/N_F,"
+    f" where it ends by the theory. {SYMBOLS}"
 )
 EFFECTS = (
-    "Six panels of factors near 1 against α: together they leave the ratio of norms at the stop rule a few per cent"
-    " below the ratio of frequencies. Each factor is what one effect does to the ratio; 1 is no effect. The last panel"
-    f" is their product. {SYMBOLS}"
+    "Panels of factors against the rarity α of a class: what each effect does to the ratio of the norms of frequent"
+    " and rare neurons at the stop rule, and their product. A factor of 1 is no effect; the product is the ratio of"
+    f" norms over the ratio of frequencies. {SYMBOLS}"
 )
 
 
@@ -75,7 +75,7 @@ def draw(result: Result) -> Figure:
     _ratio_over_rho(ratios, rows, pairs)
     titled(
         figure,
-        "Neurons grow in proportion to how often their token occurs, until they saturate",
+        "Do neurons grow in proportion to how often their token occurs?",
         f"{result.data['seeds']} training seeds; lines: theory, nothing fitted",
     )
     legend_below(figure, ratios, columns=2)
@@ -94,7 +94,7 @@ def draw_over_time(result: Result) -> Figure:
     axes[0].set_ylabel("frequent / rare")
     titled(
         figure,
-        "Past the knee the ratio falls, to one that does not depend on the frequencies",
+        "How the ratio of frequent to rare weights changes over training",
         f"{result.data['seeds']} training seeds; bands: 95 % intervals",
     )
     legend_below(figure, axes[0], columns=3)
@@ -127,7 +127,7 @@ def draw_effects(result: Result) -> Figure:
     for axis in axes[:, 0]:
         axis.set_ylabel("factor")
     axes[-1, 1].set_xlabel("α, probability of the rare class")
-    titled(figure, "The ratio of norms stays a few per cent below that of frequencies: by which effects?")
+    titled(figure, "By which effects does the ratio of norms differ from that of frequencies?")
     legend_below(figure, axes[0, 0], columns=2)
     return figure
 

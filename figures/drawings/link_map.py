@@ -58,8 +58,8 @@ MEANING = (
     " layer. Means are over training seeds."
 )
 CAPTION = (
-    "A heat map with a row for each training: MaxNNScore has rank correlations of all signs with token frequency, load"
-    " and measured damage. Frequency and load are looked at in order of length, 1/3 being the shortest training; damage"
+    "A heat map with a row for each training: rank correlations of MaxNNScore with token frequency, load and"
+    " measured damage. Frequency and load are looked at in order of length, 1/3 being the shortest training; damage"
     f" is the loss that an expert's noise alone adds, at the end of training, on each hardware. {MEANING}"
 )
 
@@ -87,7 +87,7 @@ def draw(result: Result) -> Figure:
     figure.colorbar(image, ax=axis, label="rank correlation of MaxNNScore", pad=0.01, fraction=0.04)
     titled(
         figure,
-        "What MaxNNScore follows depends on the training",
+        "What MaxNNScore follows, training by training",
         f"means over {result.data['seeds']} training seeds",
     )
     return figure
@@ -212,25 +212,24 @@ PARTS = {
     "gains": (
         draw_gains,
         (
-            "Two heat maps with a row for each training: with 25 % digital experts, MaxNNScore mostly recovers more of"
-            f" the loss than random choice, but often less than load. {MEANING}"
+            "Two heat maps with a row for each training: how much more of the loss MaxNNScore recovers than random"
+            f" choice and than load, with 25 % digital experts, by kinds of hardware. {MEANING}"
         ),
     ),
     "statistic": (
         draw_statistic,
         (
-            "Two panels of points: a statistic of a checkpoint that tells on the design cells whether MaxNNScore"
-            " recovers more than load, and does not on the fresh ones. The spread of MaxNN is its largest over its"
-            f" median score, mean over layers. {MEANING}"
+            "Two panels of points, design and fresh cells: how much more MaxNNScore recovers than load, against a"
+            " statistic of the checkpoint. The rule in the title is chosen on the design cells. The spread of MaxNN"
+            f" is its largest over its median score, mean over layers. {MEANING}"
         ),
     ),
     "placements": (
         draw_placements,
         (
-            "Points with bars for seven placements on each hardware: expected damage recovers most."
-            " A point is the median of the design cells, a bar their middle half, which is no confidence interval:"
-            f" the cells were chosen, not drawn. Where noise costs less than {HURTS:g} nats per token the part is 0."
-            f" {MEANING}"
+            "Points with bars: the part of the loss that each placement recovers, on each hardware. A point is the"
+            " median of the design cells, a bar their middle half, which is no confidence interval: the cells were"
+            f" chosen, not drawn. Where noise costs less than {HURTS:g} nats per token the part is 0. {MEANING}"
         ),
     ),
 }

@@ -36,8 +36,9 @@ MEANING = (
     f" on simulated analog hardware. {C}. {W_MAX}. Bars are 95 % intervals over noise draws and blocks of text."
 )
 CAPTION = (
-    "Points near 0: relative to the loss increase on our simulator, the loss on each of IBM's differs by far less than"
-    f" the 2 percent that count as equal (grey band). {MEANING}"
+    "Points with bars: the loss on each of IBM's simulators minus that on ours, relative to the loss increase on"
+    f" ours, a row for each analog part and magnitude of noise. The grey band is the {100 * EQUIVALENT:g} percent"
+    f" that count as equal. {MEANING}"
 )
 
 
@@ -88,15 +89,15 @@ PARTS = {
     "loss": (
         draw_loss,
         (
-            "Points for three simulators, one over the other: the loss increase with programming noise is the same on"
-            f" all three. {MEANING}"
+            "Points for three simulators, one over the other: the loss increase with programming noise, a row for"
+            f" each analog part and magnitude of noise. {MEANING}"
         ),
     ),
     "converters": (
         draw_converters,
         (
-            "Points for three simulators, one over the other: without programming noise the loss increase is about the"
-            f" same on all three. The dashed line is the most that figure 3's rule on converters allows. {MEANING}"
+            "Points for three simulators, one over the other: the loss increase by converters alone, without"
+            f" programming noise. The dashed line is the most that figure 3's rule on converters allows. {MEANING}"
         ),
     ),
 }

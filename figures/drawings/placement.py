@@ -43,29 +43,28 @@ GRAINS = {"layer": "w_max per expert", "column": "w_max per neuron"}
 TOLERANCES = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 GAINS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 SYMBOLS = (
-    "c* is the largest magnitude of programming noise, relative to w_max, at which the worse class keeps an accuracy"
-    " of 95 %; w_max is the largest weight of an expert (or of a neuron). N_F and N_R are the numbers of frequent and"
-    " rare specialists (experts) of each sign: 2 N_F of the 8 experts are frequent specialists. Expert choice: experts"
-    " take tokens; token choice: tokens take experts. α is the probability of the rare class. Geometric means over"
-    " training seeds; bars are 95 % intervals. The best subset is found by a search; signs balanced: as many experts"
-    " of positive as of negative sign."
+    "The tolerance c* is the largest magnitude of programming noise, relative to w_max, at which the worse class"
+    " keeps an accuracy of 95 %; w_max is the largest weight of an expert (or of a neuron). N_F and N_R are the"
+    " numbers of frequent and rare specialists (experts) of each sign: 2 N_F of the 8 experts are frequent"
+    " specialists. Expert choice: experts take tokens; token choice: tokens take experts. α is the probability of"
+    " the rare class. Geometric means over training seeds; bars are 95 % intervals. The best subset is found by a"
+    " search; signs balanced: as many experts of positive as of negative sign."
 )
 CAPTION = (
-    "Four panels of points, one row for each way to choose the digital experts: with as many digital experts as there"
-    " are frequent specialists, MaxNNScore is level with the best choice found and far ahead of every other way."
-    f" {SYMBOLS}"
+    "Points with bars: the tolerated noise, a row for each way to choose the digital experts, which are as many as"
+    f" there are frequent specialists. {SYMBOLS}"
 )
 BUDGET = (
-    "Tolerated noise against the number of digital experts, eight panels: as it is, MaxNNScore falls below nothing"
-    " digital on small budgets and jumps up where the budget suffices for all frequent specialists (dashed line); with"
-    " the bias corrected it rises throughout. Bias corrected: the known mean shift of every analog expert is"
-    " subtracted digitally, also where nothing is digital. Grey: the other strategies, which the table of the results"
-    f" tells apart. w_max per expert. {SYMBOLS}"
+    "Curves of the tolerated noise against the number of digital experts, one for each way to choose them, as it is"
+    " and with the bias corrected. Bias corrected: the known mean shift of every analog expert is subtracted"
+    " digitally, also where nothing is digital. Dashed line: the budget that suffices for all frequent specialists."
+    " Grey: the other strategies, which the table of the results tells apart. The largest weight w_max is per"
+    f" expert. {SYMBOLS}"
 )
 RARITY = (
-    "Gain in tolerated noise by MaxNNScore against the rarity of a class: the rarer the class, the larger the gain,"
-    " in all four panels. The digital experts are as many as there are frequent specialists. Bias corrected: the known"
-    f" mean shift of every analog expert is subtracted digitally, also where nothing is digital. {SYMBOLS}"
+    "Gain in tolerated noise by MaxNNScore against the rarity of a class, as it is and with the bias corrected. The"
+    " digital experts are as many as there are frequent specialists. Bias corrected: the known mean shift of every"
+    f" analog expert is subtracted digitally, also where nothing is digital. {SYMBOLS}"
 )
 
 
@@ -106,7 +105,7 @@ def draw(result: Result) -> Figure:
     data = result.data
     titled(
         figure,
-        "With as many digital experts as frequent ones, MaxNNScore equals the best choice",
+        "How much noise each choice of digital experts tolerates",
         f"2 $N_F$ of 8 experts digital; α = {data['rules_alpha']:g}; {_seeds(result)}",
     )
     return figure
@@ -137,7 +136,7 @@ def draw_budget(result: Result) -> Figure:
         axis.set_xlabel("digital experts")
     titled(
         figure,
-        "Too few digital experts can be worse than none, unless the bias is corrected",
+        "How much noise is tolerated with few and with many digital experts",
         f"α = {result.data['rules_alpha']:g}; {_seeds(result)}",
     )
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -196,7 +195,7 @@ def draw_rarity(result: Result) -> Figure:
         axis.set_xlabel("α, probability of the rare class")
     titled(
         figure,
-        "The rarer a class, the more MaxNNScore gains",
+        "How much tolerance MaxNNScore gains, by the rarity of a class",
         f"2 $N_F$ of 8 experts digital; {_seeds(result)}",
     )
     legend_below(figure, axes[0, 0], columns=2)

@@ -51,41 +51,40 @@ SETTING = (
     " Columns: optimiser and length of training, in units of that to the paper's stop rule."
 )
 GAIN = (
-    "c* is the largest magnitude of programming noise at which the worse class keeps an accuracy of 95 %; a gain is"
-    " c* with the four experts of the largest MaxNNScore digital over c* of the choice named, 1 where a model has not"
-    " learned. w_max is the largest weight, to which noise is relative, of an expert (layer) or of a neuron (column)."
+    "The tolerance c* is the largest magnitude of programming noise at which the worse class keeps an accuracy of 95"
+    " %; a gain is c* with the four experts of the largest MaxNNScore digital over c* of the choice named, 1 where a"
+    " model has not learned. The largest weight w_max, to which noise is relative, is that of an expert (layer) or"
+    " of a neuron (column)."
 )
 MEANS = "Means over training seeds and over the probabilities α of the rare class; ρ = (1 - α)/α."
 CAPTION = (
-    "A map of the gain of MaxNN over random choice: large after SGD and momentum, largest for experts of one layer at"
-    f" the stop rule, and near 1 after AdamW. Crosses: fewer than half of the models have learned both classes. {GAIN}"
-    f" {SETTING} {MEANS}"
+    "A map of the gain of MaxNN over random choice, a row for each type of expert, routing and loss, a column for"
+    " each optimiser and length of training. Crosses: fewer than half of the models have learned both classes."
+    f" {GAIN} {SETTING} {MEANS}"
 )
 GAINS_CAPTION = (
-    "Four maps of MaxNN's gain: with the largest weight taken per neuron it is smaller, over nothing digital it is"
-    " larger, and over the frequent specialists it is near 1, above 1 only where training was long and experts have"
-    f" more than one layer. {GAIN} {SETTING} {MEANS}"
+    "Four maps of MaxNN's gain: over random choice with the largest weight taken per expert and per neuron, over"
+    f" nothing digital, and over the frequent specialists. {GAIN} {SETTING} {MEANS}"
 )
 NORMS = (
-    "Two maps that explain the gain: after SGD and momentum norms follow the frequencies, less so the longer the"
-    " training; after AdamW they hardly do. Left: ratio of the norms of frequent and rare neurons, ν_F/ν_R, over the"
-    " ratio ρ of frequencies. Right: Spearman's rank correlation of MaxNNScore and frequency among four kinds of token"
-    " whose frequencies follow Zipf's law. Below: the theory's reason for each region; letters in brackets are"
-    f" statements of docs/theory.md. {SETTING} {MEANS}"
+    "Two maps, left of the ratio of the norms of frequent and rare neurons, right of the rank correlation of"
+    " MaxNNScore with frequency, by kind of network and training. Left: ν_F/ν_R over the ratio ρ of frequencies."
+    " Right: Spearman's correlation among four kinds of token whose frequencies follow Zipf's law. Below: the"
+    f" theory's reason for each region; letters in brackets are statements of docs/theory.md. {SETTING} {MEANS}"
 )
 FREQUENCY = (
-    "Six panels of curves against the ratio ρ of frequencies: at the stop rule (1×) norms and gains grow with ρ for"
-    " SGD and momentum, later they do so less, for AdamW never. Top: ratio of the norms of frequent and rare neurons;"
-    " black: ρ. Bottom: gain of MaxNN over random choice; 1 is no gain. Experts of one layer, hinge loss, expert"
-    " choice, w_max per expert; bars are 95 % intervals over training seeds. ρ = (1 - α)/α with α the probability of"
-    f" the rare class. {GAIN}"
+    "Curves of the ratio of norms and of the gain of MaxNN against the ratio ρ of frequencies, one for each"
+    " optimiser, a column for each length of training. Top: ratio of the norms of frequent and rare neurons; black:"
+    " ρ. Bottom: gain over random choice; 1 is no gain. Length 1× is the paper's stop rule. Experts of one layer,"
+    " hinge loss, expert choice, w_max per expert; bars are 95 % intervals over training seeds. ρ = (1 - α)/α with α"
+    f" the probability of the rare class. {GAIN}"
 )
 RULE = (
-    "Gain of MaxNN over random choice against a statistic of the scores, a point for each trained network: right of"
-    " the dashed threshold the gain is mostly above the dotted line, from which on MaxNN pays. Top over rest is the"
-    " mean MaxNNScore of the experts that would be digital over that of the others; it needs no frequencies. Threshold"
-    " and statistic are chosen on the design networks (hollow) and tested on the others (filled). Networks that have"
-    f" learned both classes. {GAIN}"
+    "Gain of MaxNN over random choice against a statistic of the scores, a point for each trained network that has"
+    " learned both classes. Dashed: the threshold of the rule in the title; dotted: the gain from which on MaxNN"
+    " pays. Top over rest is the mean MaxNNScore of the experts that would be digital over that of the others; it"
+    " needs no frequencies. Threshold and statistic are chosen on the design networks (hollow) and tested on the"
+    f" others (filled). {GAIN}"
 )
 
 
@@ -100,7 +99,7 @@ def draw(result: Result) -> Figure:
     bar.set_label("c* of MaxNN / c* of random choice")
     titled(
         figure,
-        "MaxNN tolerates more noise than random choice after SGD, not after AdamW",
+        "How much more noise is tolerated with MaxNN than with random choice",
         f"w_max per expert; {_means(result)}",
     )
     return figure
@@ -125,7 +124,7 @@ def draw_gains(result: Result) -> Figure:
     bar.set_label("c* of MaxNN / c* of the choice in the title; w_max per expert but for one")
     titled(
         figure,
-        "Where MaxNN pays, it does about as well as the frequent specialists, or better",
+        "How much more noise is tolerated with MaxNN than with other choices",
         _means(result),
     )
     return figure
@@ -147,7 +146,7 @@ def draw_norms(result: Result) -> Figure:
         _bar_ticks(bar, ticks, logarithmic=end is not None)
     titled(
         figure,
-        "Norms follow frequency after SGD and momentum, not after AdamW or long training",
+        "Do norms and MaxNNScore follow frequency?",
         _means(result),
     )
     _below(
@@ -198,7 +197,7 @@ def draw_frequency(result: Result) -> Figure:
     axes[1, 0].set_ylabel("gain over random choice")
     titled(
         figure,
-        "Norms and gains grow with the ratio of frequencies after SGD, never after AdamW",
+        "Do norms and gains grow with the ratio of frequencies?",
         f"experts of one layer, hinge loss, expert choice, w_max per expert; {result.data['seeds']} training seeds",
     )
     legend_below(figure, axes[0, 0], columns=4)

@@ -57,10 +57,10 @@ MEANING = (
     " LM head."
 )
 CAPTION = (
-    "A table of what 8-, 6- and 4-bit converters alone cost, published rows above ours: little with the experts on"
-    " analog hardware, more with the dense modules there, too, and most with 4 bits. Published (arXiv"
-    f" {ARXIV}, {TABLE_1.source}): average accuracy of eight tasks. Ours: next-token top-1 accuracy and loss. All but"
-    f" the fourth column are changes against all digital; +- is half of a 95 % interval over blocks of text. {MEANING}"
+    "A table of what converters of few bits alone cost, published rows above ours, with the experts and with the"
+    f" dense modules, too, on analog hardware. Published (arXiv {ARXIV}, {TABLE_1.source}): average accuracy of eight"
+    " tasks. Ours: next-token top-1 accuracy and loss. All but the fourth column are changes against all digital; +-"
+    f" is half of a 95 % interval over blocks of text. {MEANING}"
 )
 
 
@@ -128,17 +128,17 @@ PARTS = {
     "bits": (
         draw_bits,
         (
-            "Curves of the loss increase, which falls with the bits of the converters: dense modules on analog hardware"
-            f" add to it. Below a thousandth the axis is linear. Bars are 95 % intervals over blocks of text. {MEANING}"
+            "Curves of the loss increase against the bits of the converters, by what is on analog hardware. Below a"
+            f" thousandth the axis is linear. Bars are 95 % intervals over blocks of text. {MEANING}"
         ),
     ),
     "heat-map": (
         draw_heat_map,
         (
-            "Two heat maps of the loss increase, smallest near the calibrated ranges, which have a red frame, and large"
-            " where ranges are too narrow. kappa is the bound of the DAC in units of the standard deviation of the"
-            " input, lam that of the ADC in units of the DAC's bound times w_max; those of all layers are multiplied by"
-            f" the factors at the axes. Colours are logarithmic. {MEANING}"
+            "Two heat maps of the loss increase, by factors on the ranges of the DAC and of the ADC; a red frame"
+            " marks the calibrated ranges. The range kappa is the bound of the DAC in units of the standard"
+            " deviation of the input, lam that of the ADC in units of the DAC's bound times w_max; those of all"
+            f" layers are multiplied by the factors at the axes. Colours are logarithmic. {MEANING}"
         ),
     ),
 }

@@ -37,10 +37,10 @@ WIDTHS = (0.29, 0.12, 0.11, 0.1, 0.11, 0.1, 0.11, 0.1)
 LOOKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (OCHRE, "v"), (BLACK, "X"))
 SHAPES = {"OLMoE": "-", "DeepSeekMoE": "--"}
 CAPTION = (
-    "A table of five placements, published numbers beside ours: the more is digital, the more accurate, the slower and"
-    f" the more costly in energy. Published (arXiv {ARXIV}, Table 2): OLMoE, average accuracy of eight tasks. Ours:"
-    " throughput and energy of OLMoE by a cost model that is fitted to the published rows, next-token top-1 accuracy"
-    f" of our own small model, which cannot be compared with theirs. Tokens per W s are tokens per joule. {C}. {W_MAX}."
+    "A table of the throughput, energy and accuracy of each placement, published numbers beside ours. Published"
+    f" (arXiv {ARXIV}, Table 2): OLMoE, average accuracy of eight tasks. Ours: throughput and energy of OLMoE by a"
+    " cost model that is fitted to the published rows, next-token top-1 accuracy of our own small model, which"
+    f" cannot be compared with theirs. Tokens per W s are tokens per joule. {C}. {W_MAX}."
 )
 
 
@@ -129,15 +129,15 @@ PARTS = {
     "cost": (
         draw_cost,
         (
-            "Curves of throughput and of tokens per joule, which fall as more experts are digital, for five batch sizes"
-            " of two published models, by our cost model."
+            "Curves of throughput and of tokens per joule against the share of digital experts, one for each batch"
+            " size of two published models, by our cost model."
         ),
     ),
     "quality": (
         draw_quality,
         (
-            "Five points, one for each placement: what uses less energy loses more. Bars are 95 % intervals over noise"
-            f" draws and blocks of text. {C}."
+            "Points with bars, one for each placement: the loss increase against tokens per joule. Bars are 95 %"
+            f" intervals over noise draws and blocks of text. {C}."
         ),
     ),
 }

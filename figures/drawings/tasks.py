@@ -34,10 +34,9 @@ COLUMNS = (
     ("gain", "Against no digital expert", True),
 )
 CAPTION = (
-    "Points with bars: noise on the experts takes accuracy on a task, and digital experts chosen by MaxNNScore give"
-    " some of it back. The task: which of four texts continues a text. Dense modules are digital."
-    f" {SCORE}. {C}. {W_MAX}. Bars are 95 % intervals over noise draws and questions. {MAXNN_IS_BEST.cited} That is the"
-    " mean of eight other tasks."
+    "Points with bars: how accuracy on a task changes with noise on the experts, by which experts stay digital. The"
+    f" task: which of four texts continues a text. Dense modules are digital. {SCORE}. {C}. {W_MAX}. Bars are 95 %"
+    f" intervals over noise draws and questions. {MAXNN_IS_BEST.cited} That is the mean of eight other tasks."
 )
 
 

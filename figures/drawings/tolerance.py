@@ -54,25 +54,25 @@ SYMBOLS = (
     " seeds."
 )
 CAPTION = (
-    "Tolerable noise against the rarity of a class: all analog it falls as the class gets rarer, with the frequent"
-    " specialists digital it stays high and level, and MaxNN's choice is the same. Lines: what the theory predicts (P"
-    f" of docs/theory.md: exact moments and a normal approximation). {SYMBOLS}"
+    "Tolerable noise against the rarity of a class, one curve for each choice of digital experts, a panel for each"
+    " network. Lines: what the theory predicts (P of docs/theory.md: exact moments and a normal approximation)."
+    f" {SYMBOLS}"
 )
 GAIN = (
-    "The factor by which digital frequent experts raise the tolerated noise, against the ratio of frequencies: it"
-    " grows in proportion to the ratio. Blue line: prediction P for the trained networks; black: P for the idealised,"
+    "The factor by which digital frequent experts raise the tolerated noise, against the ratio of frequencies,"
+    " measured, predicted and proved. Blue line: prediction P for the trained networks; black: P for the idealised,"
     " untrained network; dotted: the law √(1 + (gρ)²) with g fitted; dashed: the gain that is proved, with B-exp and"
     f" U; dash-dotted (if above 1): proved for the idealised network and every ρ; grey: ρ itself. {SYMBOLS}"
 )
 ACCURACY = (
-    "Accuracy of the rare and of the frequent class against noise: the rare class fails first, and fails at several"
-    f" times more noise if the frequent experts are digital. Bands: 95 % intervals. {SYMBOLS}"
+    "Curves of the accuracy of the rare and of the frequent class against noise, one for each choice of digital"
+    f" experts. Bands: 95 % intervals. {SYMBOLS}"
 )
 PROVED = (
-    "Measured tolerances (points) lie between the proved floor and the proved ceiling at every rarity of the class,"
-    " for both placements. Floor and ceiling are averages over a class's inputs; the other bounds are those of the"
-    " worst input, or of all at once, at a failure probability of 5 %. All are statements of docs/theory.md, named in"
-    f" brackets. {SYMBOLS}"
+    "Measured tolerances (points) and proved bounds on them (lines) against the rarity of the class, a row for each"
+    " choice of digital experts. Floor and ceiling are averages over a class's inputs; the other bounds are those of"
+    " the worst input, or of all at once, at a failure probability of 5 %. All are statements of docs/theory.md,"
+    f" named in brackets. {SYMBOLS}"
 )
 
 
@@ -97,7 +97,7 @@ def draw(result: Result) -> Figure:
     axes[0].set_ylabel("tolerated noise c*")
     titled(
         figure,
-        "With the frequent experts digital, a rarer class tolerates no less noise",
+        "How much noise is tolerated, by the rarity of a class",
         f"{result.data['draws']} noise draws, {result.data['inputs']} test inputs",
     )
     legend_below(figure, axes[0], columns=2)
@@ -139,7 +139,7 @@ def draw_gain(result: Result) -> Figure:
         log_ticks(axis.xaxis, (3, *GAINS))
         log_ticks(axis.yaxis, GAINS)
     axes[0].set_ylabel("c* / c* all analog")
-    titled(figure, "Digital frequent experts multiply the tolerated noise in proportion to ρ")
+    titled(figure, "How many times more noise is tolerated with frequent experts digital")
     legend_below(figure, axes[0], columns=3)
     return figure
 
@@ -158,9 +158,7 @@ def draw_accuracy(result: Result) -> Figure:
         log_ticks(axis.xaxis, (0.01, 0.03, 0.1, 0.3, 1, 3))
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes[0].set_ylabel("accuracy of a class")
-    titled(
-        figure, "The rare class fails first, and later if the frequent experts are digital", f"α = {alpha:g}"
-    )
+    titled(figure, "Which class fails first, and at how much noise", f"α = {alpha:g}")
     legend_below(figure, axes[0], columns=2)
     return figure
 
@@ -194,7 +192,7 @@ def draw_proved(result: Result) -> Figure:
         down[0].set_ylabel("tolerated noise c*")
     for axis in axes[-1]:
         axis.set_xlabel("α, probability of the rare class")
-    titled(figure, "Measured tolerance lies between proved floor and ceiling, however rare the class")
+    titled(figure, "Does the measured tolerance lie between proved floor and ceiling?")
     legend_below(figure, axes[0, 0], columns=2)
     return figure
 
