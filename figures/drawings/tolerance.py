@@ -158,7 +158,7 @@ def draw_accuracy(result: Result) -> Figure:
         log_ticks(axis.xaxis, (0.01, 0.03, 0.1, 0.3, 1, 3))
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes[0].set_ylabel("accuracy of a class")
-    titled(figure, "Which class fails first, and at how much noise", f"α = {alpha:g}")
+    titled(figure, "Which class fails first, and at how much noise?", f"α = {alpha:g}")
     legend_below(figure, axes[0], columns=2)
     return figure
 
