@@ -164,6 +164,14 @@ def whole_page() -> str:
     return page(sections, answers(EXHIBITS, DATA))
 
 
+def test_print_parts_no_heading_from_its_picture(whole_page: str) -> None:
+    """Heading and first picture stand in one block, which print does not break."""
+    blocks = [each.partition("</div>")[0] for each in whole_page.split('<div class="opening">')[1:]]
+    headed = [block for block in blocks if "<h2>" in block]
+    assert len(headed) == len(EXHIBITS) and all(block.count("<img ") == 1 for block in blocks)
+    assert re.search(r"@media print \{.*\.opening \{ break-inside: avoid; \}.*\n\}", whole_page, re.DOTALL)
+
+
 def test_the_whole_page_can_be_sent_by_mail(whole_page: str) -> None:
     assert len(whole_page.encode()) <= MOST_BYTES
 
