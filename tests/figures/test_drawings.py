@@ -25,6 +25,7 @@ from theory.evidence import Result
 EXHIBITS = [exhibit for exhibit in ALL if committed(exhibit, DATA) is not None]
 DPI = 100
 TOLERANCE = 1.0  # pixels by which two texts, or a text and the border, may overlap
+TALLEST = 8.2  # inches: a taller picture is shrunk to fit a printed page, and its letters with it
 SENTENCE = (30, 200)  # letters that the first sentence of a caption may have: it stands in for the picture
 
 Draw = Callable[[Result], Figure]
@@ -78,6 +79,8 @@ def faults(figure: Figure) -> list[str]:
     if figure.get_figwidth() != WIDTH:
         found.append(f"it is {figure.get_figwidth()} inches wide, not {WIDTH}")
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts(figure)]
+    if figure.get_figheight() > TALLEST:
+        found.append(f"it is {figure.get_figheight():g} inches high, more than {TALLEST}")
     found += [
         f"{text.get_text()!r} has {text.get_fontsize():g} pt"
         for text in texts(figure)
@@ -156,7 +159,7 @@ def plain(**changes: Any) -> Figure:
 
     @styled
     def draw(_: Any) -> Figure:
-        figure = Figure(figsize=(changes.get("width", WIDTH), 3))
+        figure = Figure(figsize=(changes.get("width", WIDTH), changes.get("height", 3)))
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], label="a line")
         axes.text(0.5, 0.2, "words", fontsize=changes.get("size", SMALLEST))
@@ -178,6 +181,7 @@ def plain(**changes: Any) -> Figure:
         ({"legend": "upper left"}, []),
         ({"legend": "upper right"}, ["a legend lies over data of ''"]),
         ({"width": 6.0}, ["it is 6.0 inches wide, not 7.0"]),
+        ({"height": 9}, ["it is 9 inches high, more than 8.2"]),
         ({"size": 7.5}, ["'words' has 7.5 pt"]),
         ({"over": True}, ["'words' and 'more words' overlap"]),
         ({"beyond": True}, ["'beyond the border' is cut at the border"]),
