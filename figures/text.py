@@ -34,5 +34,8 @@ def listed(items: Iterable[str], width: int, indent: str) -> Iterator[str]:
 
 
 def first_sentence(text: str) -> str:
-    """The text up to the first full stop, question or exclamation mark before a space and a capital letter."""
-    return re.split(r"(?<=[.?!])\s+(?=[A-Z(])", text, maxsplit=1)[0]
+    """The text up to the first full stop, question or exclamation mark before a space and the next sentence.
+
+    A sentence begins with a capital letter, a bracket, or a symbol and what it is ("c is").
+    """
+    return re.split(r"(?<=[.?!])\s+(?=[A-Z(]|\S+ is )", text, maxsplit=1)[0]

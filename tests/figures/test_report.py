@@ -120,6 +120,7 @@ def test_text_is_text() -> None:
         ("Loss at c = 2.5 over all. And more.", "Loss at c = 2.5 over all."),
         ("Which one? (Either.) Both", "Which one?"),
         ("Tiles, e.g. of 512 rows. More", "Tiles, e.g. of 512 rows."),
+        ("Two maps. c* is the tolerance.", "Two maps."),
         ("No stop", "No stop"),
     ],
 )
