@@ -59,8 +59,8 @@ REMEDIES = {
     "digital and copied": "digital, copies of the next",
     "digital, shift subtracted": "digital, mean shift subtracted",
 }
-C = 2.5  # of the map and the remedies
-FRACTION = 0.125  # of the curves over c
+C = 2.5  # magnitude in the map and the remedies
+FRACTION = 0.125  # budget in the curves over c
 MEANING = (
     f"{SCORE}. Expected damage of an expert is the loss that the expert's noise is expected to add, by a formula (claim"
     " D), with gradient by its second form, which needs a backward pass; measured damage is that of each expert alone."

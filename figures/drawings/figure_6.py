@@ -18,9 +18,9 @@ QUANTITIES = {
     "load": "load",
     "weight": "routing weight",
 }
-MARKERS = "os^vD<>pP*"  # of the layers, in order
+MARKERS = "os^vD<>pP*"  # one for each layer, in order
 LAYERS_WITH_TOKENS, TOKENS = 4, 4  # how many are printed
-LETTERS = 17  # of a token
+TOKEN_LETTERS = 17  # longest token
 MEANING = (
     "An expert's tokens are those that the router sends to it; their mean log frequency is that in calibration text,"
     " with add-one smoothing, as the training text is not shipped: a deviation. Load is the share of tokens that an"
@@ -169,7 +169,7 @@ def _tokens(model: dict[str, Any]) -> list[tuple[str, ...]]:
             lines.append(
                 (
                     f"{end}, expert {extreme['expert']}",
-                    *(f"{token['text'][:LETTERS]} {token['count']}" for token in extreme["tokens"][:TOKENS]),
+                    *(f"{token['text'][:TOKEN_LETTERS]} {token['count']}" for token in extreme["tokens"][:TOKENS]),
                 )
             )
     return lines

@@ -31,7 +31,7 @@ from theory.evidence import Result
 Row = dict[str, Any]
 
 FRACTION = "25.0%"
-GAIN_LIMIT = 0.5  # of the recovered fraction, where the colours end
+GAIN_LIMIT = 0.5  # recovered fraction where the colours end
 HURTS = 0.01  # nats per token, of realmodels.experiments.link_map
 KINDS = (
     (BLUE, "o"),

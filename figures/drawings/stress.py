@@ -41,11 +41,11 @@ WORDS = {
     "one_layer": "one layer", "two_layer": "two layers", "gated": "gated",
     "expert_choice": "expert choice", "token_choice": "token choice",
 }  # fmt: skip
-NOT_LEARNED = 0.5  # of the seeds: a cell with fewer learned models is marked
+NOT_LEARNED = 0.5  # a cell is marked where fewer of the seeds have learned
 END = 8.0  # factor at which the colours of a map end
 FACTORS = (0.125, 0.25, 0.5, 1, 2, 4, 8)
-SHADES, COLOURS = 25, 256  # of a map, the middle one white; of the colour map that they are taken from
-LETTERS = 112  # of a line of reasons
+SHADES, COLOURS = 25, 256  # shades in a map, the middle one white; colours they are taken from
+LINE_LETTERS = 112  # longest line of reasons
 SETTING = (
     "Rows: type of expert, routing (expert choice: experts take tokens; token choice: tokens take experts) and loss."
     " Columns: optimiser and length of training, in units of that to the paper's stop rule."
@@ -152,7 +152,7 @@ def draw_norms(result: Result) -> Figure:
     _below(
         figure,
         "\n".join(
-            fill(f"{region}: {reason}.", LETTERS, subsequent_indent="   ")
+            fill(f"{region}: {reason}.", LINE_LETTERS, subsequent_indent="   ")
             for region, reason in result.data["reasons"].items()
         ),
     )

@@ -33,7 +33,7 @@ COLUMNS = (
     "experts\nanalog",
     "+ dense\nanalog",
 )
-WIDTHS = (0.22, 0.08, 0.06, 0.1, 0.13, 0.14, 0.14, 0.14)  # of the columns, of the board's width
+WIDTHS = (0.22, 0.08, 0.06, 0.1, 0.13, 0.14, 0.14, 0.14)  # columns, as shares of the board's width
 COLUMNS_OF_FILE = (
     *("whose", "model", "part", "w_max", "bits", "analog", "kappa_factor", "lam_factor"),
     *("loss_change", "loss_change_low", "loss_change_high"),

@@ -26,7 +26,7 @@ from theory.evidence import Result
 
 Row = dict[str, Any]
 
-ALPHA = 0.1  # of the accuracy curves, or the nearest there is
+ALPHA = 0.1  # where accuracy is drawn, or the nearest there is
 LEVEL = 0.95  # the accuracy that defines the tolerance
 NOISE = (0.001, 0.01, 0.1, 1, 10)
 GAINS = (0.5, 1, 2, 5, 10, 20, 50)
