@@ -169,7 +169,10 @@ def _tokens(model: dict[str, Any]) -> list[tuple[str, ...]]:
             lines.append(
                 (
                     f"{end}, expert {extreme['expert']}",
-                    *(f"{token['text'][:TOKEN_LETTERS]} {token['count']}" for token in extreme["tokens"][:TOKENS]),
+                    *(
+                        f"{token['text'][:TOKEN_LETTERS]} {token['count']}"
+                        for token in extreme["tokens"][:TOKENS]
+                    ),
                 )
             )
     return lines
