@@ -177,7 +177,7 @@ def _named(tasks: str | None) -> tuple[str, ...]:
     for each in tasks.split(","):
         if each not in known:
             hint = did_you_mean(each, known)
-            raise InputError(f"--tasks {each}: no such task; give some of {', '.join(known)}{hint}")
+            raise InputError(f"--tasks: task {each!r}: no such task; give some of {', '.join(known)}{hint}")
     names = [name for each in tasks.split(",") for name in (PAPER_TASKS if each == "paper" else (each,))]
     require_tasks(names)
     return tuple(names)

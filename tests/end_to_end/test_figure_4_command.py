@@ -16,7 +16,7 @@ PROGRAM = Path(paper_repro.__file__)
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (("--figure", "4", "--tasks", "papers"), ["task 'papers'", "give some of", "continuation"]),
+        (("--figure", "4", "--tasks", "papers"), ["task 'papers'", "give some of", "did you mean paper?"]),
         (("--figure", "4", "--tasks", "continuatoin"), ["task 'continuatoin'", "did you mean continuation?"]),
         (("--figure", "4", "--model", "tiny-olmo"), ["model tiny-olmo", "did you mean tiny-olmoe?"]),
         (("--figure", "5", "--tasks", "continuation,"), ["task ''", "give some of"]),
