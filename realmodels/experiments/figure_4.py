@@ -173,7 +173,7 @@ def measure(config: Config) -> dict[str, Any]:
 def _named(tasks: str | None) -> tuple[str, ...]:
     if tasks is None:
         return ()
-    known = ("paper", *METRICS)
+    known = (*METRICS, "paper")
     for each in tasks.split(","):
         if each not in known:
             hint = did_you_mean(each, known)
