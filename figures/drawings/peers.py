@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from figures.drawings.rows import with_bounds
 from figures.drawings.style import (
@@ -76,6 +76,7 @@ def draw_converters(result: Result) -> Figure:
     figure, axes = _panels(result, rows, "loss_change", "loss_change_interval")
     for axis in axes:
         axis.axvline(CONVERTERS, color=GREY, linestyle="--")
+        axis.xaxis.set_major_locator(MaxNLocator(4))  # long numbers
     return _finished(
         figure,
         axes,
