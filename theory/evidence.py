@@ -1,13 +1,17 @@
 """What does an experiment conclude? Findings with intervals, the result that holds them, and how they are judged.
 
-Every interval here is for a mean and rests on Student's t. A table of (draws, blocks) is a sample in two
-crossed directions, noise draws and text blocks: a conclusion has to survive other draws *and* other text, so
-its interval counts both sources of variation.
+A table of (draws, blocks) is a sample in two crossed directions, noise draws and text: a conclusion has to survive
+other draws *and* other text, so its interval counts both sources of variation. Blocks of text that share a document
+are one unit [`grouped`].
+
+A finding is judged in two steps. Its own 95 % interval lies on one side of the bound or not (`alone`). The findings of
+an exhibit that answer one question are a *family*: with Holm's correction the probability of any false verdict in the
+family is at most 5 % (`verdict`). Both need at least LEAST_UNITS independent units.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,7 +23,11 @@ from theory.strict_json import dumps, fields_of, is_whole, loads, number, plain
 Interval = tuple[float, float]
 Verdict = Literal["holds", "fails", "inconclusive"]
 Direction = Literal["above", "below"]
-Origin = Literal["paper", "reconstruction", "ours"]
+Origin = Literal["paper", "extension", "reconstruction", "ours"]
+IntervalAt = Callable[[float], Interval | None]  # the interval at a confidence; nested; None where unbounded
+LEVEL = 0.05  # the accepted probability of a false verdict, of a finding by itself and in a family
+LEAST_UNITS = 5  # fewer independent units decide nothing
+LEAST_P = 1e-12  # smaller values of p are given as this one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +35,21 @@ class Finding:
     """One claim, judged by a rule that was written before the experiment was run.
 
     claim: what is claimed, a sentence; conditions follow after a semicolon.
-    origin: whose claim it is, `reconstruction` being ours of a claim that the paper makes.
+    origin: whose claim it is. `paper`: the paper's, under conditions that it speaks of. `extension`: the paper's, under
+        conditions that it does not speak of. `reconstruction`: ours of a claim that the paper makes. `ours`.
     statement: id in theory.claims of the statement that is tested; None where the claim is about no statement.
     statistic: what was measured to test it, with its unit.
     estimate: value of the statistic.
-    interval: confidence interval of the statistic; None where the data bound nothing (a ratio whose denominator may be
-        zero), and the verdict is then inconclusive.
-    n: how many independent units (noise draws, seeds) the interval rests on.
+    interval: 95 % interval of the statistic; None where the data bound nothing (a ratio whose denominator may be
+        zero).
+    n: how many independent units (noise draws, seeds, documents) the interval rests on, the fewer of two directions;
+        None where nothing is random.
     rule: when the claim holds and when it fails, in words.
+    family: which question the finding answers together with others of the exhibit.
+    p: smallest level at which the finding's interval decides; 1 where none does.
+    alone: verdict of the 95 % interval by itself.
+    verdict: verdict in the family, given by `Result`; that of the interval by itself until then.
+    exploratory: True where the rule was written, or chosen, after data that it judges had been seen.
     """
 
     claim: str
@@ -43,12 +58,16 @@ class Finding:
     statistic: str
     estimate: float
     interval: Interval | None
-    n: int
+    n: int | None
     rule: str
+    family: str
+    p: float
+    alone: Verdict
     verdict: Verdict
+    exploratory: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("claim", "statistic", "rule"):
+        for name in ("claim", "statistic", "rule", "family"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise InputError(f"finding.{name} is {value!r}: write a sentence")
@@ -56,18 +75,23 @@ class Finding:
             raise InputError(f"finding.origin is {self.origin!r}: give one of {', '.join(get_args(Origin))}")
         if self.statement is not None and (not isinstance(self.statement, str) or not self.statement):
             raise InputError(f"finding.statement is {self.statement!r}: give the id of a claim, or None")
-        object.__setattr__(self, "estimate", number(self.estimate, "finding.estimate"))
-        if not is_whole(self.n) or self.n < 1:
-            raise InputError(f"finding.n is {self.n!r}: give a whole number of at least 1")
-        if self.verdict not in get_args(Verdict):
-            raise InputError(
-                f"finding.verdict is {self.verdict!r}: give one of {', '.join(get_args(Verdict))}"
-            )
+        for name in ("estimate", "p"):
+            object.__setattr__(self, name, number(getattr(self, name), f"finding.{name}"))
+        if not 0 <= self.p <= 1:
+            raise InputError(f"finding.p is {self.p}: give a probability")
+        if self.n is not None and (not is_whole(self.n) or self.n < 1):
+            raise InputError(f"finding.n is {self.n!r}: give a whole number of at least 1, or None")
+        if not isinstance(self.exploratory, bool):
+            raise InputError(f"finding.exploratory is {self.exploratory!r}: give true or false")
+        for name in ("alone", "verdict"):
+            value = getattr(self, name)
+            if value not in get_args(Verdict):
+                raise InputError(f"finding.{name} is {value!r}: give one of {', '.join(get_args(Verdict))}")
+        if self.verdict not in (self.alone, "inconclusive"):
+            raise InputError(f"finding.verdict is {self.verdict!r}, but alone {self.alone!r}: give that one")
         if self.interval is None:
-            if self.verdict != "inconclusive":
-                raise InputError(
-                    f"finding.verdict is {self.verdict!r} without an interval: give inconclusive"
-                )
+            if self.alone != "inconclusive":
+                raise InputError(f"finding.alone is {self.alone!r} without an interval: give inconclusive")
             return
         if not isinstance(self.interval, Sequence) or len(self.interval) != 2:
             raise InputError(f"finding.interval is {self.interval!r}: give (low, high) or None")
@@ -82,6 +106,38 @@ class Finding:
         interval = "unbounded" if self.interval is None else "{:.4g}, {:.4g}".format(*self.interval)
         return f"{self.statistic}: {self.estimate:.4g} [{interval}]"
 
+    @property
+    def too_few(self) -> bool:
+        """True if there are too few units for any verdict."""
+        return self.n is not None and self.n < LEAST_UNITS
+
+    @property
+    def reason(self) -> str:
+        """Why the verdict is not that of the interval alone; empty where it is."""
+        if self.verdict == self.alone:
+            return ""
+        if self.too_few:
+            return f"{self.n} units: a verdict needs {LEAST_UNITS}"
+        return f"p = {self.p:.2g} does not survive Holm's correction in its family"
+
+
+def decided(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings with their verdicts in their families, by Holm's correction [Scand. J. Statist. 6 (1979), 65-70].
+
+    In the order of p, the k-th of N findings of a family keeps the verdict of its interval if p <= LEVEL/(N - k + 1)
+    and all before it kept theirs; all others are inconclusive. Findings of too few units are inconclusive, and do not
+    count in N.
+    """
+    verdicts: list[Verdict] = ["inconclusive"] * len(findings)
+    for family in dict.fromkeys(each.family for each in findings):
+        members = [index for index, each in enumerate(findings) if each.family == family and not each.too_few]
+        members.sort(key=lambda index: findings[index].p)
+        for rank, index in enumerate(members):
+            if findings[index].p > LEVEL / (len(members) - rank):
+                break
+            verdicts[index] = findings[index].alone
+    return tuple(replace(each, verdict=verdict) for each, verdict in zip(findings, verdicts, strict=True))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -89,6 +145,7 @@ class Result:
 
     exhibit, preset: names as the command line has them ("figure-3", "full"), which fills them in.
     data: what the drawing needs, of JSON types (tuples become lists), with every number finite.
+    findings: their verdicts are those of `decided`, whatever they were.
     provenance: the environment that produced the result; the command line adds to what is here.
     """
 
@@ -110,6 +167,7 @@ class Result:
         for index, finding in enumerate(self.findings):
             if not isinstance(finding, Finding):
                 raise InputError(f"result.findings[{index}] is a {type(finding).__name__}: give a Finding")
+        object.__setattr__(self, "findings", decided(self.findings))
 
     def to_json(self) -> str:
         return dumps(asdict(self))
@@ -125,17 +183,18 @@ class Result:
                 Finding(**fields_of(Finding, finding, f"result.findings[{index}]"))
                 for index, finding in enumerate(content["findings"])
             ]
-            return cls(**content)
+            result = cls(**content)
+            for index, (read, judged_now) in enumerate(
+                zip(content["findings"], result.findings, strict=True)
+            ):
+                if read.verdict != judged_now.verdict:
+                    raise InputError(
+                        f"result.findings[{index}].verdict is {read.verdict!r},"
+                        f" but {judged_now.verdict!r} in its family"
+                    )
+            return result
         except InputError as error:
             raise InputError(f"{source}: {error}; restore the file or run the exhibit again") from None
-
-
-def seed_count(given: int | None, default: int, units: str) -> int:
-    """Number of independent `units`: `--seeds` if given, else the preset's; InputError below 2."""
-    count = default if given is None else given
-    if count < 2:
-        raise InputError(f"--seeds {count}: an interval needs at least 2 {units}")
-    return count
 
 
 def mean_interval(samples: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -182,6 +241,59 @@ def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, confidence: flo
     return float((linear - root) / quadratic), float((linear + root) / quadratic)
 
 
+def proportion_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """Clopper and Pearson's exact interval for a probability, from a binomial count [Biometrika 26 (1934), 404-413]."""
+    if not is_whole(successes) or not is_whole(trials) or not 0 <= successes <= trials or trials < 1:
+        raise InputError(f"{successes!r} of {trials!r}: give whole numbers, successes of at least 1 trial")
+    _check_confidence(confidence)
+    from scipy.special import betaincinv
+
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(successes, trials - successes + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, trials - successes, 1 - tail)) if successes < trials else 1.0
+    return low, high
+
+
+def geometric_interval(samples: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Student's interval on the log scale for the geometric mean of independent positive samples (n,), n >= 2."""
+    low, high = mean_interval(np.log(_positive(samples)), confidence)
+    return math.exp(low), math.exp(high)
+
+
+def geometric_mean(samples: ArrayLike) -> float:
+    """Geometric mean of positive samples (n,)."""
+    return math.exp(float(np.log(_positive(samples)).mean()))
+
+
+def correlation_mean(samples: ArrayLike) -> float:
+    """Mean on Fisher's scale, tanh(mean(atanh r)), of correlations (n,) inside (-1, 1)."""
+    return math.tanh(float(np.arctanh(_correlations(samples)).mean()))
+
+
+def correlation_mean_interval(samples: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Student's interval on Fisher's scale for `correlation_mean`; it lies inside (-1, 1)."""
+    low, high = mean_interval(np.arctanh(_correlations(samples)), confidence)
+    return math.tanh(low), math.tanh(high)
+
+
+def grouped(values: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
+    """Values of blocks (..., blocks) as values of groups of blocks (..., groups), which are the independent units.
+
+    groups: (blocks,), a label for each block.
+
+    The mean over groups is the mean over blocks, and the variance over groups is the cluster-robust one: with e_g the
+    sum in group g of the differences from the mean of all B blocks, a group's value is that mean + groups/B e_g. The
+    map is linear, so that differences and ratios of tables stay what they are.
+    """
+    table, labels = np.asarray(values, dtype=np.float64), np.asarray(groups)
+    if labels.shape != table.shape[-1:]:
+        raise InputError(f"groups {labels.shape}: give one label for each of the {table.shape[-1]} blocks")
+    member = (labels[:, None] == np.unique(labels)).astype(np.float64)
+    mean = table.mean(-1, keepdims=True)
+    units: NDArray[np.float64] = mean + member.shape[1] / len(labels) * ((table - mean) @ member)
+    return units
+
+
 def verdict(interval: Interval | None, threshold: float, direction: Direction) -> Verdict:
     """Verdict on a quantity being above (below) the threshold, inconclusive if the interval is not on one side."""
     if direction not in get_args(Direction):
@@ -203,26 +315,64 @@ def judged(
     claim: str,
     statistic: str,
     estimate: float,
-    interval: Interval | None,
-    n: int,
+    interval: IntervalAt,
+    n: int | None,
     threshold: float = 0.0,
     direction: Direction = "above",
     *,
     origin: Origin,
+    family: str,
     statement: str | None = None,
+    exploratory: bool = False,
 ) -> Finding:
     """The finding that a quantity is above (below) a threshold: one `verdict`, and the same rule in words."""
     other = "below" if direction == "above" else "above"
-    return Finding(
+    return _finding(
+        interval,
+        lambda found: verdict(found, threshold, direction),
         claim=claim,
         origin=origin,
         statement=statement,
         statistic=statistic,
         estimate=estimate,
-        interval=interval,
         n=n,
         rule=f"95 % interval {direction} {threshold:.3g}: holds; {other}: fails",
-        verdict=verdict(interval, threshold, direction),
+        family=family,
+        exploratory=exploratory,
+    )
+
+
+def judged_inside(
+    claim: str,
+    statistic: str,
+    estimate: float,
+    interval: IntervalAt,
+    n: int | None,
+    low: float,
+    high: float,
+    *,
+    origin: Origin,
+    family: str,
+    statement: str | None = None,
+    exploratory: bool = False,
+    words: str = "",
+) -> Finding:
+    """The finding that a quantity is between low and high: one verdict `inside`, and the same rule in words.
+
+    words: the range as the rule names it, "between LOW and HIGH" if not given.
+    """
+    return _finding(
+        interval,
+        lambda found: inside(found, low, high),
+        claim=claim,
+        origin=origin,
+        statement=statement,
+        statistic=statistic,
+        estimate=estimate,
+        n=n,
+        rule=f"95 % interval {words or f'between {low:.3g} and {high:.3g}'}: holds; outside: fails",
+        family=family,
+        exploratory=exploratory,
     )
 
 
@@ -234,24 +384,28 @@ def mean_finding(
     direction: Direction = "above",
     *,
     origin: Origin,
+    family: str,
     statement: str | None = None,
+    exploratory: bool = False,
 ) -> Finding:
     """The finding that a mean is above (below) a threshold.
 
-    samples: independent ones (n,), or a (draws, blocks) table, whose interval is the two-way one and n the draws.
+    samples: independent ones (n,), or a (draws, blocks) table, whose interval is the two-way one and n the
+        smaller side.
     """
     values = np.asarray(samples, dtype=np.float64)
-    interval = two_way_interval(values) if values.ndim == 2 else mean_interval(values)
     return judged(
         claim,
         statistic,
         float(values.mean()),
-        interval,
-        len(values),
+        interval_of(values),
+        min(values.shape),
         threshold,
         direction,
         origin=origin,
+        family=family,
         statement=statement,
+        exploratory=exploratory,
     )
 
 
@@ -263,26 +417,72 @@ def mean_within(
     margin: float,
     *,
     origin: Origin,
+    family: str,
     statement: str | None = None,
+    exploratory: bool = False,
     words: str = "",
 ) -> Finding:
-    """The finding that the mean of independent samples (n,), n >= 2, is within a margin of a centre.
+    """The finding that a mean is within a margin of a centre.
 
+    samples: as `mean_finding` takes them.
     words: the range as the rule names it, "within MARGIN of CENTRE" if not given.
     """
-    values = _table(samples, ("samples",))
-    interval = mean_interval(values)
-    return Finding(
-        claim=claim,
+    values = np.asarray(samples, dtype=np.float64)
+    return judged_inside(
+        claim,
+        statistic,
+        float(values.mean()),
+        interval_of(values),
+        min(values.shape),
+        centre - margin,
+        centre + margin,
         origin=origin,
+        family=family,
         statement=statement,
-        statistic=statistic,
-        estimate=float(values.mean()),
-        interval=interval,
-        n=values.size,
-        rule=f"95 % interval {words or f'within {margin:g} of {centre:g}'}: holds; outside: fails",
-        verdict=inside(interval, centre - margin, centre + margin),
+        exploratory=exploratory,
+        words=words or f"within {margin:g} of {centre:g}",
     )
+
+
+def interval_of(samples: ArrayLike) -> IntervalAt:
+    """The interval for the mean of samples (n,), or of a (draws, blocks) table, at each confidence."""
+    values = np.asarray(samples, dtype=np.float64)
+    return lambda confidence: (two_way_interval if values.ndim == 2 else mean_interval)(values, confidence)
+
+
+def certain(value: float) -> IntervalAt:
+    """The interval of a number that nothing random is in."""
+    return lambda confidence: (value, value)
+
+
+def deciding_level(interval: IntervalAt, judge: Callable[[Interval | None], Verdict]) -> float:
+    """The smallest level at which the interval of confidence 1 - level decides: the p-value of the finding.
+
+    Raises no error: LEAST_P stands for all smaller values, and 1 where no level decides.
+    """
+
+    def decides(log_level: float) -> bool:
+        return judge(interval(1 - math.exp(log_level))) != "inconclusive"
+
+    low, high = math.log(LEAST_P), math.log(0.999)
+    if decides(low):
+        return LEAST_P
+    if not decides(high):
+        return 1.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
+    return math.exp(high)
+
+
+def _finding(interval: IntervalAt, judge: Callable[[Interval | None], Verdict], **fields: Any) -> Finding:
+    """The finding that `judge` makes of an interval. Random samples without any spread decide nothing."""
+    found = interval(1 - LEVEL)
+    alone = judge(found)
+    p = deciding_level(interval, judge)
+    if fields["n"] is not None and found is not None and found[0] == found[1]:
+        alone, p = "inconclusive", 1.0
+    return Finding(interval=found, p=p, alone=alone, verdict=alone, **fields)
 
 
 def balanced_accuracy(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
@@ -327,8 +527,7 @@ def _squared_half_width(first: NDArray[np.float64], second: NDArray[np.float64],
 
 def student_quantile(degrees: int, confidence: float = 0.95) -> float:
     """Half the width of Student's interval for a mean, in standard errors."""
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}: give a number between 0 and 1")
+    _check_confidence(confidence)
     from scipy.special import stdtrit  # takes longer to import than all else here, and most callers only read
 
     return float(stdtrit(degrees, (1 + confidence) / 2))
@@ -344,3 +543,26 @@ def _table(values: ArrayLike, axes: tuple[str, ...]) -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise InputError(f"{' x '.join(axes)}: {int((~np.isfinite(array)).sum())} values are not finite")
     return array
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence is {confidence}: give a number between 0 and 1")
+
+
+def _positive(samples: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(samples, dtype=np.float64)
+    if not (values > 0).all():
+        raise InputError(
+            f"samples: {int((~(values > 0)).sum())} are not positive, but their logarithm is asked for"
+        )
+    return values
+
+
+def _correlations(samples: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(samples, dtype=np.float64)
+    if not (abs(values) < 1).all():
+        raise InputError(
+            f"samples: {int((~(abs(values) < 1)).sum())} correlations are not inside (-1, 1): bootstrap them"
+        )
+    return values
