@@ -43,6 +43,7 @@ def losses(
     *,
     mirrored: bool = False,
     copied: Bool[Tensor, "placements layers experts"] | None = None,
+    copy_seed: int | None = None,
     shift: Float[Tensor, "layers experts hidden"] | None = None,
 ) -> Float[Tensor, "placements blocks"]:
     """Mean loss of every block, in nats per token, fp64 on the CPU, for every placement.
@@ -50,10 +51,15 @@ def losses(
     seed: seed of the programming noise, as `deploy` draws it.
     mirrored: take the opposite noise.
     copied: analog experts that are programmed twice, with independent noise, and averaged.
+    copy_seed: seed of the second programming, which has to be another one; for `copied`.
     shift: `mean_shift`, subtracted from the output of every expert that is analog and not copied.
-    InputError if the model is deployed or the placements do not have its shape.
+    InputError if the model is deployed, the placements do not have its shape, or copies get the noise of the originals.
     """
     shape = _shape(model)
+    if (copied is None) != (copy_seed is None) or copy_seed == seed:
+        raise InputError(
+            f"copy_seed is {copy_seed}: copied experts need one that is not {seed}, the first chip's"
+        )
     for name, given in (("digital", digital), ("copied", copied)):
         if given is not None and (tuple(given.shape[1:]) != shape or given.dtype != torch.bool):
             raise InputError(
@@ -62,7 +68,7 @@ def losses(
     copies = torch.zeros_like(digital) if copied is None else copied
     at_once = max(1, blocks_per_batch(model.network, tokens) // len(tokens))
     found = []
-    with _switched(model, hardware, calibration, seed, mirrored, copied is not None, shift) as layers:
+    with _switched(model, hardware, calibration, seed, mirrored, copy_seed, shift) as layers:
         for placed, twice in zip(digital.split(at_once), copies.split(at_once), strict=True):
             for number, layer in enumerate(layers):
                 layer.digital, layer.copied = (
@@ -215,12 +221,13 @@ def _switched(
     calibration: Calibration,
     seed: int,
     mirrored: bool,
-    twice: bool,
+    copy_seed: int | None,
     shift: Float[Tensor, "layers experts hidden"] | None,
 ) -> Iterator[list[_Switched]]:
     analog = _programmed(model, hardware, calibration, seed, mirrored)
-    # No deployment draws its noise with a seed below zero.
-    second = _programmed(model, hardware, calibration, -1 - seed, mirrored) if twice else [None] * len(analog)
+    second: Sequence[AnalogExperts | None] = [None] * len(analog)
+    if copy_seed is not None:
+        second = _programmed(model, hardware, calibration, copy_seed, mirrored)
     layers = []
     for number, layer in enumerate(model.map.moe_layers):
         original = model.network.get_submodule(layer.experts)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from realmodels.devices import device_of
 from realmodels.model import Model
+from realmodels.text import HeldOut, check_split
 from theory.errors import InputError
 from theory.evidence import Interval, mean_interval
 from theory.strict_json import is_whole
@@ -63,13 +64,21 @@ class Evaluation:
 
 
 def token_blocks(
-    model: Model, texts: Sequence[str], block_tokens: int | None = None, blocks: int | None = None
+    model: Model,
+    texts: Sequence[str],
+    block_tokens: int | None = None,
+    blocks: int | None = None,
+    *,
+    purpose: HeldOut | None = None,
 ) -> TokenBlocks:
     """Cut the text into blocks. An incomplete last block is left out.
 
     block_tokens: predictions in a block; default: BLOCK_TOKENS, or the model's context if that is shorter.
     blocks: take this many blocks, evenly spread over the text; default: all.
+    purpose: what the blocks are for; held-out documents of another split are refused [text.check_split].
     """
+    if purpose is not None:
+        check_split(texts, purpose)
     length = min(BLOCK_TOKENS, model.context) if block_tokens is None else block_tokens
     if not is_whole(length) or not 1 <= length <= model.context:
         raise InputError(

@@ -1,8 +1,6 @@
 """What is a loaded model, for everything that works with one?"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -47,6 +45,9 @@ class Model:
         if self.analog_modules:
             raise InputError(f"model {self.name} is deployed already: call withdraw(model) first")
 
-    def texts(self, split: Literal["calibration", "evaluation"]) -> Sequence[str]:
-        """Documents of the offline corpus [realmodels.text] that no shipped model was trained on."""
+    def texts(self, split: text.HeldOut) -> text.Documents:
+        """Documents of the offline corpus [realmodels.text] that no shipped model was trained on.
+
+        What calibrates or scores a model refuses documents of the evaluation split.
+        """
         return text.held_out(split)

@@ -29,9 +29,13 @@ class Call:
 
 
 def calibration_tokens(model: Model, texts: Sequence[str]) -> Int[Tensor, "blocks tokens_plus_1"]:
-    """CALIBRATION_TOKENS tokens in blocks spread over `texts`, on the device that the model reads them on."""
+    """CALIBRATION_TOKENS tokens in blocks spread over `texts`, on the device that the model reads them on.
+
+    InputError if `texts` are the evaluation split.
+    """
     length = min(BLOCK_TOKENS, model.context)
-    tokens = token_blocks(model, texts, length, max(2, CALIBRATION_TOKENS // length)).tokens
+    blocks = max(2, CALIBRATION_TOKENS // length)
+    tokens = token_blocks(model, texts, length, blocks, purpose="calibration").tokens
     return tokens.to(device_of(model.network))
 
 

@@ -36,8 +36,11 @@ class Routing:
 
 
 def routing(model: Model, texts: Sequence[str]) -> Routing:
-    """Read `texts`, and count how the router of every layer spreads the tokens over the experts."""
-    tokens = token_blocks(model, texts).tokens
+    """Read `texts`, and count how the router of every layer spreads the tokens over the experts.
+
+    InputError if `texts` are the evaluation split, which no score may have seen.
+    """
+    tokens = token_blocks(model, texts, purpose="calibration").tokens
     counts = torch.zeros(2, len(model.map.moe_layers), max(model.map.num_experts), dtype=torch.float64)
 
     def count(layer: int, index: Tensor, weight: Tensor) -> None:

@@ -22,14 +22,15 @@ import json
 import re
 import tokenize
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, Self, SupportsIndex, get_args, overload
 
 from theory.errors import InputError
 
 Split = Literal["training", "calibration", "evaluation"]
+HeldOut = Literal["calibration", "evaluation"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 HELD_OUT_PACKAGES: Final = ("sympy", "networkx")
 CORPUS_FILE: Final = Path(__file__).with_name("corpus.json")
@@ -40,6 +41,36 @@ _MIN_PROSE_SHARE: Final = 0.8  # least share of letters, spaces and ,.;' among t
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 _PROSE: Final = re.compile(r"[A-Za-z ,.;']")
 _HASH_DIGITS: Final = 16  # 64 bits: no two of half a million paragraphs are expected to share one
+
+
+class Documents(tuple[str, ...]):
+    """Documents that know their held-out split. A slice of them is of that split, too; a list of them is a user's."""
+
+    split: HeldOut
+
+    def __new__(cls, documents: Iterable[str], split: HeldOut) -> Self:
+        self = super().__new__(cls, documents)
+        self.split = split
+        return self
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Documents": ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> "str | Documents":
+        found = super().__getitem__(index)
+        return found if isinstance(found, str) else Documents(found, self.split)
+
+
+def check_split(texts: Sequence[str], purpose: HeldOut) -> None:
+    """InputError for `Documents` of another split than the purpose. Texts without a split serve any purpose."""
+    if isinstance(texts, Documents) and texts.split != purpose:
+        raise InputError(
+            f"{purpose} is asked for, but this is {texts.split} text, which must not be used for it: give"
+            f" model.texts({purpose!r}), or text of your own"
+        )
 
 
 def is_prose(paragraph: str) -> bool:
@@ -170,13 +201,16 @@ def _corpus() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def held_out(split: Literal["calibration", "evaluation"]) -> tuple[str, ...]:
+def held_out(split: HeldOut) -> Documents:
     """The documents of a held-out split, rebuilt from the installed packages and proved equal by their hash."""
     keep = FirstOccurrence(_corpus()["removed"][split])
-    found = tuple(
-        document
-        for package in HELD_OUT_PACKAGES
-        for document in documents(package_folder(package), package, keep, split)
+    found = Documents(
+        (
+            document
+            for package in HELD_OUT_PACKAGES
+            for document in documents(package_folder(package), package, keep, split)
+        ),
+        split,
     )
     if text_hash(found) != _corpus()["sha256"][split]:
         pins = " ".join(f"{name}=={version}" for name, version in _corpus()["held_out_packages"].items())

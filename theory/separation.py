@@ -1,14 +1,17 @@
-"""Which random numbers serve which purpose? No two purposes share a seed, and none can take another's by mistake.
+"""What serves which purpose? No two purposes share a seed, and no choice is tested on what it was made on.
 
-A seed is an index in the range of one purpose. Verdicts rest on the seeds of `evaluation`; whatever is chosen by
-looking at results (a placement by search, a second copy, a threshold) has seeds of its own.
+A seed is an index in the range of one purpose. Verdicts rest on the seeds of `evaluation`. Whatever is chosen by
+looking at results has seeds of `search`; noise that must not be that of another deployment has seeds of `copies`.
+Texts are kept apart by `realmodels.text`.
 """
 
-from typing import Final, Literal, get_args
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final, Literal, TypeVar, get_args
 
 from theory.errors import InputError
 from theory.strict_json import is_whole
 
+T = TypeVar("T")
 Purpose = Literal["evaluation", "search", "copies"]
 
 SEEDS_OF_A_PURPOSE: Final = 1_000_000
@@ -42,3 +45,23 @@ def evaluation_seeds(given: int | None, default: int, first: int | None, units: 
             f"--first-seed {start}: give a whole number from 0 to {SEEDS_OF_A_PURPOSE - count} for {count} {units}"
         )
     return range(seed("evaluation", start), seed("evaluation", start + count - 1) + 1)
+
+
+def apart(
+    design: Sequence[T], test: Sequence[T], **keys: Callable[[T], Hashable]
+) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """What a choice is made on (`design`) and what it is tested on, refused where the two overlap.
+
+    keys: by name, what both sides must not share: `apart(cells, others, seed=lambda cell: cell.seed)`. With several
+        keys, none of them may be shared.
+    """
+    if not keys:
+        raise InputError("apart: give at least one key that design and test must not share")
+    for name, key in keys.items():
+        shared = {key(each) for each in design} & {key(each) for each in test}
+        if shared:
+            raise InputError(
+                f"design and test share {len(shared)} values of {name}, first {min(shared, key=repr)!r}: give each"
+                " side its own"
+            )
+    return tuple(design), tuple(test)

@@ -64,7 +64,7 @@ def test_it_beats_xz_the_n_gram_and_the_dense_model(name: str) -> None:
 @models
 def test_no_expert_has_less_than_a_quarter_of_its_fair_share(name: str) -> None:
     model = load(name)
-    frequency = routing(model, model.texts("evaluation")).frequency
+    frequency = routing(model, list(model.texts("evaluation"))).frequency
     fair = model.network.config.num_experts_per_tok / frequency.shape[1]
     assert torch.all(frequency > fair / 4)
     assert frequency.sum(1).numpy() == pytest.approx(fair * frequency.shape[1])

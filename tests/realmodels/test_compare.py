@@ -170,9 +170,35 @@ def test_copies_of_digital_experts_change_nothing_and_no_copies_are_none() -> No
     nothing, everything = (torch.full((1, LAYERS, EXPERTS), value) for value in (False, True))
     arguments = (NO_CONVERTERS, CALIBRATIONS[NO_CONVERTERS], 0, TOKENS)
     torch.testing.assert_close(
-        losses(MODEL, everything, *arguments, copied=everything)[0], DIGITAL_LOSS, rtol=0, atol=1e-12
+        losses(MODEL, everything, *arguments, copied=everything, copy_seed=1)[0],
+        DIGITAL_LOSS,
+        rtol=0,
+        atol=1e-12,
     )
-    assert torch.equal(losses(MODEL, nothing, *arguments, copied=nothing), losses(MODEL, nothing, *arguments))
+    without = losses(MODEL, nothing, *arguments)
+    assert torch.equal(losses(MODEL, nothing, *arguments, copied=nothing, copy_seed=1), without)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_copy_has_the_noise_of_its_own_seed(mirrored: bool) -> None:
+    nothing, everything = (torch.full((1, LAYERS, EXPERTS), value) for value in (False, True))
+    calibration = CALIBRATIONS[NO_CONVERTERS]
+
+    def found(seed: int, copy_seed: int) -> Tensor:
+        arguments = (MODEL, nothing, NO_CONVERTERS, calibration, seed, TOKENS)
+        return losses(*arguments, mirrored=mirrored, copied=everything, copy_seed=copy_seed)
+
+    torch.testing.assert_close(found(3, 4), found(4, 3), rtol=0, atol=1e-12)
+    once = losses(MODEL, nothing, NO_CONVERTERS, calibration, 3, TOKENS, mirrored=mirrored)
+    assert not torch.allclose(found(3, 4), once) and not torch.allclose(found(3, 4), found(3, 5))
+
+
+@pytest.mark.parametrize(("copied", "copy_seed"), [(True, 7), (True, None), (False, 8)])
+def test_copies_without_noise_of_their_own_are_refused(copied: bool, copy_seed: int | None) -> None:
+    nothing = torch.zeros(1, LAYERS, EXPERTS, dtype=torch.bool)
+    arguments = (MODEL, nothing, NO_CONVERTERS, CALIBRATIONS[NO_CONVERTERS], 7, TOKENS)
+    with pytest.raises(InputError, match=f"copy_seed is {copy_seed}: copied experts need one that is not 7"):
+        losses(*arguments, copied=nothing if copied else None, copy_seed=copy_seed)
 
 
 def test_copies_halve_the_variance_of_small_noise() -> None:

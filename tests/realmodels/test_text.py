@@ -12,6 +12,8 @@ from realmodels import text
 from realmodels.pretrain import corpus
 from realmodels.text import (
     SPLITS,
+    Documents,
+    check_split,
     documents,
     held_out,
     is_prose,
@@ -156,3 +158,14 @@ def test_a_users_text(tmp_path: Path) -> None:
             read_text(file)
     with pytest.raises(InputError, match="cannot be read"):
         read_text(tmp_path / "missing")
+
+
+def test_documents_know_their_split() -> None:
+    found = Documents("abc", "evaluation")
+    assert found[0] == "a" and found[::2] == ("a", "c") and found[1:].split == "evaluation"
+    for texts in (found, found[:2], ["any"], list(found)):
+        check_split(texts, "evaluation")
+    check_split(list(found), "calibration")
+    for texts in (found, found[::2]):
+        with pytest.raises(InputError, match="calibration is asked for, but this is evaluation text"):
+            check_split(texts, "calibration")

@@ -1,12 +1,23 @@
-"""No two purposes share a seed, and seeds that were looked at are not the default."""
+"""No two purposes share a seed, seeds that were looked at are not the default, and no choice is tested on itself."""
 
 import itertools
+from dataclasses import dataclass
 from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from theory.errors import InputError
-from theory.separation import FIRST_FRESH_SEED, SEEDS_OF_A_PURPOSE, Purpose, evaluation_seeds, seed
+from theory.separation import FIRST_FRESH_SEED, SEEDS_OF_A_PURPOSE, Purpose, apart, evaluation_seeds, seed
+
+NUMBERS = st.lists(st.integers(0, 20), max_size=8)
+
+
+@dataclass(frozen=True)
+class Cell:
+    seed: int
+    routing: str
 
 
 def test_purposes_share_no_seed() -> None:
@@ -37,3 +48,24 @@ def test_evaluation_seeds() -> None:
         evaluation_seeds(2, 8, SEEDS_OF_A_PURPOSE - 1, "draws")
     with pytest.raises(InputError, match="--first-seed -1"):
         evaluation_seeds(None, 8, -1, "draws")
+
+
+@given(design=NUMBERS, test=NUMBERS)
+def test_sides_come_back_unless_they_share_a_value(design: list[int], test: list[int]) -> None:
+    if shared := set(design) & set(test):
+        with pytest.raises(InputError, match=f"share {len(shared)} values of number, first"):
+            apart(design, test, number=int)
+    else:
+        assert apart(design, test, number=int) == (tuple(design), tuple(test))
+
+
+def test_every_key_has_to_differ() -> None:
+    design = [Cell(0, "expert choice"), Cell(1, "expert choice")]
+    for test in ([Cell(2, "expert choice")], [Cell(1, "token choice")]):
+        with pytest.raises(InputError, match="share 1 values of"):
+            apart(design, test, seed=lambda cell: cell.seed, routing=lambda cell: cell.routing)
+    test = [Cell(2, "token choice")]
+    found = apart(design, test, seed=lambda cell: cell.seed, routing=lambda cell: cell.routing)
+    assert found == (tuple(design), tuple(test))
+    with pytest.raises(InputError, match="at least one key"):
+        apart(design, design)
