@@ -12,6 +12,7 @@ family is at most 5 % (`verdict`). Both need at least LEAST_UNITS independent un
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,6 +26,7 @@ Verdict = Literal["holds", "fails", "inconclusive"]
 Direction = Literal["above", "below"]
 Origin = Literal["paper", "extension", "reconstruction", "ours"]
 IntervalAt = Callable[[float], Interval | None]  # the interval at a confidence; nested; None where unbounded
+Scale = Literal["linear", "log", "fisher"]  # on which means are taken: of ratios "log", of correlations "fisher"
 LEVEL = 0.05  # the accepted probability of a false verdict, of a finding by itself and in a family
 LEAST_UNITS = 5  # fewer independent units decide nothing
 LEAST_P = 1e-12  # smaller values of p are given as this one
@@ -387,18 +389,21 @@ def mean_finding(
     family: str,
     statement: str | None = None,
     exploratory: bool = False,
+    scale: Scale = "linear",
 ) -> Finding:
     """The finding that a mean is above (below) a threshold.
 
     samples: independent ones (n,), or a (draws, blocks) table, whose interval is the two-way one and n the
         smaller side.
+    scale: on which the mean is taken and its interval is Student's; "log" (`geometric_mean`) and "fisher"
+        (`correlation_mean`) take samples (n,) alone.
     """
     values = np.asarray(samples, dtype=np.float64)
     return judged(
         claim,
         statistic,
-        float(values.mean()),
-        interval_of(values),
+        mean_of(values, scale),
+        interval_of(values, scale),
         min(values.shape),
         threshold,
         direction,
@@ -420,19 +425,20 @@ def mean_within(
     family: str,
     statement: str | None = None,
     exploratory: bool = False,
+    scale: Scale = "linear",
     words: str = "",
 ) -> Finding:
     """The finding that a mean is within a margin of a centre.
 
-    samples: as `mean_finding` takes them.
+    samples, scale: as `mean_finding` takes them.
     words: the range as the rule names it, "within MARGIN of CENTRE" if not given.
     """
     values = np.asarray(samples, dtype=np.float64)
     return judged_inside(
         claim,
         statistic,
-        float(values.mean()),
-        interval_of(values),
+        mean_of(values, scale),
+        interval_of(values, scale),
         min(values.shape),
         centre - margin,
         centre + margin,
@@ -444,10 +450,20 @@ def mean_within(
     )
 
 
-def interval_of(samples: ArrayLike) -> IntervalAt:
-    """The interval for the mean of samples (n,), or of a (draws, blocks) table, at each confidence."""
+def mean_of(samples: ArrayLike, scale: Scale = "linear") -> float:
+    """The mean of samples on a scale."""
     values = np.asarray(samples, dtype=np.float64)
-    return lambda confidence: (two_way_interval if values.ndim == 2 else mean_interval)(values, confidence)
+    if scale == "linear":
+        return float(values.mean())
+    return (geometric_mean if scale == "log" else correlation_mean)(values)
+
+
+def interval_of(samples: ArrayLike, scale: Scale = "linear") -> IntervalAt:
+    """The interval for `mean_of` samples (n,), or for the mean of a (draws, blocks) table, at each confidence."""
+    values = np.asarray(samples, dtype=np.float64)
+    if scale == "linear":
+        return partial(two_way_interval if values.ndim == 2 else mean_interval, values)
+    return partial(geometric_interval if scale == "log" else correlation_mean_interval, values)
 
 
 def certain(value: float) -> IntervalAt:
