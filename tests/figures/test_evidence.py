@@ -607,3 +607,20 @@ def test_mean_finding_of_a_table_counts_draws_and_blocks() -> None:
     assert alone.rule == "95 % interval below 0.5: holds; above: fails"
     with pytest.raises(InputError, match="draws: 1 given"):
         mean_finding("a", "b", table[:1], origin="ours", family="f")
+
+
+def test_means_are_judged_on_their_own_scale() -> None:
+    """A ratio and its inverse get inverse intervals; correlations near 1 stay below 1."""
+    ratios = np.exp(np.random.default_rng(0).standard_normal(8) + 0.5)
+    up, down = (
+        mean_finding("a", "b", each, 1.0, side, origin="ours", family="f", scale="log")  # type: ignore[arg-type]
+        for each, side in ((ratios, "above"), (1 / ratios, "below"))
+    )
+    assert up.interval is not None and down.interval is not None
+    assert up.estimate == pytest.approx(1 / down.estimate) == pytest.approx(stats.gmean(ratios))
+    assert up.interval == pytest.approx([1 / down.interval[1], 1 / down.interval[0]])
+    assert up.verdict == down.verdict and up.p == pytest.approx(down.p)
+    correlations = np.tanh(np.array([1.5, 2.0, 2.5, 3.0, 3.5]))
+    found = mean_within("a", "b", correlations, 0.5, 0.5, origin="ours", family="f", scale="fisher")
+    assert found.interval is not None and found.interval[1] < 1 < mean_interval(correlations)[1]
+    assert found.estimate == pytest.approx(math.tanh(2.5))
