@@ -75,7 +75,9 @@ def only(claim: str, result: Result) -> Finding:
 
 def _dense(result: Result) -> str:
     judged = starting("dense modules on analog hurt more than 80-90 % of the experts;", result)
-    ratio = only("a dense parameter on analog costs more than an expert's; w_max per tile, c = 2.5", result)
+    ratio = only(
+        "a dense parameter on analog costs more than an expert's; tiny-olmoe, w_max per tile, c = 2.5", result
+    )
     return (
         f"{said(judged)}: in {held(judged)}. A dense parameter costs {ratio.estimate:.1f} times an expert's."
     )
@@ -113,8 +115,8 @@ def _better_score(*results: Result) -> str:
 
 
 def _tasks(result: Result) -> str:
-    back = only("MaxNNScore recovers accuracy; 25.0% of experts digital", result)
-    more = only("MaxNNScore is better than random choice; 25.0% of experts digital", result)
+    back = only("MaxNNScore recovers accuracy; tiny-olmoe, 25.0% of experts digital", result)
+    more = only("MaxNNScore is better than random choice; tiny-olmoe, 25.0% of experts digital", result)
     return (
         f"{said([back])}: 25 % digital experts give back {100 * back.estimate:.1f} percentage points of accuracy."
         f" More than random choice gives? {said([more])}."

@@ -2,13 +2,18 @@
 
 The text is one stream: for each document the end-of-text token, then the document's tokens. The stream is cut into
 blocks of equal length that overlap by one token, so that every token but the first is predicted once. The first
-predictions of a block have little context, for every model alike. Intervals are over blocks.
+predictions of a block have little context, for every model alike.
+
+Blocks that share a document resemble each other, so that intervals are over documents: blocks that share one, directly
+or through other blocks, are one unit. Where that leaves fewer than LEAST_UNITS units (a text of one document, or a
+whole text whose blocks are all chained), up to SECTIONS contiguous sections of the text are the units instead.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -18,10 +23,11 @@ from realmodels.devices import device_of
 from realmodels.model import Model
 from realmodels.text import HeldOut, check_split
 from theory.errors import InputError
-from theory.evidence import Interval, mean_interval
+from theory.evidence import LEAST_UNITS, Interval, grouped, mean_interval
 from theory.strict_json import is_whole
 
 BLOCK_TOKENS = 512
+SECTIONS = 32  # of a text that has too few documents to be units
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
 LOGITS_PER_CHUNK = 2**27  # 512 MiB of fp32, on any device
 
@@ -32,15 +38,17 @@ class TokenBlocks:
 
     tokens: (blocks, block_tokens + 1).
     bytes_per_token: UTF-8 bytes of the text over tokens of the stream.
+    documents: a label for each block, as `theory.evidence.grouped` takes them: blocks of one label are one unit.
     """
 
     tokens: Int[Tensor, "blocks tokens_plus_1"]
     bytes_per_token: float
+    documents: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a model predicts a text. Intervals are at 95 % over blocks of text.
+    """How well a model predicts a text. Intervals are at 95 % over the documents of the text [TokenBlocks].
 
     loss: nats per token.
     accuracy: share of the tokens that were the most likely next token.
@@ -106,7 +114,21 @@ def token_blocks(
     count = min(blocks or available, available)
     starts = torch.arange(count) * available // count * length
     tokens = stream[starts[:, None] + torch.arange(length + 1)]
-    return TokenBlocks(tokens, sum(len(text.encode()) for text in texts) / len(stream))
+    document = torch.repeat_interleave(torch.tensor([1 + len(each) for each in encoded]))
+    labels = units_of_text(document[starts + 1].tolist(), document[starts + length].tolist())
+    return TokenBlocks(tokens, sum(len(text.encode()) for text in texts) / len(stream), labels)
+
+
+def units_of_text(first: Sequence[int], last: Sequence[int]) -> tuple[int, ...]:
+    """A label for each block, from the numbers of the documents of the first and of the last token it predicts.
+
+    Blocks are in the order of the text.
+    """
+    start = np.array([True, *(a > b for a, b in zip(first[1:], last, strict=False))])
+    labels = np.cumsum(start) - 1
+    if labels[-1] + 1 < LEAST_UNITS:
+        labels = np.arange(len(first)) * min(SECTIONS, len(first)) // len(first)
+    return tuple(labels.tolist())
 
 
 def blocks_per_batch(network: nn.Module, tokens: Int[Tensor, "blocks tokens_plus_1"]) -> int:
@@ -145,9 +167,9 @@ def evaluate(
         raise InputError(f"the loss of {model.name} is {loss}: check its weights and the hardware's settings")
     return Evaluation(
         loss,
-        mean_interval(losses),
+        mean_interval(grouped(losses, chosen.documents)),
         float(hits.mean()),
-        mean_interval(hits),
+        mean_interval(grouped(hits, chosen.documents)),
         loss / math.log(2) / chosen.bytes_per_token,
         chosen.tokens[:, 1:].numel(),
     )

@@ -26,7 +26,7 @@ from realmodels.devices import device_of
 from realmodels.model import Model
 from realmodels.text import held_out
 from theory.errors import InputError, did_you_mean
-from theory.evidence import Interval, mean_interval
+from theory.evidence import Interval, grouped, mean_interval
 from theory.paper import TASKS
 from theory.strict_json import is_whole
 
@@ -58,14 +58,22 @@ _EXPECTED: Final = {
 
 @dataclass(frozen=True)
 class TaskAccuracy:
-    """Accuracy on one task, with a 95 % interval over questions. MMLU's questions are those of all its subjects.
+    """Accuracy on one task, with a 95 % interval. MMLU's questions are those of all its subjects.
 
     correct: 1 for each question that the model answers right, 0 for any other, in the task's order.
+    documents: number of the document that each question is taken from, or empty where questions have none. The
+        interval is over documents, or over questions.
     """
 
     task: str
     metric: str
     correct: tuple[float, ...]
+    documents: tuple[int, ...] = ()
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """A label for each question, as `theory.evidence.grouped` takes them."""
+        return self.documents or tuple(range(len(self.correct)))
 
     @property
     def accuracy(self) -> float:
@@ -73,11 +81,12 @@ class TaskAccuracy:
 
     @property
     def standard_error(self) -> float:
-        return float(np.std(self.correct, ddof=1)) / math.sqrt(len(self.correct))
+        of_units = grouped(self.correct, self.units)
+        return float(np.std(of_units, ddof=1)) / math.sqrt(len(of_units))
 
     @property
     def interval(self) -> Interval:
-        return mean_interval(self.correct)
+        return mean_interval(grouped(self.correct, self.units))
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,8 @@ def evaluate_tasks(
             results = evaluate(network, parts, limit=of_each, bootstrap_iters=0)
             samples = [sample for part in results["samples"].values() for sample in part]
             correct = tuple(float(sample[METRICS[task]]) for sample in samples)
-            found.append(TaskAccuracy(task, METRICS[task], correct))
+            documents = tuple(sample["doc"]["document"] for sample in samples) if task == CONTINUATION else ()
+            found.append(TaskAccuracy(task, METRICS[task], correct, documents))
         return TasksAccuracy(tuple(found))
 
 
@@ -178,25 +188,27 @@ def require_tasks(tasks: Sequence[str]) -> None:
 
 
 def questions(documents: Iterable[str]) -> list[dict[str, Any]]:
-    """The task `continuation` on any documents: each question's `context`, `choices` and the `label` of the right one.
+    """The task `continuation` on any documents: each question's `context`, `choices`, and the `label` of the right one.
 
+    `document` is the number of the document that a question is taken from.
     Passages follow each other without overlap, so that no wrong choice is read in the context. A passage is no question
     if its choice would be ambiguous, or if fewer than three other answers have the length of its answer. Questions come
     in random order, so that the first ones are a sample of all. Hashes of the text decide all that is random: the
     questions are the same on every machine.
     """
-    cut = [passage for document in documents for passage in _passages(document)]
+    cut = [(number, *passage) for number, each in enumerate(documents) for passage in _passages(each)]
     by_size: dict[int, set[str]] = {}
-    for _, answer in cut:
+    for _, _, answer in cut:
         by_size.setdefault(len(answer.encode()), set()).add(answer)
     found = []
-    for context, answer in cut:
+    for document, context, answer in cut:
         others = [each for each in by_size[len(answer.encode())] - {answer} if each not in context]
         if len(others) < CHOICES - 1 or answer in context:
             continue
         wrong = sorted(others, key=partial(_hash, "wrong", context))[: CHOICES - 1]
         choices = sorted([answer, *wrong], key=partial(_hash, "place", context))
-        found.append({"context": context, "choices": choices, "label": choices.index(answer)})
+        label = choices.index(answer)
+        found.append({"document": document, "context": context, "choices": choices, "label": label})
     return sorted(found, key=lambda question: _hash("order", question["context"]))
 
 

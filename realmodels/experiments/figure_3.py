@@ -4,19 +4,12 @@ One part of the model at a time has programming noise of magnitude c and 8-bit c
 digital. The experts with the lowest MaxNNScores go to analog hardware first, as in the paper. All parts, magnitudes and
 granularities of w_max share their noise draws and their text, so that differences are paired.
 
-Rules, fixed before the first run, each applied for w_max per tile (ours by default) and per column of a tile:
-1. The paper's claim, "putting the dense modules on analog hardware hurts more than putting 80-90 % of the experts
-   there", holds if the 95 % interval of (loss increase of all dense modules) - (loss increase of 87.5 % of the
-   experts) is above 0 at c, fails if it is below 0, for c = 1.5 and c = 2.5 each.
-2. Ours, "a dense parameter costs more than an expert's": holds if the interval of the ratio of loss increases per
-   analog parameter is above 1, fails if it is below 1, at the same c.
-3. Ours, "8-bit converters alone cost little": holds if, with everything analog and c = 0, the 95 % interval of the loss
-   increase is below 0.01 nats per token, fails if it is above.
-Intervals of rules 1 and 2 are over noise draws and blocks of text together, those of rule 3 over blocks.
+Rules: rules/figure-3.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +21,7 @@ from realmodels.load import DEFAULT_MODEL, Model
 from theory.evidence import (
     Finding,
     Result,
+    grouped,
     judged,
     mean_finding,
     mean_interval,
@@ -58,7 +52,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Config(Evaluated):
-    """One noise draw of one part at one magnitude; c = 0 needs only one draw, seed 0.
+    """One noise draw of one part at one magnitude; c = 0 needs only one draw.
 
     part: None for the reference, which is all digital.
     """
@@ -109,10 +103,11 @@ def grid(
     text: str | None = None,
     device: str = "cpu",
     seeds: int | None = None,
+    first_seed: int | None = None,
 ) -> list[Config]:
-    """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
+    """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on."""
     settings = PRESETS[preset]
-    draws = settings.seeds(seeds)
+    draws = settings.seeds(seeds, first_seed)
     reference = Config(
         **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
         w_max=rig.GRANULARITIES[0],
@@ -154,7 +149,7 @@ def measure_with(deploy: rig.Deployer | None, config: Config) -> dict[str, Any]:
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
-    """Curves with 95 % intervals, and the findings by the rules above."""
+    """Curves with 95 % intervals, and the findings by the rules."""
     reference = next(record for config, record in zip(configs, records, strict=True) if config.part is None)
     tables: dict[tuple[str, Part, float], list[dict[str, Any]]] = {}
     for config, record in zip(configs, records, strict=True):
@@ -162,9 +157,10 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             tables.setdefault((config.w_max, config.part, config.c), []).append(record)
 
     def change(w_max: str, part: Part, c: float, quantity: str) -> NDArray[np.float64]:
-        """(draws, blocks) of the change against the digital model."""
+        """(draws, documents) of the change against the digital model."""
         draws = tables[w_max, part, c]
-        return np.array([draw[quantity] for draw in draws]) - np.array(reference[quantity])
+        blocks = np.array([draw[quantity] for draw in draws]) - np.array(reference[quantity])
+        return grouped(blocks, reference["documents"])
 
     curves = []
     for (w_max, part, c), draws in tables.items():
@@ -185,18 +181,20 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         curves.append(row)
     analog_parameters = {part: draws[0]["analog_parameters"] for (_, part, _), draws in tables.items()}
     magnitudes = sorted({c for _, _, c in tables})
+    first = configs[0]
     findings = [
         finding
         for w_max in rig.GRANULARITIES
-        for finding in _findings(w_max, analog_parameters, magnitudes, change)
+        for finding in _findings(
+            f"{first.model}, w_max per {w_max}", analog_parameters, magnitudes, partial(change, w_max)
+        )
     ]
-    first = configs[0]
     return Result(
         data={
             "digital": {
                 quantity: {
                     "mean": float(np.mean(reference[quantity])),
-                    "interval": mean_interval(reference[quantity]),
+                    "interval": mean_interval(grouped(reference[quantity], reference["documents"])),
                 }
                 for quantity in ("loss", "accuracy")
             },
@@ -206,24 +204,24 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             "text": first.text,
             "blocks": first.blocks,
             "block_tokens": first.block_tokens,
+            "documents": len(set(reference["documents"])),
         },
         findings=tuple(findings),
     )
 
 
 def _findings(
-    w_max: str,
+    where: str,
     analog_parameters: Mapping[Part, int],
     magnitudes: Sequence[float],
-    change: Callable[[str, Part, float, str], NDArray[np.float64]],
+    change: Callable[[Part, float, str], NDArray[np.float64]],
 ) -> list[Finding]:
-    """The rules of the module's docstring, for one granularity."""
+    """The rules, for one granularity."""
     by_label = {part.label: part for part in analog_parameters}
     dense, experts, everything = (by_label[label] for label in (DENSE, RULE_1_EXPERTS, EVERYTHING))
-    where = f"w_max per {w_max}"
     findings = []
     for c in [c for c in RULE_1_C if c in magnitudes]:
-        above, below = change(w_max, dense, c, "loss"), change(w_max, experts, c, "loss")
+        above, below = change(dense, c, "loss"), change(experts, c, "loss")
         findings.append(
             mean_finding(
                 f"dense modules on analog hurt more than {EXPERTS_THAT_HURT_LESS.said} of the experts; {where},"
@@ -231,19 +229,20 @@ def _findings(
                 "loss increase of all dense modules - of 87.5 % of experts, nats per token",
                 above - below,
                 origin="paper",
+                family="dense against experts",
             )
         )
         above, below = above / analog_parameters[dense], below / analog_parameters[experts]
-        ratio = ratio_interval(above, below)
         findings.append(
             judged(
                 claim=f"a dense parameter on analog costs more than an expert's; {where}, c = {c:g}",
                 origin="ours",
                 statistic="ratio of loss increases per analog parameter, all dense modules / 87.5 % of experts",
                 estimate=float(above.mean() / below.mean()),
-                interval=ratio,
-                n=len(above),
+                interval=partial(ratio_interval, above, below),
+                n=min(above.shape),
                 threshold=1.0,
+                family="per parameter",
             )
         )
     findings.append(
@@ -251,10 +250,11 @@ def _findings(
             f"calibrated {CONVERTER_BITS.value}-bit converters alone cost less than {RULE_3_NATS} nats per token;"
             f" {where}",
             "loss increase with everything analog at c = 0, nats per token",
-            change(w_max, everything, 0.0, "loss")[0],
+            change(everything, 0.0, "loss")[0],
             RULE_3_NATS,
             "below",
             origin="ours",
+            family="converters",
         )
     )
     return findings

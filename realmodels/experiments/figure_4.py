@@ -6,30 +6,16 @@ programming noise of magnitude c and 8-bit converters. Strategies are MaxNNScore
 routing statistics from the same calibration text. Figure 4 is OLMoE, figure 5 DeepSeekMoE. `balanced_maxnn` has no
 meaning here, as gated experts have no sign.
 
-Rules, fixed before the first run, at c = 2.5, each for w_max per tile (ours by default) and per column of a tile, and
-for 12.5 % and 25 % digital experts:
-1. The paper's claim "MaxNNScore recovers a third to more than a half of the loss" holds if the 95 % interval of
-   (loss of no digital expert - loss of MaxNN)/(loss increase of no digital expert) is above 1/3, fails if below.
-2. The paper's claim "MaxNNScore is the best" against each baseline holds if the 95 % interval of (loss of MaxNN - loss
-   of the baseline) is below 0, fails if it is above.
-3. Ours, a control: the same against the smallest scores.
-Intervals are over noise draws and blocks of text together. The full preset has as many draws
-and blocks as the variances of 16 other draws ask for, so that the closest race, MaxNN against activation weight, is
-known to about .0008 nats.
-
 With tasks [realmodels.tasks], zero-shot accuracy is measured, too: the plain mean over tasks, of every unit on the same
-questions. Rules, fixed before any run, where there are tasks, at c = 2.5 and for w_max as above:
-4. The paper's claim "MaxNNScore recovers more than a third of the accuracy lost" holds if the 95 % interval of
-   (accuracy of MaxNN - of no digital expert)/(accuracy of the digital model - of no digital expert) is above 1/3, fails
-   if below; for 12.5 % digital experts.
-5. The paper's claim "MaxNNScore is better" on the tasks than each baseline, for 12.5 % and 25 %, holds if the interval
-   of (accuracy of MaxNN - accuracy of the baseline) is above 0, fails if below.
-Intervals of rules 4 and 5 are over noise draws, which tasks share, and over the questions of each task.
+questions.
+
+Rules: rules/figure-4.md, and rules/figure-5.md.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +29,7 @@ from theory.errors import InputError, did_you_mean
 from theory.evidence import (
     Finding,
     Result,
+    grouped,
     judged,
     mean_finding,
     mean_interval,
@@ -119,16 +106,17 @@ def grid(
     text: str | None = None,
     device: str = "cpu",
     seeds: int | None = None,
+    first_seed: int | None = None,
     tasks: str | None = None,
 ) -> list[Config]:
-    """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on.
+    """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on.
 
     tasks: names of METRICS with commas between them, `paper` for the paper's eight. InputError if a task cannot be
         evaluated here.
     """
     settings = PRESETS[preset]
     named = _named(tasks)
-    draws = settings.seeds(seeds)
+    draws = settings.seeds(seeds, first_seed)
     reference = Config(
         **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
         w_max=rig.GRANULARITIES[0],
@@ -189,11 +177,12 @@ def _results(config: Config) -> dict[str, Any]:
     if config.tasks:
         answers = evaluate_tasks(rig.model(config.model, config.device), config.tasks, config.questions)
         found["tasks"] = {each.task: [int(right) for right in each.correct] for each in answers.tasks}
+        found["task_units"] = {each.task: list(each.units) for each in answers.tasks}
     return found
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
-    """Curves with 95 % intervals, and the findings by the rules above."""
+    """Curves with 95 % intervals, and the findings by the rules."""
     first = configs[0]
     reference = next(
         record for config, record in zip(configs, records, strict=True) if config.strategy is None
@@ -207,9 +196,10 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     def change(
         w_max: Granularity, strategy: Strategy, fraction: float, c: float, quantity: str = "loss"
     ) -> NDArray[np.float64]:
-        """(draws, blocks) of the change against the digital model."""
+        """(draws, documents) of the change against the digital model."""
         draws = tables[w_max, strategy, fraction, c]
-        return np.array([draw[quantity] for draw in draws]) - np.array(reference[quantity])
+        blocks = np.array([draw[quantity] for draw in draws]) - np.array(reference[quantity])
+        return grouped(blocks, reference["documents"])
 
     curves = []
     for w_max, strategy, fraction, c in tables:
@@ -235,18 +225,26 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         finding
         for w_max in rig.GRANULARITIES
         for fraction in FRACTIONS
-        for finding in _findings(w_max, fraction, change)
+        for finding in _findings(f"{first.model}, w_max per {w_max}", fraction, partial(change, w_max))
     ]
     digital: dict[str, Any] = {
         quantity: {
             "mean": float(np.mean(reference[quantity])),
-            "interval": mean_interval(reference[quantity]),
+            "interval": mean_interval(grouped(reference[quantity], reference["documents"])),
         }
         for quantity in ("loss", "accuracy")
     }
     if first.tasks:
         found = TasksAccuracy(
-            tuple(TaskAccuracy(task, METRICS[task], tuple(reference["tasks"][task])) for task in first.tasks)
+            tuple(
+                TaskAccuracy(
+                    task,
+                    METRICS[task],
+                    tuple(reference["tasks"][task]),
+                    tuple(reference["task_units"][task]),
+                )
+                for task in first.tasks
+            )
         )
         digital["tasks"] = {
             "mean": found.accuracy,
@@ -256,7 +254,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             },
         }
         for w_max in rig.GRANULARITIES:
-            findings += _findings_on_tasks(tables, w_max, reference)
+            findings += _findings_on_tasks(tables, first.model, w_max, reference)
     return Result(
         data={
             "digital": digital,
@@ -265,26 +263,26 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             "text": first.text,
             "blocks": first.blocks,
             "block_tokens": first.block_tokens,
+            "documents": len(set(reference["documents"])),
         },
         findings=tuple(findings),
     )
 
 
-def _findings(w_max: str, fraction: float, change: Callable[..., NDArray[np.float64]]) -> list[Finding]:
-    """The rules of the module's docstring, for one granularity and one budget."""
-    none = change(w_max, "none", 0.0, RULE_C)
-    maxnn = change(w_max, "maxnn", fraction, RULE_C)
-    where = f"w_max per {w_max}, {fraction:.1%} of experts digital"
-    recovered = ratio_interval(none - maxnn, none)
+def _findings(setting: str, fraction: float, change: Callable[..., NDArray[np.float64]]) -> list[Finding]:
+    """Rules 1 to 3, for one granularity and one budget."""
+    none, maxnn = change("none", 0.0, RULE_C), change("maxnn", fraction, RULE_C)
+    where = f"{setting}, {fraction:.1%} of experts digital"
     findings = [
         judged(
             claim=f"MaxNNScore recovers {RECOVERED.said} of the loss; {where}",
             origin="paper",
             statistic=f"recovered fraction of the loss increase at c = {RULE_C:g}",
             estimate=float((none - maxnn).mean() / none.mean()),
-            interval=recovered,
-            n=len(maxnn),
+            interval=partial(ratio_interval, none - maxnn, none),
+            n=min(maxnn.shape),
             threshold=RULE_1_RECOVERED,
+            family="recovers",
         )
     ]
     for strategy in STRATEGIES[1:]:
@@ -294,28 +292,32 @@ def _findings(w_max: str, fraction: float, change: Callable[..., NDArray[np.floa
             mean_finding(
                 f"MaxNNScore is better than {other}; {where}",
                 f"loss of MaxNN - loss of {strategy} at c = {RULE_C:g}, nats per token",
-                maxnn - change(w_max, strategy, fraction, RULE_C),
+                maxnn - change(strategy, fraction, RULE_C),
                 direction="below",
                 origin="ours" if ours else "paper",
+                family="control" if ours else "against baselines",
             )
         )
     return findings
 
 
 def _over_tasks(draws: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
-    """(draws, questions of all tasks): a table whose mean is the plain mean over tasks of their accuracies.
+    """(draws, units of all tasks): a table whose mean is the plain mean over tasks of their accuracies.
 
     The table's `two_way_interval` adds in quadrature the half widths over draws, which tasks share (other noise may be
-    worse for all tasks), and over the questions of each task, as `TasksAccuracy` does. The table is linear in the
-    answers, so that differences and ratios of such tables are differences and ratios of accuracies. For one task alone
-    the table is that task's answers, as far as mean and interval go.
+    worse for all tasks), and over the units of each task (documents or questions), as `TasksAccuracy` does. The table
+    is linear in the answers, so that differences and ratios of such tables are differences and ratios of accuracies.
+    For one task alone the table is that task's answers by unit, as far as mean and interval go.
     """
-    answers = [np.array([draw["tasks"][task] for draw in draws], dtype=float) for task in draws[0]["tasks"]]
+    answers = [
+        grouped([draw["tasks"][task] for draw in draws], draws[0]["task_units"][task])
+        for task in draws[0]["tasks"]
+    ]
     total = sum(each.shape[1] for each in answers)
 
-    def half_width(questions: int) -> float:
+    def half_width(units: int) -> float:
         """Half width of the interval of a mean, in units of the root of the sum of squares."""
-        return student_quantile(questions - 1) / math.sqrt(questions * (questions - 1))
+        return student_quantile(units - 1) / math.sqrt(units * (units - 1))
 
     columns = [
         half_width(each.shape[1]) / half_width(total) / len(answers) * (each.mean(0) - each.mean())
@@ -346,23 +348,25 @@ def _curve_on_tasks(
     return found
 
 
-def _findings_on_tasks(tables: Tables, w_max: Granularity, reference: dict[str, Any]) -> list[Finding]:
+def _findings_on_tasks(
+    tables: Tables, model: str, w_max: Granularity, reference: dict[str, Any]
+) -> list[Finding]:
     """Rules 4 and 5, for one granularity."""
     none = _over_tasks(tables[w_max, "none", 0.0, RULE_C])
     gain = _over_tasks(tables[w_max, "maxnn", RULE_4_FRACTION, RULE_C]) - none
     cost = _over_tasks([reference]) - none  # the same digital model against every draw
-    recovered = ratio_interval(gain, cost)
     lost = round(float(cost.mean()), 12)  # rounding errors alone are no loss
     findings = [
         judged(
             claim="MaxNNScore recovers more than a third of the accuracy lost on the tasks;"
-            f" w_max per {w_max}, {RULE_4_FRACTION:.1%} of experts digital",
+            f" {model}, w_max per {w_max}, {RULE_4_FRACTION:.1%} of experts digital",
             origin="paper",
             statistic=f"recovered fraction of the accuracy lost at c = {RULE_C:g}",
             estimate=float(gain.mean()) / lost if lost else 0.0,
-            interval=recovered,
-            n=len(none),
+            interval=partial(ratio_interval, gain, cost),
+            n=min(none.shape),
             threshold=RULE_1_RECOVERED,
+            family="recovers on tasks",
         )
     ]
     for fraction in FRACTIONS:
@@ -370,10 +374,11 @@ def _findings_on_tasks(tables: Tables, w_max: Granularity, reference: dict[str, 
         findings += [
             mean_finding(
                 f"MaxNNScore is better than {strategy.replace('_', ' ')} on the tasks;"
-                f" w_max per {w_max}, {fraction:.1%} of experts digital",
+                f" {model}, w_max per {w_max}, {fraction:.1%} of experts digital",
                 f"accuracy with MaxNN - with {strategy} at c = {RULE_C:g}",
                 maxnn - _over_tasks(tables[w_max, strategy, fraction, RULE_C]),
                 origin="paper",
+                family="against baselines on tasks",
             )
             for strategy in BASELINES
         ]

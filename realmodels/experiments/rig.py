@@ -13,14 +13,14 @@ from torch import Tensor
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.deploy import DeploymentReport, deployed
 from realmodels.devices import weights_of
-from realmodels.evaluate import block_results, token_blocks
+from realmodels.evaluate import TokenBlocks, block_results, token_blocks
 from realmodels.fused import FUSED_WEIGHTS, fused_layout
 from realmodels.load import Model, load
 from realmodels.scores import scores as scores_of
 from realmodels.text import held_out, read_text, text_hash
-from theory.evidence import seed_count
 from theory.hardware import Granularity, Hardware, programming_sigma
 from theory.placement import STRATEGIES, Strategy, place
+from theory.separation import evaluation_seeds
 
 Deployer = Callable[..., AbstractContextManager[DeploymentReport]]
 
@@ -59,9 +59,9 @@ class Preset:
     blocks: int
     block_tokens: int
 
-    def seeds(self, given: int | None) -> range:
-        """Seeds of the noise draws. `given` (at least 2) overrides the preset's number."""
-        return range(seed_count(given, self.draws, "noise draws"))
+    def seeds(self, given: int | None, first: int | None) -> range:
+        """Seeds of the noise draws [evaluation_seeds]; `given` (at least 2) overrides the preset's number."""
+        return evaluation_seeds(given, self.draws, first, "noise draws")
 
 
 def as_noisy(model: Model, hardware: Hardware, programming: str) -> Hardware:
@@ -110,7 +110,12 @@ def model(name: str, device: str) -> Model:
 
 def tokens(config: Evaluated) -> Tensor:
     """The evaluation text in blocks of tokens: (blocks, block_tokens + 1)."""
-    return _tokens(config.model, config.device, config.text, config.block_tokens, config.blocks)
+    return _blocks(config).tokens
+
+
+def documents(config: Evaluated) -> list[int]:
+    """A label for each block of the evaluation text: blocks of one label are one unit [TokenBlocks]."""
+    return list(_blocks(config).documents)
 
 
 @lru_cache(maxsize=len(STRATEGIES))
@@ -159,9 +164,9 @@ def placed(
 
 
 def measured(config: Evaluated) -> dict[str, Any]:
-    """Mean loss and accuracy of every block of text, of the model as it is now."""
+    """Mean loss and accuracy of every block of text, of the model as it is now, and the labels of `documents`."""
     losses, hits = block_results(model(config.model, config.device).network, tokens(config))
-    return {"loss": losses.tolist(), "accuracy": hits.tolist()}
+    return {"loss": losses.tolist(), "accuracy": hits.tolist(), "documents": documents(config)}
 
 
 @lru_cache(maxsize=1)
@@ -169,6 +174,10 @@ def _documents(text: str) -> tuple[str, ...]:
     return tuple(held_out("evaluation") if text == OUR_TEXT else read_text(text))
 
 
+def _blocks(config: Evaluated) -> TokenBlocks:
+    return _cut(config.model, config.device, config.text, config.block_tokens, config.blocks)
+
+
 @lru_cache(maxsize=1)
-def _tokens(name: str, device: str, text: str, block_tokens: int, blocks: int) -> Tensor:
-    return token_blocks(model(name, device), _documents(text), block_tokens, blocks).tokens
+def _cut(name: str, device: str, text: str, block_tokens: int, blocks: int) -> TokenBlocks:
+    return token_blocks(model(name, device), _documents(text), block_tokens, blocks)

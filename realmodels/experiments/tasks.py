@@ -5,25 +5,13 @@ held-out text is the real one? Chance is 25 %. Dense modules are digital. Of eac
 digital by MaxNNScore, or 25 % at random (new ones for every draw); all others are analog, with w_max per tile. All
 placements share their noise draws and their questions, so that differences are paired.
 
-Rules, fixed before the first run, all but the first at c = 2.5:
-1. Ours, "the task measures something": the digital model is better than chance if the 95 % interval of its
-   accuracy is above 25 %; fails if it is below.
-2. Ours, "there is something to recover": noise on all experts costs accuracy if the interval of (accuracy of the
-   digital model - accuracy with no digital expert) is above 0; fails if it is below.
-3. The paper's claim that MaxNNScore recovers accuracy holds if the interval of (accuracy with MaxNN - accuracy with
-   no digital expert) is above 0, fails if it is below; for 12.5 % and 25 % digital experts each.
-4. The paper's claim that MaxNNScore recovers a third to more than a half of the loss: the same for the ratio of rule
-   3's difference to rule 2's, and 1/3.
-5. The paper's claim that MaxNNScore is better than random choice: the interval of (accuracy with MaxNN - accuracy with
-   random experts), 25 % each, above 0 holds, below fails.
-Intervals are over noise draws and questions together, rule 1's over questions.
+Rules: rules/figure-tasks.md.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 from realmodels.experiments import rig
 from realmodels.load import DEFAULT_MODEL
@@ -31,16 +19,17 @@ from realmodels.tasks import CHOICES, CONTINUATION, evaluate_tasks
 from realmodels.text import held_out, text_hash
 from theory.evidence import (
     Result,
+    grouped,
     judged,
     mean_finding,
     mean_interval,
     ratio_interval,
-    seed_count,
     two_way_interval,
 )
 from theory.hardware import Granularity, Hardware
 from theory.paper import DIGITAL_EXPERTS, RECOVERED, RECOVERED_AT
 from theory.placement import Strategy
+from theory.separation import evaluation_seeds
 
 RANDOM_FRACTION = DIGITAL_EXPERTS.value[1]
 PLACEMENTS: tuple[tuple[Strategy, float], ...] = (
@@ -103,11 +92,15 @@ PRESETS = {
 
 
 def grid(
-    preset: str, model: str = DEFAULT_MODEL, device: str = "cpu", seeds: int | None = None
+    preset: str,
+    model: str = DEFAULT_MODEL,
+    device: str = "cpu",
+    seeds: int | None = None,
+    first_seed: int | None = None,
 ) -> list[Config]:
-    """The units of work; `seeds` noise draws (at least 2)."""
+    """The units of work; `seeds` noise draws from `first_seed` on."""
     settings = PRESETS[preset]
-    draws = seed_count(seeds, settings.draws, "noise draws")
+    draws = evaluation_seeds(seeds, settings.draws, first_seed, "noise draws")
     reference = Config(
         model=model,
         weights=rig.model(model, device).weights_hash,
@@ -125,13 +118,13 @@ def grid(
             replace(reference, strategy=strategy, digital_fraction=fraction, c=c, seed=seed)
             for strategy, fraction in PLACEMENTS
             for c in settings.magnitudes
-            for seed in range(draws)
+            for seed in draws
         ),
     ]
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """1 for each question where the model's choice is right, 0 where it is wrong."""
+    """1 for each question where the model's choice is right, 0 where it is wrong; and the question's document."""
     model = rig.model(config.model, config.device)
     if config.strategy is None:
         found = evaluate_tasks(model, (CONTINUATION,), config.questions)
@@ -145,20 +138,22 @@ def measure(config: Config) -> dict[str, Any]:
             strategy=config.strategy,
         ):
             found = evaluate_tasks(model, (CONTINUATION,), config.questions)
-    return {"correct": [int(each) for each in found[CONTINUATION].correct]}
+    answers = found[CONTINUATION]
+    return {"correct": [int(each) for each in answers.correct], "documents": list(answers.documents)}
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
-    """Accuracies with 95 % intervals, and the findings by the rules above."""
+    """Accuracies with 95 % intervals, and the findings by the rules."""
+    documents = records[0]["documents"]
     draws: dict[tuple[Strategy, float, float], list[list[int]]] = {}
     for config, record in zip(configs, records, strict=True):
         if config.strategy is None:
-            digital = np.array(record["correct"], dtype=float)
+            digital = grouped(record["correct"], documents)
         else:
             draws.setdefault((config.strategy, config.digital_fraction, config.c), []).append(
                 record["correct"]
             )
-    tables = {key: np.array(each, dtype=float) for key, each in draws.items()}  # (draws, questions)
+    tables = {key: grouped(each, documents) for key, each in draws.items()}  # (draws, documents)
     curves = []
     for (strategy, fraction, c), correct in tables.items():
         none = tables["none", 0.0, c]
@@ -179,57 +174,63 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
 
     none = tables["none", 0.0, RULE_C]
     cost = digital - none
-    where = f"at c = {RULE_C:g}"
+    model, where = configs[0].model, f"at c = {RULE_C:g}"
     findings = [
         mean_finding(
-            "the digital model tells the real continuation from others better than chance",
+            f"the digital model tells the real continuation from others better than chance; {model}",
             "accuracy of the digital model",
             digital,
             CHANCE,
             origin="ours",
+            family="task",
         ),
         mean_finding(
-            "noise on all experts costs accuracy",
+            f"noise on all experts costs accuracy; {model}",
             f"accuracy of the digital model - with no digital expert {where}",
             cost,
             origin="ours",
+            family="cost of noise",
         ),
     ]
     for fraction in DIGITAL_EXPERTS.value:
         gain = tables["maxnn", fraction, RULE_C] - none
         findings += [
             mean_finding(
-                f"MaxNNScore recovers accuracy; {fraction:.1%} of experts digital",
+                f"MaxNNScore recovers accuracy; {model}, {fraction:.1%} of experts digital",
                 f"accuracy with MaxNN - with no digital expert {where}",
                 gain,
                 origin="paper",
+                family="recovers accuracy",
             ),
             judged(
-                claim=f"MaxNNScore recovers {RECOVERED.said} of the loss of accuracy; {fraction:.1%} of"
+                claim=f"MaxNNScore recovers {RECOVERED.said} of the loss of accuracy; {model}, {fraction:.1%} of"
                 " experts digital",
                 origin="paper",
                 statistic=f"recovered fraction of the loss of accuracy {where}",
                 estimate=float(gain.mean() / cost.mean()) if cost.mean() else 0.0,
-                interval=ratio_interval(gain, cost),
-                n=len(none),
+                interval=partial(ratio_interval, gain, cost),
+                n=min(none.shape),
                 threshold=RULE_4_RECOVERED,
+                family="recovers a third",
             ),
         ]
     findings.append(
         mean_finding(
-            f"MaxNNScore is better than random choice; {RANDOM_FRACTION:.1%} of experts digital",
+            f"MaxNNScore is better than random choice; {model}, {RANDOM_FRACTION:.1%} of experts digital",
             f"accuracy with MaxNN - with random experts {where}",
             tables["maxnn", RANDOM_FRACTION, RULE_C] - tables["random", RANDOM_FRACTION, RULE_C],
             origin="paper",
+            family="against random choice",
         )
     )
     return Result(
         data={
             "digital": {"accuracy": float(digital.mean()), "accuracy_interval": mean_interval(digital)},
             "curves": curves,
-            "model": configs[0].model,
+            "model": model,
             "task": CONTINUATION,
-            "questions": len(digital),
+            "questions": len(documents),
+            "documents": len(digital),
             "chance": CHANCE,
             "w_max": W_MAX,
         },

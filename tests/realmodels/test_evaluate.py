@@ -5,11 +5,13 @@ import importlib
 import logging
 import math
 from dataclasses import replace
+from itertools import combinations
 from logging.handlers import BufferingHandler
 from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,11 +30,11 @@ from small_models import (
 from torch import Tensor, nn
 
 from realmodels import evaluate
-from realmodels.evaluate import BLOCK_TOKENS, block_results, token_blocks
+from realmodels.evaluate import BLOCK_TOKENS, SECTIONS, block_results, token_blocks
 from realmodels.load import Model
 from realmodels.pretrain import encode
 from theory.errors import InputError
-from theory.evidence import mean_interval
+from theory.evidence import LEAST_UNITS, grouped, mean_interval
 
 module = importlib.import_module("realmodels.evaluate")  # the package has the function under this name
 # What is left to rounding is the loss itself, which is in fp32: a rounding by 2^-24 of the logit, and one for every
@@ -110,6 +112,35 @@ def test_default_length() -> None:
     assert token_blocks(long, TEXTS, 2 * BLOCK_TOKENS).tokens.shape[1] == 2 * BLOCK_TOKENS + 1
 
 
+@settings(max_examples=30)
+@given(length=st.integers(1, 12), blocks=st.integers(8, 60))
+def test_blocks_of_one_document_are_one_unit(length: int, blocks: int) -> None:
+    """Against the components of the graph of blocks that predict a token of the same document."""
+    owner = [number for number, text in enumerate(TEXTS) for _ in [0, *small_tokenizer()(text)["input_ids"]]]
+    available = (len(owner) - 1) // length
+    count = min(blocks, available)
+    starts = [number * available // count * length for number in range(count)]
+    read = [set(owner[start + 1 : start + length + 1]) for start in starts]
+    label = list(range(count))
+    for first, second in combinations(range(count), 2):
+        if read[first] & read[second]:
+            label = [label[first] if each == label[second] else each for each in label]
+    found = token_blocks(MODEL, TEXTS, length, blocks).documents
+    if len(set(label)) >= LEAST_UNITS:
+        assert len(set(zip(found, label, strict=True))) == len(set(found)) == len(set(label))
+    else:
+        assert len(set(found)) == min(SECTIONS, count)
+
+
+def test_sections_of_a_text_of_one_document() -> None:
+    """At most 32 contiguous sections whose sizes differ by one at most."""
+    for blocks in (2, 5, 31, 32, 33, 100):
+        found = token_blocks(MODEL, ["".join(TEXTS) * 9], 1, blocks).documents
+        sizes = np.unique(found, return_counts=True)[1]
+        assert sorted(found) == list(found) and len(sizes) == min(blocks, 32)
+        assert sizes.max() - sizes.min() <= 1
+
+
 def test_documents_may_be_longer_than_the_context() -> None:
     """transformers gives no warning; its default logger does not reach pytest's."""
     tokenizer = copy.deepcopy(small_tokenizer())
@@ -140,8 +171,9 @@ def test_results_are_the_plain_definitions(name: str) -> None:
         20 * sum(losses) / math.log(2) / (9 * 20 * blocks.bytes_per_token), abs=ROUNDING
     )
     assert found.tokens == 9 * 20
-    assert found.loss_interval == pytest.approx(mean_interval(losses), abs=10 * ROUNDING)
-    assert found.accuracy_interval == pytest.approx(mean_interval(hits), abs=1e-12)
+    units = blocks.documents
+    assert found.loss_interval == pytest.approx(mean_interval(grouped(losses, units)), abs=10 * ROUNDING)
+    assert found.accuracy_interval == pytest.approx(mean_interval(grouped(hits, units)), abs=1e-12)
     low, high = found.loss_interval
     assert low < found.loss < high
 

@@ -8,6 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -49,8 +50,14 @@ QUESTIONS = 2846
 
 
 def test_questions_are_the_same_on_every_machine() -> None:
-    digest = hashlib.sha256(json.dumps(OURS).encode()).hexdigest()
+    asked = [{name: question[name] for name in ("context", "choices", "label")} for question in OURS]
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     assert (len(OURS), digest[:16]) == (QUESTIONS, "2f1eb601d2f96f11")
+
+
+def test_questions_name_their_document() -> None:
+    for question in OURS:
+        assert question["context"] in held_out("evaluation")[question["document"]]
 
 
 def test_the_real_choice_is_the_one_that_follows_and_no_other_is() -> None:
@@ -219,7 +226,9 @@ def test_standard_errors_are_lm_evals(model: Model, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(lm_eval.evaluator, "evaluate", spy)
     ours = evaluate_tasks(model, [CONTINUATION], 8)[CONTINUATION]
-    assert ours.standard_error == pytest.approx(theirs[0]["results"][CONTINUATION]["acc_stderr,none"])
+    assert ours.documents == tuple(question["document"] for question in OURS[:8])
+    by_question = replace(ours, documents=())
+    assert by_question.standard_error == pytest.approx(theirs[0]["results"][CONTINUATION]["acc_stderr,none"])
 
 
 def test_the_model_is_evaluated_as_it_is_now(model: Model, harness: list[dict[str, Any]]) -> None:
@@ -430,7 +439,19 @@ def test_one_task_alone_is_its_own_mean(values: list[float]) -> None:
     mean = TasksAccuracy((one,))
     assert mean.accuracy == one.accuracy == sum(values) / len(values)
     assert mean.standard_error == pytest.approx(one.standard_error)
-    assert mean.interval == pytest.approx(one.interval) and one.interval == mean_interval(values)
+    assert mean.interval == pytest.approx(one.interval) and one.interval == pytest.approx(
+        mean_interval(values)
+    )
+
+
+@given(correct)
+def test_two_questions_of_each_document_count_once(values: list[float]) -> None:
+    """Asked twice, every question of a document has the same answer: standard error and interval stay."""
+    one = TaskAccuracy(CONTINUATION, METRICS[CONTINUATION], tuple(values))
+    twice = replace(one, correct=tuple(values * 2), documents=tuple(range(len(values))) * 2)
+    assert twice.accuracy == pytest.approx(one.accuracy)
+    assert twice.standard_error == pytest.approx(one.standard_error)
+    assert twice.interval == pytest.approx(one.interval)
 
 
 @given(correct, st.integers(1, 9))

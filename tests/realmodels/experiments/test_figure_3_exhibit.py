@@ -27,7 +27,8 @@ PARTS = {
     "everything": Part(figure_3.EVERYTHING, ("attention", "lm_head"), 1.0),
 }
 PARAMETERS = {"attention": 1_000_000, "dense": 2_000_000, "experts": 7_000_000, "everything": 10_000_000}
-BLOCKS, DRAWS = 6, 4
+BLOCKS, DRAWS = 6, 6
+UNITS = list(range(BLOCKS))  # every block a document of its own
 
 
 def records(
@@ -36,10 +37,10 @@ def records(
     """Units whose loss increase at c is c * damage[part] on average, with effects of draw and block."""
     generator = np.random.default_rng(seed)
     digital = 2 + generator.random(BLOCKS)
-    reference = Config("m", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 0.0, 0)
+    reference = Config("tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 0.0, 0)
     configs, found = (
         [reference],
-        [{"loss": list(digital), "accuracy": [0.5] * BLOCKS, "analog_parameters": 0}],
+        [{"loss": list(digital), "accuracy": [0.5] * BLOCKS, "documents": UNITS, "analog_parameters": 0}],
     )
     for w_max in rig.GRANULARITIES:
         for name, part in PARTS.items():
@@ -52,6 +53,7 @@ def records(
                         {
                             "loss": list(digital + increase),
                             "accuracy": [0.5 - 0.1 * c] * BLOCKS,
+                            "documents": UNITS,
                             "analog_parameters": PARAMETERS[name],
                         }
                     )
@@ -86,7 +88,7 @@ def test_verdicts_follow_the_data(dense: float, experts: float, verdict: str, ra
     assert {finding.verdict for finding in ratio} == {ratio_verdict}
     for finding, c in zip(paper, [1.5, 2.5] * 2, strict=True):
         assert finding.n == DRAWS and f"c = {c:g}" in finding.claim
-        # Noise of the estimate: (draw + block) effects of both parts, over 4 draws, times c.
+        # Noise of the estimate: (draw + block) effects of both parts, over 6 draws, times c.
         assert finding.estimate == pytest.approx(
             c * (dense - experts), abs=6 * c * 0.002 * math.sqrt(2 / DRAWS)
         )
@@ -101,6 +103,21 @@ def test_the_verdict_on_converters(cost: float, verdict: str) -> None:
     findings = by_kind(summarise(*records(DAMAGE, converters=cost)), "calibrated")
     assert [finding.verdict for finding in findings] == [verdict] * 2
     assert all(finding.n == BLOCKS for finding in findings)
+
+
+def test_documents_are_the_units_of_text() -> None:
+    """A second block of each document that says the same as the first one tells nothing new."""
+    configs, found = records(DAMAGE, spread=0.1)
+    twice = [
+        {name: value * 2 if isinstance(value, list) else value for name, value in record.items()}
+        for record in found
+    ]
+    one, two = (summarise(configs, each) for each in (found, twice))
+    for mine, theirs in zip(one.findings, two.findings, strict=True):
+        assert (mine.claim, mine.n, mine.verdict) == (theirs.claim, theirs.n, theirs.verdict)
+        assert mine.interval == pytest.approx(theirs.interval, rel=1e-9)
+    for mine, theirs in zip(one.data["curves"], two.data["curves"], strict=True):
+        assert mine["loss_change_interval"] == pytest.approx(theirs["loss_change_interval"], rel=1e-9)
 
 
 @settings(max_examples=20)
@@ -168,7 +185,7 @@ def test_the_grid_shares_everything_but_what_is_compared(units: list[Config]) ->
     for unit in units[1:]:
         draws.setdefault((unit.w_max, unit.part, unit.c), []).append(unit.seed)
     for (_, _, c), seeds in draws.items():
-        assert seeds == ([0, 1] if c else [0])
+        assert seeds == ([1000, 1001] if c else [1000])
     labels = [part.label for part in dict.fromkeys(unit.part for unit in units[1:]) if part]
     assert labels == [
         "attention",

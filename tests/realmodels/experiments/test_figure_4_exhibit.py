@@ -36,7 +36,8 @@ from theory.evidence import Finding, Result, mean_interval, two_way_interval
 from theory.paper import RECOVERED
 from theory.placement import Strategy
 
-BLOCKS, DRAWS = 6, 4
+BLOCKS, DRAWS = 6, 6
+UNITS = list(range(BLOCKS))  # every block a document of its own
 ASKED = {"boolq": 300, "arc_easy": 800, CONTINUATION: 500}  # number of questions with made-up answers
 DAMAGE: dict[Strategy, float] = dict.fromkeys(STRATEGIES, 0.08) | {"none": 0.1, "maxnn": 0.05, "minnn": 0.09}
 
@@ -47,8 +48,8 @@ def records(
     """Units whose loss increase is c * damage on average, with effects of draw and block."""
     generator = np.random.default_rng(seed)
     digital = 2 + generator.random(BLOCKS)
-    reference = Config("m", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 1.0, 0.0, 0, (), None)
-    configs, found = [reference], [{"loss": list(digital), "accuracy": [0.5] * BLOCKS}]
+    reference = Config("tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 1.0, 0.0, 0, (), None)
+    configs, found = [reference], [{"loss": list(digital), "accuracy": [0.5] * BLOCKS, "documents": UNITS}]
     for w_max in rig.GRANULARITIES:
         for strategy, fraction in [("none", 0.0), *((each, f) for f in FRACTIONS for each in STRATEGIES)]:
             for c in (1.0, RULE_C):
@@ -65,7 +66,8 @@ def records(
                         )
                     )
                     increase = c * (damage[strategy] + noise)
-                    found.append({"loss": list(digital + increase), "accuracy": [0.5 - 0.1 * c] * BLOCKS})
+                    accuracy = [0.5 - 0.1 * c] * BLOCKS
+                    found.append({"loss": list(digital + increase), "accuracy": accuracy, "documents": UNITS})
     return configs, found
 
 
@@ -82,6 +84,7 @@ def with_tasks(
         if config.strategy is not None:
             share = lost[config.strategy] * config.c / RULE_C / (2 if config.digital_fraction == 0.25 else 1)
         record["tasks"] = {}
+        record["task_units"] = {task: list(range(count)) for task, count in asked.items()}
         for task, count in asked.items():
             right = round(0.8 * count)
             answers = (np.arange(count) < right).astype(int)
@@ -121,8 +124,10 @@ def test_every_baseline_and_the_reverse_are_judged() -> None:
     assert len(claims) == len(set(claims)) == 2 * len(FRACTIONS) * len(STRATEGIES)
     ours = [finding.claim for finding in result.findings if finding.origin == "ours"]
     assert len(ours) == 4 and all("its own reverse" in claim for claim in ours)
-    for exhibit in ("figure-4", "figure-5"):
-        assert_as_committed(exhibit, result)
+    assert_as_committed("figure-4", result)
+    configs, found = records(DAMAGE)
+    deepseek = [replace(config, model="tiny-deepseek-moe") for config in configs]
+    assert_as_committed("figure-5", summarise(deepseek, found))
 
 
 def test_the_picture_shows_every_curve_and_the_papers_claim() -> None:
@@ -253,6 +258,29 @@ def test_curves_have_the_accuracy_on_tasks() -> None:
     assert digital["each"]["boolq"]["mean"] == pytest.approx(0.8)
 
 
+def test_documents_are_the_units_of_a_task() -> None:
+    """The same question asked twice of every document tells nothing new."""
+    configs, found = with_tasks(LOST, {CONTINUATION: 200})
+    twice = [
+        record | {key: {CONTINUATION: record[key][CONTINUATION] * 2} for key in ("tasks", "task_units")}
+        for record in found
+    ]
+    one, two = (about(summarise(configs, each), "on the tasks") for each in (found, twice))
+    for mine, theirs in zip(one, two, strict=True):
+        assert (mine.n, mine.verdict) == (theirs.n, theirs.verdict)
+        assert mine.interval == pytest.approx(theirs.interval, rel=1e-9)
+
+
+def test_documents_are_the_units_of_text() -> None:
+    """A second block of each document that says the same as the first one tells nothing new."""
+    configs, found = records(DAMAGE)
+    twice = [{name: value * 2 for name, value in record.items()} for record in found]
+    one, two = (summarise(configs, each) for each in (found, twice))
+    for mine, theirs in zip(one.findings, two.findings, strict=True):
+        assert (mine.claim, mine.n, mine.verdict) == (theirs.claim, theirs.n, theirs.verdict)
+        assert mine.interval == pytest.approx(theirs.interval, rel=1e-9)
+
+
 def test_one_task_is_judged_as_its_answers_are() -> None:
     """Intervals are those of a (draws, questions) table, for differences and for their ratio."""
     configs, found = with_tasks(LOST, {CONTINUATION: 200})
@@ -292,7 +320,11 @@ answers = st.integers(2, 12).flatmap(
 )
 def test_the_interval_over_tasks(tables: dict[str, Any], order: random.Random) -> None:
     """Tasks share draws and have questions of their own; the order of tasks does not matter."""
-    draws = [{"tasks": {task: table[draw] for task, table in tables.items()}} for draw in range(3)]
+    units = {task: list(range(len(table[0]))) for task, table in tables.items()}
+    draws = [
+        {"tasks": {task: table[draw] for task, table in tables.items()}, "task_units": units}
+        for draw in range(3)
+    ]
     found = figure_4._over_tasks(draws)
     arrays = [np.array(table, dtype=float) for table in tables.values()]
     assert found.mean() == pytest.approx(np.mean([each.mean() for each in arrays]))
@@ -303,7 +335,7 @@ def test_the_interval_over_tasks(tables: dict[str, Any], order: random.Random) -
     shuffled = list(tables)
     order.shuffle(shuffled)
     again = figure_4._over_tasks(
-        [{"tasks": {task: draw["tasks"][task] for task in shuffled}} for draw in draws]
+        [draw | {"tasks": {task: draw["tasks"][task] for task in shuffled}} for draw in draws]
     )
     assert two_way_interval(again) == pytest.approx(two_way_interval(found), abs=1e-12)
 
@@ -429,11 +461,12 @@ def test_units_ask_the_model_that_they_deploy(folder: Path) -> None:
     plain = grid("quick", model=str(folder), seeds=2)
     assert plain == [replace(unit, tasks=(), questions=None) for unit in units]
     found = [measure(unit) for unit in units[:2]]
-    expected = evaluate_tasks(load(folder), [CONTINUATION], 40)[CONTINUATION].correct
-    assert found[0]["tasks"] == {CONTINUATION: [int(each) for each in expected]}
+    expected = evaluate_tasks(load(folder), [CONTINUATION], 40)[CONTINUATION]
+    assert found[0]["tasks"] == {CONTINUATION: [int(each) for each in expected.correct]}
+    assert found[0]["task_units"] == {CONTINUATION: list(expected.documents)}
     assert len(found[1]["tasks"][CONTINUATION]) == 40
     for unit, record in zip(plain[:2], found, strict=True):
-        assert measure(unit) == {name: record[name] for name in ("loss", "accuracy")}
+        assert measure(unit) == {name: record[name] for name in ("loss", "accuracy", "documents")}
 
 
 def test_tasks_are_measured_under_noise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

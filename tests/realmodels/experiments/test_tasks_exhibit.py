@@ -21,7 +21,7 @@ from theory.evidence import Finding, Result, mean_interval, two_way_interval
 QUESTIONS, DRAWS = 400, 6
 DIGITAL = 0.7
 LOSS = {("none", 0.0): 0.2, ("maxnn", 0.125): 0.1, ("maxnn", 0.25): 0.05, ("random", 0.25): 0.15}
-REFERENCE = Config("m", "h", "t", "cpu", QUESTIONS, None, 1.0, 0.0, 0)
+REFERENCE = Config("tiny-olmoe", "h", "t", "cpu", QUESTIONS, None, 1.0, 0.0, 0)
 PAPER = "MaxNNScore"
 
 
@@ -33,7 +33,7 @@ def records(loss: dict[Any, float], digital: float = DIGITAL) -> tuple[list[Conf
         answers = np.arange(QUESTIONS) < right
         lost = np.random.default_rng(seed).permutation(right)[: round(wrong * QUESTIONS)]
         answers[lost] = False
-        return {"correct": answers.astype(int).tolist()}
+        return {"correct": answers.astype(int).tolist(), "documents": list(range(QUESTIONS))}
 
     configs, found = [REFERENCE], [correct(0.0, 0)]
     for strategy, fraction in PLACEMENTS:
@@ -68,7 +68,12 @@ def test_the_verdict_on_the_cost_of_noise(none: float, verdict: str) -> None:
 
 @pytest.mark.parametrize(
     ("maxnn", "gains", "third"),
-    [(0.05, "holds", "holds"), (0.2, "inconclusive", "fails"), (0.3, "fails", "fails")],
+    [
+        (0.05, "holds", "holds"),
+        (0.19, "holds", "fails"),
+        (0.2, "inconclusive", "inconclusive"),  # the same answers: without any spread nothing is decided
+        (0.3, "fails", "fails"),
+    ],
 )
 def test_the_verdicts_on_the_recovered_accuracy(maxnn: float, gains: str, third: str) -> None:
     """Each budget of digital experts has verdicts of its own; those of the other budget stay."""
@@ -127,6 +132,16 @@ def test_curves_are_paired_over_draws_and_questions() -> None:
             assert curve[f"{name}_interval"] == pytest.approx(two_way_interval(expected))
     assert result.data["digital"]["accuracy_interval"] == list(mean_interval(digital))
     assert (result.data["questions"], result.data["chance"]) == (QUESTIONS, 0.25)
+
+
+def test_documents_are_the_units_of_questions() -> None:
+    """The same question asked twice of every document tells nothing new."""
+    configs, found = records(LOSS)
+    twice = [{name: value * 2 for name, value in record.items()} for record in found]
+    one, two = (summarise(configs, each).findings for each in (found, twice))
+    for mine, theirs in zip(one, two, strict=True):
+        assert (mine.claim, mine.n, mine.verdict) == (theirs.claim, theirs.n, theirs.verdict)
+        assert mine.interval == pytest.approx(theirs.interval, rel=1e-9)
 
 
 def test_the_picture_shows_every_placement_and_the_papers_claim() -> None:
