@@ -36,9 +36,17 @@ if foreign := _foreign():
     print(f"{PROGRAM}: error: {foreign}", file=sys.stderr)
     sys.exit(2)
 
-from figures.catalogue import DATA, EXHIBITS, EXPERIMENT_OPTIONS, OPTIONS_OF_ONE, Exhibit, find
+from figures.catalogue import (
+    DATA,
+    DECIDES_NOTHING,
+    EXHIBITS,
+    EXPERIMENT_OPTIONS,
+    OPTIONS_OF_ONE,
+    Exhibit,
+    find,
+)
 from figures.ledger import catalogue, ledger
-from figures.options import parser
+from figures.options import flag, parser
 from figures.output import (
     COMMITTED,
     committed_result,
@@ -51,7 +59,7 @@ from figures.output import (
     replace_file,
     write,
 )
-from figures.results import counts
+from figures.results import counts, outcome, p_value, units
 from figures.text import columns
 from theory.claims import CLAIMS, Claim
 from theory.errors import InputError
@@ -111,7 +119,7 @@ def _chosen(options: argparse.Namespace, exhibits: Sequence[Exhibit]) -> Sequenc
     """The exhibits to show; InputError for options that do not go with the choice, or with this machine."""
     for name in (*EXPERIMENT_OPTIONS, "preset", "workers", "cluster") if options.from_data else ():
         if getattr(options, name) is not None:
-            raise InputError(f"--from-data runs nothing: leave out --{name}, or leave out --from-data")
+            raise InputError(f"--from-data runs nothing: leave out {flag(name)}, or leave out --from-data")
     if options.device == "cuda":
         import torch  # only here: it takes seconds
 
@@ -178,8 +186,11 @@ def _reproduce(
         from figures.run import run, understood
 
         given = {each: getattr(options, each) for each in EXPERIMENT_OPTIONS}
-        if options.all and "device" not in understood(exhibit):
-            del given["device"]
+        if options.all:  # these two mean the same to every exhibit that knows them
+            known = understood(exhibit)
+            given = {
+                each: given[each] for each in given if each not in ("device", "first_seed") or each in known
+            }
         given = {each: value for each, value in given.items() if value is not None}
         preset = options.preset or "default"
         name = label(preset, given)
@@ -209,6 +220,8 @@ def _reproduce(
         console.print(f"{exhibit.option}: {counts(result)}; {written[0].name}", soft_wrap=True)
     else:
         console.print(_findings(result, exhibit))
+        if result.preset == "quick":
+            console.print(f"{DECIDES_NOTHING}; verdicts need --preset full")
         for path in written:
             console.print(str(path), soft_wrap=True)
     return Section(exhibit, result, drawn, committed=name == COMMITTED, file=written[0].name)
@@ -217,11 +230,19 @@ def _reproduce(
 def _findings(result: Result, exhibit: Exhibit) -> "Table":
     from rich.table import Table
 
-    table = Table(
-        "claim", "estimate [interval]", "n", "rule", "verdict", title=exhibit.title, show_lines=True
-    )
-    for finding in result.findings:
-        table.add_row(finding.claim, finding.measured, str(finding.n), finding.rule, finding.verdict)
+    names = ("claim [whose]", "estimate [interval]", "n", "p", "rule", "verdict")
+    table = Table(*names, title=exhibit.title, show_lines=True)
+    for family in dict.fromkeys(finding.family for finding in result.findings):
+        table.add_row(f"Family: {family}", style="bold")
+        for finding in (each for each in result.findings if each.family == family):
+            table.add_row(
+                f"{finding.claim} [{finding.origin}]",
+                finding.measured,
+                units(finding),
+                p_value(finding),
+                finding.rule,
+                outcome(finding),
+            )
     return table
 
 

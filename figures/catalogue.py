@@ -6,7 +6,8 @@ An experiment module has
     summarise(configs, records) -> Result     records in the order of the grid; the command line fills in the
                                               names of exhibit and preset, and the provenance
 where `grid` names as keywords the options of the command line that it understands (model, text, device,
-seeds, tasks) and is given those that the user gave. A drawing module has
+seeds, first_seed, tasks) and is given those that the user gave. The seeds of a unit are fields `seed` or `seeds` of
+its config. What is judged, and how, stands in rules/EXHIBIT.md [figures.rules]. A drawing module has
     draw(result) -> matplotlib Figure         from the result alone, drawings.style.WIDTH inches wide
     CAPTION                                   what is seen, in words; the first sentence stands in for the picture
     PARTS                                     optional: {part: (draw, caption)}, further pictures EXHIBIT-PART.png
@@ -23,8 +24,10 @@ from theory.errors import InputError
 from theory.evidence import Result
 
 OPTIONS_OF_ONE = ("model", "text", "seeds", "tasks")  # they mean something else to each exhibit
-EXPERIMENT_OPTIONS = (*OPTIONS_OF_ONE, "device")
+NUMBERS_OPTIONS = (*OPTIONS_OF_ONE, "first_seed")  # they change the numbers, and so the names of files
+EXPERIMENT_OPTIONS = (*NUMBERS_OPTIONS, "device")
 PRESETS = ("quick", "default", "full")
+DECIDES_NOTHING = "quick preset: decides nothing"  # stands wherever a result of that preset is shown
 DATA: Traversable = files("figures") / "data"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from figures.catalogue import PRESETS
 from figures.output import COMMITTED, FORMATS
 from theory.errors import InputError, did_you_mean
+from theory.separation import FIRST_FRESH_SEED
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,9 +37,9 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
     options = _Parser(
         prog=program,
         description="Reproduce an exhibit: numbers, picture, verdicts.",
-        epilog="Files are called EXHIBIT.PRESET.json, .csv, .png, ..., with --model, --text, --seeds and --tasks in the"
-        f" name where given, and EXHIBIT.{COMMITTED}.json, ... with --from-data. None replaces another's, but for a run"
-        " on another --device.",
+        epilog="Files are called EXHIBIT.PRESET.json, .csv, .png, ..., with --model, --text, --seeds,"
+        f" --tasks and --first-seed in the name where given, and EXHIBIT.{COMMITTED}.json, ... with --from-data. None"
+        " replaces another's, but for a run on another --device.",
         allow_abbrev=False,
     )
     add = options.add_argument
@@ -57,7 +58,7 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
         "--preset",
         type=_one_of(presets),
         metavar="|".join(presets),
-        help="how much to compute (default: default)",
+        help="how much to compute (default: default); quick decides nothing",
     )
     add(
         "--device",
@@ -66,6 +67,12 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
         help="where to compute (default: cpu); auto: one model over all GPUs and CPU memory",
     )
     add("--seeds", type=_count, metavar="N", help="independent noise draws or trainings")
+    add(
+        "--first-seed",
+        type=_seed,
+        metavar="N",
+        help=f"the first of the seeds (default: {FIRST_FRESH_SEED}): another one gives fresh draws and trainings",
+    )
     add("--text", metavar="FILE", help="evaluate on this UTF-8 text")
     add(
         "--tasks",
@@ -90,11 +97,16 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
         "--from-data",
         action="store_true",
         help="draw the committed result, run nothing; with --report, rather one that a run without --model, --text,"
-        " --seeds and --tasks left in --out",
+        " --seeds, --tasks and --first-seed left in --out",
     )
     add("--format", type=_formats, metavar="LIST", default=("png", "pdf"), help="of png,pdf,svg")
     add("--report", action="store_true", help=f"all that is shown as one page, {report}")
     return options
+
+
+def flag(name: str) -> str:
+    """The option as the user writes it: `--first-seed` of first_seed."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _version() -> str:
@@ -121,6 +133,12 @@ def _one_of(allowed: Sequence[str]) -> Callable[[str], str]:
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not allowed: give a whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text} is not allowed: give a whole number of at least 0")
     return int(text)
 
 

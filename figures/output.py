@@ -19,7 +19,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from figures.catalogue import OPTIONS_OF_ONE, PRESETS, Exhibit, committed, stored
+from figures.catalogue import DECIDES_NOTHING, NUMBERS_OPTIONS, PRESETS, Exhibit, committed, stored
 from figures.drawings.rows import with_bounds
 from theory.errors import InputError
 from theory.evidence import Result
@@ -54,7 +54,8 @@ class Picture:
 
 def label(preset: str, options: Mapping[str, Any]) -> str:
     """What tells the files of this run from those of others: the preset, and the options that change the numbers."""
-    words = [f"{name}-{_word(str(options[name]))}" for name in OPTIONS_OF_ONE if name in options]
+    given = [name for name in NUMBERS_OPTIONS if name in options]
+    words = [f"{name.replace('_', '-')}-{_word(str(options[name]))}" for name in given]
     return ".".join([preset, *words])
 
 
@@ -110,10 +111,14 @@ def pictures(result: Result, exhibit: Exhibit, formats: Iterable[str]) -> list[P
     # The same result gives the same bytes: neither dates nor random ids. Text in a PDF stays text (type 42).
     # The style applies to saving, too: some letters are made only then.
     settings: Any = STYLE | {"svg.hashsalt": exhibit.name, "pdf.fonttype": 42, "savefig.dpi": DPI}
+    if result.preset == "quick":
+        settings["savefig.bbox"] = "tight"  # makes room for the line below the picture
     drawn = []
     with mpl.rc_context(settings):
         for part, (draw, words) in {"": (drawing.draw, caption), **parts}.items():
             figure = draw(result)
+            if result.preset == "quick":
+                figure.text(0.5, 0, DECIDES_NOTHING, ha="center", va="top", weight="bold")
             drawn.append(Picture(part, words, {name: _saved(figure, name) for name in formats}))
     return drawn
 

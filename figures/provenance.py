@@ -3,11 +3,14 @@
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from figures.catalogue import Exhibit
+from figures.rules import stamps
 
 PACKAGES = (
     "torch",
@@ -26,6 +29,7 @@ def provenance(
     command: Sequence[str],
     configs: Sequence[Mapping[str, Any]],
     *,
+    began: Mapping[str, Any],
     device: str | None,
     wall_seconds: float,
     computed: int,
@@ -35,16 +39,16 @@ def provenance(
 
     command: the program and the arguments.
     configs: fields of the config of every unit.
+    began: `judging` when the run began: its date, its commit and its rules.
     device: value of --device; None if it was left out.
     computed, from_cache: how many units were computed, and how many were found in the cache.
     """
     return {
         "command": shlex.join(command),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": git_state(),
+        **began,
         "versions": versions(),
         "device": device_name(device),
-        "seeds": sorted({config["seed"] for config in configs if "seed" in config}),
+        "seeds": seeds(configs),
         # What all units have in common: the model, its weights' hash, the text's hash, ...
         "shared": {
             name: value
@@ -54,6 +58,28 @@ def provenance(
         "wall_seconds": round(wall_seconds, 1),
         "units": {"computed": computed, "from_cache": from_cache},
     }
+
+
+def judging(exhibit: Exhibit) -> dict[str, Any]:
+    """Date, commit and rules of a run that begins now.
+
+    A result that is judged again, from records that it keeps, has the same three in `provenance["judged"]`.
+    """
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": git_state(),
+        "rules": stamps(exhibit),
+    }
+
+
+def seeds(configs: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Every seed that the configs name, in a field `seed` or `seeds`."""
+    found = set[int]()
+    for config in configs:
+        found |= {config["seed"]} if "seed" in config else set()
+        if not isinstance(config.get("seeds", 0), int):
+            found |= set(config["seeds"])
+    return sorted(found)
 
 
 def git_state() -> dict[str, Any] | None:

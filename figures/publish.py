@@ -12,21 +12,28 @@ from pathlib import Path
 from figures import results
 from figures.catalogue import DATA, EXHIBITS, Exhibit, find, stored
 from figures.output import pictures, replace_file
+from figures.rules import ROOT, faults, faults_of_history, judged_by
 from theory.errors import InputError, run
 from theory.evidence import Result
 
 
-def publish(exhibit: Exhibit, out: Path, data: Path) -> list[Path]:
-    """Copy the full result of the exhibit from `out` into `data`, redraw its pictures there; the paths."""
+def publish(exhibit: Exhibit, out: Path, data: Path, root: Path = ROOT) -> list[Path]:
+    """Copy the full result of the exhibit from `out` into `data`, redraw its pictures there; the paths.
+
+    InputError unless the rules in `root` are those that judged the result, and those of the commit that it names.
+    """
     file = out / f"{exhibit.name}.full.json"
     if not file.is_file():
         raise InputError(f"{file} is missing: run {exhibit.option} --preset full --out {out}")
     result = stored(file, exhibit, ("full",))
-    git = result.provenance.get("git")
-    if git is not None and git["dirty"]:
-        raise InputError(
-            f"{file}: computed from commit {git['commit']} with uncommitted changes: commit them and run it again"
-        )
+    for git in (result.provenance.get("git"), judged_by(result).get("git")):
+        if git is not None and git["dirty"]:
+            raise InputError(
+                f"{file}: computed from commit {git['commit']} with uncommitted changes: commit them and run it again"
+            )
+    wrong = faults(result, exhibit, root) or (faults_of_history(result, root) if git is not None else [])
+    if wrong:
+        raise InputError(f"{file}: {wrong[0]}")
     contents = {data / f"{exhibit.name}.json": result.to_json().encode()}
     for picture in pictures(result, exhibit, ("png",)):
         contents[data / f"{picture.name(exhibit)}.png"] = picture.formats["png"]
@@ -47,6 +54,7 @@ def main(
     argv: Sequence[str] | None = None,
     exhibits: Sequence[Exhibit] = EXHIBITS,
     data: Traversable = DATA,
+    root: Path = ROOT,
 ) -> None:
     """Publish the named exhibit, and write the pages anew."""
     parser = argparse.ArgumentParser(prog="python -m figures.publish", description=__doc__)
@@ -60,7 +68,7 @@ def main(
     if "-" not in options.exhibit:
         raise InputError(f"exhibit {options.exhibit!r}: give figure-NAME or table-NAME")
     exhibit = find(options.exhibit, exhibits)
-    for path in publish(exhibit, options.out, data):
+    for path in publish(exhibit, options.out, data, root):
         print(path)
     print(commit_of(Result.from_json((data / f"{exhibit.name}.json").read_text(encoding="utf-8"))))
     results.main()

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import get_args
 
 from figures.answers import answers
-from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
+from figures.catalogue import DATA, DECIDES_NOTHING, EXHIBITS, Exhibit, needed
 from figures.text import first_sentence
 from theory import paper
 from theory.claims import CLAIMS, NOTATION, Claim, marked_tests
 from theory.derivations import KINDS, Step
 from theory.errors import InputError, run
-from theory.evidence import Finding, Origin, Result, Verdict
+from theory.evidence import LEAST_P, Finding, Origin, Result, Verdict
 
 ROOT = Path(__file__).parents[1]
 ON_THE_README = "figure-3"  # the exhibit whose picture stands there
 ORIGINS: Mapping[Origin, str] = {
     "paper": "the paper's, as we read it",
+    "extension": "the paper's, under conditions that it does not speak of",
     "reconstruction": "our reconstruction of a claim of the paper",
     "ours": "our own",
 }
@@ -44,7 +45,9 @@ Every finding says what was claimed, what was measured, and what came out. Findi
 def counts(result: Result) -> str:
     """How many findings have which verdict, and the preset if it is a smaller one than full."""
     counted = verdicts(result.findings)
-    return counted if result.preset == "full" else f"{counted} ({result.preset} preset only)"
+    if result.preset == "full":
+        return counted
+    return f"{counted} ({DECIDES_NOTHING if result.preset == 'quick' else f'{result.preset} preset only'})"
 
 
 def verdicts(findings: Iterable[Finding]) -> str:
@@ -65,6 +68,28 @@ def origin(result: Result) -> str:
     if git is not None:
         commit = f"commit {git['commit'][:8]}{' with changes' if git['dirty'] else ''}"
     return f"{commit}, {provenance['device']}, {provenance['wall_seconds']:.0f} s, {provenance['date'][:10]}"
+
+
+# How a finding is shown
+
+
+def outcome(finding: Finding) -> str:
+    """The verdict, with the reason where the finding's interval alone says something else."""
+    words = [finding.reason] if finding.reason else []
+    words += ["exploratory"] if finding.exploratory else []
+    return f"{finding.verdict} ({'; '.join(words)})" if words else finding.verdict
+
+
+def p_value(finding: Finding) -> str:
+    """p as tables show it; - where nothing is random."""
+    if finding.n is None:
+        return "-"
+    return f"< {LEAST_P:.0e}" if finding.p <= LEAST_P else f"{finding.p:.2g}"
+
+
+def units(finding: Finding) -> str:
+    """n as tables show it; - where nothing is random."""
+    return "-" if finding.n is None else str(finding.n)
 
 
 # What findings have in common

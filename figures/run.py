@@ -35,8 +35,9 @@ from rich.progress import (
 )
 
 from figures.catalogue import Exhibit
+from figures.options import flag
 from figures.output import disk_full, is_disk_full
-from figures.provenance import provenance
+from figures.provenance import judging, provenance
 from theory.errors import InputError
 from theory.evidence import Result
 from theory.strict_json import plain
@@ -74,12 +75,12 @@ def run(
     cluster: address of a Dask scheduler; None computes here.
     brief: True leaves out the lines of progress where there is no terminal.
     """
-    started = time.monotonic()
+    started, began = time.monotonic(), judging(exhibit)
     experiment = import_module(exhibit.experiment)
     used = understood(exhibit)
     for name in options:
         if name not in used:
-            raise InputError(f"--{name}: {exhibit.option} does not use it; leave it out")
+            raise InputError(f"{flag(name)}: {exhibit.option} does not use it; leave it out")
     device = options.get("device")
     if device == "auto" and "model" not in used:
         raise InputError(f"--device auto: {exhibit.option} loads no model; use cpu or cuda")
@@ -99,6 +100,7 @@ def run(
     origin = provenance(
         command,
         [asdict(config) for config in configs],
+        began=began,
         device=device,
         wall_seconds=time.monotonic() - started,
         computed=computed,

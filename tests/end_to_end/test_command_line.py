@@ -29,6 +29,7 @@ import figures.run
 import paper_repro
 from figures.catalogue import DATA, EXHIBITS
 from figures.output import label
+from figures.provenance import seeds
 from figures.run import code_hash
 from theory.evidence import Result
 
@@ -101,12 +102,14 @@ def test_a_run_writes_everything_and_a_second_one_computes_nothing(
 ) -> None:
     assert run(tmp_path, "--workers", "1", "--format", "png,pdf,svg") == 0
     shown = capsys.readouterr().out
-    assert "holds" in shown and "pi is below 4" in shown and "[our claim]" in shown
+    assert "holds" in shown and "pi is below 4 [ours]" in shown and "Family: pi" in shown
+    assert "quick preset: decides nothing; verdicts need --preset full" in shown
     first = result(tmp_path)
     assert executed(log) == stored(tmp_path) == list(range(6))  # units that two arms share are computed once
     assert (first.exhibit, first.preset) == ("figure-pi", "quick")
     assert first.provenance["units"] == {"computed": 6, "from_cache": 0}
     assert first.provenance["seeds"] == list(range(6))
+    assert first.provenance["rules"] == []  # no rules/figure-pi.md
     assert first.provenance["shared"] == {"throws": 1000, "text": "none"}
     assert first.provenance["command"].startswith("paper_repro.py --figure pi --preset quick")
     assert first.provenance["versions"]["torch"] == torch.__version__
@@ -277,7 +280,7 @@ def test_all_exhibits_and_a_report(tmp_path: Path, log: Path, capsys: pytest.Cap
     assert str(tmp_path / "report.html") in capsys.readouterr().out
     assert (tmp_path / "figure-pi.quick.svg").is_file() and not list(tmp_path.glob("*.png"))
     first = (tmp_path / "report.html").read_text()
-    assert "1 holds" in first and "the whole interval is below 4" in first and "no result" not in first
+    assert "1 holds" in first and "95 % interval below 4" in first and "no result" not in first
 
     data = tmp_path / "data"
     data.mkdir()
@@ -302,6 +305,38 @@ def test_a_report_of_one_exhibit(tmp_path: Path, log: Path) -> None:
     assert "pi by throwing darts" in (tmp_path / "report.html").read_text()
 
 
+def test_other_seeds_are_other_draws(tmp_path: Path, log: Path) -> None:
+    """--all gives the first seed to every exhibit that knows it."""
+    assert run(tmp_path, "--first-seed", "5000") == 0
+    assert result(tmp_path, "quick.first-seed-5000").provenance["seeds"] == list(range(5000, 5006))
+    options = ["--all", "--first-seed", "7000", "--preset", "quick", "--out", str(tmp_path)]
+    assert paper_repro.main(options, toy_exhibit.EXHIBITS[:1]) == 0
+    assert result(tmp_path, "quick.first-seed-7000").provenance["seeds"] == list(range(7000, 7006))
+    assert sorted(executed(log)) == [*range(5000, 5006), *range(7000, 7006)]
+
+
+@pytest.mark.parametrize(
+    ("configs", "found"),
+    [
+        ([{"seed": 2}, {"seed": 1}, {"seed": 2}], [1, 2]),
+        ([{"seeds": (4, 3)}, {"seeds": [3, 5]}], [3, 4, 5]),
+        ([{"seed": 1, "seeds": 8}, {"draws": 3}], [1]),  # a number of seeds is none
+    ],
+)
+def test_seeds_of_the_provenance(configs: list[dict[str, Any]], found: list[int]) -> None:
+    assert seeds(configs) == found
+
+
+@pytest.mark.parametrize("preset", ["quick", "default"])
+def test_a_picture_of_the_quick_preset_says_that_it_decides_nothing(
+    preset: str, tmp_path: Path, log: Path
+) -> None:
+    options = [*PI, "--preset", preset, "--format", "svg", "--out", str(tmp_path)]
+    assert paper_repro.main(options, toy_exhibit.EXHIBITS) == 0
+    picture = (tmp_path / f"figure-pi.{preset}.svg").read_text()
+    assert ("quick preset: decides nothing" in picture) == (preset == "quick")
+
+
 def test_results_of_other_options_stand_beside_each_other(tmp_path: Path, log: Path) -> None:
     assert run(tmp_path) == 0
     first = {path: path.read_bytes() for path in tmp_path.glob("figure-pi.*")}
@@ -317,7 +352,15 @@ def test_results_of_other_options_stand_beside_each_other(tmp_path: Path, log: P
 
 @given(
     options=st.lists(
-        st.fixed_dictionaries({}, optional={"model": st.text(), "text": st.text(), "seeds": st.integers(1)}),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "model": st.text(),
+                "text": st.text(),
+                "seeds": st.integers(1),
+                "first_seed": st.integers(0),
+            },
+        ),
         min_size=2,
         max_size=2,
         unique_by=lambda each: tuple(sorted(each.items())),
@@ -353,7 +396,7 @@ def test_a_report_of_everything_takes_one_line_an_exhibit(
     options = ["--all", "--preset", "quick", "--workers", "1", "--out", str(tmp_path), "--report"]
     assert paper_repro.main(options, toy_exhibit.EXHIBITS[:1]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "--figure pi: 1 holds (quick preset only); figure-pi.quick.json",
+        "--figure pi: 1 holds (quick preset: decides nothing); figure-pi.quick.json",
         str(tmp_path / "report.html"),
     ]
 
@@ -450,6 +493,9 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--all", "--figure", "pi"], ["not allowed with"]),
         (["--all", "--text", "x"], ["--all", "--text"]),
         (["--all", "--seeds", "3"], ["--all", "--seeds"]),
+        ([*PI, "--first-seed", "-1"], ["--first-seed", "-1", "at least 0"]),
+        ([*PI, "--first-seed", "x"], ["--first-seed", "x", "at least 0"]),
+        ([*PI, "--from-data", "--first-seed", "3"], ["leave out --first-seed"]),
         (["--all", "--device", "auto"], ["--all", "--device auto", "cuda"]),
         (["--all", "--from-data", "--preset", "quick"], ["--from-data", "--preset"]),
         (["--figure", "pi", "--table", "lost"], ["not allowed with"]),

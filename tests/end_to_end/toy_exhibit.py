@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from figures.catalogue import Exhibit
 from theory.errors import InputError
-from theory.evidence import Finding, Result, mean_interval, verdict
+from theory.evidence import Result, mean_finding
 
 UNITS = {"quick": 6, "default": 12, "full": 24}
 
@@ -39,10 +39,13 @@ class Config:
     text: str
 
 
-def grid(preset: str, seeds: int | None = None, text: str = "none") -> list[Config]:
+def grid(
+    preset: str, seeds: int | None = None, first_seed: int | None = None, text: str = "none"
+) -> list[Config]:
     if text == "":
         raise InputError("--text '': empty; give a text")
-    configs = [Config(seed, 1000, text) for seed in range(seeds or UNITS[preset])]
+    start = first_seed or 0
+    configs = [Config(seed, 1000, text) for seed in range(start, start + (seeds or UNITS[preset]))]
     return configs + configs[:2]  # two arms that share units
 
 
@@ -61,17 +64,7 @@ def measure(config: Config) -> dict[str, float | str]:
 def summarise(configs: list[Config], records: list[dict[str, float]]) -> Result:
     assert [config.seed for config in configs] == [record["seed"] for record in records]
     values = [record["pi"] for record in records]
-    interval = mean_interval(values)
-    finding = Finding(
-        claim="[our claim] pi is below 4",
-        origin="ours",
-        statistic="mean",
-        estimate=sum(values) / len(values),
-        interval=interval,
-        n=len(values),
-        rule="the whole interval is below 4",
-        verdict=verdict(interval, 4.0, "below"),
-    )
+    finding = mean_finding("pi is below 4", "mean", values, 4.0, "below", origin="ours", family="pi")
     return Result(data={"values": values}, findings=(finding,))
 
 

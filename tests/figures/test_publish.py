@@ -3,12 +3,14 @@
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import figures.publish
-from figures.catalogue import DATA, EXHIBITS, committed
+from figures.catalogue import DATA, EXHIBITS, committed, needed
 from figures.publish import commit_of, main, publish
+from figures.rules import stamps
 from theory.errors import InputError
 from theory.evidence import Result
 
@@ -16,15 +18,38 @@ EXHIBIT = next(exhibit for exhibit in EXHIBITS if exhibit.name == "figure-tasks"
 ROOT = Path(__file__).parents[2]
 
 
+RULES = """Written 2026-01-02, before the run that they judge.
+
+## Families
+| family | question |
+|---|---|
+"""
+
+
 @pytest.fixture
-def result() -> Result:
-    found = committed(EXHIBIT, DATA)
-    assert found is not None
-    return found
+def root(tmp_path: Path) -> Path:
+    """A folder with the rules of the committed findings."""
+    found = needed(EXHIBIT, DATA)
+    (tmp_path / "root" / "rules").mkdir(parents=True)
+    rows = "".join(f"| {family} | ? |\n" for family in {finding.family for finding in found.findings})
+    (tmp_path / "root" / "rules" / f"{EXHIBIT.name}.md").write_text(RULES + rows)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def result(root: Path) -> Result:
+    """The committed result, as if these rules had judged it in no checkout."""
+    found = needed(EXHIBIT, DATA)
+    changes = {"git": None, "rules": stamps(EXHIBIT, root), "date": "2026-01-02T00:00:00+00:00"}
+    return replace(found, provenance=found.provenance | changes)
 
 
 def test_a_full_result_is_copied_and_drawn(
-    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    result: Result,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, data = tmp_path / "out", tmp_path / "data"
     out.mkdir()
@@ -32,10 +57,10 @@ def test_a_full_result_is_copied_and_drawn(
     (out / f"{EXHIBIT.name}.full.json").write_text(result.to_json())
     pages: list[bool] = []
     monkeypatch.setattr(figures.publish.results, "main", lambda: pages.append(True))
-    main([EXHIBIT.name, "--out", str(out)], EXHIBITS, data)
+    main([EXHIBIT.name, "--out", str(out)], EXHIBITS, data, root)
     assert committed(EXHIBIT, data) == result and pages == [True]
     assert (data / f"{EXHIBIT.name}.png").read_bytes().startswith(b"\x89PNG")
-    assert result.provenance["git"]["commit"] in capsys.readouterr().out
+    assert "no commit says how" in capsys.readouterr().out
 
 
 def test_only_full_results_are_published(result: Result, tmp_path: Path) -> None:
@@ -46,13 +71,28 @@ def test_only_full_results_are_published(result: Result, tmp_path: Path) -> None
         publish(EXHIBIT, tmp_path, tmp_path / "data")
 
 
-def test_what_no_commit_says_is_not_published(result: Result, tmp_path: Path) -> None:
-    git = {"commit": "abc", "dirty": True}
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"git": {"commit": "abc", "dirty": True}}, "commit abc with uncommitted changes"),
+        (
+            {"judged": {"git": {"commit": "abc", "dirty": True}, "rules": []}},
+            "commit abc with uncommitted changes",
+        ),
+        ({"rules": []}, "the result names no rules: run it again"),
+        ({"rules": [{"file": f"rules/{EXHIBIT.name}.md", "sha256": "0"}]}, "was changed after the run"),
+        ({"date": "2026-01-01T00:00:00+00:00"}, "older than its rules"),
+        ({"git": {"commit": "0" * 40, "dirty": False}}, "at commit 00000000 is not the one"),
+    ],
+)
+def test_what_no_commit_says_or_other_rules_judged_is_not_published(
+    changes: dict[str, Any], message: str, result: Result, root: Path, tmp_path: Path
+) -> None:
     file = tmp_path / f"{EXHIBIT.name}.full.json"
-    file.write_text(replace(result, provenance=result.provenance | {"git": git}).to_json())
+    file.write_text(replace(result, provenance=result.provenance | changes).to_json())
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(InputError, match="commit abc with uncommitted changes"):
-        publish(EXHIBIT, tmp_path, tmp_path)
+    with pytest.raises(InputError, match=message):
+        publish(EXHIBIT, tmp_path, tmp_path, root)
     assert sorted(tmp_path.iterdir()) == before
 
 
