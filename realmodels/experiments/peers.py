@@ -6,15 +6,9 @@ Placements, calibrations, programmed weights and text are the same bit for bit. 
 rounding. In fp32 they sum in different orders, so that a code within rounding of the border to the next code may differ
 by one step. What follows is another sample of rounding errors of the same size, which hardly changes a mean loss.
 
-Rules, fixed before the first run, for w_max per tile and per column:
-1. Figure 3's rules, on each of the three simulators by itself.
-2. Ours, "a peer finds what ours finds". For each of the two parts and c = 1.5 and 2.5: (loss on the peer - loss on
-   ours), relative to the loss increase on ours, has a 95 % interval within -2 % and 2 %: holds; all of it outside:
-   fails. In figure 3 those increases are known to 4-13 % and differ by factors of 4 to 6.
-3. Ours: the same with everything on analog hardware and c = 0, where the increase itself may be 0: the interval of the
-   difference is within -0.005 and 0.005 nats per token, half of what figure 3's rule 3 allows.
-Differences are paired: the same draw, the same block. Intervals of rule 2 are over draws and blocks together, those of
-rule 3 over blocks.
+The findings on the three simulators are figure 3's finding repeated: the same draws, the same text, the same model.
+
+Rules: rules/figure-peers.md.
 """
 
 from collections.abc import Sequence
@@ -31,7 +25,16 @@ from realmodels.experiments.figure_3 import DENSE, EVERYTHING, RULE_1_C, RULE_1_
 from realmodels.experiments.rig import Preset
 from realmodels.load import DEFAULT_MODEL
 from theory.errors import InputError
-from theory.evidence import Finding, Result, inside, mean_interval, ratio_interval, two_way_interval
+from theory.evidence import (
+    Finding,
+    Interval,
+    Result,
+    grouped,
+    judged_inside,
+    mean_interval,
+    ratio_interval,
+    two_way_interval,
+)
 
 Simulator = Literal["ours", "aihwkit", "lightning"]
 SIMULATORS: tuple[Simulator, ...] = get_args(Simulator)
@@ -74,9 +77,13 @@ PRESETS = {
 
 
 def grid(
-    preset: str, model: str = DEFAULT_MODEL, text: str | None = None, seeds: int | None = None
+    preset: str,
+    model: str = DEFAULT_MODEL,
+    text: str | None = None,
+    seeds: int | None = None,
+    first_seed: int | None = None,
 ) -> list[Config]:
-    """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
+    """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on."""
     versions = {simulator: _version(package) for simulator, package in PACKAGES.items()}
     settings = PRESETS[preset]
     reference = Config(
@@ -89,7 +96,7 @@ def grid(
         version="",
     )
     parts = {part.label: part for part in figure_3.parts(rig.model(model, "cpu"))}
-    draws = settings.seeds(seeds)
+    draws = settings.seeds(seeds, first_seed)
     units = [
         (parts[label], c, seed)
         for label in (DENSE, RULE_1_EXPERTS)
@@ -140,15 +147,18 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         findings += [
             replace(finding, claim=f"{finding.claim}; on {simulator}") for finding in result.findings
         ]
-    differences = _differences(configs, records)
+    comparisons = _comparisons(configs, records)
     return Result(
         data={
-            **{name: result.data[name] for name in ("digital", "model", "text", "blocks", "block_tokens")},
+            **{
+                name: result.data[name]
+                for name in ("digital", "model", "text", "blocks", "block_tokens", "documents")
+            },
             "versions": {config.simulator: config.version for config in configs},
             "curves": curves,
-            "differences": differences,
+            "differences": [comparison.row() for comparison in comparisons],
         },
-        findings=(*findings, *map(_finding, differences)),
+        findings=(*findings, *(comparison.finding(configs[0].model) for comparison in comparisons)),
     )
 
 
@@ -161,60 +171,94 @@ def _version(package: str | None) -> str:
         ) from None
 
 
-def _differences(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Loss on the peer - loss on ours, and its share of the loss increase: for each peer, granularity, part and c."""
+@dataclass(frozen=True)
+class _Comparison:
+    """A peer against ours, on one part of the model at one magnitude.
+
+    difference: loss on the peer - loss on ours, (draws, documents), or (documents,) where c is 0.
+    increase: loss increase on ours, of the same shape.
+    """
+
+    simulator: str
+    w_max: str
+    part: str
+    c: float
+    difference: NDArray[np.float64]
+    increase: NDArray[np.float64]
+
+    @property
+    def n(self) -> int:
+        return min(self.difference.shape)
+
+    def share(self) -> float:
+        return float(self.difference.mean() / self.increase.mean())
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        return (two_way_interval if self.c else mean_interval)(self.difference, confidence)
+
+    def share_interval(self, confidence: float = 0.95) -> Interval | None:
+        return ratio_interval(self.difference, self.increase, confidence)
+
+    def row(self) -> dict[str, Any]:
+        """The difference as the drawing needs it; its share of the increase, where there is noise."""
+        row: dict[str, Any] = {name: getattr(self, name) for name in ("simulator", "w_max", "part", "c", "n")}
+        row |= {"difference": float(self.difference.mean()), "interval": self.interval()}
+        if self.c:
+            row |= {"share": self.share(), "share_interval": self.share_interval()}
+        return row
+
+    def finding(self, model: str) -> Finding:
+        """Rule 2, or rule 3 where c is 0."""
+        claim = (
+            f"{self.simulator} finds what ours finds: {self.part}; {model}, w_max per {self.w_max},"
+            f" c = {self.c:g}"
+        )
+        difference = f"loss on {self.simulator} - on ours"
+        if self.c:
+            return judged_inside(
+                claim,
+                f"({difference}) / loss increase on ours",
+                self.share(),
+                self.share_interval,
+                self.n,
+                -RULE_2_SHARE,
+                RULE_2_SHARE,
+                origin="ours",
+                family="same loss",
+            )
+        return judged_inside(
+            claim,
+            f"{difference}, nats per token",
+            float(self.difference.mean()),
+            self.interval,
+            self.n,
+            -EQUIVALENT_NATS,
+            EQUIVALENT_NATS,
+            origin="ours",
+            family="same loss without noise",
+        )
+
+
+def _comparisons(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> list[_Comparison]:
+    """One for each peer, granularity, part and c."""
     digital = next(record for config, record in zip(configs, records, strict=True) if config.part is None)
     losses: dict[tuple[str, float, str, str], dict[int, list[float]]] = {}
     for config, record in zip(configs, records, strict=True):
         if config.part is not None:
             key = config.w_max, config.c, config.part.label, config.simulator
             losses.setdefault(key, {})[config.seed] = record["loss"]
-    tables = {key: _table(draws) for key, draws in losses.items()}
-    rows = []
+
+    def increase(w_max: str, c: float, part: str, simulator: str) -> NDArray[np.float64]:
+        """Draws are in the order of the seeds, which is the same for every simulator."""
+        draws = losses[w_max, c, part, simulator]
+        blocks = np.array([draws[seed] for seed in sorted(draws)]) - np.array(digital["loss"])
+        table = grouped(blocks, digital["documents"])
+        return table if c else table[0]
+
+    found = []
     for simulator in SIMULATORS[1:]:
-        for w_max, c, part, _ in (key for key in tables if key[-1] == "ours"):
-            ours = tables[w_max, c, part, "ours"]
-            difference = tables[w_max, c, part, simulator] - ours
-            row: dict[str, Any] = {
-                "simulator": simulator,
-                "w_max": w_max,
-                "part": part,
-                "c": c,
-                "n": len(difference) if c else difference.size,
-                "difference": float(difference.mean()),
-            }
-            if c:
-                increase = ours - np.array(digital["loss"])
-                row["interval"] = two_way_interval(difference)
-                row["share"] = float(difference.mean() / increase.mean())
-                row["share_interval"] = ratio_interval(difference, increase)
-            else:
-                row["interval"] = mean_interval(difference[0])
-            rows.append(row)
-    return rows
-
-
-def _table(draws: dict[int, list[float]]) -> NDArray[np.float64]:
-    """Losses (draws, blocks), in the order of the seeds, which is the same for every simulator."""
-    return np.array([draws[seed] for seed in sorted(draws)])
-
-
-def _finding(row: dict[str, Any]) -> Finding:
-    """Rule 2, or rule 3 where c is 0."""
-    c, simulator = row["c"], row["simulator"]
-    if c:
-        estimate, interval, margin = row["share"], row["share_interval"], RULE_2_SHARE
-        statistic = f"(loss on {simulator} - on ours) / loss increase on ours"
-    else:
-        estimate, interval, margin = row["difference"], row["interval"], EQUIVALENT_NATS
-        statistic = f"loss on {simulator} - on ours, nats per token"
-    return Finding(
-        claim=f"{simulator} finds what ours finds: {row['part']}; w_max per {row['w_max']}, c = {c:g}",
-        origin="ours",
-        statistic=statistic,
-        estimate=estimate,
-        interval=interval,
-        n=row["n"],
-        rule=f"95 % interval within {-margin:g} and {margin:g}: holds; outside: fails",
-        verdict=inside(interval, -margin, margin),
-    )
+        for w_max, c, part, _ in (key for key in losses if key[-1] == "ours"):
+            ours = increase(w_max, c, part, "ours")
+            peers = increase(w_max, c, part, simulator)
+            found.append(_Comparison(simulator, w_max, part, c, peers - ours, ours))
+    return found

@@ -7,19 +7,7 @@ the next-token loss and top-1 accuracy of our own small models of the same archi
 everything analog at 8 bits and w_max per tile, when the calibrated kappa and lam of all layers are multiplied by common
 factors. lam is in units of the DAC bound, so that a factor on kappa scales the ADC bound, too.
 
-Rules, fixed before the first run, for each model. Nothing is random: 95 % intervals are over blocks of text, and
-differences are taken on the same blocks. Rules 1 and 2 are for 8 bits; 1, 2 and 4 for each granularity of w_max.
-1. The paper's claim "converters on the experts alone cost little" holds if the interval of (loss with experts analog
-   - loss all digital) is below 0.01 nats per token, fails if it is above.
-2. The paper's claim "dense modules on analog hardware cost more than the experts" holds if the interval of (loss that
-   the dense modules add to analog experts) - (loss increase with experts analog) is above 0, fails if it is below: with
-   L(p) the loss of placement p, the statistic is L(everything) - 2 L(experts) + L(nothing).
-3. Ours, "calibration finds the best of the heat map, within 0.002 nats per token": the cell with the smallest mean
-   loss is chosen on every other block of text; on the other half of the blocks, where this choice is not biased, it
-   holds if the interval of (loss of the calibrated point - loss of that cell) is below 0.002, fails if it is above.
-   If the calibrated point itself is chosen, the difference is 0.
-4. Ours, "fewer bits cost more", everything analog: for each number of bits against the next larger one, holds if the
-   interval of (loss of fewer - loss of more) is above 0, fails if it is below.
+Rules: rules/table-1.md.
 """
 
 from collections.abc import Sequence
@@ -29,7 +17,7 @@ from itertools import pairwise, product
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from realmodels.analog import LayerCalibration, Ranges
 from realmodels.calibrate import Calibration, calibrate
@@ -38,17 +26,19 @@ from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated
 from realmodels.load import DEFAULT_MODEL
 from theory.errors import InputError
-from theory.evidence import Finding, Result, mean_finding, mean_interval
+from theory.evidence import Finding, Result, grouped, mean_finding, mean_interval
 from theory.hardware import Granularity, Hardware
 from theory.paper import CONVERTER_BITS, TABLE_1, Analog
 from theory.placement import place
 
+Documents = Float[np.ndarray, " documents"]
 Blocks = Float[np.ndarray, " blocks"]
 MODELS = (DEFAULT_MODEL, "tiny-deepseek-moe")
+QUANTITIES = ("loss", "accuracy")
 RULE_BITS = CONVERTER_BITS.value
 RULE_1_LOSS, RULE_3_LOSS = 0.01, 0.002  # nats per token
 HEAT_MAP_W_MAX: Granularity = "tile"
-HALVES = 4  # least number of blocks of the heat map, so that each half of the blocks has an interval
+HALVES = 4  # least number of blocks of the heat map, so that each half of the documents has an interval
 
 
 @dataclass(frozen=True)
@@ -190,25 +180,30 @@ def _calibration(name: str, device: str, w_max: Granularity, bits: int) -> Calib
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
-    """Table and heat map for each model, and the findings by the rules above."""
+    """Table and heat map for each model, and the findings by the rules."""
     models, findings = [], []
+    documents: dict[str, int] = {}
     for name in dict.fromkeys(config.model for config in configs):
         units = [unit for unit in zip(configs, records, strict=True) if unit[0].model == name]
         table = [unit for unit in units if unit[0].part == "table"]
-        digital = {quantity: np.array(values) for quantity, values in table[0][1]["nothing"].items()}
+        units_of_text = table[0][1]["nothing"]["documents"]
+        digital = {name: grouped(table[0][1]["nothing"][name], units_of_text) for name in QUANTITIES}
         cells = {
             (config.w_max, config.bits, analog): {
-                quantity: np.array(values) - digital[quantity] for quantity, values in found.items()
+                quantity: grouped(found[quantity], units_of_text) - digital[quantity]
+                for quantity in QUANTITIES
             }
             for config, record in table[1:]
             for analog, found in record.items()
         }
         reference, *others = [unit for unit in units if unit[0].part == "heat map"]
-        heat_map = {
+        blocks = {
             (config.kappa_factor, config.lam_factor): np.array(record["everything"]["loss"])
             - np.array(reference[1]["nothing"]["loss"])
             for config, record in others
         }
+        labels = np.array(reference[1]["nothing"]["documents"])
+        heat_map = {factors: grouped(values, labels) for factors, values in blocks.items()}
         models.append(
             {
                 "model": name,
@@ -239,11 +234,12 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             }
         )
         losses = {key: changes["loss"] for key, changes in cells.items()}
-        findings += [*_table_findings(name, losses), _heat_map_finding(name, heat_map)]
+        findings += [*_table_findings(name, losses), _heat_map_finding(name, blocks, labels)]
+        documents[name] = len(digital["loss"])
     first, last = configs[0], configs[-1]
     return Result(
         data={
-            "models": models,
+            "models": [{**each, "documents": documents[each["model"]]} for each in models],
             "published": TABLE_1.value,
             "heat_map_bits": RULE_BITS,
             "heat_map_w_max": HEAT_MAP_W_MAX,
@@ -256,7 +252,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     )
 
 
-def _table_findings(model: str, losses: dict[tuple[Granularity, int, str], Blocks]) -> list[Finding]:
+def _table_findings(model: str, losses: dict[tuple[Granularity, int, str], Documents]) -> list[Finding]:
     """Rules 1, 2 and 4, from the loss increases against the digital model."""
     findings = []
     for w_max in dict.fromkeys(key[0] for key in losses):
@@ -271,12 +267,14 @@ def _table_findings(model: str, losses: dict[tuple[Granularity, int, str], Block
                 RULE_1_LOSS,
                 "below",
                 origin="paper",
+                family="experts alone",
             ),
             mean_finding(
                 f"dense modules on analog hardware cost more than the experts; {where}, {RULE_BITS} bits",
                 "loss added by the dense modules - loss added by the experts, nats per token",
                 added - experts,
                 origin="paper",
+                family="dense against experts",
             ),
         ]
         bits = sorted({key[1] for key in losses})
@@ -287,20 +285,28 @@ def _table_findings(model: str, losses: dict[tuple[Granularity, int, str], Block
                     "loss of the former - loss of the latter, nats per token",
                     losses[w_max, fewer, "everything"] - losses[w_max, more, "everything"],
                     origin="ours",
+                    family="fewer bits",
                 )
             )
     return findings
 
 
-def _heat_map_finding(model: str, losses: dict[tuple[float, float], Blocks]) -> Finding:
-    """Rule 3."""
-    kappa, lam = min(losses, key=lambda factors: float(losses[factors][::2].mean()))
+def _heat_map_finding(
+    model: str, losses: dict[tuple[float, float], Blocks], documents: Int[np.ndarray, " blocks"]
+) -> Finding:
+    """Rule 3. Every other document chooses the cell that the calibrated point is compared with."""
+    choosing = np.unique(documents, return_inverse=True)[1] % 2 == 0
+    others = [factors for factors in losses if factors != (1.0, 1.0)]
+    kappa, lam = min(others, key=lambda factors: float(losses[factors][choosing].mean()))
+    difference = (losses[1.0, 1.0] - losses[kappa, lam])[~choosing]
     return mean_finding(
         f"calibration finds the best of the heat map; {model}, w_max per {HEAT_MAP_W_MAX}, {RULE_BITS} bits",
-        f"loss of the calibrated point - loss at kappa x {kappa:g}, lam x {lam:g}, the best on the other"
-        " half of the blocks, nats per token",
-        (losses[1.0, 1.0] - losses[kappa, lam])[1::2],
+        f"loss of the calibrated point - loss at kappa x {kappa:g}, lam x {lam:g}, the best other cell on the"
+        " other half of the documents, nats per token",
+        grouped(difference, documents[~choosing]),
         RULE_3_LOSS,
         "below",
         origin="ours",
+        family="heat map",
+        exploratory=True,
     )

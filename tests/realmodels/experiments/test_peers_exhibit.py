@@ -24,7 +24,8 @@ PARTS = {
 }
 PARAMETERS = {DENSE: 2_000_000, RULE_1_EXPERTS: 7_000_000, EVERYTHING: 10_000_000}
 DAMAGE = {DENSE: 0.5, RULE_1_EXPERTS: 0.2}  # loss increase at c = 1
-CONVERTERS, BLOCKS, DRAWS = 0.001, 6, 4
+CONVERTERS, BLOCKS, DRAWS = 0.001, 6, 6
+UNITS = list(range(BLOCKS))  # every block a document of its own
 
 
 def records(
@@ -36,9 +37,16 @@ def records(
     """
     generator = np.random.default_rng(seed)
     digital = 2 + generator.random(BLOCKS)
-    reference = Config("m", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 0.0, 0, "ours", "")
+    reference = Config("tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 0.0, 0, "ours", "")
     configs = [reference]
-    found = [{"loss": list(digital), "accuracy": [0.5] * BLOCKS, "analog_parameters": 0}]
+    found = [
+        {
+            "loss": list(digital),
+            "accuracy": [0.5] * BLOCKS,
+            "documents": UNITS,
+            "analog_parameters": 0,
+        }
+    ]
     effects = 100 * spread * generator.standard_normal(DRAWS)
     for simulator in SIMULATORS:
         for w_max in rig.GRANULARITIES:
@@ -64,6 +72,7 @@ def records(
                             {
                                 "loss": list(digital + increase + noise),
                                 "accuracy": [0.4] * BLOCKS,
+                                "documents": UNITS,
                                 "analog_parameters": PARAMETERS[label],
                             }
                         )
@@ -211,7 +220,7 @@ def test_the_simulators_share_everything(units: list[Config]) -> None:
         (EVERYTHING, 0.0),
     }
     assert {unit.w_max for unit in units} == {"tile", "column"}
-    assert {unit.seed for unit in units if unit.c} == {0, 1}
+    assert {unit.seed for unit in units if unit.c} == {1000, 1001}
     assert all(bool(unit.version) == (unit.simulator != "ours") for unit in units)
 
 
@@ -225,7 +234,7 @@ def test_units_are_measured_on_their_simulator(units: list[Config], monkeypatch:
     reference = measure(units[0])
     fields = {name: getattr(units[0], name) for name in figure_3.Config.__dataclass_fields__}
     assert reference == figure_3.measure(figure_3.Config(**fields))
-    noisy = [unit for unit in units if unit.c and unit.w_max == "column" and unit.seed == 1]
+    noisy = [unit for unit in units if unit.c and unit.w_max == "column" and unit.seed == 1001]
     dense = {unit.simulator: measure(unit) for unit in noisy if unit.part and unit.part.label == DENSE}
     assert len(dense) == 3
     increase = np.mean(dense["ours"]["loss"]) - np.mean(reference["loss"])
