@@ -10,6 +10,7 @@ family is at most 5 % (`verdict`). Both need at least LEAST_UNITS independent un
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -259,7 +260,7 @@ def proportion_interval(successes: int, trials: int, confidence: float = 0.95) -
 def geometric_interval(samples: ArrayLike, confidence: float = 0.95) -> Interval:
     """Student's interval on the log scale for the geometric mean of independent positive samples (n,), n >= 2."""
     low, high = mean_interval(np.log(_positive(samples)), confidence)
-    return math.exp(low), math.exp(high)
+    return math.exp(low), math.exp(min(high, math.log(sys.float_info.max)))
 
 
 def geometric_mean(samples: ArrayLike) -> float:

@@ -14,24 +14,11 @@ each other. Weights are means over the neurons that are active at the start.
 - "other tokens": norms of living specialists, with all other tokens; the norm is that of the largest of m neurons
 - "death": norms of all specialists (effect iii)
 
-Rules, fixed before the first run. Every interval is the 95 % interval of the mean over training seeds. "Within" a
-range: holds if the interval lies inside it, fails if outside, else inconclusive. Rules 3 and 4 judge claims of the
-paper, the others (G).
-1. At the stop rule the own-token ratio of the signs whose t_F is not over is rho: measured/rho within 1 +- tau. tau
-   is |G's correction for the initial weights| / rho plus 4 standard errors of the batches' class frequencies.
-2. With the three effects in it, (G) predicts the ratio of norms: measured/predicted within 1 +- .1, the mean over
-   alpha.
-3. Frequent specialists have the larger neurons: the smallest nu_F/nu_R of any alpha is above 1.
-4. Their advantage is proportional to rho: the log-log slope of nu_F/nu_R against rho is within 1 +- .1.
-5. Growth of frequent specialists ends at t_F: measured knee (plateau/initial slope) over t_F within 1 +- .05.
-6. The whole curve follows (G): the root mean square of log(own-token ratio/closed form), over log-spaced steps from
-   t_F/2 on, is below log 1.1.
-7. Once both classes are learned, the ratio is N_R q_R/(N_F q_F): measured/predicted within 1 +- .05.
-8. ... and does not depend on alpha: late ratio at the smallest over that at the largest alpha within 1 +- .05.
+Rules: rules/figure-growth.md.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -43,7 +30,18 @@ from numpy.typing import NDArray
 from synthetic.data import Task, evaluation_samples
 from synthetic.model import ModelConfig, product
 from synthetic.training import Training, train
-from theory.evidence import Finding, Result, mean_finding, mean_interval, mean_within, seed_count
+from theory.evidence import (
+    LEVEL,
+    Finding,
+    Result,
+    Scale,
+    geometric_interval,
+    geometric_mean,
+    interval_of,
+    mean_finding,
+    mean_of,
+    mean_within,
+)
 from theory.growth import (
     dead_probability,
     growth_rate,
@@ -53,6 +51,7 @@ from theory.growth import (
     ratio_correction,
     saturating_weight,
 )
+from theory.separation import evaluation_seeds
 from theory.setting import Setting
 
 Array = NDArray[np.float64]
@@ -64,6 +63,7 @@ SIGNS = (1, -1)
 NORM_TOLERANCE = 0.1  # rule 2
 SLOPE_TOLERANCE = 0.1  # rule 4
 TIME_TOLERANCE = 0.05  # rules 5, 7 and 8
+FAMILIES = ("rho at the stop rule", "norms", "past the stop rule")
 FACTORS = ("own, unsaturated", "saturation", "leakage", "other tokens", "death")
 
 
@@ -118,10 +118,10 @@ PRESETS = {
 }
 
 
-def grid(preset: str, seeds: int | None = None) -> list[Config]:
-    """The trainings. `seeds` (at least 2) overrides the preset's number of training seeds."""
+def grid(preset: str, seeds: int | None = None, first_seed: int | None = None) -> list[Config]:
+    """The trainings. `seeds` overrides the preset's number of training seeds, `first_seed` the first of them."""
     chosen = PRESETS[preset]
-    count = seed_count(seeds, chosen.seeds, "training seeds")
+    each = evaluation_seeds(seeds, chosen.seeds, first_seed, "training seeds")
     settings = {
         alpha: [Setting(alpha=alpha, N_F=frequent, N_R=rare) for frequent, rare in chosen.specialists]
         for alpha in (*chosen.alphas, *chosen.far_alphas)
@@ -130,7 +130,7 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
     far = [(setting, far_steps(setting)) for alpha in chosen.far_alphas for setting in settings[alpha]]
     # The longest training comes first, so that no worker is left alone with it in the end.
     trainings = sorted([*stopped, *far], key=lambda training: -(training[1] or 0))
-    return [Config(setting, steps, seed) for setting, steps in trainings for seed in range(count)]
+    return [Config(setting, steps, seed) for setting, steps in trainings for seed in each]
 
 
 def far_steps(setting: Setting) -> int:
@@ -341,10 +341,13 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     """Ratios at the stop rule, curves past it, and the findings by the rules above."""
     stopped: dict[Setting, list[Run]] = {}
     far: dict[Setting, list[Run]] = {}
+    set_aside = set()
     for config, record in zip(configs, records, strict=True):
         run = Run(config.setting, record)
         if run.complete:  # depends on the seed alone, so the same seeds are left for every alpha
             (stopped if config.steps is None else far).setdefault(config.setting, []).append(run)
+        else:
+            set_aside.add((_name(config.setting), config.seed))
     findings: list[Finding] = []
     for name in dict.fromkeys(_name(setting) for setting in stopped):
         mine, past = (
@@ -361,6 +364,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             "at the stop rule": [_row(setting, runs) for setting, runs in stopped.items()],
             "curves": [_curve(setting, runs) for setting, runs in far.items()],
             "seeds": len(dict.fromkeys(config.seed for config in configs)),
+            "set_aside": len(set_aside),  # pairs of (N_F, N_R) and seed
         },
         findings=tuple(findings),
     )
@@ -383,6 +387,8 @@ def _at_the_stop_rule(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
                 tau,
                 origin="reconstruction",
                 statement="G",
+                family=FAMILIES[0],
+                scale="log",
                 words=f"inside 1 +- {tau:.3f} ({correction:.3f} by G's correction, the rest by class frequencies"
                 " of the batches)",
             )
@@ -401,6 +407,8 @@ def _at_the_stop_rule(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
             NORM_TOLERANCE,
             origin="ours",
             statement="G",
+            family=FAMILIES[1],
+            scale="log",
             words=f"inside 1 +- {NORM_TOLERANCE}",
         ),
         mean_finding(
@@ -410,6 +418,8 @@ def _at_the_stop_rule(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
             threshold=1.0,
             origin="paper",
             statement="G",
+            family=FAMILIES[1],
+            scale="log",
         ),
         mean_within(
             f"the ratio of the neurons' norms is proportional to that of the frequencies; {name}",
@@ -417,8 +427,9 @@ def _at_the_stop_rule(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
             np.polyfit(np.log(rho), np.log(norms), 1)[0],
             1.0,
             SLOPE_TOLERANCE,
-            origin="paper",
+            origin="reconstruction",
             statement="G",
+            family=FAMILIES[1],
             words=f"inside 1 +- {SLOPE_TOLERANCE}",
         ),
     ]
@@ -441,6 +452,8 @@ def _past_it(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
             TIME_TOLERANCE,
             origin="reconstruction",
             statement="G",
+            family=FAMILIES[2],
+            scale="log",
             words=near_one,
         ),
         mean_finding(
@@ -451,6 +464,7 @@ def _past_it(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
             direction="below",
             origin="reconstruction",
             statement="G",
+            family=FAMILIES[2],
         ),
     ]
     late = np.array([[_late(run) for run in each] for each in runs.values()])  # (alphas, seeds, 2)
@@ -467,6 +481,8 @@ def _past_it(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
             TIME_TOLERANCE,
             origin="reconstruction",
             statement="G",
+            family=FAMILIES[2],
+            scale="log",
             words=near_one,
         ),
         mean_within(
@@ -477,6 +493,8 @@ def _past_it(runs: Mapping[Setting, list[Run]]) -> list[Finding]:
             TIME_TOLERANCE,
             origin="reconstruction",
             statement="G",
+            family=FAMILIES[2],
+            scale="log",
             words=near_one,
         ),
     ]
@@ -526,15 +544,15 @@ def _row(setting: Setting, runs: Sequence[Run]) -> dict[str, Any]:
         **_names(setting),
         "rho": setting.rho,
         "seeds": len(runs),
-        "steps": _mean(run.steps[-1] for run in runs),
-        "own_ratio": _mean(successive[:, 0]),
-        "own_ratio_all_signs": _mean(successive[:, 1]),
-        "norm_ratio": _mean(successive[:, -1]),
-        "predicted_norm_ratio": _mean(run.norm_ratio(run.predicted_norm) for run in runs),
-        "factors": {name: _mean(values) for name, values in zip(FACTORS, factors.T, strict=True)},
+        "steps": _mean([run.steps[-1] for run in runs]),
+        "own_ratio": _mean(successive[:, 0], "log"),
+        "own_ratio_all_signs": _mean(successive[:, 1], "log"),
+        "norm_ratio": _mean(successive[:, -1], "log"),
+        "predicted_norm_ratio": _mean([run.norm_ratio(run.predicted_norm) for run in runs], "log"),
+        "factors": {name: _mean(values, "log") for name, values in zip(FACTORS, factors.T, strict=True)},
         "leakage": {
-            "measured": _mean(_leak(run) for run in runs),
-            "predicted": _mean(run.leaked_closed_form[rare].mean() for run in runs),
+            "measured": _mean([_leak(run) for run in runs]),
+            "predicted": _mean([run.leaked_closed_form[rare].mean() for run in runs]),
         },
         "dead_probability": float(dead_probability(setting.m)),
         "dead_fraction": float(np.mean([run.active == 0 for run in runs])),
@@ -585,17 +603,16 @@ def _curve(setting: Setting, runs: Sequence[Run]) -> dict[str, Any]:
 
 def _band(values: Array) -> dict[str, list[float]]:
     """Geometric mean over seeds (the first axis) and its 95 % interval."""
-    logs = np.log(values)
-    low, high = zip(*(mean_interval(column) for column in logs.T), strict=True)
+    low, high = zip(*(geometric_interval(column) for column in values.T), strict=True)
     return {
-        name: np.exp(each).tolist() for name, each in (("mean", logs.mean(0)), ("low", low), ("high", high))
+        name: list(each)
+        for name, each in (("mean", map(geometric_mean, values.T)), ("low", low), ("high", high))
     }
 
 
-def _mean(values: Iterable[float]) -> dict[str, Any]:
-    """Mean over seeds and its 95 % interval."""
-    each = np.array(list(values), dtype=np.float64)
-    return {"mean": float(each.mean()), "interval": mean_interval(each)}
+def _mean(values: Sequence[float] | Array, scale: Scale = "linear") -> dict[str, Any]:
+    """Mean over seeds on a scale, and its 95 % interval."""
+    return {"mean": mean_of(values, scale), "interval": interval_of(values, scale)(1 - LEVEL)}
 
 
 def _names(setting: Setting) -> dict[str, Any]:

@@ -624,3 +624,5 @@ def test_means_are_judged_on_their_own_scale() -> None:
     found = mean_within("a", "b", correlations, 0.5, 0.5, origin="ours", family="f", scale="fisher")
     assert found.interval is not None and found.interval[1] < 1 < mean_interval(correlations)[1]
     assert found.estimate == pytest.approx(math.tanh(2.5))
+    wide = mean_finding("a", "b", [1e-100, 1e100], 1.0, origin="ours", family="f", scale="log")
+    assert wide.interval is not None and math.isfinite(wide.interval[1]) and wide.verdict == "inconclusive"

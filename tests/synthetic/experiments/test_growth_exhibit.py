@@ -17,6 +17,7 @@ from synthetic.model import ModelConfig
 from theory.errors import InputError
 from theory.evidence import Result, inside, mean_interval, mean_within
 from theory.growth import growth_rate, knee
+from theory.separation import FIRST_FRESH_SEED
 from theory.setting import Setting
 
 GATE = 0.99
@@ -34,7 +35,7 @@ def record(
     drift: float = 0.0,
     active: float = 0.5,
 ) -> dict[str, Any]:
-    """The record that (G) predicts, with 1 % of noise, and with what the arguments change.
+    """The record that (G) predicts, with .3 % of noise, and with what the arguments change.
 
     steps: length of the training, STEPS for the stop rule.
     exponent: exponent of rho in the ratio of the classes' frequencies.
@@ -52,7 +53,7 @@ def record(
     ends = ends * np.where(frequent, 1, setting.rho**drift)
     last = steps or STEPS
     times = np.unique(np.concatenate(([0], np.geomspace(5, last, 60).round())))
-    noise = 1 + 0.01 * np.random.default_rng(seed).standard_normal()
+    noise = 1 + 0.003 * np.random.default_rng([seed, round(1000 * setting.alpha)]).standard_normal()
     own = 1e-4 + rate * np.minimum(times[:, None], ends) * np.where(frequent, noise, 1)
     leaked = np.where(frequent, 0, leaked_gate / GATE * setting.rho * own[-1])
     norm = np.sqrt(own**2 + (leaked * times[:, None] / last) ** 2)
@@ -95,10 +96,12 @@ LATE = "in the end the own-token ratio is N_R q_R/(N_F q_F)"
 WITHOUT_ALPHA = "... which does not depend on alpha"
 
 
+def test_claims_are_those_that_are_committed() -> None:
+    assert_as_committed("figure-growth", result())
+
+
 def test_everything_holds_on_what_the_statement_has() -> None:
-    measured = result()
-    assert_as_committed("figure-growth", measured)
-    found = verdicts(measured)
+    found = verdicts(result())
     assert set(found) == {
         f"{OWN} 0.1",
         f"{OWN} 0.25",
@@ -163,7 +166,8 @@ def test_a_saturated_sign_is_left_out_and_a_dead_kind_set_aside() -> None:
             each["active"] = content["active"]
     found = summarise(configs, records)
     assert {finding.n for finding in found.findings} == {2}
-    assert found.data["at the stop rule"][0]["seeds"] == 2
+    assert {finding.verdict for finding in found.findings} == {"inconclusive"}  # of too few seeds
+    assert found.data["at the stop rule"][0]["seeds"] == 2 and found.data["set_aside"] == 1
 
 
 @given(st.floats(-3, 3), st.floats(0, 2), st.floats(0.01, 1))
@@ -187,14 +191,25 @@ def test_an_interval_is_inside_outside_or_neither(centre: float, half: float, to
 def test_a_mean_is_judged_by_its_interval_and_the_rule_says_so(
     samples: list[float], centre: float, margin: float, named: bool
 ) -> None:
-    words = {"words": "inside what it ought to be"} if named else {}
+    words = "inside what it ought to be" if named else ""
     finding = mean_within(
-        "a claim", "a statistic", samples, centre, margin, origin="ours", statement="G", **words
+        "a claim",
+        "a statistic",
+        samples,
+        centre,
+        margin,
+        origin="ours",
+        statement="G",
+        family="f",
+        words=words,
     )
     assert finding.interval == mean_interval(samples)
     assert finding.estimate == pytest.approx(np.mean(samples)) and finding.n == len(samples)
-    assert finding.verdict == inside(finding.interval, centre - margin, centre + margin)
-    where = words.get("words", f"within {margin:g} of {centre:g}")
+    if finding.interval[0] < finding.interval[1]:
+        assert finding.alone == inside(finding.interval, centre - margin, centre + margin)
+    else:
+        assert finding.alone == "inconclusive"  # without any spread
+    where = words or f"within {margin:g} of {centre:g}"
     assert finding.rule == f"95 % interval {where}: holds; outside: fails"
     assert (finding.origin, finding.statement) == ("ours", "G")
 
@@ -202,9 +217,7 @@ def test_a_mean_is_judged_by_its_interval_and_the_rule_says_so(
 def test_factors_multiply_to_the_ratio_of_norms() -> None:
     for row in result(seeds=2, leaked_gate=0.01).data["at the stop rule"]:
         product = math.prod(factor["mean"] for factor in row["factors"].values())
-        assert product * row["rho"] == pytest.approx(
-            row["norm_ratio"]["mean"], rel=1e-3
-        )  # of means over two seeds
+        assert product * row["rho"] == pytest.approx(row["norm_ratio"]["mean"])
         assert row["factors"]["leakage"]["mean"] < 1
         assert row["leakage"]["measured"]["mean"] == pytest.approx(row["leakage"]["predicted"]["mean"])
 
@@ -220,7 +233,8 @@ def test_the_grid() -> None:
         assert len({tuple(each) for each in seeds.values()}) == 1
     full = grid("full")
     assert {unit.setting.alpha for unit in full if unit.steps is None} == {0.02, 0.05, 0.1, 0.15, 0.2, 0.25}
-    assert len({unit.seed for unit in full}) >= 10
+    assert {unit.seed for unit in full} == set(range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + 16))
+    assert {unit.seed for unit in grid("quick", first_seed=7)} == {7, 8}
     with pytest.raises(InputError, match="--seeds 1: .*at least 2"):
         grid("quick", seeds=1)
 
