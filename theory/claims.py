@@ -202,7 +202,7 @@ CLAIMS = (
         id="G-adam",
         statement="Adam's steps do not depend on the size of the gradient: frequent and rare neurons grow equally",
         latex=r"\Delta w = \eta \frac{g}{|g| + \epsilon}\ \text{at the first step, and at all for constant } g;\qquad"
-        r" 1 \le \frac{\Delta w_F}{\Delta w_R} \le \min\bigl(\rho, 1 + \tfrac{\epsilon}{g_R}\bigr)",
+        r" 1 \le \frac{\Delta w_F}{\Delta w_R} \le \min\bigl(\rho, 1 + \tfrac{\epsilon}{|g_R|}\bigr)",
         assumptions=(
             _SETTING,
             _SPECIALIST,

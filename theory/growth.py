@@ -14,17 +14,15 @@ saturates first (`knee` falls with `active`), a rare specialist also learns the 
 selects (`leakage`), and a specialist may have no active neuron at all (`dead_probability`).
 """
 
-from collections.abc import Iterable
-
 from theory.functions import Value, exp, minimum, sqrt
 
 
-def own_gate(score: Value, others: Iterable[Value]) -> Value:
-    """Gate weight under expert choice: softmax over the scores of the selected tokens.
+def own_gate(score: Value, others: Value) -> Value:
+    """Gate weight under expert choice: softmax over the scores of the selected tokens, of whichever number.
 
-    others: scores of the other selected tokens.
+    others: sum of exp(score) over the other selected tokens, each being 1 for a score of 0.
     """
-    return exp(score) / (exp(score) + sum(exp(other) for other in others))
+    return exp(score) / (exp(score) + others)
 
 
 def token_choice_gate(score: Value, specialists: Value, chosen: Value) -> Value:
@@ -146,8 +144,8 @@ def adam_step(
 
 
 def adam_rate(gradient: Value, eta: Value, epsilon: Value) -> Value:
-    """Growth of the weight in one Adam step for a constant gradient above 0   [G-adam].
+    """Growth of the weight in one Adam step for a constant gradient of either sign   [G-adam].
 
     SGD adds eta * gradient instead.
     """
-    return eta * gradient / (gradient + epsilon)
+    return eta * gradient / (abs(gradient) + epsilon)

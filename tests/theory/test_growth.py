@@ -207,7 +207,7 @@ def test_weights_saturate_at_the_knee_of_their_class_and_sign(
     m, eta = 4, 0.5
     network = Network(alpha, frequent, rare, m)
     aligned(network, active)
-    gate = float(own_gate(OWN_SCORE, [0.0]))
+    gate = float(own_gate(OWN_SCORE, 1.0))
     assert torch.allclose(network.gate_on_own(), torch.full_like(network.signs, gate))
     network.train(steps, eta)
     weights = network.along(network.directions)
@@ -260,7 +260,7 @@ def test_the_late_ratio_is_that_of_the_knees(
 @pytest.mark.claim("G")
 def test_own_gate_is_the_softmax(scores: list[float]) -> None:
     expected = torch.tensor(scores, dtype=torch.float64).softmax(0)[0]
-    assert own_gate(scores[0], scores[1:]) == pytest.approx(float(expected), rel=1e-12)
+    assert own_gate(scores[0], sum(map(math.exp, scores[1:]))) == pytest.approx(float(expected), rel=1e-12)
 
 
 gradients = st.lists(st.floats(-1, 1).filter(lambda g: abs(g) > 1e-3), min_size=1, max_size=20)
@@ -290,7 +290,7 @@ def test_logistic_growth(alpha: float, frequent: int, eta: float, steps: int) ->
     network = Network(alpha, frequent, 1, 1)
     aligned(network, dict.fromkeys(((0, 1), (0, -1), (1, 1), (1, -1)), 1))
     network.train(steps, eta, logistic)
-    gate = float(own_gate(OWN_SCORE, [0.0]))
+    gate = float(own_gate(OWN_SCORE, 1.0))
     weights = network.along(network.directions)[:, 0]
     for kind, (frequency, number) in enumerate(((1 - alpha, frequent), (alpha, 1))):
         rate, slope = growth_rate(frequency, gate, eta, 1), class_margin(1.0, gate, number, 1.0)

@@ -59,10 +59,54 @@ def equal(left: Any, right: Any) -> bool:
 
 
 def vectors(names: str) -> list[Any]:
-    """A SymPy vector of three real symbols for each name."""
+    """A vector of R^d for each name, d being a symbol: its coordinate number i, a real symbol like x[i].
+
+    Sums and multiples of vectors are those of their coordinates; `dot` gives inner products.
+    """
     import sympy
 
-    return [sympy.Matrix(sympy.symbols(f"{name}_1:4", real=True)) for name in names.split()]
+    index, _ = _coordinates()
+    return [sympy.IndexedBase(name, real=True)[index] for name in names.split()]
+
+
+def dot(left: Any, right: Any) -> Any:
+    """Inner product of two vectors of R^d for a symbol d, a SymPy sum over coordinates; `equal` compares such sums."""
+    import sympy
+
+    index, dimension = _coordinates()
+    return sympy.Sum(left * right, (index, 1, dimension))
+
+
+def at(vector: Any, place: Any) -> Any:
+    """Coordinate number `place` of a vector, a symbol of any name."""
+    return vector.subs(_coordinates()[0], place)
+
+
+def delta(place: Any) -> Any:
+    """The vector whose coordinate number `place` is 1, and whose others are 0."""
+    import sympy
+
+    return sympy.KroneckerDelta(_coordinates()[0], place)
+
+
+def total(sum_of_coordinates: Any, place: Any) -> Any:
+    """The value of a sum over coordinates with the `delta` of a coordinate `place` from 1 to d."""
+    import sympy
+
+    further = sympy.Symbol("further", integer=True, nonnegative=True)  # coordinates after this one
+    return sum_of_coordinates.subs(_coordinates()[1], place + further).doit()
+
+
+def summed(value: Any, place: Any) -> Any:
+    """Sum of a value that depends on the coordinate `place`, over all coordinates from 1 to d."""
+    return dot(value.subs(place, _coordinates()[0]), 1)
+
+
+def _coordinates() -> tuple[Any, Any]:
+    """Index of a coordinate, and the dimension d."""
+    import sympy
+
+    return sympy.Symbol("i", integer=True), sympy.Symbol("d", integer=True, positive=True)
 
 
 def proved(conclusion: Any, *assumptions: Any) -> bool:

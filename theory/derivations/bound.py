@@ -1,38 +1,48 @@
 """How much noise is tolerated at least? Derivation of B, B-mean, B-exp and Bu.
 
 y f~ = sum_s y a_s sum_j G_j (1/m) sum_r ReLU(w_r . x_j + c M_r z_r . x_j), z_r standard normal. What holds of every
-expert, neuron and token is proved for one of them with symbols. Sums follow term by term. M_r = M gives the granularity
-"layer"; different M_r give "column".
+expert, neuron and token is proved for one of them with symbols. Sums follow term by term, or by induction over terms.
+Vectors have any number d of coordinates. M_r = M gives the granularity "layer"; different M_r give "column".
 """
 
 import sympy as sp
 import z3
 
-from theory.derivations import Step, equal, lemmas, proved, vectors
-from theory.functions import Phi, exp, phi, pi, relu, sqrt
+from theory.derivations import Step, at, dot, equal, lemmas, proved, total, vectors
+from theory.functions import Phi, Value, exp, phi, pi, relu, sqrt
 from theory.moments import relu_bias, relu_mean
 from theory.tolerance import concentration, failure_bound, relu_exponential, tail_events, tolerable_noise
 
 a, b, y = sp.symbols("a b y", real=True)
 sigma, c, m, M, M_max, g, mu, k = sp.symbols("sigma c m M M_max g mu k", positive=True)
 beta, L, theta, A, d = sp.symbols("beta L theta A d", positive=True)
-delta = sp.Symbol("delta", positive=True)
+failure = sp.Symbol("delta", positive=True)
 r = sp.Symbol("r", integer=True)
+place = sp.Symbol("place", integer=True, positive=True)
 above = sp.Symbol("above", positive=True)
+EVERY_SIGN = (above, -above, sp.Integer(0))  # of w . x
 z = sp.Symbol("z", real=True)
 
 CONCENTRATION = "Boucheron, Lugosi, Massart, Concentration Inequalities (2013), Theorem 5.6"
 
 
+def _squared_length(squared: Value, along: Value, weight: Value, token: Value) -> Value:
+    """|v + q H x|^2, from |v|^2, v . x, q H and |x|^2."""
+    return squared + 2 * weight * along + weight**2 * token
+
+
 def _squared_gradient() -> bool:
-    """|p G x + q H x'|^2 for tokens of length 1 at right angles: p^2 G^2 + q^2 H^2."""
-    x, other = vectors("x u")
-    p, q, G, H, xx, xu, uu = sp.symbols("p q G H xx xu uu", real=True)  # noqa: N806
-    vector = p * G * x + q * H * other
-    expanded = (p * G) ** 2 * xx + 2 * p * q * G * H * xu + (q * H) ** 2 * uu
-    products = {xx: x.dot(x), xu: x.dot(other), uu: other.dot(other)}
-    return equal(vector.dot(vector), expanded.subs(products)) and equal(
-        expanded.subs({xx: 1, xu: 0, uu: 1}), p**2 * G**2 + q**2 * H**2
+    """A token more, of length 1 and orthogonal to all before, adds (q H)^2 to |sum_j p_j G_j x_j|^2 and stays so.
+
+    v is the sum over the tokens before. v . u is 0 if every one of them is orthogonal to u, as a sum of theirs.
+    """
+    v, x, u, before = vectors("v x u before")
+    qh, g = sp.symbols("qH pG", real=True)
+    longer = v + qh * x
+    return (
+        equal(dot(longer, longer), _squared_length(dot(v, v), dot(v, x), qh, dot(x, x)))
+        and equal(_squared_length(a, 0, qh, 1), a + qh**2)
+        and equal(dot(v + g * before, u), dot(v, u) + g * dot(before, u))
     )
 
 
@@ -51,10 +61,28 @@ def _lipschitz_of_relu() -> bool:
     return proved(gap**2 <= distance**2)
 
 
+def _opposite_tokens() -> bool:
+    """G ReLU(u) + H ReLU(-u) changes by max(G, H) |u - v| at most, and max(G, H)^2 <= G^2 + H^2."""
+    gate, other, u, v = z3.Reals("G H u v")
+    change = gate * relu(u) + other * relu(-u) - gate * relu(v) - other * relu(-v)
+    most = z3.If(gate > other, gate, other)
+    return proved(
+        z3.And(change <= most * abs(u - v), -change <= most * abs(u - v), most**2 <= gate**2 + other**2),
+        gate >= 0,
+        other >= 0,
+    )
+
+
+def _noisy_output(w: Value, draw: Value, x: Value) -> Value:
+    """w . x with the noise c M z on the weights."""
+    return dot(w, x) + c * M * dot(draw, x)
+
+
 def _gradient_of_one_neuron() -> bool:
+    """The derivative by any one coordinate of the draw, of the d that there are."""
     w, draw, x = vectors("w z x")
-    active = w.dot(x) + c * M * draw.dot(x)
-    return all(equal(sp.diff(active, draw[i]), c * M * x[i]) for i in range(3))
+    slope = sp.diff(_noisy_output(w, draw, x), at(draw, place))
+    return equal(total(slope, place), c * M * at(x, place))
 
 
 def _layer_and_column() -> bool:
@@ -84,11 +112,11 @@ def _algebra() -> bool:
 
 def _theorys_form() -> bool:
     biases, squares = sp.symbols("biases squares", positive=True)  # sum of M_s, of M_s^2 g_s^2
-    ours = tolerable_noise(mu, biases / sqrt(2 * pi(mu)), sqrt(squares / m), concentration(delta))
+    ours = tolerable_noise(mu, biases / sqrt(2 * pi(mu)), sqrt(squares / m), concentration(failure))
     return equal(
-        ours.subs(delta, sp.exp(-(k**2))),
-        (mu / (biases / sqrt(2 * sp.pi) + sqrt(2 * sp.log(1 / delta) / m) * sqrt(squares))).subs(
-            delta, sp.exp(-(k**2))
+        ours.subs(failure, sp.exp(-(k**2))),
+        (mu / (biases / sqrt(2 * sp.pi) + sqrt(2 * sp.log(1 / failure) / m) * sqrt(squares))).subs(
+            failure, sp.exp(-(k**2))
         ),
     )
 
@@ -112,7 +140,7 @@ def _column_is_not_worse() -> bool:
 
 
 def _delta_is_met() -> bool:
-    return equal(failure_bound(concentration(delta) * L, L), delta)
+    return equal(failure_bound(concentration(failure) * L, L), failure)
 
 
 _CONCENTRATE = Step(
@@ -125,7 +153,7 @@ _LIPSCHITZ = (
     Step("|ReLU(u) - ReLU(v)| <= |u - v|", "certified", _lipschitz_of_relu),
     Step("d/dz_i (w . x + c M z . x) = c M x_i", "exact", _gradient_of_one_neuron),
     Step(
-        "|p G x + q H x'|^2 = p^2 G^2 + q^2 H^2 for orthonormal tokens",
+        "|sum_j p_j G_j x_j|^2 = sum_j p_j^2 G_j^2 for orthonormal tokens, by induction over tokens",
         "exact",
         _squared_gradient,
     ),
@@ -133,6 +161,11 @@ _LIPSCHITZ = (
         "active or not, p^2 G^2 <= G^2, and p q G H x.x' <= G H max(x.x', 0) if tokens correlate: all active is worst",
         "certified",
         _worst_pattern,
+    ),
+    Step(
+        "x and -x in one input: G ReLU(u) + H ReLU(-u) has Lipschitz constant max(G, H) <= (G^2 + H^2)^(1/2)",
+        "certified",
+        _opposite_tokens,
     ),
     Step(
         "over neurons: sum_r (c M_r g/m)^2, with M_r = M (c M g)^2/m; over experts these add up",
@@ -158,15 +191,20 @@ _DELTA = Step("exp(-tau^2/2) = delta for tau = sqrt(2 ln(1/delta))", "exact", _d
 def _bias_grows() -> bool:
     """db/dsigma = phi(a/sigma) > 0, for a of either sign: ReLU(a) does not depend on sigma."""
     return all(
-        equal(sp.diff(relu_bias(sign * above, sigma), sigma), phi(above / sigma)) for sign in (1, -1)
-    ) and bool(phi(above / sigma).is_positive)
+        equal(sp.diff(relu_bias(each, sigma), sigma), phi(each / sigma))
+        and bool(phi(each / sigma).is_positive)
+        for each in EVERY_SIGN
+    )
 
 
 def _slope_grows() -> bool:
     """In c, db/dc = sigma phi(a/(c sigma)), which has the slope a^2 phi/(c^3 sigma) >= 0."""
-    slope = sigma * phi(above / (c * sigma))
-    return equal(sp.diff(relu_bias(above, c * sigma), c), slope) and equal(
-        sp.diff(slope, c), above**2 / (c**3 * sigma) * phi(above / (c * sigma))
+    return all(
+        equal(sp.diff(relu_bias(each, c * sigma), c), sigma * phi(each / (c * sigma)))
+        and equal(
+            sp.diff(sigma * phi(each / (c * sigma)), c), each**2 / (c**3 * sigma) * phi(each / (c * sigma))
+        )
+        for each in EVERY_SIGN
     )
 
 
@@ -244,12 +282,7 @@ def _monotone_in_inverse() -> bool:
 def _independent() -> bool:
     """Cov(w~ . x, w~ . x') = c^2 M^2 x . x' is 0 for orthogonal tokens; being jointly normal, both are independent."""
     x, other = vectors("x u")
-    draw = vectors("z")[0]
-    product = sp.expand(c * M * draw.dot(x) * c * M * draw.dot(other))
-    moments = {draw[i] * draw[j]: int(i == j) for i in range(3) for j in range(3)}
-    squares = {draw[i] ** 2: 1 for i in range(3)}
-    covariance = product.subs(squares).subs(moments)
-    return equal(covariance, (c * M) ** 2 * x.dot(other))
+    return equal(lemmas.covariance(c * M, x, other), (c * M) ** 2 * dot(x, other))
 
 
 def _homogeneous() -> bool:
@@ -284,9 +317,9 @@ def _table_entry() -> bool:
 
 def _gates_average() -> bool:
     """Deviations of at least -e sum to at least -e if gates sum to at most 1: G dev >= -G e, term by term."""
-    gate, deviation, e, total = z3.Reals("G dev e total")
+    gate, deviation, e, gates = z3.Reals("G dev e gates")
     return proved(gate * deviation >= -gate * e, gate >= 0, deviation >= -e) and proved(
-        -total * e >= -e, total >= 0, total <= 1, e >= 0
+        -gates * e >= -e, gates >= 0, gates <= 1, e >= 0
     )
 
 
@@ -298,15 +331,18 @@ def _events() -> bool:
 def _union() -> bool:
     """The union has |A| 2 d events, each of probability exp(-tau^2/2) at most."""
     events = tail_events(A, d + 2, 4)
-    tau = concentration(delta / events)
-    return equal(events * failure_bound(tau * L, L), delta)
+    tau = concentration(failure / events)
+    return equal(events * failure_bound(tau * L, L), failure)
 
 
 def _uniform_form() -> bool:
-    biases, total, s = sp.symbols("biases total s", positive=True)  # max_y sum of M_s, sum over A of M_s
-    ours = tolerable_noise(mu, biases / sqrt(2 * pi(mu)), total / sqrt(m), concentration(delta / (2 * A * d)))
-    theirs = mu / (biases / sqrt(2 * sp.pi) + sqrt(2 * sp.log(2 * A * d / delta) / m) * total)
-    return equal(ours.subs(delta, 2 * A * d * exp(-(s**2))), theirs.subs(delta, 2 * A * d * exp(-(s**2))))
+    biases, sizes, s = sp.symbols("biases sizes s", positive=True)  # max_y sum of M_s, sum over A of M_s
+    ours = tolerable_noise(
+        mu, biases / sqrt(2 * pi(mu)), sizes / sqrt(m), concentration(failure / (2 * A * d))
+    )
+    theirs = mu / (biases / sqrt(2 * sp.pi) + sqrt(2 * sp.log(2 * A * d / failure) / m) * sizes)
+    worst = 2 * A * d * exp(-(s**2))
+    return equal(ours.subs(failure, worst), theirs.subs(failure, worst))
 
 
 def _either_label() -> bool:
@@ -349,7 +385,9 @@ STEPS = {
         Step(
             "E y f~ = sum of coefficients times relu_mean: relu_mean = ReLU + b",
             "exact",
-            lambda: equal(relu_mean(above, sigma), above + relu_bias(above, sigma)),
+            lambda: all(
+                equal(relu_mean(each, sigma), relu(each) + relu_bias(each, sigma)) for each in EVERY_SIGN
+            ),
         ),
         Step("db/dc = sigma phi(a/(c sigma)) grows with c", "exact", _slope_grows),
         Step(

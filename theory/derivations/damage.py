@@ -5,11 +5,12 @@ import sympy as sp
 from theory.damage import gated_variance, product_variance
 from theory.derivations import Step, equal
 
-w, w2, z, z2, g, u, G1, G2 = sp.symbols("w w2 z z2 g u G1 G2", real=True)
+w, w2, z, z2, g, u, G, W = sp.symbols("w w2 z z2 g u G W", real=True)
 s, s2, v, v2, vg, vu, c = sp.symbols("s s2 v v2 v_g v_u c", positive=True)
-xi, xi2, zeta, zeta2, eps, eta = sp.symbols("xi xi2 zeta zeta2 epsilon eta", real=True)
+S = sp.Symbol("S", nonnegative=True)
+xi, xi2, zeta, zeta2, eps, eta, before = sp.symbols("xi xi2 zeta zeta2 epsilon eta before", real=True)
 # Variance of each noise; all have mean 0 and are independent.
-NOISE = {xi: sp.Integer(1), xi2: sp.Integer(1), zeta: v, zeta2: v2, eps: vg, eta: vu}
+NOISE = {xi: sp.Integer(1), xi2: sp.Integer(1), zeta: v, zeta2: v2, eps: vg, eta: vu, before: S}
 
 
 def _mean(expression: sp.Expr) -> sp.Expr:
@@ -33,14 +34,22 @@ def _variance(expression: sp.Expr) -> sp.Expr:
 _product = (w + s * xi) * (z + zeta)
 _error = _product - w * z
 _other = (w2 + s2 * xi2) * (z2 + zeta2) - w2 * z2
-# Errors of two outputs that read the same z are correlated through zeta.
-_second = (w2 + s2 * xi2) * (z + zeta) - w2 * z
+# sum_i G_i e_i over any number of outputs of one inner neuron, which are correlated through zeta: W is
+# sum_i G_i w_i, `before` is sum_i G_i s_i xi_i, of variance S = sum_i G_i^2 s_i^2.
+_outputs = W * zeta + before * (z + zeta)
 
 
 def _projection() -> bool:
-    """E (G1 e1 + G2 e2)^2 for two outputs of one inner neuron."""
-    projected = product_variance(G1 * w + G2 * w2, sp.sqrt(G1**2 * s**2 + G2**2 * s2**2), z, v)
-    return equal(_mean((G1 * _error + G2 * _second) ** 2), projected)
+    """By induction over outputs: one more, G e, leaves the form, adds G w to W and G^2 s^2 to S."""
+    one_more = _outputs + G * _error
+    return (
+        equal(one_more, (W + G * w) * zeta + (before + G * s * xi) * (z + zeta))
+        and equal(_variance(before + G * s * xi), S + G**2 * s**2)
+        and equal(_mean(_outputs), 0)
+        and equal(_mean(_outputs**2), product_variance(W, sp.sqrt(S), z, v))
+        and equal(_mean(one_more**2), product_variance(W + G * w, sp.sqrt(S + G**2 * s**2), z, v))
+        and _outputs.subs({W: 0, before: 0}) == 0
+    )
 
 
 def _linear_gate() -> bool:
@@ -73,9 +82,8 @@ def _quadratic_in_c() -> bool:
 
 
 def _second_order_loss() -> bool:
-    """E [G . e + (G . e)^2/2] is half of the second moment of G . e, for an error of mean 0."""
-    error = G1 * _error + G2 * _second
-    return equal(_mean(error + error**2 / 2), _mean(error**2) / 2)
+    """E [G . e + (G . e)^2/2] is half of the second moment of G . e, for errors of mean 0 of any number of outputs."""
+    return equal(_mean(_outputs + _outputs**2 / 2), _mean(_outputs**2) / 2)
 
 
 STEPS = {
@@ -87,11 +95,15 @@ STEPS = {
             lambda: equal(_variance(_product), product_variance(w, s, z, v)),
         ),
         Step(
-            "terms of different inner neurons are uncorrelated: variances of a sum add up",
+            "terms of any two inner neurons are uncorrelated: variances of a sum add up",
             "exact",
             lambda: equal(_mean(_error * _other), 0),
         ),
-        Step("E (sum_i G_i e_i)^2 = (sum_i G_i w_i)^2 v + sum_i G_i^2 s_i^2 (z^2 + v)", "exact", _projection),
+        Step(
+            "E (sum_i G_i e_i)^2 = (sum_i G_i w_i)^2 v + sum_i G_i^2 s_i^2 (z^2 + v), by induction over outputs",
+            "exact",
+            _projection,
+        ),
         Step("d silu(g) u = (sigma(g) (1 + g (1 - sigma(g))) u) dg + silu(g) du", "exact", _slopes),
         Step("Var (f_g eps + f_u eta) = f_g^2 v_g + f_u^2 v_u", "exact", _first_order_gate),
         Step(

@@ -163,7 +163,7 @@ def _reference() -> bool:
     """gain >= SLOPE rho for all rho >= RHO_0, from B alone, by ball arithmetic."""
     N_F, N_R, m, l = (arb(REFERENCE[name]) for name in ("N_F", "N_R", "m", "l"))  # noqa: E741, N806
     one, zero, q = arb(1), arb(0), arb(QUANTILE)
-    own = own_gate(arb(OWN_SCORE), [zero] * (REFERENCE["l"] - 1))
+    own = own_gate(arb(OWN_SCORE), l - 1)
     rest = (1 - own) / (l - 1)
     cubes = N_R * m * (own**3 + (l - 1) * rest**3 + l / l**3) / m**3
     count = 2 * N_F * m * l

@@ -7,27 +7,20 @@ neuron's w~ . x' to +-B and rounds it to a multiple of its step, which divides B
 import sympy as sp
 import z3
 
-from theory.derivations import Step, equal, lemmas, proved, vectors
+from theory.derivations import Step, at, dot, equal, lemmas, proved, vectors
 from theory.derivations.bound import STEPS as BOUND
-from theory.functions import relu
+from theory.functions import Value, relu
 from theory.moments import relu_bias, relu_mean
 
 sigma, m, clip = sp.symbols("sigma m B", positive=True)
-above = sp.Symbol("above", positive=True)
-r = sp.Symbol("r", integer=True)
+a = sp.Symbol("a", real=True)
+r, j = sp.symbols("r j", integer=True)
 
 
 def _covariance() -> bool:
     """Cov(w~ . x, w~ . x') = sum_i sigma_i^2 x_i x'_i: 0 in the standard basis, not for all orthogonal tokens."""
-    x, other, sizes, draw = vectors("x u s z")
-    product = sp.expand(
-        (sizes.multiply_elementwise(draw)).dot(x) * (sizes.multiply_elementwise(draw)).dot(other)
-    )
-    moments = {draw[i] * draw[j]: 0 for i in range(3) for j in range(i)}
-    covariance = product.subs({draw[i] ** 2: 1 for i in range(3)}).subs(moments)
-    expected = sum(sizes[i] ** 2 * x[i] * other[i] for i in range(3))
-    basis = {x[0]: 1, x[1]: 0, x[2]: 0, other[0]: 0, other[1]: 1, other[2]: 0}
-    return equal(covariance, expected) and expected.subs(basis) == 0
+    x, other, sizes = vectors("x u s")
+    return equal(lemmas.covariance(sizes, x, other), dot(sizes**2 * x, other))
 
 
 def _largest_sigma() -> bool:
@@ -36,12 +29,20 @@ def _largest_sigma() -> bool:
     return proved((size * v) ** 2 <= (largest * v) ** 2, size >= 0, size <= largest)
 
 
+def _gap(w: Value, x: Value, i: Value, k: Value) -> Value:
+    """What the coordinates i of one factor and k of the other add to |w|^2 |x|^2 - (w . x)^2."""
+    return at(w, i) ** 2 * at(x, k) ** 2 - at(w, i) * at(x, i) * at(w, k) * at(x, k)
+
+
 def _cauchy_schwarz() -> bool:
-    """|w|^2 |dx|^2 - (w . dx)^2 is a sum of squares (Lagrange)."""
+    """|w|^2 |dx|^2 - (w . dx)^2 is a sum of squares (Lagrange), for every d.
+
+    It is a sum over all pairs i, k of coordinates. The pair and its mirror image give one square.
+    """
     w, x = vectors("w x")
-    gap = w.dot(w) * x.dot(x) - w.dot(x) ** 2
-    squares = sum((w[i] * x[j] - w[j] * x[i]) ** 2 for i in range(3) for j in range(i))
-    return equal(gap, squares)
+    i, k = sp.symbols("one other", integer=True)
+    square = (at(w, i) * at(x, k) - at(w, k) * at(x, i)) ** 2
+    return equal(_gap(w, x, i, k) + _gap(w, x, k, i), square)
 
 
 def _input_error() -> bool:
@@ -64,9 +65,9 @@ def _clipped() -> bool:
 
 def _clipped_mean() -> bool:
     """A clipped ReLU has the mean relu_mean(a) - relu_mean(a - B) and the bias b(a) - b(a - B)."""
-    mean = relu_mean(above, sigma) - relu_mean(above - clip, sigma)
-    clean = relu_bias(above, sigma) - relu_bias(above - clip, sigma)
-    return equal(mean - clean, above - sp.Max(above - clip, 0))
+    mean = relu_mean(a, sigma) - relu_mean(a - clip, sigma)
+    bias = relu_bias(a, sigma) - relu_bias(a - clip, sigma)
+    return equal(mean - bias, relu(a) - relu(a - clip))
 
 
 def _clipped_bias() -> bool:
@@ -94,11 +95,11 @@ def _rounding() -> bool:
 
 def _averaged() -> bool:
     """Losses average over m neurons, and over tokens with gates that sum to 1: step/2 for each analog expert."""
-    step, gate, rest = sp.symbols("step gate rest", positive=True)
+    step, gate = sp.Symbol("step", positive=True), sp.IndexedBase("G")
+    l = sp.Symbol("l", integer=True, positive=True)  # noqa: E741
     neurons = sp.summation(step / 2 / m, (r, 1, m))
-    return equal(neurons, step / 2) and equal(
-        (gate * neurons + rest * neurons).subs(rest, 1 - gate), step / 2
-    )
+    tokens, gates = sp.Sum(gate[j] * neurons, (j, 1, l)), sp.Sum(gate[j], (j, 1, l))
+    return equal(neurons, step / 2) and equal(tokens, step / 2 * gates)
 
 
 def _margin() -> bool:
@@ -113,7 +114,7 @@ def _margin() -> bool:
 STEPS = {
     "H": (
         *lemmas.PCM_RANGE,
-        Step("Cov(w~ . x, w~ . x') = sum_i sigma_i^2 x_i x'_i", "exact", _covariance),
+        Step("Cov(w~ . x, w~ . x') = sum_i sigma_i^2 x_i x'_i in R^d", "exact", _covariance),
         Step(
             "|diag(sigma) v| <= max_i sigma_i |v|: M_sr becomes the largest sigma_i/c",
             "certified",
@@ -121,7 +122,7 @@ STEPS = {
         ),
         *BOUND["B"],
         Step(
-            "DAC: a known token x' in place of x; (w . dx)^2 <= |w|^2 |dx|^2, w without noise",
+            "DAC: a known token x' in place of x; (w . dx)^2 <= |w|^2 |dx|^2 in R^d, w without noise",
             "exact",
             _cauchy_schwarz,
         ),
@@ -138,7 +139,11 @@ STEPS = {
             _clipped_bias,
         ),
         Step("rounding to multiples of a step costs step/2 at most", "certified", _rounding),
-        Step("averaged over neurons and tokens: step/2 for each analog expert", "exact", _averaged),
+        Step(
+            "averaged over m neurons and l tokens, of gates that sum to 1: step/2 for each analog expert",
+            "exact",
+            _averaged,
+        ),
         Step("mu becomes the DAC's margin less these losses", "certified", _margin),
     ),
 }

@@ -4,7 +4,7 @@ import sympy as sp
 import z3
 from flint import arb
 
-from theory.derivations import Step, equal, everywhere, proved
+from theory.derivations import Step, at, delta, dot, equal, everywhere, proved, summed, total
 from theory.functions import Q, Value, exp, phi, pi, sqrt
 from theory.growth import own_gate
 from theory.hardware import PCM_G_MAX, PROGRAMMING_NOISE
@@ -96,34 +96,43 @@ def _unit_bias(t: Value) -> Value:
     return phi(t) - t * Q(t)
 
 
-_scores = sp.symbols("score_1:5", real=True)  # l = 4, the reference instance
-_own, _rest = z3.Reals("own rest")
+_score, _other_score = sp.symbols("score score_j", real=True)
+_rest = sp.Symbol("rest", nonnegative=True)  # exponentials of all scores that are not named, however many
+_own, _others = z3.Reals("own others")
 _gate, _l = z3.Reals("gate l")
 
 
-def _gates() -> list[sp.Expr]:
-    return [own_gate(score, [other for other in _scores if other != score]) for score in _scores]
+def _gates_sum_to_one() -> bool:
+    """For every l, the others of score j having the exponentials sum_k exp(score_k) - exp(score_j)."""
+    j, l, scores = sp.Symbol("j"), sp.Symbol("l", integer=True, positive=True), sp.IndexedBase("score")  # noqa: E741
+    every = sp.Symbol("every", positive=True)
+    gate = own_gate(scores[j], every - exp(scores[j]))
+    whole = sp.Sum(exp(scores[j]), (j, 1, l))
+    return equal(sp.Sum(gate, (j, 1, l)), whole / every) and equal((whole / every).subs(every, whole), 1)
+
+
+def _gate_is_a_fraction() -> bool:
+    """Own over own and other exponentials, which are positive: between 0 and 1 for two tokens or more."""
+    fraction = _own / (_own + _others)
+    return proved(z3.And(fraction > 0, fraction < 1), _own > 0, _others > 0) and equal(
+        own_gate(_score, _rest), exp(_score) / (exp(_score) + _rest)
+    )
+
+
+def _softmax_gradient() -> bool:
+    """One token, or any pair of them, among any number of others."""
+    alone = own_gate(_score, _rest)
+    gate = own_gate(_score, exp(_other_score) + _rest)
+    other = own_gate(_other_score, exp(_score) + _rest)
+    return equal(sp.diff(alone, _score), alone * (1 - alone)) and equal(
+        sp.diff(gate, _other_score), -gate * other
+    )
 
 
 GATES = (
-    Step("sum_j G_j = 1", "exact", lambda: equal(sum(_gates()), 1)),
-    Step(
-        "0 < G_j < 1: own and other exponentials are positive",
-        "certified",
-        lambda: (
-            proved(z3.And(_own / (_own + _rest) > 0, _own / (_own + _rest) < 1), _own > 0, _rest > 0)
-            and all(sp.exp(score).is_positive for score in _scores)
-        ),
-    ),
-    Step(
-        "softmax gradient: dG_i/dscore_j = G_i (1[i = j] - G_j)",
-        "exact",
-        lambda: all(
-            equal(sp.diff(gate, score), gate * (int(i == j) - other))
-            for i, gate in enumerate(_gates())
-            for j, (score, other) in enumerate(zip(_scores, _gates(), strict=True))
-        ),
-    ),
+    Step("sum_j G_j = 1, for every number l of tokens", "exact", _gates_sum_to_one),
+    Step("0 < G_j < 1: own and other exponentials are positive", "certified", _gate_is_a_fraction),
+    Step("softmax gradient: dG_i/dscore_j = G_i (1[i = j] - G_j), for every l", "exact", _softmax_gradient),
     Step(
         "sum_j G_j^2 <= 1: term by term, G^2 <= G for 0 <= G <= 1",
         "certified",
@@ -137,6 +146,17 @@ GATES = (
         ),
     ),
 )
+
+
+def covariance(sizes: Value, x: Value, other: Value) -> sp.Expr:
+    """Cov(w~ . x, w~ . x') in R^d for independent noise of standard deviation `sizes`: E z_i z_j is 1 if i = j, or 0.
+
+    It is a sum over i and j. That over j is taken for any one i, that over i is left.
+    """
+    place = sp.Symbol("place", integer=True, positive=True)
+    row = total(dot(at(sizes * x, place) * sizes * other, delta(place)), place)
+    return summed(row, place)
+
 
 PCM_RANGE = (
     Step(

@@ -57,6 +57,17 @@ def _constants_of_the_standard_relu() -> bool:
     return bool(_near(variance, "0.3408", "0.0001") and _near(standardised, "1.985", "0.001"))
 
 
+def _mean_is_positive() -> bool:
+    """E ReLU rises with a, by Phi(a/sigma), from its limit 0 for a -> -oo. Phi rises from 0, by phi > 0."""
+    return (
+        equal(sp.diff(relu_mean(a, sigma), a), Phi(a / sigma))
+        and sp.limit(relu_mean(a, sigma), a, -sp.oo) == 0
+        and equal(sp.diff(Phi(z), z), phi(z))
+        and phi(z).is_positive is True
+        and sp.limit(Phi(z), z, -sp.oo) == 0
+    )
+
+
 def _near(value: Value, centre: str, distance: str) -> bool:
     return bool(abs(value - arb(centre)) < arb(distance))
 
@@ -78,6 +89,10 @@ _DENSITY = (
     ),
 )
 
+
+_POSITIVE = Step(
+    "E ReLU(a + sigma z) > 0: it is 0 for a -> -oo and has the slope Phi > 0", "exact", _mean_is_positive
+)
 
 STEPS = {
     "M1": (
@@ -106,10 +121,16 @@ STEPS = {
             "exact",
             lambda: equal(_integral(_second(), -a / sigma), relu_second_moment(a, sigma)),
         ),
+        _POSITIVE,
         Step(
-            "d/da Var = 2 E ReLU Q(a/sigma), which is positive",
+            "d/da Var = 2 E ReLU Q(a/sigma), which is positive as Q falls to 0: Q' = -phi < 0, Q(oo) = 0",
             "exact",
-            lambda: equal(sp.diff(relu_variance(a, sigma), a), 2 * relu_mean(a, sigma) * Q(a / sigma)),
+            lambda: (
+                equal(sp.diff(relu_variance(a, sigma), a), 2 * relu_mean(a, sigma) * Q(a / sigma))
+                and equal(sp.diff(Q(z), z), -phi(z))
+                and phi(z).is_positive is True
+                and sp.limit(Q(z), z, sp.oo) == 0
+            ),
         ),
         Step(
             "Var tends to 0 for a -> -oo and to sigma^2 for a -> oo: 0 < Var < sigma^2",
@@ -133,12 +154,13 @@ STEPS = {
             lambda: equal(_third_moment(), relu_third_moment_about(mu, mu + s, sigma)),
         ),
         Step(
-            "the centre is the mean: mu = E ReLU(a + sigma z), which is not negative",
+            "the centre is the mean: mu = E ReLU(a + sigma z)",
             "exact",
             lambda: equal(
                 relu_third_moment(a, sigma), relu_third_moment_about(relu_mean(a, sigma), a, sigma)
             ),
         ),
+        _POSITIVE,
         Step(
             "ReLU(z): variance in .3408 +- .0001, standardised third absolute moment in 1.985 +- .001",
             "certified",

@@ -11,7 +11,7 @@ from flint import arb
 from theory.derivations import Step, equal, lemmas, proved
 from theory.derivations.bound import HOMOGENEOUS, INDEPENDENT, INVERSE_NOISE
 from theory.derivations.moments import STEPS as MOMENTS
-from theory.functions import Phi, Q, phi, sqrt
+from theory.functions import Phi, Q, Value, phi, relu, sqrt
 from theory.moments import relu_mean, relu_third_moment, relu_third_moment_about, relu_variance
 from theory.tolerance import BERRY_ESSEEN, error_bound, failure_bound
 
@@ -26,12 +26,26 @@ SHEVTSOVA = (
 )
 
 
+def _finite_third_moments() -> bool:
+    """|R - mu|^3 <= R^3 + mu^3, R = ReLU(a + sigma z) <= |a| + sigma |z|, and E |z|^3 is finite."""
+    value, mean, shift, scale, draw = z3.Reals("R mu a sigma z")
+    size = z3.If(value > mean, value - mean, mean - value)
+    cubes = proved(size**3 <= value**3 + mean**3, value >= 0, mean >= 0)
+    below = proved(relu(shift + scale * draw) <= abs(shift) + scale * abs(draw), scale > 0)
+    sums = proved((value + mean) ** 3 <= 4 * (value**3 + mean**3), value >= 0, mean >= 0)
+    v = sp.Symbol("v", positive=True)
+    return cubes and below and sums and sp.integrate(2 * v**3 * phi(v), (v, 0, sp.oo)).is_finite is True
+
+
 def _hypotheses() -> bool:
-    """Terms are centred, of finite variance and third moment. 0.56 is not below Esseen's constant, as none may be."""
-    moments = relu_variance(arb(0), arb(1)), relu_third_moment(arb(0), arb(1))
+    """For every term, whatever a and sigma > 0: centred by definition, with positive variance and finite third moment.
+
+    0.56 is not below Esseen's constant, as none may be.
+    """
     esseen = (arb(10).sqrt() + 3) / (6 * (2 * arb.pi()).sqrt())
-    finite = all(each > 0 and each.is_finite() for each in moments)
-    return bool(finite and esseen < BERRY_ESSEEN and arb("0.5600").overlaps(arb(BERRY_ESSEEN)))
+    spread = all(step.failure() is None for step in MOMENTS["M2"])  # 0 < Var < sigma^2
+    constant = bool(esseen < BERRY_ESSEEN and arb("0.5600").overlaps(arb(BERRY_ESSEEN)))
+    return spread and constant and _finite_third_moments()
 
 
 BERRY_ESSEEN_STEP = Step(
@@ -79,8 +93,26 @@ def _enclosure() -> bool:
 
 
 def _slopes_of_mean_and_variance() -> bool:
+    """That they are positive are steps of M2."""
     return equal(sp.diff(relu_mean(a, sigma), a), Phi(a / sigma)) and equal(
         sp.diff(relu_variance(a, sigma), a), 2 * relu_mean(a, sigma) * Q(a / sigma)
+    )
+
+
+def _lipschitz_squared(m: Value, c: Value, largest: Value, length_squared: Value) -> Value:
+    """(c L)^2 of one analog expert: (c M)^2 sum_j G_j^2/m   [B]."""
+    return (c * largest) ** 2 * length_squared / m
+
+
+def _variance_is_at_most_the_lipschitz_constant() -> bool:
+    """Terms G_j/m ReLU(a + c M z), of variances below (G_j/m)^2 (c M)^2: m neurons, l tokens of any gates."""
+    c, largest = sp.symbols("c M", positive=True)
+    m, l = sp.symbols("m l", positive=True, integer=True)  # noqa: E741
+    r, gate = sp.Symbol("r", integer=True), sp.IndexedBase("G", real=True)
+    most = sp.Sum(sp.summation((gate[j] / m) ** 2 * (c * largest) ** 2, (r, 1, m)), (j, 1, l))
+    coefficient, spread, size = z3.Reals("coefficient Var sigma2")
+    return equal(most, _lipschitz_squared(m, c, largest, sp.Sum(gate[j] ** 2, (j, 1, l)))) and proved(
+        coefficient**2 * spread <= coefficient**2 * size, spread >= 0, spread <= size
     )
 
 
@@ -129,6 +161,7 @@ def _cover() -> bool:
     return proved(z3.And(u > 0, u <= last), c >= 1 / last, u * c == 1, last > 0)
 
 
+_mean, _sd, _most = z3.Reals("mean sd cL")
 _MOMENTS = (*MOMENTS["M2"], *MOMENTS["M3"])
 _PER_TERM = Step(
     "d/da of mean and variance: Phi(a/sigma) and 2 E ReLU Q(a/sigma), both positive",
@@ -186,9 +219,18 @@ STEPS = {
         ),
         *lemmas.GAUSSIAN_TAIL,
         Step(
-            "so the predicted error Q(mean/sd) is at most exp(-(mean/(c L))^2/2)/2, half of B's bound, as sd <= c L",
-            "exact",
-            lambda: equal(lemmas.gaussian_tail(mu / sigma), failure_bound(mu, sigma) / 2),
+            "sd <= c L: Var ReLU <= sigma^2 (M2), and sum_r sum_j (G_j/m)^2 (c M)^2 = (c M)^2 sum_j G_j^2/m",
+            "certified",
+            _variance_is_at_most_the_lipschitz_constant,
+        ),
+        Step(
+            "Q(mean/sd) <= exp(-(mean/sd)^2/2)/2 <= exp(-(mean/(c L))^2/2)/2, half of B's bound, for mean >= 0",
+            "certified",
+            lambda: (
+                equal(lemmas.gaussian_tail(mu / sigma), failure_bound(mu, sigma) / 2)
+                and proved(_mean / _sd >= _mean / _most, _mean >= 0, _sd > 0, _sd <= _most)
+                and sp.diff(lemmas.gaussian_tail(mu), mu).is_negative is True
+            ),
         ),
         BERRY_ESSEEN_STEP,
     ),

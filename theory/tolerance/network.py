@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from theory.errors import InputError, require
-from theory.functions import sqrt
+from theory.functions import exp, sqrt
 from theory.growth import own_gate
 from theory.hardware import PROGRAMMING_NOISE, Hardware, largest_weights, programming_sigma, quantise_input
 from theory.setting import Setting
@@ -175,11 +175,11 @@ def idealised(
     weights[:, :active] = (size[:, None] * tokens[own])[:, None]
     gates = torch.zeros(4, setting.experts, setting.tokens, dtype=torch.float64)
     gates[..., 4 : 4 + setting.l] = 1 / setting.l
-    others = [0.0] * (setting.l - 1)
+    others = setting.l - 1  # of score 0
     for token in range(4):
         found = own == token
         gates[token, found] = 0
-        gates[token, found, 4 : 4 + setting.l - 1] = float(own_gate(0.0, [OWN_SCORE, *others[1:]]))
+        gates[token, found, 4 : 4 + setting.l - 1] = float(own_gate(0.0, exp(OWN_SCORE) + others - 1))
         gates[token, found, token] = float(own_gate(OWN_SCORE, others))
     analog = torch.ones(setting.experts, dtype=torch.bool)
     labels = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
