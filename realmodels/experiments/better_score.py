@@ -10,30 +10,22 @@ A reference tells how good any placement can be; it is too costly to be a method
 the best of all placements here is taken, and then pairs of experts are exchanged as long as that lowers the loss. (A
 first version of the reference, on 8 blocks under 4 draws, was no better than the closed form, and sometimes worse.
 There are more blocks and draws now, and every draw has blocks of its own.) Scores, reference and the mean output shift
-see calibration text and noise of their own seeds, at c = 2.5 for all magnitudes; each draw comes with its mirror image,
-so that what is of first order in the noise cancels. What is reported is on evaluation text and other seeds.
+see calibration text and noise of seeds of their own [theory.separation], at c = 2.5 for all magnitudes; each draw comes
+with its mirror image, so that what is of first order in the noise cancels. What is reported is on evaluation text and
+other seeds.
 
 Two remedies that need no digital expert: programming the most damaging experts twice and averaging, and subtracting
 each expert's mean output shift, measured on calibration text after programming.
 
-Rules, fixed before the first run, for programming noise pcm at c = 2.5 with 8-bit converters, w_max per tile and per
-column, 12.5 % and 25 % digital experts; intervals are over noise draws and blocks of text together.
-1. [ours] At equal digital parameters the expected damage, ranked across layers, loses less than MaxNNScore, and less
-   than activation weight: the 95 % interval of the difference in loss below 0 holds, above 0 fails. One finding for
-   each of the two forms and baselines.
-2. [ours] The expected damage finds nearly all there is to find: the share of the reference's gain, (loss of no digital
-   expert - loss)/(loss of no digital expert - loss of the reference), is above .8: holds, below: fails. MaxNNScore is
-   judged by the same rule.
-3. [ours] A digital expert buys more than a second copy: (loss with the experts of largest expected damage copied) -
-   (loss with the same experts digital) above 0 holds, below 0 fails.
-4. [ours] Subtracting the mean output shift of every expert helps without any digital expert: (loss with it) - (loss of
-   no digital expert) below 0 holds, above 0 fails.
 Other budgets, magnitudes, programming noises (at the magnitude whose root mean square over all experts' weights is
-that of pcm) and converters are in the data, without a finding.
+that of pcm) and converters than the rules' are in the data, without a finding.
+
+Rules: rules/figure-better-score.md, and rules/figure-better-score-deepseek.md.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,16 +48,17 @@ from theory.evidence import (
     Direction,
     Finding,
     Result,
+    grouped,
     judged,
     mean_finding,
     mean_interval,
     ratio_interval,
-    seed_count,
     two_way_interval,
 )
 from theory.hardware import Granularity, Hardware
 from theory.paper import DIGITAL_EXPERTS, RECOVERED_AT
 from theory.placement import Strategy, num_digital, rank
+from theory.separation import evaluation_seeds, seed
 
 Placements = dict[tuple[str, float], Bool[Tensor, "layers experts"]]  # by label and digital fraction
 
@@ -78,7 +71,6 @@ CLOSED_FORMS = ("damage" + ACROSS, "damage with gradient" + ACROSS)
 DAMAGE_CLAIM = "D"  # the expected damage, an id of theory/claims.py
 RULE_C, RULE_FRACTIONS = RECOVERED_AT.value, DIGITAL_EXPERTS.value
 RULE_SHARE = 0.8  # share of the reference's gain
-SEARCH_SEED = 1000  # seed of the first noise draw that scores and reference see
 PAIRS = 8  # at most so many pairs of experts are exchanged in one round
 
 
@@ -87,6 +79,7 @@ class Config(Evaluated):
     """One kind of hardware.
 
     magnitudes: values of c, as pcm has it; another noise gets the c that is as noisy.
+    seeds: noise draws on which losses are measured.
     search_draws, search_blocks: noise draws and blocks on which scores and reference are measured.
     rounds: at most so many rounds of exchange.
     """
@@ -96,7 +89,7 @@ class Config(Evaluated):
     bits: int
     magnitudes: tuple[float, ...]
     fractions: tuple[float, ...]
-    draws: int
+    seeds: tuple[int, ...]
     search_draws: int
     search_blocks: int
     rounds: int
@@ -167,10 +160,10 @@ def grid(
     text: str | None = None,
     device: str = "cpu",
     seeds: int | None = None,
+    first_seed: int | None = None,
 ) -> list[Config]:
-    """The units of work; `seeds` noise draws (at least 2), `text` a UTF-8 file to evaluate on."""
+    """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on."""
     chosen = PRESETS[preset]
-    draws = seed_count(seeds, chosen.draws, "noise draws")
     config = Config(
         **rig.evaluated(model, text, device, chosen.blocks, chosen.block_tokens),
         w_max=chosen.granularities[0],
@@ -178,7 +171,7 @@ def grid(
         bits=8,
         magnitudes=chosen.magnitudes,
         fractions=chosen.fractions,
-        draws=draws,
+        seeds=tuple(evaluation_seeds(seeds, chosen.draws, first_seed, "noise draws")),
         search_draws=chosen.search_draws,
         search_blocks=chosen.search_blocks,
         rounds=chosen.rounds,
@@ -226,6 +219,7 @@ def measure(config: Config) -> dict[str, Any]:
             found += _remedies(search, ranked["damage"], c, tokens)
     return {
         "digital": digital.tolist(),
+        "documents": rig.documents(config),
         "losses": found,
         "magnitudes": {str(c): search.hardware(c).c for c in config.magnitudes},
         "agreement": {
@@ -246,7 +240,7 @@ class _Search:
         texts = model.texts("calibration")
         blocks = token_blocks(model, texts, config.block_tokens, config.search_blocks)
         self.tokens = blocks.tokens.to(device_of(model.network))
-        self.seeds = range(SEARCH_SEED, SEARCH_SEED + config.search_draws)
+        self.seeds = tuple(seed("search", draw) for draw in range(config.search_draws))
         pcm = Hardware(c=1.0, w_max=config.w_max, dac_bits=config.bits, adc_bits=config.bits)
         self._unit = rig.as_noisy(model, pcm, config.programming)
         self.calibration: Calibration = calibrate(model, texts, self._unit)
@@ -312,7 +306,7 @@ def _losses(
     """Losses of each placement, (draws, blocks).
 
     placements, shift: by noise draw.
-    copied: experts that are programmed twice and averaged, by placement.
+    copied: experts that are programmed twice and averaged, by placement; second copies have seeds of their own.
     """
     tables = [
         losses(
@@ -323,13 +317,16 @@ def _losses(
             draw,
             tokens,
             copied=copied,
+            copy_seed=None if copied is None else seed("copies", draw),
             shift=None if shift is None else shift(draw),
         )
-        for draw in range(search.config.draws)
+        for draw in search.config.seeds
     ]
     return [
         {"label": label, "fraction": fraction, "c": c, "loss": table.tolist()}
-        for (label, fraction), table in zip(placements(0), torch.stack(tables, 1), strict=True)
+        for (label, fraction), table in zip(
+            placements(search.config.seeds[0]), torch.stack(tables, 1), strict=True
+        )
     ]
 
 
@@ -362,8 +359,8 @@ def _remedies(
         copied += [first, both & ~first]
         corrected["digital, shift subtracted", fraction] = first
 
-    def shift(seed: int) -> Float[Tensor, "layers experts hidden"]:
-        return mean_shift(search.model, search.hardware(c), search.calibration, seed, search.tokens)
+    def shift(draw: int) -> Float[Tensor, "layers experts hidden"]:
+        return mean_shift(search.model, search.hardware(c), search.calibration, draw, search.tokens)
 
     return [
         *_losses(search, lambda _: placements, c, tokens, copied=torch.stack(copied)),
@@ -376,14 +373,16 @@ def _spearman(first: Tensor, second: Tensor) -> float:
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
-    """Loss, recovered part and share of the reference's gain of every placement; the findings by the rules above."""
+    """Loss, recovered part and share of the reference's gain of every placement; the findings by the rules."""
     rows: list[dict[str, Any]] = []
     findings: list[Finding] = []
     agreement = []
     for config, record in zip(configs, records, strict=True):
-        digital = np.array(record["digital"])
-        tables = {
-            (each["label"], each["fraction"], each["c"]): np.array(each["loss"]) - digital
+        documents = record["documents"]
+        tables = {  # each (draws, documents)
+            (each["label"], each["fraction"], each["c"]): grouped(
+                np.array(each["loss"]) - np.array(record["digital"]), documents
+            )
             for each in record["losses"]
         }
         where = {"w_max": config.w_max, "programming": config.programming, "bits": config.bits}
@@ -407,13 +406,14 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
                 }
             )
         if config.judged and RULE_C in config.magnitudes:
-            findings += _findings(config.w_max, lambda *key, t=tables: t[*key, RULE_C])
-    first = configs[0]
+            setting = f"{config.model}, w_max per {config.w_max}"
+            findings += _findings(setting, lambda *key, t=tables: t[*key, RULE_C])
+    first, documents = configs[0], records[0]["documents"]
     return Result(
         data={
             "digital": {
                 "mean": float(np.mean(records[0]["digital"])),
-                "interval": mean_interval(records[0]["digital"]),
+                "interval": mean_interval(grouped(records[0]["digital"], documents)),
             },
             "rows": rows,
             "agreement": agreement,
@@ -421,13 +421,14 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             "text": first.text,
             "blocks": first.blocks,
             "block_tokens": first.block_tokens,
+            "documents": len(set(documents)),
         },
         findings=tuple(findings),
     )
 
 
-def _findings(w_max: str, of: Callable[..., NDArray[np.float64]]) -> list[Finding]:
-    """The rules of the module's docstring, for one granularity."""
+def _findings(setting: str, of: Callable[..., NDArray[np.float64]]) -> list[Finding]:
+    """The rules, for one granularity."""
     found: list[Finding] = []
 
     def difference(
@@ -435,6 +436,7 @@ def _findings(w_max: str, of: Callable[..., NDArray[np.float64]]) -> list[Findin
         statistic: str,
         table: NDArray[np.float64],
         direction: Direction,
+        family: str,
         *,
         of_damage: bool = False,
     ) -> None:
@@ -445,13 +447,14 @@ def _findings(w_max: str, of: Callable[..., NDArray[np.float64]]) -> list[Findin
                 table,
                 direction=direction,
                 origin="ours",
+                family=family,
                 statement=DAMAGE_CLAIM if of_damage else None,
             )
         )
 
     none = of(NONE, 0.0)
     for fraction in RULE_FRACTIONS:
-        where = f"w_max per {w_max}, {fraction:.1%} of experts digital"
+        where = f"{setting}, {fraction:.1%} of experts digital"
         for score in CLOSED_FORMS:
             for baseline in ("maxnn", "activation_weight"):
                 difference(
@@ -459,34 +462,38 @@ def _findings(w_max: str, of: Callable[..., NDArray[np.float64]]) -> list[Findin
                     f"loss of {score} - loss of {_words(baseline)}",
                     of(score, fraction) - of(baseline, fraction),
                     "below",
+                    "less than baselines",
                     of_damage=True,
                 )
         best = of(REFERENCE, fraction)
         for score in ("maxnn", *CLOSED_FORMS):
-            share = ratio_interval(none - of(score, fraction), none - best)
+            gain = none - of(score, fraction)
             found.append(
                 judged(
                     claim=f"{_words(score)} finds nearly all that a placement can gain; {where}",
                     origin="ours",
                     statement=DAMAGE_CLAIM if score in CLOSED_FORMS else None,
                     statistic=f"share of the reference's gain at c = {RULE_C:g}",
-                    estimate=float((none - of(score, fraction)).mean() / (none - best).mean()),
-                    interval=share,
-                    n=len(none),
+                    estimate=float(gain.mean() / (none - best).mean()),
+                    interval=partial(ratio_interval, gain, none - best),
+                    n=min(none.shape),
                     threshold=RULE_SHARE,
+                    family="share of the reference",
                 )
             )
         difference(
-            f"a digital expert buys more than a second copy of it; w_max per {w_max}, {fraction:.1%} of experts",
+            f"a digital expert buys more than a second copy of it; {setting}, {fraction:.1%} of experts",
             "loss with copies - loss with the same experts digital",
             of("copied", fraction) - of("damage" + ACROSS, fraction),
             "above",
+            "second copy",
         )
     difference(
-        f"subtracting each expert's mean output shift helps; w_max per {w_max}, no digital expert",
+        f"subtracting each expert's mean output shift helps; {setting}, no digital expert",
         "loss with the shift subtracted - loss without",
         of("shift subtracted", 0.0) - none,
         "below",
+        "mean shift",
     )
     return found
 

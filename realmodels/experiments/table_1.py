@@ -182,7 +182,6 @@ def _calibration(name: str, device: str, w_max: Granularity, bits: int) -> Calib
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
     """Table and heat map for each model, and the findings by the rules."""
     models, findings = [], []
-    documents: dict[str, int] = {}
     for name in dict.fromkeys(config.model for config in configs):
         units = [unit for unit in zip(configs, records, strict=True) if unit[0].model == name]
         table = [unit for unit in units if unit[0].part == "table"]
@@ -207,6 +206,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         models.append(
             {
                 "model": name,
+                "documents": len(digital["loss"]),
                 "digital": {
                     quantity: {"mean": float(values.mean()), "interval": mean_interval(values)}
                     for quantity, values in digital.items()
@@ -235,11 +235,10 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         )
         losses = {key: changes["loss"] for key, changes in cells.items()}
         findings += [*_table_findings(name, losses), _heat_map_finding(name, blocks, labels)]
-        documents[name] = len(digital["loss"])
     first, last = configs[0], configs[-1]
     return Result(
         data={
-            "models": [{**each, "documents": documents[each["model"]]} for each in models],
+            "models": models,
             "published": TABLE_1.value,
             "heat_map_bits": RULE_BITS,
             "heat_map_w_max": HEAT_MAP_W_MAX,
