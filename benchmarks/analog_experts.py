@@ -23,6 +23,8 @@ from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
 sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # run from a checkout, whatever the working directory
+import record
+
 from realmodels.analog import AnalogExperts, LayerCalibration
 from realmodels.peers import LightningExperts
 from theory.hardware import Hardware
@@ -92,7 +94,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[64, 512, 2048])
     parser.add_argument("--runs", type=int, default=9, help="timed runs of each contestant (default 9)")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1)")
+    parser.add_argument("--out", type=Path, help="JSON with all numbers, and where they come from")
     arguments = parser.parse_args()
+    begin = time.perf_counter()
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     generator = torch.Generator().manual_seed(0)
@@ -112,6 +116,7 @@ def main() -> None:
     )
     for column in columns:
         table.add_column(column, justify="right")
+    rows = []
     with Progress() as progress:
         task = progress.add_task("runs", total=len(arguments.tokens) * (arguments.runs + 1))
         forwards = contestants(generator)
@@ -119,6 +124,7 @@ def main() -> None:
             times = measure(forwards, tokens, arguments.runs, generator, lambda: progress.advance(task))
             ours, eager, grouped, lightning = times.values()
             slowdown, speedup = ours / min(eager, grouped), lightning / ours
+            rows.append({"tokens": tokens, **times, "slowdown": slowdown, "speedup": speedup})
             table.add_row(
                 str(tokens),
                 *(f"{1000 * value:.0f} ms" for value in times.values()),
@@ -128,6 +134,8 @@ def main() -> None:
                 _judge(">=", AT_LEAST_LIGHTNING.get(tokens), speedup),
             )
     Console(width=max(120, Console().width)).print(table)
+    settings = {"runs": arguments.runs, "threads": arguments.threads}
+    record.write(arguments.out, rows, settings, seconds=time.perf_counter() - begin)
 
 
 def _judge(relation: str, target: float | None, ratio: float) -> str:

@@ -1,6 +1,6 @@
 """OLMoE-1B-7B and deepseek-moe-16b-base at full size, with random weights: time and peak memory of every step.
 
-    python benchmarks/full_size.py --model olmoe --dtype float32 --folder olmoe --out olmoe.json
+    python benchmarks/full_size.py --model olmoe --dtype float32 --folder /tmp/olmoe --out olmoe.json
 
 Weights are random, so that no hub is needed; they are written to FOLDER and loaded from there as a real checkpoint
 would be. Then: calibrate, deploy (MaxNNScore, 12.5 % of experts and all dense modules digital), evaluate, reprogram;
@@ -9,7 +9,6 @@ and, beside the model, at most 1.1 times the memory of the experts' programmed w
 """
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -25,6 +24,8 @@ from transformers import AutoModelForCausalLM, OlmoeConfig, PreTrainedConfig
 sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # run from a checkout, whatever the working directory
+import record
+
 from realmodels import evaluate, load, scores
 from realmodels.calibrate import calibrate
 from realmodels.deepseek_moe import DeepseekConfig
@@ -81,7 +82,7 @@ def write(config: PreTrainedConfig, folder: Path) -> None:
     load(DEFAULT_MODEL).tokenizer.save_pretrained(folder)
 
 
-def programming(model: Model) -> dict[str, float]:
+def programming(model: Model) -> dict[str, Any]:
     """Programming of all analog experts against randn_like over as many weights, in turns."""
     modules = [model.analog_modules[layer.experts] for layer in model.map.moe_layers]
     generator = torch.Generator(DEVICE).manual_seed(0)
@@ -107,7 +108,11 @@ def programming(model: Model) -> dict[str, float]:
         timed("randn_like", randn)
         timed("program", program)
     medians = {name: statistics.median(each) for name, each in times.items()}
-    return {**medians, "time_ratio": medians["program"] / medians["randn_like"]}
+    return {
+        "step": "program all experts",
+        **medians,
+        "time_ratio": medians["program"] / medians["randn_like"],
+    }
 
 
 def main() -> int:
@@ -119,6 +124,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="for the checkpoint; removed afterwards")
     parser.add_argument("--out", type=Path, required=True, help="JSON with all numbers")
     options = parser.parse_args()
+    begin = time.perf_counter()
     steps = Steps()
     try:
         with steps.step("write a random checkpoint"):
@@ -149,19 +155,19 @@ def main() -> int:
     extra = steps.rows[-1]["peak_gib"] - held / 2**30
     ratios = programming(model)
     ratios["memory_ratio"] = extra / (4 * experts / 2**30)
-    result = {
-        "device": torch.cuda.get_device_name(),
+    settings = {
         "model": options.model,
         "dtype": options.dtype,
         "parameters": report.total,
         "expert_parameters": experts,
-        "steps": steps.rows,
-        "programming": ratios,
+        "tokens": 512 * BLOCKS,
         "digital_loss": digital.loss,
         "analog_loss": analog.loss,
     }
-    options.out.write_text(json.dumps(result, indent=1))
-    print(report, json.dumps(ratios), sep="\n")
+    record.write(
+        options.out, [*steps.rows, ratios], settings, seconds=time.perf_counter() - begin, device=DEVICE
+    )
+    print(report, ratios, sep="\n")
     met = ratios["time_ratio"] <= MOST_TIME and ratios["memory_ratio"] <= MOST_MEMORY
     print("targets met" if met else f"targets: time ratio {MOST_TIME}, memory ratio {MOST_MEMORY}: not met")
     return 0 if met else 1

@@ -21,6 +21,8 @@ from torch import Tensor
 sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # run from a checkout, whatever the working directory
+import record
+
 from synthetic.data import Task, evaluation_samples, stream
 from synthetic.model import ModelConfig, MoE, initialise
 from synthetic.robustness import noisy_outputs, program
@@ -85,7 +87,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=64, help="programming events (default 64)")
     parser.add_argument("--runs", type=int, default=9, help="timed runs of each form (default 9)")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1)")
+    parser.add_argument("--out", type=Path, help="JSON with all numbers, and where they come from")
     arguments = parser.parse_args()
+    begin = time.perf_counter()
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     table = Table(
@@ -94,6 +98,7 @@ def main() -> None:
     )
     for column in ("world", "table", "loops", "loops / table", "target"):
         table.add_column(column, justify="right")
+    rows = []
     with Progress() as progress:
         task = progress.add_task("runs", total=len(WORLDS) * (arguments.runs + 1))
         for name, (data, config) in WORLDS.items():
@@ -102,6 +107,7 @@ def main() -> None:
             forms = contestants(model, inputs, arguments.draws)
             times = measure(forms, arguments.runs, lambda: progress.advance(task))
             speedup = times["loops"] / times["table"]
+            rows.append({"world": name, **times, "speedup": speedup})
             table.add_row(
                 name,
                 *(f"{1000 * value:.0f} ms" for value in times.values()),
@@ -109,6 +115,8 @@ def main() -> None:
                 f">= {TARGET:g} {'met' if speedup >= TARGET else 'missed'}",
             )
     Console(width=max(100, Console().width)).print(table)
+    settings = {name: getattr(arguments, name) for name in ("inputs", "draws", "runs", "threads")}
+    record.write(arguments.out, rows, settings, seconds=time.perf_counter() - begin)
 
 
 if __name__ == "__main__":

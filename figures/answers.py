@@ -60,7 +60,7 @@ def starting(start: str, *results: Result) -> list[Finding]:
     for result in results:
         own = [finding for finding in result.findings if finding.claim.startswith(start)]
         if not own:
-            raise InputError(f"{result.exhibit}: no finding claims {start!r}; mend figures/answers.py")
+            raise InputError(f"{result.exhibit}: no finding claims {start!r}; mend what asks for it")
         found += own
     return found
 
@@ -69,7 +69,7 @@ def only(claim: str, result: Result) -> Finding:
     """The finding of exactly this claim; InputError unless there is one."""
     found = [finding for finding in result.findings if finding.claim == claim]
     if len(found) != 1:
-        raise InputError(f"{result.exhibit}: {len(found)} findings claim {claim!r}; mend figures/answers.py")
+        raise InputError(f"{result.exhibit}: {len(found)} findings claim {claim!r}; mend what asks for it")
     return found[0]
 
 
@@ -132,7 +132,7 @@ def _peers(result: Result) -> str:
         abs(finding.estimate) for finding in judged if finding.statistic.endswith("/ loss increase on ours")
     ]
     if not relative:
-        raise InputError(f"{result.exhibit}: no finding is relative to ours; mend figures/answers.py")
+        raise InputError(f"{result.exhibit}: no finding is relative to ours; mend what asks for it")
     return (
         f"{said(judged)}: they agree in {held(judged)}."
         f" Loss increases differ by at most {100 * max(relative):.1f} %."
