@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # run from a checkout, whatever the working directory
 from figures.provenance import provenance
 from theory.strict_json import dumps
 
@@ -26,13 +24,9 @@ def write(
     """
     if out is None:
         return
+    command = ["python", *sys.argv]
     source = provenance(
-        ["python", *sys.argv],
-        [settings],
-        device=device,
-        wall_seconds=seconds,
-        computed=len(rows),
-        from_cache=0,
+        command, [settings], device=device, wall_seconds=seconds, computed=len(rows), from_cache=0
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(dumps({"rows": list(rows), "provenance": source}), encoding="utf-8")

@@ -1,7 +1,7 @@
 """What do the committed results say, as Markdown? `python -m figures.results` writes every generated page.
 
 It writes RESULTS.md, and in README.md, docs/theory.md and docs/paper.md whatever stands between `<!-- NAME -->` and
-`<!-- end of NAME -->`. The rest of those three pages is written by hand.
+`<!-- end of NAME -->`. The rest of those three pages is written by hand. Pages in words are those of figures.prose.
 """
 
 import re
@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import get_args
 
+from figures import prose
 from figures.answers import answers
 from figures.catalogue import DATA, DECIDES_NOTHING, EXHIBITS, Exhibit, needed
 from figures.text import first_sentence
@@ -402,7 +403,8 @@ def pages(exhibits: Sequence[Exhibit] = EXHIBITS, data: Traversable = DATA) -> d
         ROOT / name: filled((ROOT / name).read_text(encoding="utf-8"), own, name)
         for name, own in parts.items()
     }
-    return texts | {ROOT / "RESULTS.md": everything(exhibits, data)}
+    words = {ROOT / "docs" / name: text for name, text in prose.written(exhibits, data).items()}
+    return texts | words | {ROOT / "RESULTS.md": everything(exhibits, data)}
 
 
 def main() -> None:

@@ -46,10 +46,7 @@ BY_HAND = {
         "5",
         "6",
     },
-    # sizes of models, bits, tokens, formats
-    "performance.md": {"8", "1", "16", "12.5", "4096", "32"},
 }
-SOURCE = SOURCES / f"findings.md{SUFFIX}"
 
 
 def finding(**changes: Any) -> Finding:
