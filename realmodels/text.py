@@ -133,6 +133,13 @@ def paragraph_hash(paragraph: str) -> str:
     return hashlib.sha256(paragraph.encode()).hexdigest()[:_HASH_DIGITS]
 
 
+def shared_paragraphs(texts: Iterable[str], split: HeldOut) -> int:
+    """How many paragraphs of a held-out split are among the paragraphs or the lines of `texts`, white space aside."""
+    candidates = (block for text in texts for block in (*re.split(r"\n[ \t]*\n", text), *text.split("\n")))
+    held = {paragraph for document in held_out(split) for paragraph in document.split("\n")}
+    return len(held & {" ".join(candidate.split()) for candidate in candidates})
+
+
 def text_hash(documents: Iterable[str]) -> str:
     """SHA-256 of a list of documents, separated by a zero byte."""
     return hashlib.sha256("\0".join(documents).encode()).hexdigest()

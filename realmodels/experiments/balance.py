@@ -194,8 +194,10 @@ def measure(config: Config) -> dict[str, Any]:
         raise InputError(f"{config.optimiser}: the last loss is {float(loss)}: lower its rates")
     model = snapshot(training, tokens.tokenizer)
     calibration = model.texts("calibration")[:: config.every]
-    read = token_blocks(model, calibration).tokens
-    evaluation = token_blocks(model, model.texts("evaluation"), config.block_tokens, config.blocks)
+    read = token_blocks(model, calibration, purpose="calibration").tokens
+    evaluation = token_blocks(
+        model, model.texts("evaluation"), config.block_tokens, config.blocks, purpose="evaluation"
+    )
     maxnn, used = scores(model, "maxnn"), routing(model, calibration).frequency
     fair = config.recipe.top_k / config.recipe.experts
     frequency = tokens.log_frequency(config.recipe.vocabulary)

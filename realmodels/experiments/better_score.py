@@ -58,7 +58,7 @@ from theory.evidence import (
 from theory.hardware import Granularity, Hardware
 from theory.paper import DIGITAL_EXPERTS, RECOVERED_AT
 from theory.placement import Strategy, num_digital, rank
-from theory.separation import evaluation_seeds, seed
+from theory.separation import apart, evaluation_seeds, seed
 
 Placements = dict[tuple[str, float], Bool[Tensor, "layers experts"]]  # by label and digital fraction
 
@@ -238,9 +238,10 @@ class _Search:
     def __init__(self, config: Config, model: Model) -> None:
         self.config, self.model = config, model
         texts = model.texts("calibration")
-        blocks = token_blocks(model, texts, config.block_tokens, config.search_blocks)
+        blocks = token_blocks(model, texts, config.block_tokens, config.search_blocks, purpose="calibration")
         self.tokens = blocks.tokens.to(device_of(model.network))
-        self.seeds = tuple(seed("search", draw) for draw in range(config.search_draws))
+        own = [seed("search", index) for index in range(config.search_draws)]
+        self.seeds, self.evaluation = apart(own, config.seeds, seed=int)
         pcm = Hardware(c=1.0, w_max=config.w_max, dac_bits=config.bits, adc_bits=config.bits)
         self._unit = rig.as_noisy(model, pcm, config.programming)
         self.calibration: Calibration = calibrate(model, texts, self._unit)
@@ -320,12 +321,12 @@ def _losses(
             copy_seed=None if copied is None else seed("copies", draw),
             shift=None if shift is None else shift(draw),
         )
-        for draw in search.config.seeds
+        for draw in search.evaluation
     ]
     return [
         {"label": label, "fraction": fraction, "c": c, "loss": table.tolist()}
         for (label, fraction), table in zip(
-            placements(search.config.seeds[0]), torch.stack(tables, 1), strict=True
+            placements(search.evaluation[0]), torch.stack(tables, 1), strict=True
         )
     ]
 

@@ -100,7 +100,7 @@ def measure(config: Evaluated) -> dict[str, Any]:
 
 def log_frequency(model: Model, texts: Sequence[str]) -> Float[Tensor, " vocabulary"]:
     """Log of the relative frequency of every token in `texts`, in nats, each seen once more than it is."""
-    stream = token_blocks(model, texts, block_tokens=1).tokens[:, 0]
+    stream = token_blocks(model, texts, block_tokens=1, purpose="calibration").tokens[:, 0]
     return log_frequency_of(stream, len(model.network.get_input_embeddings().get_parameter("weight")))
 
 

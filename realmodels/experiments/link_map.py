@@ -102,6 +102,7 @@ from theory.evidence import (
 from theory.hardware import PROGRAMMING_NOISE, Granularity, Hardware
 from theory.paper import DIGITAL_EXPERTS, RECOVERED_AT
 from theory.placement import rank
+from theory.separation import apart, seed
 
 Array = NDArray[np.float64]
 
@@ -122,7 +123,6 @@ STATISTICS = ("damage edge", "rank agreement", "spread of MaxNN", "spread of loa
 RANDOM = 4  # number of random placements
 HURTS = 0.01  # noise that adds less, in nats per token, leaves nothing to recover
 FRESH_SEED = 100  # first training seed of the fresh cells
-DAMAGE_SEED = 1000  # seed of the first noise draw that damage is measured with
 
 
 AXES = (  # rule 3: what grows along the axis, cell at the upper end, cell at the lower end
@@ -316,9 +316,18 @@ def measure(config: Config) -> dict[str, Any]:
 def _look(model: Model, frequency: Float[Tensor, " vocabulary"], config: Config) -> dict[str, Any]:
     device = model.network.device
     calibration = model.texts("calibration")[:: config.every]
-    blocks = token_blocks(model, model.texts("evaluation"), config.block_tokens, config.blocks)
-    read = token_blocks(model, calibration).tokens
-    seen = token_blocks(model, calibration, config.block_tokens, config.damage_blocks).tokens
+    blocks = token_blocks(
+        model, model.texts("evaluation"), config.block_tokens, config.blocks, purpose="evaluation"
+    )
+    read = token_blocks(model, calibration, purpose="calibration").tokens
+    seen = token_blocks(
+        model, calibration, config.block_tokens, config.damage_blocks, purpose="calibration"
+    ).tokens
+    draws, search = apart(
+        [seed("evaluation", index) for index in range(config.draws)],
+        [seed("search", index) for index in range(config.damage_draws)],
+        seed=int,
+    )
     per_block, _ = block_results(model.network, blocks.tokens)
     digital_loss = float(per_block.mean())
     maxnn, used = scores(model, "maxnn"), routing(model, calibration)
@@ -342,16 +351,13 @@ def _look(model: Model, frequency: Float[Tensor, " vocabulary"], config: Config)
             model,
             hardware,
             ranges,
-            range(DAMAGE_SEED, DAMAGE_SEED + config.damage_draws),
+            search,
             seen.to(device),
         )
         expected = expected_damage(model, calibration, hardware, gradient=True)
         labels, placed = placements(maxnn, used.frequency, used.weight, expected, measured, config.seed)
         noisy = torch.stack(
-            [
-                losses(model, placed, hardware, ranges, seed, blocks.tokens.to(device))
-                for seed in range(config.draws)
-            ]
+            [losses(model, placed, hardware, ranges, draw, blocks.tokens.to(device)) for draw in draws]
         ).mean((0, 2))
         found["hardware"].append(
             {

@@ -17,7 +17,8 @@ from realmodels.evaluate import TokenBlocks, block_results, token_blocks
 from realmodels.fused import FUSED_WEIGHTS, fused_layout
 from realmodels.load import Model, load
 from realmodels.scores import scores as scores_of
-from realmodels.text import held_out, read_text, text_hash
+from realmodels.text import held_out, read_text, shared_paragraphs, text_hash
+from theory.errors import InputError
 from theory.hardware import Granularity, Hardware, programming_sigma
 from theory.placement import STRATEGIES, Strategy, place
 from theory.separation import evaluation_seeds
@@ -170,8 +171,17 @@ def measured(config: Evaluated) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _documents(text: str) -> tuple[str, ...]:
-    return tuple(held_out("evaluation") if text == OUR_TEXT else read_text(text))
+def _documents(text: str) -> Sequence[str]:
+    """The documents to evaluate on. InputError if they hold calibration text, which ranges and scores come from."""
+    if text == OUR_TEXT:
+        return held_out("evaluation")
+    found = read_text(text)
+    if shared := shared_paragraphs(found, "calibration"):
+        raise InputError(
+            f"--text {text}: {shared} of its paragraphs are in the calibration text, from which ranges and scores come:"
+            " leave them out"
+        )
+    return found
 
 
 def _blocks(config: Evaluated) -> TokenBlocks:
@@ -180,4 +190,4 @@ def _blocks(config: Evaluated) -> TokenBlocks:
 
 @lru_cache(maxsize=1)
 def _cut(name: str, device: str, text: str, block_tokens: int, blocks: int) -> TokenBlocks:
-    return token_blocks(model(name, device), _documents(text), block_tokens, blocks)
+    return token_blocks(model(name, device), _documents(text), block_tokens, blocks, purpose="evaluation")

@@ -230,7 +230,10 @@ def made_up_text(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train_tokenizer(TEXTS, 300)
     tokens = trainings.Tokens(tokenizer, encode(tokenizer, TEXTS * 40), "hash")
     monkeypatch.setattr(balance, "training_tokens", lambda source, vocabulary: tokens)
-    documents = {"calibration": TEXTS[:6] * 40, "evaluation": TEXTS[6:]}
+    documents = {
+        "calibration": text.Documents(TEXTS[:6] * 40, "calibration"),
+        "evaluation": text.Documents(TEXTS[6:], "evaluation"),
+    }
     monkeypatch.setattr(text, "held_out", documents.__getitem__)
 
 

@@ -353,7 +353,10 @@ def test_a_snapshot_is_the_model_that_load_gives(tmp_path: Path) -> None:
 def test_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Biased routers and all kinds of hardware, on made-up text, give the same numbers twice."""
     token_folder(tmp_path / "tokens-300", 300)
-    documents = {"calibration": TEXTS[:6] * 40, "evaluation": TEXTS[6:]}
+    documents = {
+        "calibration": text.Documents(TEXTS[:6] * 40, "calibration"),
+        "evaluation": text.Documents(TEXTS[6:], "evaluation"),
+    }
     monkeypatch.setattr(text, "held_out", documents.__getitem__)
     recipe = replace(
         TINY,

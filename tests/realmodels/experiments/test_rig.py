@@ -1,0 +1,118 @@
+"""Do exhibits choose on calibration text and measure on evaluation text, with seeds of their own for each?"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_models import TEXTS, small_model
+
+from realmodels import text
+from realmodels.evaluate import token_blocks
+from realmodels.experiments import better_score, figure_6, rig, table_1
+from realmodels.text import Documents, HeldOut, text_hash
+from theory.errors import InputError
+from theory.hardware import Hardware
+from theory.separation import seed
+
+LINES = tuple(f"{each}\nAnother paragraph, number {number}." for number, each in enumerate(TEXTS))
+HELD_OUT = {
+    "calibration": Documents(LINES[:6] * 4, "calibration"),
+    "evaluation": Documents(LINES[6:], "evaluation"),
+}
+CACHED = (rig.scores, rig.calibration, rig._documents, rig._cut, table_1._calibration)
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[rig.Evaluated]:
+    """A small model beside small held-out texts."""
+    model = small_model(num_experts=8)
+
+    def held_out(split: HeldOut) -> Documents:
+        return HELD_OUT[split]
+
+    for module in (text, rig):
+        monkeypatch.setattr(module, "held_out", held_out)
+    monkeypatch.setattr(rig, "model", lambda name, device: model)
+    for each in CACHED:
+        each.cache_clear()
+    yield rig.Evaluated(**rig.evaluated("small", None, "cpu", 4, 16))
+    for each in CACHED:
+        each.cache_clear()
+
+
+def test_losses_are_of_evaluation_text(config: rig.Evaluated) -> None:
+    assert config.text == "evaluation" and config.text_hash == text_hash(HELD_OUT["evaluation"])
+    expected = token_blocks(rig.model("small", "cpu"), HELD_OUT["evaluation"], 16, 4).tokens
+    assert rig.tokens(config).equal(expected)
+    assert len(rig.measured(config)["loss"]) == len(rig.documents(config)) == 4
+
+
+@pytest.mark.usefixtures("config")
+def test_scores_and_ranges_are_of_calibration_text() -> None:
+    for strategy in ("activation_weight", "activation_frequency"):
+        assert rig.scores("small", "cpu", strategy).shape == (2, 8)
+    for w_max in rig.GRANULARITIES:
+        assert rig.calibration("small", "cpu", w_max).hardware == Hardware(w_max=w_max)
+        assert table_1._calibration("small", "cpu", w_max, 4).hardware.dac_bits == 4
+
+
+def test_frequencies_are_of_calibration_text(config: rig.Evaluated) -> None:
+    assert len(figure_6.measure(config)["layers"]) == 2
+
+
+@pytest.mark.usefixtures("config")
+@pytest.mark.parametrize("content", [LINES[3], LINES[3].split("\n")[1], f"Own words.\n\n {LINES[5]}"])
+def test_a_users_text_with_calibration_text_in_it_is_refused(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_text(content)
+    with pytest.raises(InputError, match=r"[12] of its paragraphs are in the calibration text"):
+        rig.evaluated("small", str(file), "cpu", 4, 16)
+    file.write_text("\n".join(LINES[6:]))
+    assert rig.evaluated("small", str(file), "cpu", 4, 16)["text"] == str(file)
+
+
+def searched(config: rig.Evaluated, **changes: Any) -> better_score.Config:
+    return replace(
+        better_score.Config(
+            **vars(config),
+            w_max="tile",
+            programming="pcm",
+            bits=8,
+            magnitudes=(better_score.RULE_C,),
+            fractions=better_score.RULE_FRACTIONS,
+            seeds=(1000, 1001),
+            search_draws=2,
+            search_blocks=2,
+            rounds=1,
+        ),
+        **changes,
+    )
+
+
+def test_the_search_has_text_and_seeds_of_its_own(
+    config: rig.Evaluated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[tuple[int, int | None]] = []
+
+    def losses(*arguments: Any, **options: Any) -> Any:
+        used.append((arguments[4], options.get("copy_seed")))
+        return original(*arguments, **options)
+
+    original = better_score.losses
+    monkeypatch.setattr(better_score, "losses", losses)
+    chosen = searched(config)
+    search = better_score._Search(chosen, rig.model("small", "cpu"))
+    assert search.seeds == (seed("search", 0), seed("search", 1)) and search.evaluation == (1000, 1001)
+    expected = token_blocks(rig.model("small", "cpu"), HELD_OUT["calibration"], 16, 2).tokens
+    assert search.tokens.equal(expected)
+    better_score.measure(chosen)
+    copies = {1000: seed("copies", 1000), 1001: seed("copies", 1001)}
+    assert {draw for draw, _ in used} == set(copies)
+    assert {pair for pair in used if pair[1] is not None} == set(copies.items())
+
+
+def test_a_search_on_the_seeds_of_verdicts_is_refused(config: rig.Evaluated) -> None:
+    with pytest.raises(InputError, match="design and test share 1 values of seed, first 1000001"):
+        better_score._Search(searched(config, seeds=(7, seed("search", 1))), rig.model("small", "cpu"))
