@@ -306,7 +306,7 @@ def _losses(
 ) -> list[dict[str, Any]]:
     """Losses of each placement, (draws, blocks).
 
-    placements, shift: by noise draw.
+    placements, shift: by seed of the noise draw.
     copied: experts that are programmed twice and averaged, by placement; second copies have seeds of their own.
     """
     tables = [
