@@ -89,7 +89,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1)")
     parser.add_argument("--out", type=Path, help="JSON with all numbers, and where they come from")
     arguments = parser.parse_args()
-    begin = time.perf_counter()
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     table = Table(
@@ -116,7 +115,7 @@ def main() -> None:
             )
     Console(width=max(100, Console().width)).print(table)
     settings = {name: getattr(arguments, name) for name in ("inputs", "draws", "runs", "threads")}
-    record.write(arguments.out, rows, settings, seconds=time.perf_counter() - begin)
+    record.write(arguments.out, rows, settings)
 
 
 if __name__ == "__main__":
