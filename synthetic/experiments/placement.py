@@ -55,6 +55,8 @@ from theory.evidence import Finding, Interval, Origin, Result, mean_interval, ve
 from theory.hardware import Granularity, Hardware
 from theory.placement import STRATEGIES, Strategy, rank
 from theory.score import neuron_norms
+from theory.separation import SEEDS_OF_A_PURPOSE
+from theory.separation import seed as seed_of
 from theory.setting import Setting
 
 Choice = tuple[int, ...]  # digital experts, ascending
@@ -69,7 +71,6 @@ RULES_ALPHA = 0.1
 
 CALIBRATION_SAMPLES = 4096
 SEARCH_INPUTS, SEARCH_DRAWS = 96, 32  # inputs and programming events of the search for the best subset
-OTHER = 1_000_000  # training seed + OTHER is the seed of calibration and search, which no training has
 SEARCHED = 2.0 ** (np.arange(-30, 31) / 3)  # magnitudes c of the search, which interpolates between them
 
 
@@ -124,8 +125,10 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
     """The units of work. `seeds` (at least 2) overrides the preset's number of training seeds."""
     settings = PRESETS[preset]
     trainings = settings.seeds if seeds is None else seeds
-    if not 2 <= trainings <= OTHER:
-        raise InputError(f"--seeds {trainings}: give 2, for an interval, to {OTHER} training seeds")
+    if not 2 <= trainings <= SEEDS_OF_A_PURPOSE:
+        raise InputError(
+            f"--seeds {trainings}: give 2, for an interval, to {SEEDS_OF_A_PURPOSE} training seeds"
+        )
     return [
         Config(
             seed=seed,
@@ -152,13 +155,13 @@ def measure(config: Config) -> dict[str, Any]:
         record_every=Training.max_steps,
     ).model
     samples = evaluation_samples(task, config.inputs, (config.seed,))
-    others = evaluation_samples(task, SEARCH_INPUTS, (config.seed + OTHER,))
+    others = evaluation_samples(task, SEARCH_INPUTS, (seed_of("search", config.seed),))
     chosen = choices(model, task, config.seed)
     placements = []
     for w_max in GRANULARITIES:
         hardware = Hardware(programming="constant", w_max=w_max, dac_bits=None, adc_bits=None)
         test = program(model, hardware, config.draws, (config.seed,))
-        search = program(model, hardware, SEARCH_DRAWS, (config.seed + OTHER,))
+        search = program(model, hardware, SEARCH_DRAWS, (seed_of("search", config.seed),))
         for correction in (False, True):
             best = best_subsets(search, others, bias_correction=correction)
             found = tolerances(test, samples, {**chosen, "best": best}, bias_correction=correction)
@@ -178,7 +181,8 @@ def choices(model: MoE, task: Task, seed: int) -> dict[Name, list[Choice]]:
     model: the model of a single training seed.
     seed: that seed, by which equal scores are ranked.
     """
-    calibration = sample(task, CALIBRATION_SAMPLES, stream(seed + OTHER, "train"))
+    other = seed_of("search", seed)
+    calibration = sample(task, CALIBRATION_SAMPLES, stream(other, "train"))
     _, gates = model.route(calibration.tokens[None])
     size = neuron_norms(model.router[:, :, None]).squeeze(-1)
     usage = torch.tensor(task.frequencies)[model.config.kinds][None]
@@ -190,7 +194,7 @@ def choices(model: MoE, task: Task, seed: int) -> dict[Name, list[Choice]]:
     }
     experts = model.config.experts
     # Equal scores are ranked by the expert's number, which says what the expert specialises in: shuffle the numbers.
-    shuffled = stream(seed + OTHER, "init").permutation(experts)
+    shuffled = stream(other, "init").permutation(experts)
     signs = [model.config.signs[shuffled].tolist()]
 
     def ranked(score: Float[torch.Tensor, "1 experts"], strategy: Strategy) -> list[Choice]:

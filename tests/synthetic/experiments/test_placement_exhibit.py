@@ -22,7 +22,6 @@ from synthetic.experiments import placement
 from synthetic.experiments.placement import (
     GRANULARITIES,
     NETWORKS,
-    OTHER,
     RANKED,
     ROUTINGS,
     SEARCHED,
@@ -40,6 +39,7 @@ from synthetic.training import Training, train
 from theory.errors import InputError
 from theory.evidence import Result, mean_interval
 from theory.hardware import Hardware
+from theory.separation import seed as seed_of
 from theory.setting import Setting
 
 SEEDS = 6
@@ -94,8 +94,10 @@ def test_statistics_are_those_of_the_routing(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(placement, "stream", spy)
     chosen = choices(model, TASK, 3)
-    assert streams and {seed for seed, _ in streams} == {3 + OTHER}  # nothing of the training or the test
-    samples = sample(TASK, placement.CALIBRATION_SAMPLES, stream(3 + OTHER, "train"))
+    assert streams and {each for each, _ in streams} == {
+        seed_of("search", 3)
+    }  # nothing of the training or the test
+    samples = sample(TASK, placement.CALIBRATION_SAMPLES, stream(seed_of("search", 3), "train"))
     best = model.scores()[0][:, samples.tokens.flatten()].topk(2, dim=0)
     amounts: dict[placement.Name, torch.Tensor] = {
         "activation_frequency": torch.ones_like(best.values),
@@ -208,10 +210,17 @@ def test_a_unit_is_reproducible_and_its_search_uses_other_numbers(monkeypatch: p
         purposes.append(seeds)
         return real(model, hardware, draws, seeds)
 
+    def inputs(task: Task, count: int, seeds: tuple[int, ...]) -> Any:
+        inputs_of.append(seeds)
+        return evaluation_samples(task, count, seeds)
+
+    inputs_of: list[tuple[int, ...]] = []
     monkeypatch.setattr(placement, "SEARCH_DRAWS", 2)
     monkeypatch.setattr(placement, "program", spy)
+    monkeypatch.setattr(placement, "evaluation_samples", inputs)
     record = measure(config)
-    assert purposes == [(4,), (4 + OTHER,)] * len(GRANULARITIES)
+    assert purposes == [(4,), (seed_of("search", 4),)] * len(GRANULARITIES)
+    assert inputs_of == [(4,), (seed_of("search", 4),)]
     assert json.loads(json.dumps(record)) == json.loads(json.dumps(measure(config)))
     assert record["clean_accuracy"] == 1.0
     keys = [
