@@ -99,7 +99,7 @@ NOTATION = {
     r"o_1, o_2": "the two discriminative directions, orthogonal unit vectors: a sample holds one token"
     r" $y o_1$ (frequent) or $y o_2$ (rare), among others that say nothing of the label",
     r"y": "label of an input, $+1$ or $-1$",
-    r"\alpha, \rho": r"probability of the rare class, and $\rho = (1 - \alpha)/\alpha$",
+    r"\alpha, \rho": r"probability of the rare class, at most 1/2, and $\rho = (1 - \alpha)/\alpha$",
     r"F, R": "as indices: of frequent, of rare specialists (experts whose router looks for $o_1$, for $o_2$)",
     r"N, m, q": "specialists of a kind and sign; neurons of an expert; share of them that are active on their token",
     r"\eta, t": "learning rate and number of training steps",
@@ -112,7 +112,9 @@ NOTATION = {
     r"A": "the experts on analog hardware",
     r"c": r"noise magnitude: every weight of an analog expert gets $N(0, (c M_s)^2)$",
     r"M_s": "largest absolute weight of expert $s$",
-    r"g_s": r"length of $\sum_j G_j x_j$ over the tokens that expert $s$ selects",
+    r"g_s": r"length of $\sum_j G_j x_j$ over the tokens that expert $s$ selects, repeated ones merged",
+    r"c_B": "the noise magnitude up to which B vouches for an input",
+    r"c^\ast": "tolerance: the largest $c$ at which every class is still right with probability .95",
     r"\delta": "probability of an error that is accepted",
     r"\Phi, \varphi, Q": "distribution function, density and upper tail of the standard normal distribution",
 }
@@ -121,7 +123,11 @@ _SETTING = "the setting of `theory/setting.py`: orthonormal tokens, one of them 
 _SPECIALIST = "specialised routers; a neuron that is active on its specialist's own token at the start"
 _BELOW_ONE = "no margin of the specialist's own class and sign has reached 1"
 _NOISE = "independent normal noise of standard deviation $c M_s$ on every weight of an analog expert, none on others"
-_ORTHOGONAL = "distinct tokens of unit norm, orthogonal to each other; gates of an expert sum to at most 1"
+_GATES = "gates of an expert sum to at most 1"
+_ORTHOGONAL = (
+    "the distinct tokens of one input have unit norm and are orthogonal to each other; those of two inputs need not be:"
+    " in the setting an input holds one of $o_1, -o_1, o_2, -o_2$"
+)
 
 CLAIMS = (
     Claim(
@@ -239,8 +245,10 @@ CLAIMS = (
         assumptions=(
             _NOISE,
             _ORTHOGONAL,
+            _GATES,
             r"one input, of clean margin $\mu > 0$",
             "one-layer experts of fixed sign",
+            r"for other tokens $g_s^2$ is $\sum_{j, k} G_j G_k \max(x_j \cdot x_k, 0)$, which is 0 for $x$ and $-x$",
         ),
         origin="reconstruction",
         derivation="theory.derivations.bound",
@@ -251,7 +259,7 @@ CLAIMS = (
         statement="B with the exact mean of the noisy output in place of the worst bias: tighter, implicit in c",
         latex=r"E[y\tilde f] \ge c \sqrt{2\ln(1/\delta)/m} \bigl(\textstyle\sum_{s \in A} M_s^2 g_s^2\bigr)^{1/2}"
         r" \quad\Rightarrow\quad P(y\tilde f > 0) \ge 1 - \delta",
-        assumptions=(_NOISE, _ORTHOGONAL, "one input", "one-layer experts of fixed sign"),
+        assumptions=(_NOISE, _ORTHOGONAL, _GATES, "one input", "one-layer experts of fixed sign"),
         origin="reconstruction",
         derivation="theory.derivations.bound",
         exhibits=("figure-bounds", "figure-tolerance"),
@@ -264,7 +272,7 @@ CLAIMS = (
         assumptions=(
             _NOISE,
             _ORTHOGONAL,
-            r"one input; $y \tilde f$ is a sum of independent terms; any $\kappa \ge 0$",
+            r"one input; $y \tilde f$ is a sum of independent terms, as orthogonal tokens make it; any $\kappa \ge 0$",
             r"$z \sim N(0, 1)$",
         ),
         origin="ours",
@@ -279,10 +287,12 @@ CLAIMS = (
         r" \sqrt{2\ln(2|A|d/\delta)/m} \sum_{s \in A} M_s}",
         assumptions=(
             _NOISE,
-            _ORTHOGONAL,
+            "tokens of unit norm, not necessarily orthogonal: the setting has $o_1$ and $-o_1$",
+            _GATES,
             r"every input of margin at least $\mu$",
             "one-layer experts of fixed sign",
-            "$d + 2$ distinct tokens, the four discriminative ones with one label each: $2d$ pairs of token and tail",
+            "$d + 2$ tokens in all inputs together, of which $o_1, -o_1, o_2, -o_2$ occur with one label each",
+            "that is $2(d + 2) - 4 = 2d$ pairs of token and tail; $T$ tokens, $T_1$ with one label, have $2T - T_1$",
         ),
         origin="reconstruction",
         derivation="theory.derivations.bound",
@@ -290,29 +300,52 @@ CLAIMS = (
     ),
     Claim(
         id="Cor",
-        statement="Making the frequent experts digital multiplies the bound on the tolerable noise by Theta(rho)",
+        statement="Making the frequent experts digital multiplies our bound B by Theta(rho). The paper claims that of"
+        " the tolerance itself, which a ratio of two lower bounds does not prove",
         latex=r"\frac{c_B(\text{frequent digital})}{c_B(\text{all analog})} = \Theta(\rho),\quad"
         r" \rho = \frac{1 - \alpha}{\alpha}",
         assumptions=(
-            "B, for a rare input; $c_B$ is the bound of B",
-            r"by G, margin and $M_s$ of rare experts scale with $\alpha$, $M_s$ of frequent ones with $1 - \alpha$",
+            "B, for a rare input",
+            r"margin and $M_s$ of rare experts scale with $\alpha$, $M_s$ of frequent ones with $1 - \alpha$",
+            "that is what G gives in expectation, for weights from 0",
         ),
-        origin="paper",
+        origin="ours",
+        derivation="theory.derivations.gain",
+        exhibits=("figure-tolerance",),
+    ),
+    Claim(
+        id="Gain",
+        statement="In idealised networks the tolerance itself is at least gamma rho times as large with the frequent"
+        " experts digital: for N_F = N_R = 2, m = 8, l = 4 certified with gamma = .095 for every rho of 19 or more, and"
+        " .0009 for every rho of 3 or more",
+        latex=r"\frac{c^\ast(\text{frequent digital})}{c^\ast(\text{all analog})} \ge \gamma\rho,\quad"
+        r" \rho \ge \rho_0",
+        assumptions=(
+            _NOISE,
+            _ORTHOGONAL,
+            "idealised networks (`idealised` of `theory/tolerance/network.py`), not trained ones",
+            r"half of a specialist's neurons are its own token, those of frequent ones $\rho$ times; the others are 0",
+            "own tokens have the score 6, all others 0; a specialist without its own token has equal gates",
+            "with the frequent experts digital B bounds the tolerance from below, all analog U bounds it from above",
+            r"below $\rho = 3$ Berry-Esseen says nothing in this instance",
+        ),
+        origin="ours",
         derivation="theory.derivations.gain",
         exhibits=("figure-tolerance",),
     ),
     Claim(
         id="U",
-        statement="Above this noise magnitude an input is classified wrongly too often: an upper bound that makes the"
-        " gain of digital frequent experts a theorem",
+        statement="From this noise magnitude on an input is classified wrongly with more than a given probability: an"
+        " upper bound on what a network tolerates",
         latex=r"P(y\tilde f \le 0) \ge Q\Bigl(\frac{E[y\tilde f]}{\mathrm{sd}}\Bigr) -"
         r" 0.56 \frac{\sum_i E|X_i - E X_i|^3}{\mathrm{sd}^3}",
         assumptions=(
             _NOISE,
             _ORTHOGONAL,
-            r"$y \tilde f$ is a sum of independent terms $X_i$; sd is the standard deviation of the sum",
+            r"$y \tilde f$ is a sum of terms $X_i$, which orthogonal tokens make independent; sd is that of the sum",
+            r"each is a multiple of a $\mathrm{ReLU}(a + \sigma z)$ with $\sigma > 0$, of finite third moment",
         ),
-        origin="reconstruction",
+        origin="ours",
         derivation="theory.derivations.upper",
         exhibits=("figure-bounds", "figure-tolerance"),
     ),
@@ -323,8 +356,8 @@ CLAIMS = (
         assumptions=(
             _NOISE,
             _ORTHOGONAL,
-            "many neurons of similar size, for the normal approximation",
-            r"sd is the standard deviation of $y \tilde f$",
+            "many neurons of similar size, for the normal approximation, which U bounds the error of",
+            r"independent terms; sd is the standard deviation of $y \tilde f$",
         ),
         origin="reconstruction",
         derivation="theory.derivations.upper",
@@ -337,6 +370,7 @@ CLAIMS = (
         r" \rVert + \tfrac1m \sum_r \Delta_{\mathrm{out},r}/2\Bigr),\quad c M_s \to \max_w \sigma(|w|)",
         assumptions=(
             _ORTHOGONAL,
+            _GATES,
             r"programming noise of `theory/hardware.py`, of standard deviation $\sigma(|w|)$",
             r"$\delta x_j$ is what the DAC changes of a token, which is known",
             r"$\Delta_{out,r}$ is a step of the ADC of neuron $r$",
@@ -348,15 +382,17 @@ CLAIMS = (
     ),
     Claim(
         id="C",
-        statement="Subtracting the known bias b(a) of every analog expert digitally, or balancing the signs of the"
-        " analog experts, removes the mean shift that limits plain MaxNN on small budgets",
+        statement="Subtracting the known bias b(a) of every analog expert digitally removes the mean shift that limits"
+        " plain MaxNN on small budgets; as many analog experts of either sign do so only where their biases are equal",
         latex=r"E[y(\tilde f - \hat b)] = y f,\qquad"
         r" \hat b = \sum_{s \in A} a_s \sum_j G_j \tfrac1m \sum_r b(w_r\cdot x_j)",
         assumptions=(
             _NOISE,
             _ORTHOGONAL,
+            _GATES,
             "the noise magnitude and the clean weights are known; $b$ is the bias of M1",
-            "balancing the signs: experts of both signs have equal biases",
+            r"that correction cannot harm: inputs of either label with one margin $\mu$, one $L$ and the same biases",
+            r"balancing the signs: all analog experts have one bias $\sum_j G_j (1/m) \sum_r b(w_r \cdot x_j)$",
         ),
         origin="ours",
         derivation="theory.derivations.correction",

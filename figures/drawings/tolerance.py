@@ -1,4 +1,4 @@
-"""Draws what a network tolerates: c* against the rarity of a class, the gain, accuracies, and what is proved."""
+"""Draws what a network tolerates: c* against the rarity of a class, the gain, accuracies, and the bounds."""
 
 from typing import Any
 
@@ -40,8 +40,8 @@ PLACEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 BOUNDS: dict[str, tuple[str, dict[str, Any]]] = {  # from above to below
-    "ceiling": ("proved ceiling (U)", {"color": PURPLE, "linestyle": "--", "marker": "D"}),
-    "floor": ("proved floor (B-mean, B-exp)", {"color": GREEN, "linestyle": "--", "marker": "s"}),
+    "ceiling": ("ceiling (U)", {"color": PURPLE, "linestyle": "--", "marker": "D"}),
+    "floor": ("floor (B-mean, B-exp)", {"color": GREEN, "linestyle": "--", "marker": "s"}),
     "B-mean": ("exact mean (B-mean), worst input", {"color": BLUE, "linestyle": "-.", "marker": "o"}),
     "B": ("worst bias (B), worst input", {"color": SKY, "linestyle": ":", "marker": "^"}),
     "Bu": ("all inputs at once (Bu)", {"color": GREY, "linestyle": "-", "marker": "v"}),
@@ -53,6 +53,7 @@ SYMBOLS = (
     " the 2 N_F experts of the largest MaxNNScore digital. Points: geometric means with 95 % intervals over training"
     " seeds."
 )
+FLOOR = "Floors and ceilings are proved formulas in float64, on the sampled inputs and without bounds on rounding."
 CAPTION = (
     "Tolerable noise against the rarity of a class, one curve for each choice of digital experts, a panel for each"
     " network. Lines: what the theory predicts (P of docs/theory.md: exact moments and a normal approximation)."
@@ -60,19 +61,19 @@ CAPTION = (
 )
 GAIN = (
     "The factor by which digital frequent experts raise the tolerated noise, against the ratio of frequencies,"
-    " measured, predicted and proved. Blue line: prediction P for the trained networks; black: P for the idealised,"
-    " untrained network; dotted: the law √(1 + (gρ)²) with g fitted; dashed: the gain that is proved, with B-exp and"
-    f" U; dash-dotted (if above 1): proved for the idealised network and every ρ; grey: ρ itself. {SYMBOLS}"
+    " measured and predicted, with its floor. Blue line: prediction P for the trained networks; black: P for the"
+    " idealised, untrained network; dotted: √(1 + (gρ)²) with g fitted; dashed: the floor of the gain, by B-exp and U;"
+    f" dash-dotted (if above 1): the floor γρ of the idealised network; grey: ρ itself. {FLOOR} {SYMBOLS}"
 )
 ACCURACY = (
     "Curves of the accuracy of the rare and of the frequent class against noise, one for each choice of digital"
     f" experts. Bands: 95 % intervals. {SYMBOLS}"
 )
-PROVED = (
-    "Measured tolerances (points) and proved bounds on them (lines) against the rarity of the class, a row for each"
+BOUNDED = (
+    "Measured tolerances (points) and bounds on them (lines) against the rarity of the class, a row for each"
     " choice of digital experts. Floor and ceiling are averages over a class's inputs; the other bounds are those of"
     " the worst input, or of all at once, at a failure probability of 5 %. All are statements of docs/theory.md,"
-    f" named in brackets. {SYMBOLS}"
+    f" named in brackets. {FLOOR} {SYMBOLS}"
 )
 
 
@@ -108,7 +109,7 @@ def draw(result: Result) -> Figure:
 def draw_gain(result: Result) -> Figure:
     """The gain of both placements with digital experts, a panel for each (N_F, N_R)."""
     figure, axes = _panels(result, 4.2)
-    shown = [law["proved_for_every_rho"] * max(_rho(result, law)) > 1 for law in result.data["law"]]
+    shown = [law["idealised_gain_floor"] * max(_rho(result, law)) > 1 for law in result.data["law"]]
     for axis, law in zip(axes, result.data["law"], strict=True):
         rows = [row for row in result.data["gain"] if row["specialists"] == law["specialists"]]
         rho = _rho(result, law)
@@ -124,16 +125,16 @@ def draw_gain(result: Result) -> Figure:
             linestyle=":",
             label="√(1 + (gρ)²), g fitted",
         )
-        axis.plot(rho, _numbers(rows, "proved"), color=BLUE, linestyle="--", label="proved (B-exp, U)")
+        axis.plot(rho, _numbers(rows, "gain_floor"), color=BLUE, linestyle="--", label="floor (B-exp, U)")
         if any(shown):  # else it says nothing here
             axis.plot(
                 rho,
-                law["proved_for_every_rho"] * np.array(rho)
+                law["idealised_gain_floor"] * np.array(rho)
                 if shown[list(axes).index(axis)]
                 else [np.nan] * len(rho),
                 color=GREY,
                 linestyle="-.",
-                label="proved, idealised network",
+                label="floor, idealised network",
             )
         axis.set(xscale="log", yscale="log", xlabel="ρ, frequent / rare class")
         log_ticks(axis.xaxis, (3, *GAINS))
@@ -164,8 +165,8 @@ def draw_accuracy(result: Result) -> Figure:
 
 
 @styled
-def draw_proved(result: Result) -> Figure:
-    """Measured c* between the proved bounds: a row for each placement, a column for each (N_F, N_R)."""
+def draw_bounds(result: Result) -> Figure:
+    """Measured c* between the bounds: a row for each placement, a column for each (N_F, N_R)."""
     laws, judged = result.data["law"], ("none", "oracle")
     figure = Figure(figsize=(WIDTH, 5.6))
     axes = figure.subplots(2, len(laws), squeeze=False, sharex=True, sharey="row")
@@ -192,7 +193,7 @@ def draw_proved(result: Result) -> Figure:
         down[0].set_ylabel("tolerated noise c*")
     for axis in axes[-1]:
         axis.set_xlabel("α, probability of the rare class")
-    titled(figure, "Does the measured tolerance lie between proved floor and ceiling?")
+    titled(figure, "Does the measured tolerance lie between floor and ceiling?")
     legend_below(figure, axes[0, 0], columns=2)
     return figure
 
@@ -200,7 +201,7 @@ def draw_proved(result: Result) -> Figure:
 PARTS = {
     "gain": (draw_gain, GAIN),
     "accuracy": (draw_accuracy, ACCURACY),
-    "proved": (draw_proved, PROVED),
+    "bounds": (draw_bounds, BOUNDED),
 }
 
 
@@ -217,7 +218,7 @@ def table(result: Result) -> list[Row]:
         n_f, n_r = entry["specialists"]
         rows.append(
             {"N_F": n_f, "N_R": n_r, "rho": gain["rho"], **row}
-            | {name: gain[name] for name in ("score_ratio", "predicted", "proved")}
+            | {name: gain[name] for name in ("score_ratio", "predicted", "gain_floor")}
             | {"gain": gain.get(entry["placement"], 1.0)}
         )
     names = list(dict.fromkeys(name for row in rows for name in row))

@@ -14,7 +14,7 @@ For each network's own test inputs, theory [docs/theory.md] computes:
 - "floor": the failure bounds B-mean and B-exp, averaged over the inputs of a class; holds for the expected accuracy
 - "ceiling": U, averaged likewise; holds for the expected accuracy
 - P: the prediction
-- the proved gain: floor of "oracle" / ceiling of "none"
+- the floor of the gain: floor of "oracle" / ceiling of "none"
 
 Rules: rules/figure-tolerance.md.
 """
@@ -246,7 +246,7 @@ class _Table:
         return self.star(placement) / self.star("none")
 
     @property
-    def proved_gain(self) -> Array:
+    def gain_floor(self) -> Array:
         """Lower bound on the gain of "oracle"."""
         return self.theory("oracle", "floor") / self.theory("none", "ceiling")
 
@@ -289,7 +289,7 @@ class _Table:
         ]
 
     def gains(self) -> list[dict[str, Any]]:
-        """Rows of the gain by alpha, beside its prediction and the proved gain; geometric means over seeds."""
+        """Rows of the gain by alpha, beside its prediction and its floor; geometric means over seeds."""
         predicted = self.theory("oracle", "P") / self.theory("none", "P")
         ratio = self.of(lambda record: record["score_ratio"])
         return [
@@ -301,7 +301,7 @@ class _Table:
                 **_centre("maxnn", self.gain("maxnn")[row]),
                 "oracle_median": float(np.median(self.gain("oracle")[row])),
                 "predicted": _geometric_mean(predicted[row]),
-                "proved": _geometric_mean(self.proved_gain[row]),
+                "gain_floor": _geometric_mean(self.gain_floor[row]),
                 "score_ratio": _geometric_mean(ratio[row]),
             }
             for row, alpha in enumerate(self.alphas)
@@ -332,7 +332,7 @@ class _Table:
             "theory_g": self.theory_g,
             "slope": float(slopes.mean()),
             "slope_interval": mean_interval(slopes),
-            "proved_for_every_rho": _linear_gain(self.setting),
+            "idealised_gain_floor": _linear_gain(self.setting),
             "idealised": self.idealised,
         }
 
@@ -402,18 +402,18 @@ def _findings(table: _Table) -> list[Finding]:
             )
         )
     findings.append(_between(table, where))
-    slopes = _slopes(log_rho, np.log(table.proved_gain))
+    slopes = _slopes(log_rho, np.log(table.gain_floor))
     slopes = slopes[np.isfinite(slopes)]
     if slopes.size >= 2:  # U says nothing for some networks
         findings.append(
             mean_within(
-                f"the proved gain grows like rho; {where}",
+                f"the floor of the gain grows like rho; {where}",
                 "slope of the logarithm of floor (frequent digital) / ceiling (all analog) against log rho",
                 slopes,
                 1.0,
                 PROPORTIONAL,
                 origin="ours",
-                statement="U",
+                statement="Gain",
                 family="bounded gain",
             )
         )
@@ -443,7 +443,7 @@ def _between(table: _Table, where: str) -> Finding:
     interval = partial(proportion_interval, violations, seeds)
     alone = judge(interval(1 - LEVEL))
     return Finding(
-        claim=f"c* is between the proved floor (B-mean) and the proved ceiling (U); {where}",
+        claim=f"c* is between floor (B-mean, B-exp) and ceiling (U); {where}",
         origin="ours",
         statement="U",
         statistic=f"share of training seeds with a violation; smallest c*/floor or ceiling/c*: {np.nanmin(slack):.3f}",

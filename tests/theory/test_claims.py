@@ -16,10 +16,10 @@ from theory.errors import InputError
 TESTS = Path(__file__).parents[1]
 # Commands of the formulas, each of them in https://katex.org/docs/supported and in MathJax.
 COMMANDS = """
-    alpha delta Delta epsilon eta kappa mu Phi pi rho sigma theta Theta varphi zeta
+    alpha gamma delta Delta epsilon eta kappa mu Phi pi rho sigma theta Theta varphi zeta
     mathrm text textstyle frac tfrac sqrt hat tilde top
     sum int infty max min ln cdot in le ge approx sim to mapsto Rightarrow quad qquad
-    bigl bigr Bigl Bigr lVert rVert
+    ast bigl bigr Bigl Bigr lVert rVert
 """
 MARKED = '''
 import pytest

@@ -30,6 +30,7 @@ from theory.tolerance import (
     exact_mean_bound,
     exponential_bound,
     failure_bound,
+    gain_floor,
     idealised,
     linear_gain,
     margins,
@@ -37,7 +38,6 @@ from theory.tolerance import (
     pointwise_bound,
     predicted_accuracy,
     predicted_tolerance,
-    proved_gain,
     relu_exponential,
     tolerance_ceiling,
     tolerance_floor,
@@ -422,7 +422,7 @@ def test_the_bias_of_b_is_attained(m: int) -> None:
 
 
 @pytest.mark.claim("U")
-@pytest.mark.claim("Cor")
+@pytest.mark.claim("Gain")
 @pytest.mark.parametrize(("N_F", "m"), [(2, 8), (3, 8), (2, 32)])
 def test_u_and_p_where_the_frequent_noise_is_all(N_F: int, m: int) -> None:  # noqa: N803
     """For rho to infinity both are margin/(rho sd x), with x = Q^-1(.05) for P and Q^-1(.05 + BE) for U."""
@@ -551,7 +551,7 @@ def test_predicted_accuracy_with_many_neurons() -> None:
         assert interval.low - 0.035 <= 0.05 <= interval.high + 0.035
 
 
-# Cor: the gain
+# Cor and Gain: what digital frequent experts gain
 
 
 @pytest.mark.claim("Cor")
@@ -575,30 +575,30 @@ def test_the_ratio_of_bounds_is_of_the_order_of_rho(w_max: Any, N_F: int, N_R: i
     assert kappa is not None and math.isclose(slopes[-1], kappa, rel_tol=0.01)
 
 
-@pytest.mark.claim("Cor")
+@pytest.mark.claim("Gain")
 @pytest.mark.claim("U")
 @pytest.mark.parametrize(("w_max", "N_F", "N_R"), [("layer", 2, 2), ("column", 3, 1)])
-def test_the_proved_gain(w_max: Any, N_F: int, N_R: int) -> None:  # noqa: N803
+def test_the_floor_of_the_gain(w_max: Any, N_F: int, N_R: int) -> None:  # noqa: N803
     """The gain is linear in rho, above 1 from alpha = .05 on, and less than a factor of 2.6 below the prediction."""
-    proofs, last = [], 0.0
+    floors, last = [], 0.0
     for alpha in (0.05, 0.02, 0.005):
         setting = Setting(alpha=alpha, N_F=N_F, N_R=N_R)
         network, gates, labels, kinds = idealised(setting, w_max)
         frequent = torch.tensor(([True] * N_F + [False] * N_R) * 2)
-        proved = proved_gain(network, frequent, gates, labels, kinds)
+        floor = gain_floor(network, frequent, gates, labels, kinds)
         linear = linear_gain(setting, w_max)
         placed = dataclasses.replace(network, analog=~frequent)
         digital, analog = (predicted_tolerance(each, gates, labels, kinds) for each in (placed, network))
-        assert last <= linear and linear * setting.rho <= proved * (1 + 1e-6)
-        assert digital / analog / 2.6 < proved < digital / analog
+        assert last <= linear and linear * setting.rho <= floor * (1 + 1e-6)
+        assert digital / analog / 2.6 < floor < digital / analog
         last = linear
-        proofs.append(proved)
-    assert proofs == sorted(proofs) and proofs[0] > 1
-    assert math.isclose(proofs[2] / proofs[1], 199 / 49, rel_tol=0.1)
+        floors.append(floor)
+    assert floors == sorted(floors) and floors[0] > 1
+    assert math.isclose(floors[2] / floors[1], 199 / 49, rel_tol=0.1)
 
 
-@pytest.mark.claim("Cor")
-def test_the_proved_gain_against_draws() -> None:
+@pytest.mark.claim("Gain")
+def test_the_floor_of_the_gain_against_draws() -> None:
     """All analog errs in more than 5 % at its ceiling, frequent digital in at most 5 % at its floor."""
     setting = Setting(alpha=0.02)
     network, gates, labels, kinds = idealised(setting)
@@ -613,7 +613,7 @@ def test_the_proved_gain_against_draws() -> None:
     assert_plausible([stats.binomtest(sum(few_errors), 2 * draws, 0.05, alternative="greater").pvalue])
 
 
-@pytest.mark.claim("Cor")
+@pytest.mark.claim("Gain")
 @fewer
 @given(seed=seeds, w_max=any_w_max, correct=st.booleans())
 def test_floor_prediction_and_ceiling_of_classes(seed: int, w_max: Any, correct: bool) -> None:

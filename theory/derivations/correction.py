@@ -41,7 +41,7 @@ def _worst_label() -> bool:
 
 
 def _tolerable_for_both() -> bool:
-    """Inputs of both labels that satisfy B-mean at c uncorrected satisfy it corrected: the remedy cannot harm."""
+    """Inputs of both labels, of one margin, shift and L, that satisfy B-mean at c satisfy it corrected, too."""
     margin, shift, tau, lipschitz, noise = z3.Reals("mu beta tau L c")
     return proved(
         margin >= tau * lipschitz * noise,
@@ -72,6 +72,21 @@ def _balance_needs_an_even_budget() -> bool:
     even = proved(beta == 0, *counts, plus == half, minus == half)
     odd = proved(z3.Or(beta >= bias, beta <= -bias), *counts, plus + minus == 2 * half + 1)
     return even and odd
+
+
+def _two_margins_do_not() -> bool:
+    """With margins .4 and 1 and a shift of .5, tau L c = .45: both inputs satisfy B-mean, one does not corrected."""
+    small, large, shift, need = z3.Reals("mu_minus mu_plus beta need")
+    return proved(
+        z3.And(small + shift >= need, large - shift >= need, small < need),
+        *(small == z3.RealVal("0.4"), large == 1, shift == z3.RealVal("0.5"), need == z3.RealVal("0.45")),
+    )
+
+
+def _equal_numbers_do_not() -> bool:
+    """One expert of either sign, of sizes 1 and 4, on a token of neither: b(0) - 4 b(0) = -3 c/sqrt(2 pi) at c = 1."""
+    one, four = relu_bias(sp.Integer(0), sigma), relu_bias(sp.Integer(0), 4 * sigma)
+    return equal(one - four, -3 * sigma / sp.sqrt(2 * sp.pi))
 
 
 def _one_sign_does_not() -> bool:
@@ -108,13 +123,25 @@ STEPS = {
             _worst_label,
         ),
         Step(
-            "where both labels satisfy B-mean at c, both do when corrected", "certified", _tolerable_for_both
+            "where inputs of both labels with one mu, beta and L satisfy B-mean at c, both do when corrected",
+            "certified",
+            _tolerable_for_both,
+        ),
+        Step(
+            "with two margins one of them may not: .4 + .5 and 1 - .5 exceed .45, and .4 does not",
+            "certified",
+            _two_margins_do_not,
         ),
         Step("|beta| <= c max(sum of M_s of sign +, of sign -)/sqrt(2 pi)", "certified", _range_of_shift),
         Step(
             "p experts of each sign, equal biases b: balanced |beta| = 0 at an even budget, at least b at an odd one",
             "certified",
             _balance_needs_an_even_budget,
+        ),
+        Step(
+            "equal numbers with unequal biases do not balance: sizes 1 and 4 leave b(0) - 4 b(0) = -3 sigma/sqrt(2 pi)",
+            "exact",
+            _equal_numbers_do_not,
         ),
         Step("q digital experts of one sign leave |beta| = q b > 0", "certified", _one_sign_does_not),
         Step("that costs more than it saves where q b > tau (L - L')", "certified", _worse_than_nothing),

@@ -1,4 +1,7 @@
-"""How much programming noise does a network tolerate? Proved bounds and a prediction.
+"""How much programming noise does a network tolerate? Bounds and a prediction.
+
+The statements behind the bounds are proved (derivations/). Here they are evaluated in float64, without bounds on the
+rounding.
 
 formulas.py holds the formulas, network.py what they are about, terms.py the noisy output as a sum of terms, bounds.py
 the tolerance of one input or of all at once, classes.py that of a network on several kinds of input.
@@ -17,9 +20,9 @@ from theory.tolerance.bounds import (
 )
 from theory.tolerance.classes import (
     FAILURE,
+    gain_floor,
     linear_gain,
     predicted_tolerance,
-    proved_gain,
     tolerance_ceiling,
     tolerance_floor,
 )
@@ -50,6 +53,7 @@ __all__ = [
     "exact_mean_bound",
     "exponential_bound",
     "failure_bound",
+    "gain_floor",
     "ideal_frequent_sd",
     "ideal_third",
     "idealised",
@@ -59,7 +63,6 @@ __all__ = [
     "pointwise_bound",
     "predicted_accuracy",
     "predicted_tolerance",
-    "proved_gain",
     "relu_exponential",
     "tail_events",
     "tolerable_noise",

@@ -1,4 +1,4 @@
-"""How much noise does one input tolerate, or every input at once? Proved bounds and a prediction.
+"""How much noise does one input tolerate, or every input at once? Bounds and a prediction.
 
 Statements B, B-mean, B-exp, Bu, U, P, H and C of docs/theory.md, for given inputs and over the noise: a label y = +1 or
 -1 is predicted correctly if y f~(X) > 0, and an accuracy is the probability of that.
@@ -114,7 +114,7 @@ def upper_bound(
 ) -> Float[Tensor, " inputs"]:
     """c_U such that for every c >= c_U each input is misclassified with probability above `failure`   [U].
 
-    inf where no such c is proved, in particular if the bias of experts of the label's sign prevails.
+    inf where no such c is found, in particular if the bias of experts of the label's sign prevails.
     Tokens that an expert weighs in one input have to be orthogonal, and there is no ADC.
     """
     terms = independent(terms_of(network, gates, labels, bias_correction=bias_correction))

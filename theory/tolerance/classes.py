@@ -1,5 +1,8 @@
 """How much noise does a whole network tolerate, and how much more with some experts digital?
 
+Floor and ceiling are what proved statements give for a network and some inputs. They are evaluated in float64, without
+bounds on the rounding, so that a floor is no proof. The gain that ball arithmetic certifies is in derivations/gain.
+
 Inputs are of several kinds (frequent and rare ones of a class, say); the network tolerates a noise magnitude c if the
 mean accuracy of every kind is at least 1 - failure.
 """
@@ -90,7 +93,7 @@ def predicted_tolerance(
 ) -> float:
     """c at which the predicted mean accuracy of some kind falls below 1 - failure   [P].
 
-    The search goes up from the proved floor.
+    The search goes up from the floor.
     """
     probability("failure", failure)
     parts = _by_kind(independent, network, gates, labels, kinds, bias_correction)
@@ -117,7 +120,7 @@ def predicted_tolerance(
     return float(low)
 
 
-def proved_gain(
+def gain_floor(
     network: Network,
     digital: Bool[Tensor, " experts"],
     gates: Gates,
@@ -125,7 +128,7 @@ def proved_gain(
     kinds: Tensor,
     failure: float = FAILURE,
 ) -> float:
-    """A proved lower bound on the factor by which making `digital` experts digital raises the tolerance   [Cor, U].
+    """Floor of the factor by which making `digital` experts digital raises the tolerance   [Gain, U].
 
     network: the placement to compare with, usually all analog.
 
@@ -139,11 +142,13 @@ def proved_gain(
 def linear_gain(
     setting: Setting, w_max: WMax = "layer", active: int | None = None, failure: float = FAILURE
 ) -> float:
-    """gamma with MaxNN's gain at least gamma rho for every rho >= setting.rho, in `idealised` networks   [Cor].
+    """gamma with MaxNN's gain at least gamma rho for every rho >= setting.rho, in `idealised` networks   [Gain].
+
+    In float64; derivations/gain certifies a smaller gamma.
 
     With all experts analog, a rare input errs with probability above `failure` for all c >= margin/(rho sd quantile).
     With the frequent specialists digital, the tolerance is at least a constant, whatever rho.
-    0 where Berry-Esseen proves nothing.
+    0 where Berry-Esseen says nothing.
     """
     network, gates, labels, kinds = idealised(setting, w_max, active)
     frequent = torch.tensor(([True] * setting.N_F + [False] * setting.N_R) * 2)

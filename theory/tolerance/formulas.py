@@ -1,4 +1,4 @@
-"""Which formulas give the tolerable noise? Each serves symbols and tensors alike [B to U and Cor, docs/theory.md].
+"""Which formulas give the tolerable noise? Each serves symbols and tensors alike [B to U and Gain, docs/theory.md].
 
 y f~ is the noisy output of a network for an input of label y, c the magnitude of the noise.
 """
@@ -47,12 +47,12 @@ def relu_exponential(theta: Value, a: Value, sigma: Value) -> Value:
 
 
 def ideal_frequent_sd(terms: Value, m: Value, l: Value, variance: Value) -> Value:  # noqa: E741
-    """Standard deviation of y f~/(c rho) that comes from `terms` idealised ReLUs of frequent specialists   [Cor]."""
+    """Standard deviation of y f~/(c rho) that comes from `terms` idealised ReLUs of frequent specialists   [Gain]."""
     return sqrt(terms * variance) / (m * l)
 
 
 def ideal_third(terms: Value, m: Value, l: Value, third: Value, rare: Value, rho: Value) -> Value:  # noqa: E741
-    """An upper bound on the sum of third moments of y f~/(c rho), over all specialists   [Cor].
+    """An upper bound on the sum of third moments of y f~/(c rho), over all specialists   [Gain].
 
     terms: number of ReLUs of frequent specialists; each has the third moment `third`.
     rare: sum of |coefficient|^3 of the other specialists, whose noise is 1/rho.

@@ -120,7 +120,7 @@ class Terms:
         third = (self.coefficient.abs() ** 3 * relu_third_moment(most, self.sigma)).sum(-1)
         # Q(mean/sd) is smallest for the largest mean. If that mean is positive the smaller sd counts, else the larger.
         error = error_bound(mean / torch.where(mean > 0, sds[0], sds[1]), third, sds[0])
-        return error.nan_to_num(nan=0.0).clamp(min=0)  # without any noise 0/0: nothing is proved
+        return error.nan_to_num(nan=0.0).clamp(min=0)  # without any noise 0/0: nothing is said
 
 
 def terms_of(network: Network, gates: Gates, labels: Tensor, *, bias_correction: bool = False) -> Terms:

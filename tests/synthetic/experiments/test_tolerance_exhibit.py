@@ -112,11 +112,11 @@ def found(result: Result, words: str) -> list[Finding]:
         ("predict c*, all analog", {}, "holds", 0.02),
         ("predict c*, all analog", {"predicted": 0.7}, "fails", 0.3),
         ("predict c*, frequent", {"predicted": 1.3}, "fails", 0.3),
-        ("between the proved floor", {}, "holds", 0.0),
-        ("between the proved floor", {"floor": 1.1}, "fails", 1.0),
-        ("between the proved floor", {"ceiling": 0.9}, "fails", 1.0),
-        ("proved gain", {}, "holds", 1.0),
-        ("proved gain", {"power": 0.5}, "fails", 0.5),
+        ("between floor", {}, "holds", 0.0),
+        ("between floor", {"floor": 1.1}, "fails", 1.0),
+        ("between floor", {"ceiling": 0.9}, "fails", 1.0),
+        ("floor of the gain", {}, "holds", 1.0),
+        ("floor of the gain", {"power": 0.5}, "fails", 0.5),
     ],
 )
 def test_verdicts_follow_the_data(
@@ -135,7 +135,7 @@ def test_claims_are_those_that_are_committed() -> None:
 def test_one_violated_bound_of_one_network_decides() -> None:
     configs, records = units()
     records[7]["theory"]["oracle"]["ceiling"] = 0.99 * records[7]["tolerance"]["oracle"]
-    violated, other = found(summarise(configs, records), "between the proved floor")
+    violated, other = found(summarise(configs, records), "between floor")
     assert (violated.verdict, other.verdict) == ("fails", "holds")
     assert violated.estimate == pytest.approx(1 / SEEDS) and "ceiling/c*: 0.990" in violated.statistic
 
@@ -145,7 +145,7 @@ def test_most_networks_and_no_violation_take_more_than_a_few_seeds() -> None:
     configs, records = units()
     few = [pair for pair in zip(configs, records, strict=True) if pair[0].seed < 5]
     result = summarise(*zip(*few, strict=True))
-    for words in ("MaxNNScore finds", "between the proved floor"):
+    for words in ("MaxNNScore finds", "between floor"):
         for finding in found(result, words):
             assert finding.interval == proportion_interval(5 if words.startswith("Max") else 0, 5)
             assert finding.verdict == "inconclusive"
@@ -165,9 +165,9 @@ def test_a_bound_that_says_nothing_is_neither_violated_nor_drawn() -> None:
     for record in records:
         record["theory"]["none"]["ceiling"] = None
     result = summarise(configs, records)
-    assert [finding.verdict for finding in found(result, "between the proved floor")] == ["holds"] * 2
-    assert not [finding for finding in result.findings if "proved gain" in finding.claim]
-    assert all(row["proved"] is None for row in result.data["gain"])
+    assert [finding.verdict for finding in found(result, "between floor")] == ["holds"] * 2
+    assert not [finding for finding in result.findings if "floor of the gain" in finding.claim]
+    assert all(row["gain_floor"] is None for row in result.data["gain"])
     for draw in (drawing.draw, *(draw for draw, _ in drawing.PARTS.values())):
         assert isinstance(draw(result), Figure)
 
