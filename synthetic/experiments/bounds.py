@@ -22,19 +22,7 @@ instance's.
 
 Tightness is the empirical c, at which the failure rate passes delta, divided by the bound; for U the inverse.
 
-Rules, fixed before the first run:
-1. Validity. Every cell has Clopper-Pearson limits of the failure probability divided by delta, at a confidence which
-   makes all limits of a finding hold together with 95 % (Bonferroni). A violation is a lower limit above 1 (for U: an
-   upper limit below 1). The estimate is the worst cell's failure rate/delta, the largest (for U: the smallest). The
-   interval reaches from the largest lower to the largest upper limit (for U: the smallest). Holds if the interval is
-   below 1 (for U: above 1): then there is no violation, and every cell's probability is shown to be below its delta.
-   Fails if there is a violation. One finding for B, B-mean, B-exp, Bu and U each with the theory's noise; one for the
-   lower bounds together and one for U per neuron and for each noise model; one for the lower bounds for each
-   converter.
-2. Tightness within an order of magnitude for rare inputs, with the theory's noise: a training seed's median over its
-   cells is below 10. One finding for B, B-mean, B-exp, Bu and U each; the interval is 95 % over training seeds.
-Cells whose bound says nothing (0; for U: infinity) are counted and left out. An infinite lower bound is checked at
-LARGEST_C. A finding without cells is not made.
+Rules: rules/figure-bounds.md.
 """
 
 import math
@@ -46,16 +34,18 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.special import betaincinv
+from numpy.typing import NDArray
+from scipy.special import betainccinv, betaincinv
 from torch import Tensor
 
 from synthetic.data import Dictionary, Task, evaluation_samples
 from synthetic.model import ModelConfig, MoE
 from synthetic.robustness import Programmed, bisected, noisy_outputs, program
 from synthetic.training import Training, train
-from theory.evidence import Finding, Interval, Origin, Result, Verdict, mean_finding, seed_count, verdict
+from theory.evidence import LEVEL, Finding, Interval, Origin, Result, judged, mean_finding
 from theory.hardware import Hardware, quantise_output
 from theory.placement import rank
+from theory.separation import evaluation_seeds
 from theory.setting import Setting
 from theory.tolerance import (
     Network,
@@ -79,7 +69,6 @@ TIGHTNESS_DRAWS = 256  # draws, of those that check validity, from which the emp
 SMALLEST_C, LARGEST_C = 2.0**-12, 2.0**10  # the range in which the empirical c is searched
 HALVINGS = 10  # halvings of the logarithm of that range, which find the empirical c to within 1.5 %
 TIGHT = 10.0  # rule 2
-CONFIDENCE = 0.95  # rule 1
 
 
 @dataclass(frozen=True)
@@ -189,10 +178,10 @@ PRESETS = {
 }
 
 
-def grid(preset: str, seeds: int | None = None) -> list[Config]:
-    """The units of work. `seeds` (at least 2) overrides the preset's number of training seeds."""
+def grid(preset: str, seeds: int | None = None, first_seed: int | None = None) -> list[Config]:
+    """The units of work. `seeds` overrides the preset's number of training seeds, `first_seed` the first of them."""
     settings = PRESETS[preset]
-    count = seed_count(seeds, settings.seeds, "training seeds")
+    each = evaluation_seeds(seeds, settings.seeds, first_seed, "training seeds")
     cases = [
         *(Case(alpha=alpha) for alpha in settings.alphas),
         *(Case(m=m) for m in settings.widths),
@@ -206,9 +195,7 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
     # The cases of one network follow each other: `_trained` keeps the last network only.
     cases.sort(key=lambda case: (case.alpha, case.m, case.dictionary))
     return [
-        Config(case, seed, settings.draws, settings.inputs, settings.many)
-        for seed in range(count)
-        for case in cases
+        Config(case, seed, settings.draws, settings.inputs, settings.many) for seed in each for case in cases
     ]
 
 
@@ -292,10 +279,10 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         together = [(bound,) for bound in BOUNDS] if group == "theory" else [LOWER, ("U",)]
         for bounds in together:
             chosen = [each for each in cells if each.case.group == group and each.bound in bounds]
-            row = _validity(chosen)
-            if row is not None:
-                validity.append({"group": group, "bounds": bounds, **row})
-                findings.append(_valid(group, bounds, row))
+            worst = _Worst.of(chosen)
+            if worst is not None:
+                validity.append({"group": group, "bounds": bounds, **worst.row()})
+                findings.append(_valid(group, bounds, worst))
     for bound in BOUNDS:
         finding = _tight(
             bound, [each for each in cells if each.case.group == "theory" and each.bound == bound]
@@ -327,11 +314,11 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         data={
             "validity": validity,
             "by_delta": [
-                {"bound": bound, "delta": delta, **row}
+                {"bound": bound, "delta": delta, **worst.row()}
                 for bound in BOUNDS
                 for delta in DELTAS
                 if (
-                    row := _validity(
+                    worst := _Worst.of(
                         each
                         for each in cells
                         if (each.case.group, each.bound, each.delta) == ("theory", bound, delta)
@@ -368,56 +355,86 @@ class _Cells:
     tightness: dict[str, list[float]]
 
 
-def _validity(cells: Iterable[_Cells]) -> dict[str, Any] | None:
-    """The worst cell, of either lower or upper bounds alone; None if there are no cells."""
-    listed = [(count, each) for each in cells for count in each.failures]
-    if not listed:
-        return None
-    count = np.array([count for count, _ in listed], dtype=np.float64)
-    draws = np.array([each.draws for _, each in listed], dtype=np.float64)
-    delta = np.array([each.delta for _, each in listed])
-    tail = (1 - CONFIDENCE) / 2 / count.size
-    # Clopper-Pearson: quantiles of Beta(count, draws - count + 1) and Beta(count + 1, draws - count).
-    low = np.where(count > 0, betaincinv(np.maximum(count, 1), draws - count + 1, tail), 0.0) / delta
-    high = np.where(count < draws, betaincinv(count + 1, np.maximum(draws - count, 1), 1 - tail), 1.0) / delta
-    rate = count / draws / delta
-    upper = listed[0][1].bound == "U"
-    worst = np.min if upper else np.max
-    return {
-        "worst": float(worst(rate)),
-        "interval": (float(worst(low)), float(worst(high))),
-        "violations": int((high < 1).sum() if upper else (low > 1).sum()),
-        "cells": count.size,
-        "draws": int(draws.min()),
-        "pairs": int(draws.sum()),
-        "failures": int(count.sum()),
-    }
+@dataclass(frozen=True)
+class _Worst:
+    """The worst of many cells, of either lower or upper bounds alone: arrays over the cells."""
+
+    failures: NDArray[np.float64]
+    draws: NDArray[np.float64]
+    delta: NDArray[np.float64]
+    upper: bool
+
+    @classmethod
+    def of(cls, cells: Iterable[_Cells]) -> "_Worst | None":
+        """None if there are no cells."""
+        listed = [
+            (count, each.draws, each.delta, each.bound == "U") for each in cells for count in each.failures
+        ]
+        if not listed:
+            return None
+        failures, draws, delta, upper = (
+            np.array(column, dtype=np.float64) for column in zip(*listed, strict=True)
+        )
+        return cls(failures, draws, delta, bool(upper[0]))
+
+    def limits(self, confidence: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Clopper-Pearson limits of every cell's failure probability over delta, which hold together."""
+        # Cells with the same numbers have the same limits, and there are few different ones.
+        different, which = np.unique(
+            np.stack((self.failures, self.draws, self.delta)), axis=1, return_inverse=True
+        )
+        count, draws, delta = different
+        tail = (1 - confidence) / 2 / self.failures.size
+        # Quantiles of Beta(count, draws - count + 1) and Beta(count + 1, draws - count).
+        low = np.where(count > 0, betaincinv(np.maximum(count, 1), draws - count + 1, tail), 0.0) / delta
+        high = (
+            np.where(count < draws, betainccinv(count + 1, np.maximum(draws - count, 1), tail), 1.0) / delta
+        )
+        return low[which.ravel()], high[which.ravel()]
+
+    def interval(self, confidence: float) -> Interval:
+        """From the worst lower to the worst upper limit."""
+        low, high = self.limits(confidence)
+        return self._extreme(low), self._extreme(high)
+
+    def row(self) -> dict[str, Any]:
+        """What is drawn and said of the cells."""
+        low, high = self.limits(1 - LEVEL)
+        return {
+            "worst": self._extreme(self.failures / self.draws / self.delta),
+            "interval": self.interval(1 - LEVEL),
+            "violations": int((high < 1).sum() if self.upper else (low > 1).sum()),
+            "cells": self.failures.size,
+            "draws": int(self.draws.min()),
+            "pairs": int(self.draws.sum()),
+            "failures": int(self.failures.sum()),
+        }
+
+    def _extreme(self, values: NDArray[np.float64]) -> float:
+        return float(values.min() if self.upper else values.max())
 
 
-def _valid(group: str, bounds: Sequence[str], row: dict[str, Any]) -> Finding:
+def _valid(group: str, bounds: Sequence[str], worst: _Worst) -> Finding:
     """Rule 1, for bounds that are judged together."""
-    upper = "U" in bounds
-    where = "the theory's noise" if group == "theory" else group
+    row = worst.row()
+    theory = group == "theory"
     # With the theory's noise each bound is judged by itself; other hardware is what (H) is about.
-    origin: Origin = "reconstruction" if group == "theory" and bounds != ("B-exp",) else "ours"
-    extreme, side, other = ("smallest", "above", "below") if upper else ("largest", "below", "above")
-    return Finding(
-        claim=f"{', '.join(bounds)}: an input errs {'more' if upper else 'no more'} often than stated; {where}",
-        origin=origin,
-        statement=bounds[0] if group == "theory" else "H",
-        statistic=f"{extreme} failure rate/delta of {row['cells']} cells, {row['violations']} violations in"
+    origin: Origin = "reconstruction" if theory and bounds != ("B-exp",) else "ours"
+    where = "the theory's noise" if theory else group
+    extreme = "smallest" if worst.upper else "largest"
+    return judged(
+        f"{', '.join(bounds)}: an input errs {'more' if worst.upper else 'no more'} often than stated; {where}",
+        f"{extreme} failure rate/delta of {row['cells']} cells, {row['violations']} violations in"
         f" {row['pairs']} pairs of input and draw; interval: {extreme} simultaneous Clopper-Pearson limits",
-        estimate=row["worst"],
-        interval=row["interval"],
-        n=row["draws"],
-        rule=f"interval {side} 1: holds; {other} 1: fails (a violation)",
-        verdict=_judged(row["interval"], upper),
+        row["worst"],
+        worst.interval,
+        row["draws"],
+        1.0,
+        "above" if worst.upper else "below",
+        origin=origin,
+        statement=bounds[0] if theory else "H",
+        family="validity, theory's noise" if theory else "validity, other hardware",
     )
-
-
-def _judged(interval: Interval, upper: bool) -> Verdict:
-    """The verdict of rule 1 on an interval."""
-    return verdict(interval, 1.0, "above" if upper else "below")
 
 
 def _tight(bound: str, cells: Sequence[_Cells]) -> Finding | None:
@@ -437,6 +454,8 @@ def _tight(bound: str, cells: Sequence[_Cells]) -> Finding | None:
         direction="below",
         origin="ours",
         statement=bound,
+        family="tightness",
+        scale="log",
     )
 
 
