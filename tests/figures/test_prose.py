@@ -48,6 +48,8 @@ BY_HAND = {
         "5",
         "6",
     },
+    # bits, budgets
+    "performance.md": {"8", "12.5"},
 }
 
 
