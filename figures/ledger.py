@@ -15,7 +15,7 @@ from typing import Any
 from figures.catalogue import PRESETS, Exhibit, committed
 from figures.results import counts
 from figures.text import listed, wrapped
-from theory.claims import Claim, marked_tests
+from theory.claims import Claim, marked_tests, sources
 from theory.derivations import KINDS, Step
 from theory.errors import InputError
 from theory.evidence import Finding, Result
@@ -29,12 +29,17 @@ PROVED_BY = {
 
 @dataclass(frozen=True)
 class CheckedStep:
-    """A step of a derivation, and why it fails; None if it is proved."""
+    """A step of a derivation.
+
+    failure: why it fails; None if it is proved.
+    shared_with: the claim that shows the step first and for which it counts; "" for the claim itself.
+    """
 
     equation: str
     kind: str
     reference: str
     failure: str | None
+    shared_with: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ class Ledger:
         """The ledger in JSON types.
 
         claims: for each its id, statement, origin, formula (LaTeX), assumptions, derivation (a module), steps
-            (equation, kind, reference, failure), tests, and verdicts (exhibit, committed, findings).
+            (equation, kind, reference, failure, shared_with: the claim before it that has the step, too, or ""),
+            tests, and verdicts (exhibit, committed, findings).
         broken: the broken links in words.
         seconds: how long the derivations took.
         """
@@ -113,9 +119,10 @@ class Ledger:
         """The ledger in lines of at most `width` columns, as long as no single word is longer."""
         lines = [line for entry in self.entries for line in (*_shown(entry, width), "")]
         steps = [step for entry in self.entries for step in entry.steps]
-        distinct = list(dict.fromkeys(steps))
+        distinct = [step for step in steps if not step.shared_with]
         lines += wrapped(
-            f"{len(distinct)} steps in {self.seconds:.0f} s: {', '.join(_counted(distinct).values())}", width
+            f"{len(distinct)} distinct steps in {self.seconds:.0f} s: {', '.join(_counted(distinct).values())}",
+            width,
         )
         lines += [f"broken: {line}" for line in self.broken]  # one line each, for grep
         return "\n".join(lines)
@@ -177,7 +184,7 @@ def ledger(claims: Sequence[Claim], exhibits: Sequence[Exhibit], data: Traversab
             "--claims: an installed copy has no tests to show; run it in a checkout of the repository"
         )
     started = time.monotonic()
-    derivations = {claim.id: claim.steps() for claim in claims}
+    derivations = sources(claims)
     failures = {step: step.failure() for steps in derivations.values() for step in steps}
     seconds = time.monotonic() - started
     tested = marked_tests(tests)
@@ -185,7 +192,7 @@ def ledger(claims: Sequence[Claim], exhibits: Sequence[Exhibit], data: Traversab
     entries = [
         Entry(
             claim,
-            [_checked(step, failures[step]) for step in derivations[claim.id]],
+            [_checked(step, failures[step], source, claim) for step, source in derivations[claim.id].items()],
             tested.get(claim.id, []),
             [verdicts for name in results if (verdicts := _verdicts(claim, name, results[name]))],
         )
@@ -202,8 +209,9 @@ def ledger(claims: Sequence[Claim], exhibits: Sequence[Exhibit], data: Traversab
     return Ledger(entries, sorted(broken), seconds)
 
 
-def _checked(step: Step, failure: str | None) -> CheckedStep:
-    return CheckedStep(step.equation, step.kind, step.reference, failure)
+def _checked(step: Step, failure: str | None, source: str, claim: Claim) -> CheckedStep:
+    shared = "" if source == claim.id else source
+    return CheckedStep(step.equation, step.kind, step.reference, failure, shared)
 
 
 def _verdicts(claim: Claim, name: str, result: Result | None) -> Verdicts | None:
@@ -265,6 +273,7 @@ def _shown(entry: Entry, width: int) -> Iterator[str]:
 
 def _described(step: CheckedStep) -> str:
     reference = f" [{step.reference}]" if step.reference else ""
+    reference += f" (shared with {step.shared_with})" if step.shared_with else ""
     return f"{step.equation}{reference}{f': FAILS, {step.failure}' if step.failure else ''}"
 
 

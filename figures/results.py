@@ -18,7 +18,7 @@ from figures.answers import answers
 from figures.catalogue import DATA, DECIDES_NOTHING, EXHIBITS, Exhibit, needed
 from figures.text import first_sentence
 from theory import paper
-from theory.claims import CLAIMS, NOTATION, Claim, marked_tests
+from theory.claims import CLAIMS, NOTATION, Claim, marked_tests, sources
 from theory.derivations import KINDS, Step
 from theory.errors import InputError, run
 from theory.evidence import LEAST_P, Finding, Origin, Result, Verdict
@@ -252,7 +252,11 @@ def contents(claims: Sequence[Claim], exhibits: Sequence[Exhibit], data: Travers
         ]
         for claim in claims
     ]
-    return table(["id", "statement", "findings that test it"], rows)
+    steps = sources(claims)
+    own = [step for claim in claims for step, source in steps[claim.id].items() if source == claim.id]
+    kinds = ", ".join(f"{sum(step.kind == kind for step in own)} {kind}" for kind in KINDS)
+    count = f"There are {len(own)} distinct steps: {kinds}. A step that several statements share counts once."
+    return f"{table(['id', 'statement', 'findings that test it'], rows)}\n\n{count}"
 
 
 def symbols() -> str:
@@ -269,6 +273,7 @@ def statements(
     """Formula, assumptions, derivation, tests, exhibits and verdicts of every statement."""
     shown = {exhibit.name: exhibit for exhibit in exhibits}
     testing = _testing(exhibits, data)
+    steps = sources(claims)
     sections = []
     for claim in claims:
         module = claim.derivation.replace(".", "/") + ".py"
@@ -285,7 +290,12 @@ def statements(
             f"Origin: {ORIGINS[claim.origin]}.",
             "\n".join(["Assumptions:\n", *(f"- {assumption}" for assumption in claim.assumptions)]),
             f"Derivation, in [`{module}`](../{module}):",
-            "\n".join(_step(step) for kind in KINDS for step in claim.steps() if step.kind == kind),
+            "\n".join(
+                _step(step, "" if source == claim.id else source)
+                for kind in KINDS
+                for step, source in steps[claim.id].items()
+                if step.kind == kind
+            ),
             "Tests:",
             "\n".join(f"- `tests/{test}`" for test in tests.get(claim.id, ())),
             "Exhibits:",
@@ -294,8 +304,10 @@ def statements(
     return "\n\n".join(sections)
 
 
-def _step(step: Step) -> str:
-    return f"- {step.kind}: `{step.equation}`" + (f" [{step.reference}]" if step.reference else "")
+def _step(step: Step, shared_with: str) -> str:
+    reference = f" [{step.reference}]" if step.reference else ""
+    shared = f" (shared with [{shared_with}](#{shared_with}))" if shared_with else ""
+    return f"- {step.kind}: `{step.equation}`{reference}{shared}"
 
 
 def _testing(exhibits: Sequence[Exhibit], data: Traversable) -> dict[str, dict[str, list[Finding]]]:

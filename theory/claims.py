@@ -56,6 +56,19 @@ class Claim:
             return ()
 
 
+def sources(claims: Sequence[Claim]) -> dict[str, dict[Step, str]]:
+    """The distinct steps of each claim, each with the first of `claims` that has it: its own id, or another's.
+
+    A step that several claims share counts once, for the first of them.
+    """
+    first: dict[Step, str] = {}
+    found = {}
+    for claim in claims:
+        steps = dict.fromkeys(claim.steps())
+        found[claim.id] = {step: first.setdefault(step, claim.id) for step in steps}
+    return found
+
+
 def marked_tests(folder: Path) -> dict[str, list[str]]:
     """Node ids of the tests below `folder`, by the claim that they are marked with on function, class or module.
 

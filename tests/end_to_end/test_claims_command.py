@@ -25,6 +25,7 @@ STEPS = {
     "false": (Step("1 = 2", "exact", lambda: False), Step("1 = 1", "exact", lambda: True)),
     "error": (Step("1/0 = 0", "certified", lambda: 1 / 0 == 0),),
 }
+STEPS["again"] = (*STEPS["X"], STEPS["X"][0], Step("1 = 3 - 2", "exact", lambda: True))
 CLAIM = Claim(
     id="X",
     statement="Numbers are numbers",
@@ -75,7 +76,7 @@ def test_a_complete_ledger(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     ):
         assert part in shown
     assert "cited: 1 hypotheses checked of 1" in shown and "figure-x: no result yet" in shown
-    assert "3 steps in" in shown and "broken" not in shown
+    assert "3 distinct steps in" in shown and "broken" not in shown
 
 
 def test_verdicts_are_those_of_the_committed_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,6 +165,7 @@ def test_the_ledger_for_programs(folder: Path, capsys: pytest.CaptureFixture[str
         "kind": "cited",
         "reference": "somebody, 1900",
         "failure": None,
+        "shared_with": "",
     }
     assert [step["equation"] for step in claim.pop("steps")] == ["1 + 1 = 2", "1 < 2"]
     assert claim == {
@@ -226,6 +228,17 @@ def test_steps_that_fail_are_counted(folder: Path, capsys: pytest.CaptureFixture
     assert ledger(folder, [CLAIM, replace(CLAIM, id="false")]) == 1
     shown = capsys.readouterr().out
     assert "exact: 1 of 2" in shown and "exact: 2 of 3" in shown  # of the claim, and of all
+
+
+def test_shared_steps_are_counted_once_and_say_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    claims = [CLAIM, replace(CLAIM, id="again")]
+    ledger(folder, claims)
+    shown = capsys.readouterr().out
+    again = shown.partition("again (ours)")[2]
+    assert again.count("1 + 1 = 2 (shared with X)") == 1 and "1 < 2 (shared with X)" in again
+    assert "a theorem [somebody, 1900] (shared with X)" in again and "- 1 = 3 - 2\n" in again
+    assert "exact: 2 of 2" in again  # of the claim, which counts each of its own steps
+    assert "4 distinct steps in" in shown and "exact: 2 of 2, certified: 1 of 1" in shown
 
 
 def test_an_installed_copy_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

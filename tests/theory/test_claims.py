@@ -162,6 +162,6 @@ def test_malformed_claims() -> None:
     with pytest.raises(InputError, match=r"claim\.statement of 'M1' is empty"):
         replace(CLAIMS[0], statement=" ")
     with pytest.raises(
-        InputError, match=r"claim\.origin of M1 is 'folklore': give paper, reconstruction, ours"
+        InputError, match=r"claim\.origin of M1 is 'folklore': give paper, extension, reconstruction, ours"
     ):
         replace(CLAIMS[0], origin="folklore")  # type: ignore[arg-type]
