@@ -460,14 +460,16 @@ def _findings(logarithms: Logarithms) -> Iterator[Finding]:
             here, count = cell(routing, network), 2 * network[0]
             origin: Origin = "paper" if routing == "expert_choice" else "extension"
             yield _most(
-                f"MaxNN finds the experts that matter: it is as good as the oracle in most networks; {here}, K = |F| = {count}",
+                "MaxNN finds the experts that matter: it is as good as the oracle in most networks;"
+                f" {here}, K = |F| = {count}",
                 "the oracle",
                 ratio(here, "maxnn", "oracle", count),
                 0.95,
                 origin=origin,
             )
             yield _most(
-                f"in most networks no other {count} experts are a better choice than MaxNN's; {here}, K = |F| = {count}",
+                f"in most networks no other {count} experts are a better choice than MaxNN's;"
+                f" {here}, K = |F| = {count}",
                 "the best subset found",
                 ratio(here, "maxnn", "best", count),
                 0.90,
