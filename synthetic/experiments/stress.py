@@ -11,37 +11,7 @@ and programming noise.
 Length 1 is the stop rule; lengths 3 and 15 are that multiple of the median over seeds of the stop rule's steps.
 Routers are frozen; nothing has weight decay.
 
-Rules, fixed before the first run. Every interval is the 95 % interval of the mean over training seeds, of the mean
-over the cells that are named, all alpha together (of logarithms where ratios are averaged). "Within 1 +- .25": holds
-if the interval lies inside, fails if outside, else inconclusive. In brackets stands the statement [docs/theory.md]
-that is judged, or whose claim it is: the paper's or ours.
-1. [G, G-linear, G-token, G-adam] nu_F/nu_R is rho at the stop rule, one layer, hinge: (nu_F/nu_R)/rho within
-   1 +- .25. One finding for each optimiser and routing. (G-adam) says that it fails for AdamW.
-2. [G] ... and is not past it: the same for SGD at lengths 3 and 15 (expected to fail).
-3. [G-adam] AdamW's nu_F/nu_R at the stop rule, one layer, hinge, is 1: within 1 +- .25.
-4. [the paper] MaxNN tolerates more noise than random choice: gain in c* above 1 holds, below 1 fails. One finding for
-   each optimiser and length (one layer, w_max per layer), for each other type of expert and length (SGD), and for
-   each optimiser at the stop rule with w_max per column.
-5. [the paper] Spearman's correlation of MaxNNScore and frequency is above .5: holds, below: fails. One finding for
-   each optimiser and length, one layer.
-6. [ours] Scaling w_max per column leaves less to gain: (gain of MaxNN over none per column) / (per layer) below 1
-   holds, above 1 fails; one layer, SGD and momentum, stop rule.
-7. [ours] A rule of thumb tells the side without knowing the frequencies. MaxNN "pays" where its gain over random is
-   at least 1.2. There are three candidates: "top over rest" (mean MaxNNScore of the experts that would be digital
-   over that of the others), "top over median" (largest over median MaxNNScore), "loss left" (mean loss over that of
-   f = 0). The rule says that MaxNN pays above a threshold. Statistic and threshold are chosen for the largest balanced
-   accuracy on the design cells: expert choice, the first half of the seeds. They are then tested on token choice and
-   the other half of the seeds, on cells that were learned: balanced accuracy, one for each seed, above .75 holds,
-   below .75 fails. (A first look at a quick run split by loss instead; what is left of a loss cannot be compared
-   between losses.)
-8. [G-logistic] Under the logistic loss nu_F/nu_R is below rho from the start: (nu_F/nu_R)/rho below 1 at the stop
-   rule holds, above 1 fails; SGD and momentum, one layer. (This rule was added when four seeds had been seen.)
-9. [the paper] nu_F/nu_R is proportional to rho: the slope of log (nu_F/nu_R) on log rho over the alphas, one layer,
-   hinge, within 1 +- .25: one finding for each optimiser at the stop rule, and for SGD at the other lengths. (G)
-   gives 1 for SGD at the stop rule and 0 after long training, (G-adam) 0 for AdamW.
-10. [ours] The rarer the rare class, the more there is to gain: the slope of the logarithm of MaxNN's gain over random
-   on log rho above 0 holds, below 0 fails; one finding for each optimiser, one layer, stop rule, w_max per layer.
-(Rules 1 to 8 were first applied to alpha = .1 alone; 9 and 10 were written before any other alpha was run.)
+Rules: rules/figure-stress.md.
 """
 
 import math
@@ -63,23 +33,25 @@ from synthetic.robustness import program, tolerance
 from synthetic.training import Loss, Optimiser, Training, train
 from theory.errors import InputError
 from theory.evidence import (
-    Direction,
+    LEVEL,
     Finding,
     Interval,
     Origin,
     Result,
-    Verdict,
+    Scale,
     balanced_accuracy,
     best_threshold,
-    inside,
-    mean_interval,
-    verdict,
+    correlation_mean,
+    interval_of,
+    mean_finding,
+    mean_of,
+    mean_within,
 )
 from theory.hardware import Granularity, Hardware
+from theory.separation import apart, evaluation_seeds, seed
 from theory.setting import Setting
 
 Array = NDArray[np.float64]
-Mean = Callable[[Array], tuple[float, Interval]]
 
 OPTIMISERS: tuple[Optimiser, ...] = ("sgd", "momentum", "adamw")
 LOSSES: tuple[Loss, ...] = ("hinge", "logistic")
@@ -107,7 +79,10 @@ BATCH = 128
 MAX_STOP_STEPS = 1000
 INPUTS = 256  # test samples
 RANDOM = 4  # random placements of each seed
-PAYS = 1.2  # least gain over random at which MaxNN pays
+NEAR_ONE = 0.25  # rules 1, 2, 3 and 9
+RANKED = 0.5  # rule 5
+PAYS = 1.2  # rule 7: least gain over random at which MaxNN pays
+TOLD = 0.75  # rule 7
 
 REASONS = {
     "SGD, stop rule": "up to the knee t_F a weight grows at the frequency of its class: the ratio is rho (G)",
@@ -183,16 +158,17 @@ PRESETS = {
 }
 
 
-def grid(preset: str, seeds: int | None = None) -> list[Config]:
+def grid(preset: str, seeds: int | None = None, first_seed: int | None = None) -> list[Config]:
     """Every way of training.
 
     seeds: number of training seeds, if not the preset's; at least 4, two to design the rule of thumb, two to test it.
+    first_seed: the first of them.
     """
     chosen = PRESETS[preset]
-    count = chosen.seeds if seeds is None else seeds
-    if count < 4:
+    trainings = evaluation_seeds(seeds, chosen.seeds, first_seed, "training seeds")
+    if len(trainings) < 4:
         raise InputError(
-            f"--seeds {count}: two training seeds to design the rule and two to test it are needed: 4"
+            f"--seeds {len(trainings)}: two training seeds to design the rule and two to test it are needed: 4"
         )
     return [
         Config(
@@ -203,7 +179,7 @@ def grid(preset: str, seeds: int | None = None) -> list[Config]:
             expert=expert,
             lengths=chosen.lengths,
             draws=chosen.draws,
-            seeds=tuple(range(count)),
+            seeds=tuple(trainings),
         )
         for expert, routing, optimiser, loss, alpha in product(
             reversed(chosen.experts), reversed(ROUTINGS), chosen.optimisers, LOSSES, (*chosen.alphas, None)
@@ -304,11 +280,12 @@ def _digital(model: MoE, seeds: Sequence[int]) -> Tensor:
 
 
 def _statistics(model: MoE, task: Task, config: Config) -> dict[str, list[float]]:
-    """The STATISTICS of each seed's model, all of them known without knowing the frequencies."""
+    """The STATISTICS of each seed's model, known without the frequencies, on calibration samples of other seeds."""
     scores = model.maxnn().sort(1, descending=True).values
     count = int((model.config.kinds == 0).sum())
-    fresh = stack([sample(task, 4 * INPUTS, stream(seed, "test")) for seed in config.seeds])
-    margins = fresh.labels * model.forward(fresh.tokens)
+    others = [stream(seed("search", each), "test") for each in config.seeds]
+    calibration = stack([sample(task, 4 * INPUTS, rng) for rng in others])
+    margins = calibration.labels * model.forward(calibration.tokens)
     loss = (1 - margins).relu() if config.loss == "hinge" else softplus(-margins) / math.log(2)
     return {
         "top over rest": (scores[:, :count].mean(1) / scores[:, count:].mean(1)).tolist(),
@@ -321,6 +298,7 @@ def _statistics(model: MoE, task: Task, config: Config) -> dict[str, list[float]
 class Cell:
     """A field of the map, with the values of every seed.
 
+    seeds: the training seeds, in the order of the values.
     length: length of training, in multiples of the stop rule's steps.
     steps: the steps themselves.
     ratio: nu_F/nu_R.
@@ -329,6 +307,7 @@ class Cell:
     c: tolerance c* by PLACEMENTS.
     """
 
+    seeds: tuple[int, ...]
     alpha: float
     optimiser: str
     loss: str
@@ -384,6 +363,7 @@ def _cells(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Iter
             zip(config.lengths, record["lengths"], correlations, strict=True), GRANULARITIES
         ):
             yield Cell(
+                seeds=config.seeds,
                 alpha=config.alpha,
                 optimiser=config.optimiser,
                 loss=config.loss,
@@ -406,22 +386,16 @@ def _row(cell: Cell) -> dict[str, Any]:
         for name in ("alpha", "rho", "optimiser", "loss", "routing", "expert", "length", "w_max", "steps")
     }
     row["learned"] = float(cell.learned.mean())
-    row["spearman"], row["spearman_interval"] = _arithmetic(cell.spearman)
+    row["spearman"], row["spearman_interval"] = _mean(cell.spearman, "fisher")
     ratios = {"ratio": cell.ratio, **{f"gain over {over}": cell.gain(over) for over in PLACEMENTS[:-1]}}
     for name, values in ratios.items():
-        row[name], row[f"{name}_interval"] = _geometric(values)
+        row[name], row[f"{name}_interval"] = _mean(values, "log")
     return row
 
 
-def _geometric(values: Array) -> tuple[float, Interval]:
-    """Geometric mean and its 95 % interval."""
-    mean, (low, high) = _arithmetic(np.log(values))
-    return float(np.exp(mean)), (float(np.exp(low)), float(np.exp(high)))
-
-
-def _arithmetic(values: Array) -> tuple[float, Interval]:
-    """Mean and its 95 % interval."""
-    return float(values.mean()), mean_interval(values)
+def _mean(values: Array, scale: Scale) -> tuple[float, Interval | None]:
+    """Mean on a scale, and its 95 % interval."""
+    return mean_of(values, scale), interval_of(values, scale)(1 - LEVEL)
 
 
 def _select(cells: Sequence[Cell], **wanted: Any) -> list[Cell]:
@@ -454,50 +428,6 @@ def _slope(cells: Sequence[Cell], quantity: Callable[[Cell], Array]) -> Array:
     return np.asarray(np.polyfit(np.log(rhos), np.stack(logs), 1)[0])
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """When a finding holds and when it fails, in words and as a function of the interval."""
-
-    words: str
-    decide: Callable[[Interval], Verdict]
-
-    def judge(
-        self,
-        claim: str,
-        statistic: str,
-        values: Array,
-        mean: Mean = _geometric,
-        *,
-        origin: Origin,
-        statement: str | None = None,
-    ) -> Finding:
-        """The finding about the mean over seeds of `values` (seeds,)."""
-        estimate, interval = mean(values)
-        return Finding(
-            claim=claim,
-            origin=origin,
-            statement=statement,
-            statistic=statistic,
-            estimate=estimate,
-            interval=interval,
-            n=values.size,
-            rule=self.words,
-            verdict=self.decide(interval),
-        )
-
-
-def _beyond(threshold: float, direction: Direction) -> _Rule:
-    """Holds above (below) the threshold, fails on the other side."""
-    other = "below" if direction == "above" else "above"
-    words = f"95 % interval {direction} {threshold:g}: holds; {other} {threshold:g}: fails"
-    return _Rule(words, lambda interval: verdict(interval, threshold, direction))
-
-
-_NEAR_ONE = _Rule(
-    "95 % interval inside 1 +- .25: holds; outside: fails", lambda interval: inside(interval, 0.75, 1.25)
-)
-
-
 def _ratios(cells: Sequence[Cell]) -> Iterator[Finding]:
     """Rules 1 to 3, 8 and 9."""
     plain = _select(cells, expert="one_layer", loss="hinge", w_max="layer")
@@ -508,30 +438,35 @@ def _ratios(cells: Sequence[Cell]) -> Iterator[Finding]:
         return _mean_log(chosen, lambda cell: cell.ratio / cell.rho)
 
     for optimiser, routing in product(optimisers, ROUTINGS):
-        yield _NEAR_ONE.judge(
+        in_setting = (optimiser, routing) == ("sgd", "expert_choice")
+        yield _near_one(
             f"norms have the ratio of frequencies; {optimiser}, {_words(routing)}, stop rule",
             over_rho,
             relative(_select(plain, optimiser=optimiser, routing=routing, length=1)),
-            origin="paper",
+            origin="reconstruction" if in_setting else "extension",
             statement=_statement(optimiser, routing),
         )
     for length in lengths[1:]:
-        yield _NEAR_ONE.judge(
+        yield _near_one(
             f"norms have the ratio of frequencies; sgd, {length} times as long as to the stop rule",
             over_rho,
             relative(_select(plain, optimiser="sgd", length=length)),
-            origin="paper",
+            origin="extension",
         )
     logistic = _select(cells, expert="one_layer", loss="logistic", w_max="layer", length=1)
-    yield _beyond(1.0, "below").judge(
+    yield mean_finding(
         "the logistic loss makes the ratio of norms smaller than that of frequencies; stop rule",
         over_rho,
         relative([cell for cell in logistic if cell.optimiser != "adamw"]),
+        1.0,
+        "below",
         origin="ours",
         statement="G-logistic",
+        family="norms",
+        scale="log",
     )
     if "adamw" in optimisers:
-        yield _NEAR_ONE.judge(
+        yield _near_one(
             "AdamW makes all norms equal, whatever the frequencies; stop rule",
             "nu_F/nu_R",
             _mean_log(_select(plain, optimiser="adamw", length=1), lambda cell: cell.ratio),
@@ -542,14 +477,38 @@ def _ratios(cells: Sequence[Cell]) -> Iterator[Finding]:
         return
     for optimiser, length in [*product(optimisers, lengths[:1]), *product(optimisers[:1], lengths[1:])]:
         chosen = _select(plain, optimiser=optimiser, length=length)
-        yield _NEAR_ONE.judge(
+        yield _near_one(
             f"the ratio of norms is proportional to that of frequencies; {optimiser}, length {length}",
             "slope of log (nu_F/nu_R) on log rho",
             _slope(chosen, lambda cell: cell.ratio),
-            _arithmetic,
-            origin="paper",
+            scale="linear",
+            origin="extension",
             statement=_statement(optimiser) if length == 1 else None,
         )
+
+
+def _near_one(
+    claim: str,
+    statistic: str,
+    values: Array,
+    *,
+    origin: Origin,
+    statement: str | None = None,
+    scale: Scale = "log",
+) -> Finding:
+    """The finding of the family of norms that a mean over seeds is near 1."""
+    return mean_within(
+        claim,
+        statistic,
+        values,
+        1.0,
+        NEAR_ONE,
+        origin=origin,
+        statement=statement,
+        family="norms",
+        scale=scale,
+        words="inside 1 +- .25",
+    )
 
 
 def _statement(optimiser: str, routing: str = "expert_choice") -> str | None:
@@ -571,11 +530,14 @@ def _gains(cells: Sequence[Cell]) -> Iterator[Finding]:
         where = ", ".join(
             f"length {value}" if name == "length" else _words(value) for name, value in wanted.items()
         )
-        return _beyond(1.0, "above").judge(
+        return mean_finding(
             f"MaxNN tolerates more noise than random choice; {where} w_max",
             f"c* of MaxNN / of random; {learned:.0%} of models learned",
             _mean_log(chosen, lambda cell: cell.gain("random")),
-            origin="paper",
+            1.0,
+            origin="extension",
+            family="gains",
+            scale="log",
         )
 
     for optimiser, length in product(optimisers, lengths):
@@ -595,22 +557,26 @@ def _gains(cells: Sequence[Cell]) -> Iterator[Finding]:
         )
         for w_max in ("layer", "column")
     )
-    yield _beyond(1.0, "below").judge(
+    yield mean_finding(
         "w_max per column leaves less to gain than per layer; SGD and momentum, one layer, stop rule",
         "gain of MaxNN over none, per column / per layer",
         per_column / per_layer,
+        1.0,
+        "below",
         origin="ours",
+        family="granularity",
+        scale="log",
     )
     if len(_present(cells, "alpha")) == 1:
         return
     for optimiser in optimisers:
         chosen = _select(cells, optimiser=optimiser, expert="one_layer", length=1, w_max="layer")
-        yield _beyond(0.0, "above").judge(
+        yield mean_finding(
             f"the rarer the rare class, the more MaxNN gains over random choice; {optimiser}, stop rule",
             "slope of log (c* of MaxNN / of random) on log rho",
             _slope(chosen, lambda cell: cell.gain("random")),
-            _arithmetic,
             origin="ours",
+            family="gains",
         )
 
 
@@ -620,67 +586,101 @@ def _correlations(cells: Sequence[Cell]) -> Iterator[Finding]:
         chosen = _select(
             cells, optimiser=optimiser, length=length, expert="one_layer", w_max="layer", alpha=cells[0].alpha
         )
-        yield _beyond(0.5, "above").judge(
+        by_seed = np.stack([cell.spearman for cell in chosen], axis=1)
+        yield mean_finding(
             f"MaxNNScore ranks experts by frequency; {optimiser}, one layer, length {length}",
             "Spearman's correlation of MaxNNScore and frequency, Zipf task",
-            np.mean([cell.spearman for cell in chosen], axis=0),
-            _arithmetic,
-            origin="paper",
+            [correlation_mean(each) for each in by_seed],
+            RANKED,
+            origin="extension",
+            family="ranking",
+            scale="fisher",
         )
 
 
 def _rule_of_thumb(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
     """Rule 7: the rule of thumb that the design cells choose, for drawing, and the finding on the test cells."""
-    half = cells[0].ratio.size // 2
-    points: list[dict[str, Any]] = [
-        {
-            "design": seed < half,
-            "seed": seed,
-            "gain": float(gain),
-            "optimiser": cell.optimiser,
-            **{name: float(cell.statistics[name][seed]) for name in STATISTICS},
-        }
-        for cell in cells
-        for seed, (gain, learned) in enumerate(zip(cell.gain("random"), cell.learned, strict=True))
-        if learned and (seed < half) == (cell.routing == "expert_choice")
-    ]
-    design = [point for point in points if point["design"]]
-    pays = np.array([point["gain"] >= PAYS for point in design])
+    design, test = _design_and_test(cells)
     accuracy, name, threshold = max(
         (accuracy, name, threshold)
         for name in STATISTICS
-        for accuracy, threshold, _ in [best_threshold(np.array([point[name] for point in design]), pays)]
-    )
-    by_seed: dict[int, list[dict[str, Any]]] = {}
-    for point in points:
-        if not point["design"]:
-            by_seed.setdefault(point["seed"], []).append(point)
-    tested = np.array(
-        [
-            balanced_accuracy(
-                np.array([point[name] >= threshold for point in each]),
-                np.array([point["gain"] >= PAYS for point in each]),
-            )
-            for each in by_seed.values()
+        for accuracy, threshold, _ in [
+            best_threshold(np.array([each.statistics[name] for each in design]), _pays(design))
         ]
     )
+    by_seed: dict[int, list[_Model]] = {}
+    for each in test:
+        by_seed.setdefault(each.seed, []).append(each)
+    tested = [
+        balanced_accuracy(np.array([each.statistics[name] >= threshold for each in models]), _pays(models))
+        for models in by_seed.values()
+    ]
     choice = {
         "statistic": name,
         "threshold": threshold,
         "pays": PAYS,
         "design accuracy": accuracy,
         "points": [
-            {key: point[key] for key in ("design", "seed", "gain", "optimiser", name)} for point in points
+            {
+                "design": side is design,
+                "seed": each.seed,
+                "gain": each.gain,
+                "optimiser": each.optimiser,
+                name: each.statistics[name],
+            }
+            for side in (design, test)
+            for each in side
         ],
     }
-    return choice, _beyond(0.75, "above").judge(
+    return choice, mean_finding(
         f"MaxNN pays (gain over random of {PAYS} or more) where {name} is at least {threshold:.3g};"
         " designed on expert choice, tested on token choice and other seeds",
         f"balanced accuracy on the test cells (on the design cells {accuracy:.2f})",
         tested,
-        _arithmetic,
+        TOLD,
         origin="ours",
+        family="rule of thumb",
     )
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model that learned: what a rule of thumb may know of it, and MaxNN's gain over random choice."""
+
+    seed: int
+    routing: str
+    optimiser: str
+    gain: float
+    statistics: Mapping[str, float]
+
+
+def _design_and_test(cells: Sequence[Cell]) -> tuple[tuple[_Model, ...], tuple[_Model, ...]]:
+    """The models on which the rule of thumb is chosen and tested, which share no seed and no routing."""
+    seeds = cells[0].seeds
+    designing = seeds[: len(seeds) // 2]
+    models = [
+        _Model(
+            own,
+            cell.routing,
+            cell.optimiser,
+            float(cell.gain("random")[place]),
+            {name: float(cell.statistics[name][place]) for name in STATISTICS},
+        )
+        for cell in cells
+        for place, own in enumerate(cell.seeds)
+        if cell.learned[place]
+    ]
+    return apart(
+        [each for each in models if each.routing == "expert_choice" and each.seed in designing],
+        [each for each in models if each.routing == "token_choice" and each.seed not in designing],
+        seed=lambda each: each.seed,
+        routing=lambda each: each.routing,
+    )
+
+
+def _pays(models: Sequence[_Model]) -> NDArray[np.bool_]:
+    """True for the models on which MaxNN pays."""
+    return np.array([each.gain >= PAYS for each in models])
 
 
 def _words(name: str) -> str:

@@ -10,14 +10,16 @@ import torch
 from committed import assert_as_committed
 
 from figures.drawings import stress as drawing
-from synthetic.data import Task
+from synthetic.data import Purpose, Task, stream
 from synthetic.experiments import stress
 from synthetic.experiments.stress import SETTING, Config, grid, measure, summarise
 from synthetic.model import ModelConfig, initialise
 from theory.errors import InputError
-from theory.evidence import Result
+from theory.evidence import Finding, Result
+from theory.separation import FIRST_FRESH_SEED
+from theory.separation import seed as seed_of
 
-SEEDS = 6
+SEEDS = 10
 Lives = Callable[[Config, int], bool]
 
 
@@ -67,13 +69,30 @@ def result(
     return summarise(configs, records)
 
 
+def unmixed() -> tuple[list[Config], list[dict[str, Any]]]:
+    """Units of the default grid where the claim lives early and for SGD."""
+    configs = grid("default", seeds=SEEDS)
+    return configs, [
+        {
+            "lengths": [
+                record(config, early_and_linear(config, length), length, 10 * number + length)
+                for length in config.lengths
+            ]
+        }
+        for number, config in enumerate(configs)
+    ]
+
+
 def verdicts(found: Result, text: str) -> dict[str, str]:
     return {finding.claim: finding.verdict for finding in found.findings if text in finding.claim}
 
 
+def test_claims_are_those_that_are_committed() -> None:
+    assert_as_committed("figure-stress", result(), new=["MaxNN pays"])
+
+
 def test_findings_tell_where_the_claim_lives() -> None:
     found = result()
-    assert_as_committed("figure-stress", found, new=["MaxNN pays"])
     ratios = verdicts(found, "norms have the ratio of frequencies")
     assert len(ratios) == 3 * 2 + 2
     for claim, verdict in ratios.items():
@@ -141,30 +160,80 @@ def test_columns_that_leave_more_to_gain_fail() -> None:
     assert set(verdicts(result(change=swap), "w_max per column leaves less to gain").values()) == {"fails"}
 
 
-def test_the_rule_of_thumb_is_found_and_tested_elsewhere() -> None:
-    found = result()
-    rule = found.data["rule of thumb"]
-    assert rule["statistic"] == "top over rest" and 1.6 < rule["threshold"] < 4.7
-    (finding,) = (each for each in found.findings if "MaxNN pays" in each.claim)
-    assert finding.verdict == "holds" and finding.estimate > 0.99 and finding.n == SEEDS // 2
-    assert all((point["seed"] < SEEDS // 2) == point["design"] for point in rule["points"])
+def judged_rule(pays: Callable[[Config, int], bool]) -> tuple[Result, Finding]:
+    """The rule of thumb where "top over rest" is 5 for models of which `pays` is true, else 1.5, but for a few.
 
-
-def test_a_rule_of_thumb_that_only_the_design_cells_know_fails() -> None:
-    """MaxNN pays where the statistic is small, under token choice, on which the rule of thumb is tested."""
+    The gain is above 1.2 where the claim lives. One model in SEEDS of each seed is told wrong, so that seeds vary.
+    """
     configs = grid("default", seeds=SEEDS)
     records = []
     for number, config in enumerate(configs):
         lengths = []
         for length in config.lengths:
-            lives = early_and_linear(config, length)
-            each = record(config, lives, length, 10 * number + length)
-            if lives and config.routing == "token_choice" and config.alpha is not None:
-                each["statistics"]["top over rest"] = [1.0] * SEEDS
+            each = record(config, early_and_linear(config, length), length, 10 * number + length)
+            if config.alpha is not None:
+                told = [5.0 if pays(config, length) else 1.5] * SEEDS
+                wrong = number % SEEDS
+                told[wrong] = 6.5 - told[wrong]
+                each["statistics"]["top over rest"] = told
             lengths.append(each)
         records.append({"lengths": lengths})
-    (finding,) = (each for each in summarise(configs, records).findings if "MaxNN pays" in each.claim)
-    assert finding.verdict == "fails" and finding.estimate == pytest.approx(0.5)
+    found = summarise(configs, records)
+    (finding,) = (each for each in found.findings if "MaxNN pays" in each.claim)
+    return found, finding
+
+
+def test_the_rule_of_thumb_is_found_and_tested_elsewhere() -> None:
+    found, finding = judged_rule(early_and_linear)
+    rule = found.data["rule of thumb"]
+    assert rule["statistic"] == "top over rest" and 1.5 < rule["threshold"] < 5
+    assert finding.verdict == "holds" and finding.estimate > 0.8 and finding.n == SEEDS // 2
+    half = FIRST_FRESH_SEED + SEEDS // 2
+    assert all((point["seed"] < half) == point["design"] for point in rule["points"])
+    assert {point["seed"] for point in rule["points"]} == set(grid("default", seeds=SEEDS)[0].seeds)
+
+
+def test_a_rule_of_thumb_that_only_the_design_cells_know_fails() -> None:
+    """MaxNN pays where the statistic is small, under token choice, on which the rule of thumb is tested."""
+    _, finding = judged_rule(
+        lambda config, length: early_and_linear(config, length) == (config.routing == "expert_choice")
+    )
+    assert finding.verdict == "fails" and finding.estimate < 0.3
+
+
+def test_models_that_are_on_both_sides_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever mixes design and test cells is stopped."""
+    separate = stress.apart
+    for mixed in (
+        lambda design, test, **keys: separate((*design, *test), test, **keys),
+        lambda design, test, **keys: separate(design, (*test, *design[:1]), **keys),
+    ):
+        monkeypatch.setattr(stress, "apart", mixed)
+        with pytest.raises(InputError, match="design and test share"):
+            result()
+    cells = list(stress._cells(*unmixed()))
+    monkeypatch.setattr(stress, "apart", separate)
+    design, test = stress._design_and_test(cells)
+    for key in ("seed", "routing"):
+        assert not {getattr(each, key) for each in design} & {getattr(each, key) for each in test}
+    assert len(design) == len(test) == len(cells) // 2 * SEEDS // 2
+
+
+def test_statistics_are_of_samples_that_no_verdict_rests_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a rule of thumb may know comes from calibration samples, not from those of the tolerances."""
+    asked: list[int] = []
+
+    def spy(seed: int, purpose: Purpose) -> np.random.Generator:
+        asked.append(seed)
+        return stream(seed, purpose)
+
+    config = Config(0.1, "sgd", "hinge", "expert_choice", "one_layer", (1,), 2, (1000, 1001))
+    task = Task.of(SETTING)
+    model = initialise(task, ModelConfig.of(SETTING), config.seeds)
+    monkeypatch.setattr(stress, "stream", spy)
+    statistics = stress._statistics(model, task, config)
+    assert asked == [seed_of("search", each) for each in config.seeds]
+    assert statistics["loss left"] == pytest.approx([1.0, 1.0], abs=1e-2)  # of weights near 0
 
 
 def test_models_that_learned_nothing_gain_nothing() -> None:
@@ -176,13 +245,14 @@ def test_models_that_learned_nothing_gain_nothing() -> None:
     found = result(change=forget)
     row = found.data["map"][0]
     assert row["learned"] == pytest.approx(1 - 2 / SEEDS)
-    assert {point["seed"] for point in found.data["rule of thumb"]["points"]} == set(range(2, SEEDS))
+    kept = {point["seed"] for point in found.data["rule of thumb"]["points"]}
+    assert kept == set(range(FIRST_FRESH_SEED + 2, FIRST_FRESH_SEED + SEEDS))
     gains = [finding for finding in found.findings if "MaxNN tolerates more" in finding.claim]
-    assert all("67% of models learned" in finding.statistic for finding in gains)
-    # The geometric mean with a gain of 1 for two seeds of six.
+    assert all("80% of models learned" in finding.statistic for finding in gains)
+    # The geometric mean with a gain of 1 for two seeds of ten.
     sgd = next(finding for finding in gains if "sgd, one layer, length 1, per-layer" in finding.claim)
     mean = np.exp(np.mean([np.log((1 - alpha) / alpha / 2) for alpha in stress.PRESETS["default"].alphas]))
-    assert sgd.estimate == pytest.approx(mean ** (4 / 6), rel=0.05)
+    assert sgd.estimate == pytest.approx(mean ** (8 / 10), rel=0.05)
 
 
 def test_placements_are_of_one_size_and_chosen_as_they_say() -> None:
@@ -207,6 +277,8 @@ def test_the_grid() -> None:
     assert {unit.alpha for unit in full} == {0.02, 0.05, 0.1, 0.15, 0.2, 0.25, None}
     assert len(full[0].seeds) >= 10 and full[0].draws >= 64
     assert len({(unit.seeds, unit.draws, unit.lengths) for unit in full}) == 1
+    assert full[0].seeds == tuple(range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + 12))
+    assert grid("quick", first_seed=5)[0].seeds == (5, 6, 7, 8)
     with pytest.raises(InputError, match="--seeds 3: .*4"):
         grid("quick", seeds=3)
 
