@@ -87,12 +87,16 @@ def test_verdicts_are_those_of_the_committed_result(folder: Path, capsys: pytest
         statistic="one",
         estimate=1.0,
         interval=(0.9, 1.1),
-        n=2,
+        n=8,
         rule="it is",
+        family="numbers",
+        p=1e-9,
+        alone="holds",
         verdict="holds",
     )
-    others = (replace(finding, statement=None), replace(finding, statement=None, verdict="inconclusive"))
-    findings = (finding, finding, replace(finding, verdict="fails"), *others)
+    undecided = replace(finding, statement=None, p=1, alone="inconclusive", verdict="inconclusive")
+    others = (replace(finding, statement=None), undecided)
+    findings = (finding, finding, replace(finding, alone="fails", verdict="fails"), *others)
     result = Result(exhibit="figure-x", preset="full", data={}, findings=findings)
     (folder / "figure-x.json").write_text(result.to_json())
     assert ledger(folder) == 0
@@ -107,8 +111,11 @@ def write(folder: Path, *statements: str | None) -> None:
         statistic="one",
         estimate=1.0,
         interval=(0.9, 1.1),
-        n=2,
+        n=8,
         rule="it is",
+        family="numbers",
+        p=1e-9,
+        alone="holds",
         verdict="holds",
     )
     findings = tuple(replace(finding, statement=statement) for statement in statements)
