@@ -2,23 +2,22 @@
 
 The source of `docs/NAME.md` is `docs/NAME.md.j2`: Markdown in which Jinja's expressions name findings and data.
 
-    {{ finding("figure-tasks", "noise on all experts costs accuracy") | judged(3) }}    .018 [.011, .024], holds
+    {{ finding("figure-tasks", "noise on all experts costs accuracy; tiny-olmoe") | judged(3) }}
 
 Names in expressions:
     finding(exhibit, claim)      the one finding of exactly this claim
     findings(exhibit, start)     all whose claims start so
     data(exhibit)                the data that the exhibit is drawn from
-    run(exhibit)                 provenance of the result: date, seeds, device, ...
     row(rows, key=value, ...)    the one row with these values; a dict for keys that are no words
     read(file)                   content of a JSON file of this repository
 
 Filters, each of a number or of a finding, with a number of decimals:
-    to(2)        .62           estimate
+    to(2)        .62                     the number, or the estimate
     both(2)      .62 [.50, .73]          with the interval
     judged(2)    .62 [.50, .73], holds   with the verdict
-    span(2)      .32 to .63    of several: the smallest and the largest
-    held         3 of 4 comparisons      of several findings: how many hold
-    said         Yes           of several findings: Yes, Mostly, Partly, No, Open
+    span(2)      .32 to .63              the smallest and the largest of several
+    held         3 of 4 comparisons      how many of several findings hold
+    said         Yes                     or Mostly, Partly, No, Open: the verdicts of several findings in one word
 
 What is not found, or not unique, is an InputError: no page is written with a hole.
 """
@@ -26,6 +25,7 @@ What is not found, or not unique, is an InputError: no page is written with a ho
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,11 @@ def written(exhibits: Sequence[Exhibit], data: Traversable, sources: Path = SOUR
 
     Raises InputError where a page asks for what the results lack; it names all pages for which that is so.
     """
-    world = _World(exhibits, data)
+    known = names(exhibits, data)
     pages, errors = {}, []
     for source in sorted(sources.glob(f"*{SUFFIX}")):
         try:
-            pages[source.name.removesuffix(SUFFIX)] = filled(
-                source.read_text(encoding="utf-8"), world.names()
-            )
+            pages[source.name.removesuffix(SUFFIX)] = filled(source.read_text(encoding="utf-8"), known)
         except InputError as error:
             errors.append(f"docs/{source.name}: {error}")
     if errors:
@@ -61,8 +59,8 @@ def written(exhibits: Sequence[Exhibit], data: Traversable, sources: Path = SOUR
     return pages
 
 
-def filled(source: str, names: Mapping[str, Any]) -> str:
-    """The text of a source, `names` being what expressions may use; InputError with the line of what is wrong."""
+def filled(source: str, known: Mapping[str, Any]) -> str:
+    """The text of a source, `known` being what expressions may use; InputError with the line of what is wrong."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         extensions=["jinja2.ext.do"],
@@ -80,46 +78,36 @@ def filled(source: str, names: Mapping[str, Any]) -> str:
         "said": said,
     }
     try:
-        return environment.from_string(source).render(names)
+        return environment.from_string(source).render(known)
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"line {error.lineno}: {error.message}") from None
-    except (jinja2.TemplateError, TypeError, LookupError, ArithmeticError) as error:
-        raise InputError(f"line {_line(error)}: {error}") from None
-    except InputError as error:
+    except (jinja2.TemplateError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise InputError(f"line {_line(error)}: {error}") from None
 
 
 def typed_numbers(source: str) -> list[str]:
     """The numbers that a source has by hand: outside of expressions, code and the targets of links."""
     text = re.sub(r"\{#.*?#\}|\{%.*?%\}|```.*?```", " ", source, flags=re.DOTALL)
-    text = re.sub(
-        r"\{\{(?!\s*[-.\d]).*?\}\}", " ", text, flags=re.DOTALL
-    )  # a number as expression is by hand, too
+    # An expression that begins with a number is by hand, too.
+    text = re.sub(r"\{\{(?!\s*[-.\d]).*?\}\}", " ", text, flags=re.DOTALL)
     text = re.sub(r"`[^`\n]*`|\]\([^)\n]*\)|<a id=[^>]*>", " ", text)
     return re.findall(r"(?<![\w.])(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)", text)
 
 
-class _World:
-    """What the expressions of a page may ask for."""
+def names(exhibits: Sequence[Exhibit], data: Traversable) -> dict[str, Any]:
+    """What expressions may use."""
 
-    def __init__(self, exhibits: Sequence[Exhibit], data: Traversable) -> None:
-        self._exhibits, self._data = exhibits, data
-        self._results: dict[str, Result] = {}
+    @cache
+    def result(name: str) -> Result:
+        return needed(find(name, exhibits), data)
 
-    def names(self) -> dict[str, Any]:
-        return {
-            "finding": lambda exhibit, claim: only(claim, self._result(exhibit)),
-            "findings": lambda exhibit, start: starting(start, self._result(exhibit)),
-            "data": lambda exhibit: self._result(exhibit).data,
-            "run": lambda exhibit: self._result(exhibit).provenance,
-            "row": row,
-            "read": read,
-        }
-
-    def _result(self, name: str) -> Result:
-        if name not in self._results:
-            self._results[name] = needed(find(name, self._exhibits), self._data)
-        return self._results[name]
+    return {
+        "finding": lambda exhibit, claim: only(claim, result(exhibit)),
+        "findings": lambda exhibit, start: starting(start, result(exhibit)),
+        "data": lambda exhibit: result(exhibit).data,
+        "row": row,
+        "read": read,
+    }
 
 
 def read(file: str) -> Any:
