@@ -41,7 +41,7 @@ MEANING = (
 )
 CAPTION = (
     "Rank correlations of MaxNNScore with load and with token frequency, a row for each optimiser, with and without"
-    " a load-balancing loss. Points are means over training seeds, bars 95 % intervals, which may go beyond 1. Used"
+    " a load-balancing loss. Points are means over training seeds, bars 95 % intervals, both on Fisher's scale. Used"
     f" experts are those with more than a small part of a fair share. {MEANING}"
 )
 

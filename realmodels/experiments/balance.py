@@ -17,19 +17,7 @@ Scores and routing come from calibration text, the loss from evaluation text; ne
 - Growth: last MaxNNScore over first MaxNNScore of the same expert, geometric mean over the quarter of the experts of
   each layer with the most load, and over the quarter with the least.
 
-Rules, fixed before the first run. Intervals are 95 % intervals over training seeds, at the end of training.
-There is one finding for each rule and optimiser. The sign is -1 for Muon and 1 for every other optimiser.
-1. [ours] With the load-balancing loss there is no link: Spearman with load, interval within -.3 ... .3 holds,
-   entirely beyond on one side fails.
-2. Without the loss there is a link, and the optimiser decides the link's sign: sign times Spearman with load above .5
-   holds, below fails. [ours] for Muon and AdamW, [paper] where the experts have SGD, or AdamW with one RMS: the
-   theory's own assumption.
-3. [ours] The link is more than dead against alive: sign times Spearman with load, without balancing and
-   among alive experts only, above 0 holds, below fails.
-4. [ours] Balancing breaks the link: sign times (Spearman with load without balancing - with), paired by
-   seed, above 0 holds, below fails.
-5. [paper] Without balancing MaxNNScore follows token frequency: Spearman above .5 holds, below fails; for
-   Muon, too.
+Rules: rules/figure-balance.md.
 """
 
 import math
@@ -51,6 +39,7 @@ from realmodels.experiments.trainings import (
     CHANGES,
     OPTIMISERS,
     SMALL_RECIPE,
+    off_one,
     snapshot,
     spearman,
     spearman_with_frequency,
@@ -61,11 +50,20 @@ from realmodels.pretrain import Recipe, Training
 from realmodels.scores import scores
 from realmodels.statistics import routing
 from theory.errors import InputError
-from theory.evidence import Finding, Origin, Result, inside, mean_finding, mean_interval, seed_count
+from theory.evidence import (
+    Finding,
+    Origin,
+    Result,
+    Scale,
+    interval_of,
+    mean_finding,
+    mean_of,
+    mean_within,
+)
+from theory.separation import evaluation_seeds
 
 Array = NDArray[np.float64]
 
-FIRST_SEED = 200  # the map has 0 to 2 and 100 to 102
 NO_LINK = 0.3  # a Spearman correlation within -NO_LINK ... NO_LINK is no link
 LINK = 0.5  # a Spearman correlation beyond LINK is a link
 SIGNS = {name: -1 if name == BASE else 1 for name in OPTIMISERS}
@@ -81,6 +79,14 @@ QUANTITIES = (
     "growth of the least used",
     "loss",
 )
+SCALES: dict[str, Scale] = {
+    name: "fisher"
+    if name.startswith("spearman")
+    else "log"
+    if name.startswith(("spread", "growth"))
+    else "linear"
+    for name in QUANTITIES
+}
 
 
 @dataclass(frozen=True)
@@ -144,27 +150,27 @@ PRESETS = {
             steps=150,
         ),
         text="sympy,networkx",
-        seeds=4,
+        seeds=8,
         every=8,
         blocks=32,
     ),
 }
 
 
-def grid(preset: str, seeds: int | None = None) -> list[Config]:
-    """Every training run: each optimiser with and without the loss; `seeds` (at least 2) for each of both."""
+def grid(preset: str, seeds: int | None = None, first_seed: int | None = None) -> list[Config]:
+    """Every training run: each optimiser with and without the loss; `seeds` from `first_seed` on for each of both."""
     chosen = PRESETS[preset]
-    count = seed_count(seeds, chosen.seeds, "training seeds")
+    trained = evaluation_seeds(seeds, chosen.seeds, first_seed, "training seeds")
     text_hash = training_tokens(chosen.text, chosen.recipe.vocabulary).hash
     found = []
-    for optimiser, balanced, seed in product(OPTIMISERS, (True, False), range(count)):
+    for optimiser, balanced, seed in product(OPTIMISERS, (True, False), trained):
         recipe = CHANGES[optimiser](chosen.recipe)
         found.append(
             Config(
                 optimiser=optimiser,
                 balanced=balanced,
                 recipe=recipe if balanced else CHANGES["no balancing"](recipe),
-                seed=FIRST_SEED + seed,
+                seed=seed,
                 text=chosen.text,
                 text_hash=text_hash,
                 every=chosen.every,
@@ -259,14 +265,20 @@ class Pair:
     balanced: tuple[dict[str, Any], ...]
 
     def without(self, quantity: str) -> Array:
-        return np.array([record[quantity] for record in self.free])
+        return self._values(self.free, quantity)
 
     def with_loss(self, quantity: str) -> Array:
-        return np.array([record[quantity] for record in self.balanced])
+        return self._values(self.balanced, quantity)
+
+    def _values(self, records: Sequence[dict[str, Any]], quantity: str) -> Array:
+        values = np.array([record[quantity] for record in records])
+        if SCALES[quantity] != "fisher":
+            return values
+        return off_one(values, min(len(layer["score"]) for layer in records[0]["experts"]))
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
-    """Quantities with and without the loss, experts of the first seed, findings by the rules above."""
+    """Quantities with and without the loss, experts of the first seed, findings by the rules."""
     pairs = _pairs(configs, records)
     return Result(
         data={
@@ -306,23 +318,22 @@ def _rows(pair: Pair) -> Iterator[dict[str, Any]]:
         row: dict[str, Any] = {"optimiser": pair.optimiser, "balancing": balancing}
         for name in QUANTITIES:
             values = values_of(name)
-            row[name], row[f"{name}_interval"] = float(values.mean()), mean_interval(values)
+            row[name] = mean_of(values, SCALES[name])
+            row[f"{name}_interval"] = interval_of(values, SCALES[name])(0.95)
         yield row
 
 
 def _no_link(pair: Pair) -> Finding:
     """Rule 1."""
-    values = pair.with_loss("spearman load")
-    interval = mean_interval(values)
-    return Finding(
-        claim=f"with a load-balancing loss MaxNNScore does not follow load; {pair.optimiser}",
+    return mean_within(
+        f"with a load-balancing loss MaxNNScore does not follow load; {pair.optimiser}",
+        "Spearman's correlation of MaxNNScore and load",
+        pair.with_loss("spearman load"),
+        0.0,
+        NO_LINK,
         origin="ours",
-        statistic="Spearman's correlation of MaxNNScore and load",
-        estimate=float(values.mean()),
-        interval=interval,
-        n=values.size,
-        rule=f"95 % interval within -{NO_LINK:g} ... {NO_LINK:g}: holds; entirely beyond on one side: fails",
-        verdict=inside(interval, -NO_LINK, NO_LINK),
+        family="no link with balancing",
+        scale="fisher",
     )
 
 
@@ -334,7 +345,8 @@ def _link(pair: Pair) -> Finding:
         pair.without("spearman load"),
         LINK,
         SIGNS[pair.optimiser],
-        origin="ours" if pair.optimiser in OURS else "paper",
+        origin="ours" if pair.optimiser in OURS else "extension",
+        family="link without balancing",
     )
 
 
@@ -348,6 +360,7 @@ def _among_alive(pair: Pair) -> Finding:
         0.0,
         SIGNS[pair.optimiser],
         origin="ours",
+        family="link among alive experts",
     )
 
 
@@ -361,6 +374,8 @@ def _breaks(pair: Pair) -> Finding:
         0.0,
         SIGNS[pair.optimiser],
         origin="ours",
+        family="balancing breaks the link",
+        scale="linear",  # a difference of correlations is none
     )
 
 
@@ -371,7 +386,8 @@ def _frequency(pair: Pair) -> Finding:
         "Spearman's correlation of MaxNNScore and mean log token frequency",
         pair.without("spearman frequency"),
         LINK,
-        origin="paper",
+        origin="extension",
+        family="token frequency",
     )
 
 
@@ -383,7 +399,15 @@ def _way(pair: Pair) -> str:
 
 
 def _beyond(
-    claim: str, statistic: str, values: Array, limit: float, sign: int = 1, *, origin: Origin
+    claim: str,
+    statistic: str,
+    values: Array,
+    limit: float,
+    sign: int = 1,
+    *,
+    origin: Origin,
+    family: str,
+    scale: Scale = "fisher",
 ) -> Finding:
     """The finding that the mean is beyond sign times `limit`, on the side that the sign says."""
     return mean_finding(
@@ -393,4 +417,6 @@ def _beyond(
         sign * limit + 0.0,  # not -0
         "above" if sign > 0 else "below",
         origin=origin,
+        family=family,
+        scale=scale,
     )

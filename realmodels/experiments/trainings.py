@@ -185,6 +185,12 @@ def spearman(first: Float[Tensor, "layers experts"], second: Float[Tensor, "laye
     return total / len(first)
 
 
+def off_one(correlations: NDArray[np.float64], experts: int) -> NDArray[np.float64]:
+    """Correlations of so many ranks, kept half the smallest step of Spearman's from -1 and 1, for Fisher's scale."""
+    limit = 1 - 6 / (experts**3 - experts)
+    return np.clip(correlations, -limit, limit)
+
+
 def spearman_with_frequency(
     model: Model,
     maxnn: Float[Tensor, "layers experts"],

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from matplotlib.container import ErrorbarContainer
 from small_models import TEXTS
 
-from figures.catalogue import DATA
 from figures.drawings import balance as drawing
 from realmodels import text
 from realmodels.experiments import balance, trainings
@@ -32,10 +31,11 @@ from realmodels.experiments.balance import (
 from realmodels.experiments.trainings import OPTIMISERS, spearman
 from realmodels.pretrain import encode, train_tokenizer
 from theory.errors import InputError
-from theory.evidence import Finding, Result, inside
+from theory.evidence import Finding, Result
 
 MUON, ADAMW, SGD, EXPERTS_SGD, ONE_RMS = OPTIMISERS
-SEEDS = (200, 201, 202)
+SEEDS = (200, 201, 202, 203, 204, 205)
+MIDDLE = 202.5
 Links = Callable[[Config], float]
 
 
@@ -54,7 +54,7 @@ def result(**links: Links) -> Result:
     """The result of records that are alike but for a little noise and for `links`: quantities, with _ for spaces."""
     records = []
     for config in configs():
-        noise = 0.01 * (config.seed - SEEDS[1]) * (1 if config.balanced else -1)  # of mean 0
+        noise = 0.004 * (config.seed - MIDDLE) * (1 if config.balanced else -1)  # of mean 0
         record: dict[str, Any] = dict.fromkeys(QUANTITIES, 1.0)
         record |= {name: 0.0 for name in QUANTITIES if name.startswith("spearman")}
         record |= {name.replace("_", " "): link(config) + noise for name, link in links.items()}
@@ -76,9 +76,9 @@ def test_there_is_a_finding_for_each_rule_and_optimiser() -> None:
     found = made.findings
     assert_as_committed("figure-balance", made)
     assert len(found) == 5 * len(OPTIMISERS) and {each.n for each in found} == {len(SEEDS)}
-    paper = [each.claim for each in found if each.origin == "paper"]
-    assert len(paper) == 3 + 5 and all(each.origin in ("paper", "ours") for each in found)
-    assert not [claim for claim in paper if "with load" in claim and claim.endswith(("muon", "; AdamW"))]
+    extended = [each.claim for each in found if each.origin == "extension"]
+    assert len(extended) == 3 + 5 and all(each.origin in ("extension", "ours") for each in found)
+    assert not [claim for claim in extended if "with load" in claim and claim.endswith(("muon", "; AdamW"))]
 
 
 def test_the_sign_of_the_link_is_the_optimisers() -> None:
@@ -86,7 +86,7 @@ def test_the_sign_of_the_link_is_the_optimisers() -> None:
     for name in OPTIMISERS:
         assert finding(found, "does not follow load", name).verdict == "holds"
         one = finding(found, f"loss MaxNNScore {'falls' if name == MUON else 'rises'} with", name)
-        assert one.estimate == pytest.approx(-0.8, abs=1e-9)
+        assert one.estimate == pytest.approx(-0.8, abs=1e-3)
         assert one.verdict == ("holds" if name == MUON else "fails")
         more = finding(found, "takes the link away", name)
         assert more.estimate == pytest.approx(-0.8, abs=1e-9)
@@ -114,7 +114,7 @@ def test_a_weak_link_is_none_and_still_counts_among_alive_experts() -> None:
             == "fails"
         )
         alive = finding(found, "among alive experts alone", name)
-        assert alive.estimate == pytest.approx(0.2, abs=1e-9)
+        assert alive.estimate == pytest.approx(0.2, abs=1e-3)
         assert alive.verdict == ("fails" if name == MUON else "holds")
         assert finding(found, "takes the link away", name).verdict == "inconclusive"
 
@@ -123,12 +123,14 @@ def test_frequency_has_one_sign_and_is_read_without_balancing() -> None:
     found = result(spearman_frequency=lambda config: 0.9 if config.balanced else 0.6)
     for name in OPTIMISERS:
         one = finding(found, "follows token frequency", name)
-        assert one.verdict == "holds" and one.estimate == pytest.approx(0.6, abs=1e-9)
+        assert one.verdict == "holds" and one.estimate == pytest.approx(0.6, abs=1e-3)
 
 
 def test_runs_are_paired_by_seed() -> None:
     """Differences between seeds drop out of the paired difference, whatever the order of the runs."""
-    found = result(spearman_load=lambda config: 0.4 * (config.seed - 201) + (0.0 if config.balanced else 0.3))
+    found = result(
+        spearman_load=lambda config: 0.2 * (config.seed - MIDDLE) + (0.0 if config.balanced else 0.3)
+    )
     for name in OPTIMISERS:
         one = finding(found, "takes the link away", name)
         assert one.interval is not None and one.interval[1] - one.interval[0] < 0.1
@@ -141,29 +143,24 @@ def test_a_seed_without_its_pair_is_an_error() -> None:
         summarise(configs()[1:], [{}] * (len(configs()) - 1))
 
 
-@given(low=st.floats(-1, 1), width=st.floats(0, 1), limit=st.floats(0.01, 1))
-def test_within_says_where_the_interval_lies(low: float, width: float, limit: float) -> None:
-    interval = (low, low + width)
-    within = all(abs(end) < limit for end in interval)
-    outside = all(abs(end) > limit for end in interval) and interval[0] * interval[1] > 0
-    expected = "holds" if within else "fails" if outside else "inconclusive"
-    assert inside(interval, -limit, limit) == expected
-    assert inside((-interval[1], -interval[0]), -limit, limit) == expected
+@pytest.mark.parametrize(
+    ("link", "verdict"),
+    [(0.1, "holds"), (-0.1, "holds"), (0.29, "inconclusive"), (0.4, "fails"), (-0.4, "fails")],
+)
+def test_no_link_is_within_a_margin(link: float, verdict: str) -> None:
+    """An interval around a margin is no equivalence."""
+    found = result(spearman_load=lambda config: link + 0.01 * (config.seed - MIDDLE))
+    for name in OPTIMISERS:
+        one = finding(found, "does not follow load", name)
+        assert one.verdict == verdict and one.rule.startswith("95 % interval within 0.3 of 0: holds")
 
 
-def test_an_interval_around_the_limits_is_inconclusive() -> None:
-    assert (
-        inside((-0.5, 0.5), -0.3, 0.3) == "inconclusive" and inside((0.2, 0.4), -0.3, 0.3) == "inconclusive"
-    )
-    assert inside((-0.29, 0.29), -0.3, 0.3) == "holds" and inside((-0.5, -0.4), -0.3, 0.3) == "fails"
-
-
-def test_rule_1_is_within_its_limits() -> None:
-    """Interval and limits give the verdict, in a made-up result and in the committed one."""
-    for found in (result(), Result.from_json((DATA / "figure-balance.json").read_text(encoding="utf-8"))):
-        ones = [each for each in found.findings if "does not follow load" in each.claim]
-        assert len(ones) == len(OPTIMISERS)
-        assert all(each.verdict == inside(each.interval, -0.3, 0.3) for each in ones)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_perfect_link_has_an_interval_inside_one(sign: int) -> None:
+    found = result(spearman_load=lambda config: -2.0 * sign if config.seed % 2 else -0.9 * sign)
+    for name in OPTIMISERS:
+        one = finding(found, "does not follow load", name)
+        assert one.interval is not None and -1 < one.interval[0] < one.interval[1] < 1
 
 
 @given(seed=st.integers(0, 1000), fair=st.floats(0.01, 1))
@@ -211,8 +208,8 @@ def test_the_drawing_shows_every_optimiser_with_and_without() -> None:
     assert titles == list(OPTIMISERS)
     drawn = [each for each in above[0].containers if isinstance(each, ErrorbarContainer)]
     balanced, free = (np.asarray(container.lines[0].get_xdata()) for container in drawn)
-    np.testing.assert_allclose(balanced, 0, atol=1e-9)
-    np.testing.assert_allclose(free, -0.8, atol=1e-9)
+    np.testing.assert_allclose(balanced, 0, atol=1e-3)
+    np.testing.assert_allclose(free, -0.8, atol=1e-3)
     for axis in below:
         points = [point for dots in axis.collections for point in np.asarray(dots.get_offsets()).tolist()]
         assert points.count([1.0, 1.0]) == 2 * 3 * 2  # sides, layers, experts of a layer
@@ -222,7 +219,7 @@ def test_the_drawing_shows_every_optimiser_with_and_without() -> None:
     assert all(
         row["spearman load, low"] <= row["spearman load"] <= row["spearman load, high"] for row in rows
     )
-    assert rows[1]["optimiser"] == MUON and rows[1]["spearman load"] == pytest.approx(-0.8, abs=1e-9)
+    assert rows[1]["optimiser"] == MUON and rows[1]["spearman load"] == pytest.approx(-0.8, abs=1e-3)
 
 
 @pytest.fixture
@@ -240,7 +237,7 @@ def made_up_text(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("made_up_text")
 def test_both_runs_of_a_seed_differ_in_the_loss_alone() -> None:
     found = grid("full")
-    assert len(found) == len(OPTIMISERS) * 2 * 4 and {config.seed for config in found} == {200, 201, 202, 203}
+    assert len(found) == len(OPTIMISERS) * 2 * 8 and {config.seed for config in found} == {*range(1000, 1008)}
     for config in found:
         (other,) = [
             each
@@ -261,7 +258,7 @@ def test_both_runs_of_a_seed_differ_in_the_loss_alone() -> None:
         EXPERTS_SGD: ("adamw", "sgd"),
         ONE_RMS: ("adamw", "adamw_one_rms"),
     }
-    assert {config.seed for config in grid("quick", seeds=3)} == {200, 201, 202}
+    assert {config.seed for config in grid("quick", seeds=3)} == {1000, 1001, 1002}
     with pytest.raises(InputError, match="--seeds 1: an interval needs at least 2 training seeds"):
         grid("quick", seeds=1)
 
@@ -307,7 +304,7 @@ def test_a_diverged_run_is_an_error() -> None:
 def test_the_quick_exhibit_from_grid_to_drawing() -> None:
     found = grid("quick")
     made = summarise(found, [json.loads(json.dumps(measure(config))) for config in found])
-    assert len(made.findings) == 5 * len(OPTIMISERS) and made.data["seeds"] == [200, 201]
+    assert len(made.findings) == 5 * len(OPTIMISERS) and made.data["seeds"] == [1000, 1001]
     again = Result.from_json(replace(made, exhibit="figure-balance", preset="quick").to_json())
     assert len(drawing.draw(again).axes) == len(drawing.FOLLOWED)
     assert len(drawing.PARTS["experts"][0](again).axes) == len(OPTIMISERS)
