@@ -17,7 +17,7 @@ PIP = pip() { $(RUN) -m pip --disable-pip-version-check install "$$@" >$(LOG) 2>
 BASE := .venv/installed
 DEV := .venv/installed-dev
 
-.PHONY: help test test-all lint benchmark publish install clean
+.PHONY: help test test-all lint kernel benchmark publish install clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,6 +45,9 @@ lint: $(DEV) ## style and types
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+
+kernel: $(BASE) ## the theorems that Coq checks; needs coq and libcoq-coquelicot of Debian or Ubuntu
+	$(RUN) -m theory.kernel
 
 benchmark: $(DEV) ## speed of analog experts and of programming noise
 	$(RUN) benchmarks/analog_experts.py $(ARGS)

@@ -16,13 +16,14 @@ from figures.catalogue import PRESETS, Exhibit, committed
 from figures.results import counts
 from figures.text import listed, wrapped
 from theory.claims import Claim, marked_tests, sources
-from theory.derivations import KINDS, Step
+from theory.derivations import KINDS, NOT_RUN, Step
 from theory.errors import InputError
 from theory.evidence import Finding, Result
 
 PROVED_BY = {
     "exact": "proved by SymPy",
     "certified": "certified by z3 or ball arithmetic",
+    "kernel": "proved in Coq and checked by coqchk",
     "cited": "the theorem itself is cited",
 }
 
@@ -31,7 +32,7 @@ PROVED_BY = {
 class CheckedStep:
     """A step of a derivation.
 
-    failure: why it fails; None if it is proved.
+    failure: why it fails or is not run; None if it is proved.
     shared_with: the claim that shows the step first and for which it counts; "" for the claim itself.
     """
 
@@ -40,6 +41,10 @@ class CheckedStep:
     reference: str
     failure: str | None
     shared_with: str = ""
+
+    @property
+    def is_run(self) -> bool:
+        return not (self.failure or "").startswith(NOT_RUN)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,8 @@ class Ledger:
 
         claims: for each its id, statement, origin, formula (LaTeX), assumptions, derivation (a module), steps
             (equation, kind, reference, failure, shared_with: the claim before it that has the step, too, or ""),
-            tests, and verdicts (exhibit, committed, findings).
+            tests, and verdicts (exhibit, committed, findings). A failure is null if the step is proved, and begins
+            with "not run" if it cannot be checked here.
         broken: the broken links in words.
         seconds: how long the derivations took.
         """
@@ -124,6 +130,8 @@ class Ledger:
             f"{len(distinct)} distinct steps in {self.seconds:.0f} s: {', '.join(_counted(distinct).values())}",
             width,
         )
+        missing = dict.fromkeys(step.failure for step in distinct if not step.is_run)
+        lines += [line for failure in missing for line in wrapped(str(failure), width)]
         lines += [f"broken: {line}" for line in self.broken]  # one line each, for grep
         return "\n".join(lines)
 
@@ -241,7 +249,7 @@ def _missing(entry: Entry, results: Mapping[str, Result | None]) -> Iterator[str
         if each.exhibit not in claim.exhibits:
             yield f"{each.exhibit} has findings of it, but is not among the claim's exhibits"
     for step in entry.steps:
-        if step.failure:
+        if step.failure and step.is_run:
             yield f"step fails: {step.equation} ({step.failure})"
 
 
@@ -274,15 +282,18 @@ def _shown(entry: Entry, width: int) -> Iterator[str]:
 def _described(step: CheckedStep) -> str:
     reference = f" [{step.reference}]" if step.reference else ""
     reference += f" (shared with {step.shared_with})" if step.shared_with else ""
-    return f"{step.equation}{reference}{f': FAILS, {step.failure}' if step.failure else ''}"
+    failure = f": FAILS, {step.failure}" if step.is_run else f": {NOT_RUN}"
+    return f"{step.equation}{reference}{failure if step.failure else ''}"
 
 
 def _counted(steps: Sequence[CheckedStep]) -> dict[str, str]:
     """How many steps there are of each kind and how many of them pass; of cited ones, their hypotheses."""
     found: dict[str, str] = {}
     for kind in KINDS:
-        outcomes = [step.failure is None for step in steps if step.kind == kind]
-        if outcomes:
+        own = [step for step in steps if step.kind == kind]
+        if own:
             what = "hypotheses checked of" if kind == "cited" else "of"
-            found[kind] = f"{kind}: {sum(outcomes)} {what} {len(outcomes)}"
+            skipped = sum(not step.is_run for step in own)
+            found[kind] = f"{kind}: {sum(step.failure is None for step in own)} {what} {len(own)}"
+            found[kind] += f", {skipped} {NOT_RUN}" if skipped else ""
     return found

@@ -47,9 +47,13 @@ class Claim:
             )
 
     def steps(self) -> tuple[Step, ...]:
-        """Steps of the derivation; none if the module has no steps for the statement, or does not exist."""
+        """Steps of the derivation; none if the module has no steps for the statement, or does not exist.
+
+        After those of the module come those that the kernel of Coq checks [theory.kernel].
+        """
         try:
-            return tuple(import_module(self.derivation).STEPS.get(self.id, ()))
+            own = import_module(self.derivation).STEPS.get(self.id, ())
+            return (*own, *import_module("theory.kernel").STEPS.get(self.id, ())) if own else ()
         except ModuleNotFoundError as error:
             if error.name != self.derivation:
                 raise

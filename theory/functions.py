@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from scipy import special
 
-# Argument of a formula: torch.Tensor, numpy.ndarray, float, sympy.Expr, flint.arb, z3.ArithRef (arithmetic only).
+# Argument of a formula: torch.Tensor, numpy.ndarray, float, sympy.Expr, flint.arb, z3.ArithRef (arithmetic only),
+# theory.kernel.terms.Term (which becomes a definition of Coq).
 Value = Any
 
 
 def library(x: Value) -> str:
-    """Name of the library that `x` belongs to: torch, sympy, flint, z3, or else numpy."""
+    """Name of the library that `x` belongs to: torch, sympy, flint, z3, theory (a term of Coq), or else numpy."""
     name = type(x).__module__.partition(".")[0]
-    return name if name in ("torch", "sympy", "flint", "z3") else "numpy"
+    return name if name in ("torch", "sympy", "flint", "z3", "theory") else "numpy"
 
 
 def exp(x: Value) -> Value:
@@ -43,10 +44,8 @@ def pi(like: Value) -> Value:
             import sympy
 
             return sympy.pi
-        case "flint":
-            import flint
-
-            return flint.arb.pi()
+        case "flint" | "theory":
+            return type(like).pi()
     return np.pi
 
 
@@ -73,7 +72,7 @@ def relu(x: Value) -> Value:
             import sympy
 
             return sympy.Max(x, 0)
-        case "flint":
+        case "flint" | "theory":
             return x.max(type(x)(0))
         case "z3":
             import z3
@@ -112,7 +111,7 @@ def _apply(name: str, x: Value) -> Value:
             import sympy
 
             return getattr(sympy, name)(x)
-        case "flint":
+        case "flint" | "theory":
             return getattr(x, name)()
         case "z3":
             raise TypeError(f"z3 knows no {name}: give SymPy symbols or Arb balls")
@@ -125,6 +124,6 @@ def _root_of_two(x: Value) -> Value:
             import sympy
 
             return sympy.sqrt(2)
-        case "flint":
+        case "flint" | "theory":
             return type(x)(2).sqrt()
     return np.sqrt(2.0)

@@ -11,10 +11,15 @@ from typing import Any, Literal, get_args
 
 from theory.errors import InputError
 
-Kind = Literal["exact", "certified", "cited"]
+Kind = Literal["exact", "certified", "kernel", "cited"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Z3_MILLISECONDS = 20_000
+NOT_RUN = "not run"
 DEEPEST = 40  # how often `everywhere` bisects one part of an interval
+
+
+class NotRunError(Exception):
+    """A step cannot be checked here; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,10 @@ class Step:
     kind: how it is proved.
         `exact`: SymPy proves an equality.
         `certified`: z3 or ball arithmetic proves an inequality on its whole domain.
+        `kernel`: the kernel of Coq checks a theorem about the formulas [theory.kernel].
         `cited`: a named theorem says so; only the hypotheses of the theorem are checked.
     check: True if the step is proved. A step fails with any other value, and with an exception.
-    reference: where to read a cited theorem.
+    reference: where to read a cited theorem, or the proof that the kernel checks.
     """
 
     equation: str
@@ -40,13 +46,17 @@ class Step:
             raise InputError("step.equation is empty: say what the step proves")
         if self.kind not in KINDS:
             raise InputError(f"step.kind is {self.kind!r}: give one of {', '.join(KINDS)}")
-        if bool(self.reference) != (self.kind == "cited"):
-            raise InputError(f"step.reference of {self.equation!r}: a cited theorem needs one, no other step")
+        if bool(self.reference) != (self.kind in ("cited", "kernel")):
+            raise InputError(
+                f"step.reference of {self.equation!r}: a cited theorem or a proof of the kernel needs one, no other"
+            )
 
     def failure(self) -> str | None:
-        """Why the step fails; None if it is proved."""
+        """Why the step fails; None if it is proved. A step that cannot be checked here begins with NOT_RUN."""
         try:
             return None if self.check() is True else "not proved"
+        except NotRunError as error:
+            return f"{NOT_RUN}: {error}"
         except Exception as error:
             return f"{type(error).__name__}: {error}"
 
