@@ -12,7 +12,7 @@ import figures.ledger
 import paper_repro
 from figures.catalogue import DATA, EXHIBITS, PRESETS, Exhibit
 from theory.claims import CLAIMS, Claim
-from theory.derivations import Step
+from theory.derivations import NotRunError, Step
 from theory.evidence import Finding, Result
 
 # A ledger of one claim: its derivation is this module's.
@@ -246,6 +246,31 @@ def test_shared_steps_are_counted_once_and_say_so(folder: Path, capsys: pytest.C
     assert "a theorem [somebody, 1900] (shared with X)" in again and "- 1 = 3 - 2\n" in again
     assert "exact: 2 of 2" in again  # of the claim, which counts each of its own steps
     assert "4 distinct steps in" in shown and "exact: 2 of 2, certified: 1 of 1" in shown
+
+
+def test_what_cannot_be_checked_here_is_not_run_and_breaks_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> bool:
+        raise NotRunError("no coqc")
+
+    steps = (Step("0 < 1", "kernel", missing, "a.v: b"), Step("0 < 2", "kernel", lambda: True, "a.v: c"))
+    monkeypatch.setitem(STEPS, "X", steps)
+    assert ledger(folder) == 0
+    shown = capsys.readouterr().out
+    assert "kernel: 1 of 2, 1 not run" in shown and "\nnot run: no coqc\n" in shown
+    assert "0 < 1 [a.v: b]: not run\n" in shown and "0 < 2 [a.v: c]\n" in shown
+    assert paper_repro.main(["--claims", "--json"], [EXHIBIT], folder, [CLAIM], folder) == 0
+    (claim,) = json.loads(capsys.readouterr().out)["claims"]
+    assert [step["failure"] for step in claim["steps"]] == ["not run: no coqc", None]
+
+
+def test_a_broken_proof_breaks_the_ledger(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(STEPS, "X", (Step("0 < 0", "kernel", lambda: False, "a.v: b"),))
+    assert ledger(folder) == 1
+    assert "broken: X: step fails: 0 < 0 (not proved)\n" in capsys.readouterr().out
 
 
 def test_an_installed_copy_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -260,7 +260,9 @@ def test_a_wrong_formula_breaks_the_proof(theorem: str, folder: Path) -> None:
         file, name = "Normal", ""
     right = next(each for each in DEFINITION.finditer(kernel.formulas()) if each[1] == formula)
     assert not coq.compiled(folder, "Again", with_definition(file, name, right[0]))
-    assert " breaks: " in coq.compiled(folder, "Again", with_definition(file, name, definition(formula, wrong)))
+    assert " breaks: " in coq.compiled(
+        folder, "Again", with_definition(file, name, definition(formula, wrong))
+    )
 
 
 def with_definition(file: str, theorem: str, own: str) -> str:

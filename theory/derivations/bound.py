@@ -23,7 +23,10 @@ above = sp.Symbol("above", positive=True)
 EVERY_SIGN = (above, -above, sp.Integer(0))  # of w . x
 z = sp.Symbol("z", real=True)
 
-CONCENTRATION = "Boucheron, Lugosi, Massart, Concentration Inequalities (2013), Theorem 5.6"
+CONCENTRATION = (
+    "Boucheron, Lugosi, Massart, Concentration Inequalities (2013), Theorem 5.6, here for -F; proved in Lean 4 by Zhang,"
+    " Lee, Liu (arXiv 2602.02285), lean-stat-learning-theory: gaussian_lipschitz_concentration_one_sided"
+)
 
 
 def _squared_length(squared: Value, along: Value, weight: Value, token: Value) -> Value:

@@ -18,6 +18,8 @@ class Term:
     value: a text of Coq; or a number, of which a float stands for its shortest decimal: .56 is 56/100.
     """
 
+    text: str
+
     def __init__(self, value: "Operand | str") -> None:
         self.text = (
             value if isinstance(value, str) else value.text if isinstance(value, Term) else _number(value)
