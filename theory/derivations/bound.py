@@ -24,7 +24,7 @@ EVERY_SIGN = (above, -above, sp.Integer(0))  # of w . x
 z = sp.Symbol("z", real=True)
 
 CONCENTRATION = (
-    "Boucheron, Lugosi, Massart, Concentration Inequalities (2013), Theorem 5.6, here for -F; proved in Lean 4 by Zhang,"
+    "Boucheron, Lugosi, Massart, Concentration Inequalities (2013), Theorem 5.6, for -F; proved in Lean 4 by Zhang,"
     " Lee, Liu (arXiv 2602.02285), lean-stat-learning-theory: gaussian_lipschitz_concentration_one_sided"
 )
 
