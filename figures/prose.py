@@ -90,7 +90,7 @@ def typed_numbers(source: str) -> list[str]:
     text = re.sub(r"\{#.*?#\}|\{%.*?%\}|```.*?```", " ", source, flags=re.DOTALL)
     # An expression that begins with a number is by hand, too.
     text = re.sub(r"\{\{(?!\s*[-.\d]).*?\}\}", " ", text, flags=re.DOTALL)
-    text = re.sub(r"`[^`\n]*`|\]\([^)\n]*\)|<a id=[^>]*>", " ", text)
+    text = re.sub(r"`[^`\n]*`|\]\([^)\n]*\)", " ", text)
     return re.findall(r"(?<![\w.])(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)", text)
 
 
