@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from scipy import stats
 
+from figures.catalogue import EXHIBITS, find
 from figures.drawings import bounds as drawing
+from figures.rules import read
 from synthetic.data import evaluation_samples
 from synthetic.experiments import bounds
 from synthetic.experiments.bounds import BOUNDS, DELTAS, PLACEMENTS, Case, Config, grid, measure, summarise
@@ -129,6 +131,13 @@ def test_verdicts_on_tightness_follow_the_ratios() -> None:
         for finding in found.values():
             assert finding.estimate == pytest.approx(1.01**2 * tightness)
             assert finding.n == SEEDS and finding.family == "tightness"
+
+
+def test_families_are_those_of_the_rules() -> None:
+    rules = read(find("figure-bounds", EXHIBITS))
+    assert {
+        finding.family for finding in summarise(*units(cases=(Case(), Case(w_max="column")))).findings
+    } == set(rules.families)
 
 
 def test_claims_are_those_that_are_committed() -> None:

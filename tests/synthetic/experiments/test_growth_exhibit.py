@@ -10,7 +10,9 @@ from committed import assert_as_committed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from figures.catalogue import EXHIBITS, find
 from figures.drawings import growth as drawing
+from figures.rules import read
 from synthetic.experiments import growth
 from synthetic.experiments.growth import SIGNS, Config, Run, far_steps, grid, measure, summarise
 from synthetic.model import ModelConfig
@@ -94,6 +96,11 @@ KNEE = "frequent neurons stop growing at t_F"
 CURVE = "the own-token ratio follows the closed form, before and after the knee"
 LATE = "in the end the own-token ratio is N_R q_R/(N_F q_F)"
 WITHOUT_ALPHA = "... which does not depend on alpha"
+
+
+def test_families_are_those_of_the_rules() -> None:
+    rules = read(find("figure-growth", EXHIBITS))
+    assert {finding.family for finding in result().findings} == set(rules.families)
 
 
 def test_claims_are_those_that_are_committed() -> None:

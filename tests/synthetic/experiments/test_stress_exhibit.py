@@ -9,7 +9,9 @@ import pytest
 import torch
 from committed import assert_as_committed
 
+from figures.catalogue import EXHIBITS, find
 from figures.drawings import stress as drawing
+from figures.rules import read
 from synthetic.data import Purpose, Task, stream
 from synthetic.experiments import stress
 from synthetic.experiments.stress import SETTING, Config, grid, measure, summarise
@@ -85,6 +87,11 @@ def unmixed() -> tuple[list[Config], list[dict[str, Any]]]:
 
 def verdicts(found: Result, text: str) -> dict[str, str]:
     return {finding.claim: finding.verdict for finding in found.findings if text in finding.claim}
+
+
+def test_families_are_those_of_the_rules() -> None:
+    rules = read(find("figure-stress", EXHIBITS))
+    assert {finding.family for finding in result().findings} == set(rules.families)
 
 
 def test_claims_are_those_that_are_committed() -> None:
@@ -214,6 +221,8 @@ def test_models_that_are_on_both_sides_are_refused(monkeypatch: pytest.MonkeyPat
     cells = list(stress._cells(*unmixed()))
     monkeypatch.setattr(stress, "apart", separate)
     design, test = stress._design_and_test(cells)
+    assert {each.routing for each in design} == {"expert_choice"}
+    assert {each.seed for each in design} == set(range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + SEEDS // 2))
     for key in ("seed", "routing"):
         assert not {getattr(each, key) for each in design} & {getattr(each, key) for each in test}
     assert len(design) == len(test) == len(cells) // 2 * SEEDS // 2

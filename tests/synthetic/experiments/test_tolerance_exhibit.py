@@ -10,7 +10,9 @@ from committed import assert_as_committed
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from figures.catalogue import EXHIBITS, find
 from figures.drawings import tolerance as drawing
+from figures.rules import read
 from synthetic.experiments import tolerance
 from synthetic.experiments.tolerance import (
     BOUNDS,
@@ -126,6 +128,11 @@ def test_verdicts_follow_the_data(
         assert (finding.verdict, finding.n) == (verdict, SEEDS)
         if estimate is not None:
             assert finding.estimate == pytest.approx(estimate, abs=0.05)
+
+
+def test_families_are_those_of_the_rules() -> None:
+    rules = read(find("figure-tolerance", EXHIBITS))
+    assert {finding.family for finding in summarise(*units(knee=1.0)).findings} == set(rules.families)
 
 
 def test_claims_are_those_that_are_committed() -> None:
