@@ -186,6 +186,12 @@ MUTANTS = (
         lambda wrong: [(1, z3.simplify(wrong(z3.RealVal(1))).as_long())],
         ("sup |P((S - E S)/sd <= x)",),
     ),
+    Mutant(
+        "gain.relu",
+        lambda u: z3.If(u > 1, u * u, z3.If(u > 0, u, 0)),
+        lambda wrong: [(1, z3.simplify(wrong(z3.RealVal(1))).as_long())],
+        ("|R - R'| <= |z - z'|/rho",),
+    ),
 )
 
 

@@ -99,6 +99,19 @@ def _bias_per_term() -> bool:
     return proved(coefficient * bias >= -z3.If(coefficient < 0, -coefficient, 0) * s, bias >= 0, bias <= s)
 
 
+def _bias_of_an_expert() -> bool:
+    """Every neuron and token costs c M/sqrt(2 pi) at most: averaged over m neurons, weighed by gates of l tokens."""
+    gate = sp.IndexedBase("G")
+    count, tokens, number = sp.symbols("m l j", integer=True, positive=True)
+    one = c * M / sqrt(2 * pi(c))
+    neurons = sp.summation(one / count, (r, 1, count))
+    expert = sp.Sum(gate[number] * neurons, (number, 1, tokens))
+    gates, most = z3.Reals("gates most")
+    return equal(expert, one * sp.Sum(gate[number], (number, 1, tokens))) and proved(
+        most * gates <= most, most >= 0, gates >= 0, gates <= 1
+    )
+
+
 def _algebra() -> bool:
     """c <= tolerable_noise makes the mean, mu - c beta at least, exceed 0 by tau Lipschitz constants c L."""
     noise, margin, bias, lipschitz, tau = z3.Reals("c mu beta L tau")
@@ -183,6 +196,11 @@ _MEAN = (
         "E y f~ = mu + sum of coefficients times biases >= mu - c beta, term by term",
         "certified",
         _bias_per_term,
+    ),
+    Step(
+        "an expert of the other sign loses (1/m) sum_r sum_j G_j c M/sqrt(2 pi) <= c M/sqrt(2 pi), by gates <= 1",
+        "certified",
+        _bias_of_an_expert,
     ),
 )
 _DELTA = Step("exp(-tau^2/2) = delta for tau = sqrt(2 ln(1/delta))", "exact", _delta_is_met)

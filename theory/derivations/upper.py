@@ -49,7 +49,8 @@ def _hypotheses() -> bool:
 
 
 BERRY_ESSEEN_STEP = Step(
-    "sup |P((S - E S)/sd <= x) - Phi(x)| <= 0.56 sum_j E|X_j - E X_j|^3/sd^3",
+    "sup |P((S - E S)/sd <= x) - Phi(x)| <= 0.56 sum_j E|X_j - E X_j|^3/sd^3 for independent X_j with finite third"
+    " moments and sd > 0, as all terms c ReLU(a + sigma z) have",
     "cited",
     _hypotheses,
     SHEVTSOVA,
