@@ -85,14 +85,10 @@ class Instance:
 class Choice(NamedTuple):
     """Numbers that the proof may choose; every choice that `Bounds.allowed` accepts gives valid bounds.
 
-    frequent_exponent, rare_exponent: theta with E exp(theta x) <= 1 for what a sample adds to a weight of a frequent
-        (rare) specialist on a token without a label.
     offset: largest |w . x|/(c M_s) of a frequent specialist on a rare input at which the noise is judged.
     quantile: mean of y f~ over its standard deviation there.
     """
 
-    frequent_exponent: float
-    rare_exponent: float
     offset: float
     quantile: float
 
@@ -134,6 +130,7 @@ class Bounds:
     floor: noise magnitude up to which both kinds keep an accuracy of .95, frequent specialists digital.
     ceiling: noise magnitude above which rare inputs do not, all analog.
     error: largest Berry-Esseen error of `ceiling`.
+    separate: True if routers score the own token above every other, so far that it takes most of their gates.
     allowed: True if the choice is allowed.
     rho: ratio of frequencies.
     """
@@ -153,13 +150,14 @@ class Bounds:
     floor: Value
     ceiling: Value
     error: Value
+    separate: bool
     allowed: bool
     rho: Value
 
     @property
     def linear(self) -> bool:
         """True if no margin reaches 1 and the routers find their own tokens: growth is that of (G)."""
-        return bool(self.most_margin < 1) and bool(self.score < OWN_SCORE)
+        return bool(self.most_margin < 1) and self.separate
 
     @property
     def ranks(self) -> bool:
@@ -180,16 +178,13 @@ class Bounds:
 
 def bounds(instance: Instance) -> Bounds:
     """The bounds with the best choice found, in fp64; `evaluate` confirms them by balls."""
-    setting = instance.setting
-    rest = float(gate_rest(OWN_SCORE, _score(instance, float), setting.l))
-    exponents = [_largest_exponent(frequency, rest) for frequency in (1 - setting.alpha, setting.alpha)]
     found = []
     for offset in OFFSETS:
-        trial = evaluate(instance, Choice(*exponents, offset, 1.0))
+        trial = evaluate(instance, Choice(offset, 1.0))
         error = 2 * FAILURE + float(trial.error)
-        if error < 0.5:
+        if trial.margin > 0 and error < 0.5:
             quantile = -float(ndtri(error)) * SHRINK
-            found.append(evaluate(instance, Choice(*exponents, offset, quantile)))
+            found.append(evaluate(instance, Choice(offset, quantile)))
     return min(found, key=lambda each: float(each.ceiling)) if found else trial
 
 
@@ -199,36 +194,28 @@ def evaluate(instance: Instance, choice: Choice, number: Callable[[float], Value
     number: what turns floats into the numbers to calculate with, flint.arb for balls.
     """
     setting = instance.setting
-    d, n, l, m, N_F, N_R, alpha, eta, batch, steps, delta = (  # noqa: E741, N806
-        number(value)
-        for value in (
-            *(
-                setting.d,
-                setting.n,
-                setting.l,
-                setting.m,
-                setting.N_F,
-                setting.N_R,
-                setting.alpha,
-                setting.eta,
-            ),
-            *(instance.batch, instance.steps, instance.delta),
-        )
-    )
+    d, n, l, m = map(number, (setting.d, setting.n, setting.l, setting.m))  # noqa: E741
+    N_F, N_R, alpha, eta = map(number, (setting.N_F, setting.N_R, setting.alpha, setting.eta))  # noqa: N806
+    batch, steps, delta = map(number, (instance.batch, instance.steps, instance.delta))
     k = 2 * (N_F + N_R)
     score = _score(instance, number)
-    largest_gate = own_gate(score, [-score] * (setting.l - 1))
-    gate = own_gate(number(OWN_SCORE), [score] * (setting.l - 1))
+    largest_gate = own_gate(score, (l - 1) * exp(-score))
+    gate = own_gate(number(OWN_SCORE), (l - 1) * exp(score))
     positive = _share(setting.d - 2, instance.delta / setting.experts, number)
     leak = binomial_tail(setting.n - 1, setting.l - 1, positive)
     initial = gaussian_size(number(instance.init_std), k * m * d, delta)
+    rest = gate_rest(number(OWN_SCORE), score, l)
     unit = step_unit(eta, m, batch)  # what a sample with gate 1 adds to a weight
     step = unit * most_decrease(largest_gate, n, d, batch, log(steps * k * (d - 2) / delta))
 
-    def kind(frequency: Value, specialists: int, exponent: float) -> Kind:
+    def kind(frequency: Value, specialists: int) -> Kind:
         low, high = class_counts(steps * batch, frequency, log(8 / delta))
         selected = steps * batch * (1 - frequency) * leak
-        rise = rise_size(k * (d - 2), delta, number(exponent))
+        rise = steps * batch  # if every sample adds all that it can
+        if rest < 1:
+            rise = steps * batch  # if every sample adds all that it can
+        if rest < 1:
+            rise = rise_size(k * (d - 2), delta, rise_exponent(frequency, rest))
         sizes = {
             "own_high": initial + unit * high,
             "leaked": initial + unit * largest_gate * (selected + deviation(selected, log(k / delta))),
@@ -237,8 +224,8 @@ def evaluate(instance: Instance, choice: Choice, number: Callable[[float], Value
         active = _share(specialists * setting.m, instance.delta / 8, number)
         return Kind(own_low=unit * low * gate, active=active, w_max=_largest(step, *sizes.values()), **sizes)
 
-    frequent = kind(1 - alpha, setting.N_F, choice.frequent_exponent)
-    rare = kind(alpha, setting.N_R, choice.rare_exponent)
+    frequent = kind(1 - alpha, setting.N_F)
+    rare = kind(alpha, setting.N_R)
     outputs = [
         most_output(count, 1 - each.active, gate, each.own_high, each.other)
         for count, each in ((N_F, frequent), (N_R, rare))
@@ -258,13 +245,6 @@ def evaluate(instance: Instance, choice: Choice, number: Callable[[float], Value
         + rare_lyapunov(rare.w_max, N_R, m, sd)
     )
     mean = most_mean(outputs[1], N_F * high, N_F + N_R, low)
-    allowed = (
-        rise_exponent(number(choice.frequent_exponent), 1 - alpha, gate_rest(number(OWN_SCORE), score, l))
-        <= 0,
-        rise_exponent(number(choice.rare_exponent), alpha, gate_rest(number(OWN_SCORE), score, l)) <= 0,
-        Q(number(choice.quantile)) - error >= 2 * FAILURE,
-        choice.quantile > 0,
-    )
     return Bounds(
         choice=choice,
         score=score,
@@ -289,7 +269,8 @@ def evaluate(instance: Instance, choice: Choice, number: Callable[[float], Value
             _largest(low, high) / (number(choice.offset) * frequent.own_low),
         ),
         error=error,
-        allowed=all(map(bool, allowed)),
+        separate=bool(score < OWN_SCORE) and bool(rest < 1),
+        allowed=choice.quantile > 0 and bool(Q(number(choice.quantile)) - error >= 2 * FAILURE),
         rho=(1 - alpha) / alpha,
     )
 
@@ -360,20 +341,20 @@ def rise_size(count: Value, delta: Value, theta: Value) -> Value:
     return log(count / delta) / theta
 
 
-def rise_exponent(theta: Value, frequency: Value, rest: Value) -> Value:
-    """Bound on (E exp(theta x) - 1)/E v, x being what a sample adds to a weight on a token without a label   [E].
+def rise_exponent(frequency: Value, rest: Value) -> Value:
+    """theta with E exp(theta x) <= 1, x being what a sample adds to a weight on a token without a label   [E].
 
     frequency: of the expert's own kind.
-    rest: what the own token leaves of the gate v that the token has where the own token is absent.
+    rest: what the own token leaves of the gate v that the token has where the own token is absent; below 1.
 
-    Samples of the own kind add rest v with the expert's sign and -v with the other, samples of the other kind +-v.
+    A sample of the own kind adds rest v with the expert's sign and -v with the other; one of the other kind adds v with
+    the one and -v with the other. The weight has a drift downwards, and what lifts it is bounded for all times.
     """
-    own = rest * (exp(theta) - 1) - (1 - exp(-theta))
-    return frequency / 2 * own + (1 - frequency) * (exp(theta) + exp(-theta) - 2) / 2
+    return -log(1 - frequency * (1 - rest))
 
 
 def gate_rest(own_score: Value, score: Value, l: Value) -> Value:  # noqa: E741
-    """`rest` of `rise_exponent` if scores of tokens without a label are at most `score` in size   [E]."""
+    """`rest` of `rise_exponent`, if scores of tokens without a label are at most `score` in size   [E]."""
     return l * exp(score - own_score)
 
 
@@ -452,15 +433,6 @@ def _score(instance: Instance, number: Callable[[float], Value]) -> Value:
 
 def _share(trials: int, delta: float, number: Callable[[float], Value]) -> Value:
     return number(least_successes(trials, delta)) / number(trials)
-
-
-def _largest_exponent(frequency: float, rest: float) -> float:
-    """The largest theta found with `rise_exponent` at most 0; it is convex, and 0 at 0."""
-    low, high = 0.0, 8.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rise_exponent(middle, frequency, rest) <= 0 else (low, middle)
-    return low * SHRINK
 
 
 def _largest(*values: Value) -> Value:

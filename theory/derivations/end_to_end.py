@@ -43,12 +43,12 @@ from theory.end_to_end import (
     rise_size,
     step_unit,
 )
-from theory.functions import Phi, Q, exp, log, phi, relu, sqrt
+from theory.functions import Phi, Q, exp, phi, relu, sqrt
 from theory.growth import own_gate
 from theory.moments import relu_mean, relu_variance
 from theory.tolerance import BERRY_ESSEEN, OWN_SCORE, concentration, error_bound, tolerable_noise
 
-score, other, third_score, x, t, g = sp.symbols("score other third x t g", real=True)
+score, other, x, t, g = sp.symbols("score other x t g", real=True)
 theta, V, L, delta, count, std = sp.symbols("theta V L delta count std", positive=True)
 eta, m, B, T, d, n, l, N, p = sp.symbols("eta m B T d n l N p", positive=True)  # noqa: E741
 M, w, mu, own, sigma, c, rest, gate = sp.symbols("M w mu own sigma c rest gate", positive=True)
@@ -66,18 +66,24 @@ JENSEN = (
 # Routing
 
 
-def _others_merge() -> bool:
-    """Two other scores act as one, ln(e^a + e^b); j equal ones and one more are j + 1, so l - 1 of them are one."""
-    two, one = own_gate(score, [other, third_score]), own_gate(score, [log(exp(other) + exp(third_score))])
-    equal_scores = log(exp(other + log(t**2)) + exp(other)) - (other + log(t**2 + 1))  # t^2 stands for j > 0
-    return equal(two, one) and equal(exp(equal_scores), 1)
-
-
 def _gate_slopes() -> bool:
-    """d gate/d own score = gate (1 - gate), d gate/d other score = -gate (1 - gate)."""
-    value = own_gate(score, [other])
-    return equal(sp.diff(value, score), value * (1 - value)) and equal(
-        sp.diff(value, other), -value * (1 - value)
+    """A gate rises with its own score by G (1 - G), and falls with the sum of the others' exponentials."""
+    others = sp.Symbol("others", positive=True)
+    value = own_gate(score, others)
+    fall = exp(score) / (exp(score) + others) ** 2
+    return bool(
+        equal(sp.diff(value, score), value * (1 - value))
+        and equal(sp.diff(value, others), -fall)
+        and fall.is_positive
+    )
+
+
+def _others() -> bool:
+    """Of l - 1 other scores from -score to score, exponentials sum to (l - 1) exp(-score) to (l - 1) exp(score)."""
+    one, least, most, total, number = z3.Reals("e^s e^-score e^score sum l-1")
+    return proved(  # one more score, by induction
+        z3.And(total + one >= (number + 1) * least, total + one <= (number + 1) * most),
+        *(total >= number * least, total <= number * most, one >= least, one <= most, number >= 0),
     )
 
 
@@ -175,22 +181,22 @@ def _chords() -> bool:
 
 
 def _exponential_mean() -> bool:
-    """E exp(theta x) - 1 is at most v times `rise_exponent`, by the chords, u <= rest v and g <= v."""
-    up, down, own_gate_, free, frequency, left, leaked = z3.Reals("A A^-1 u v p rest g")
-    mean = (
-        frequency / 2 * (own_gate_ * (up - 1) + free * (down - 1))
-        + (1 - frequency) * leaked * (up + down - 2) / 2
+    """E exp(theta x) - 1 is at most v (A - 1)/(2 A) (p (rest A - 1) + (1 - p) (A - 1)), A = exp(theta): 0 at our theta.
+
+    By the chords, u <= rest v and g <= v.
+    """
+    A, u, v, frequency, left, g = z3.Reals("A u v p rest g")  # noqa: N806
+    mean = frequency / 2 * (u * (A - 1) + v * (1 / A - 1)) + (1 - frequency) * g * (A + 1 / A - 2) / 2
+    most = frequency / 2 * v * (left * (A - 1) + 1 / A - 1) + (1 - frequency) * v * (A + 1 / A - 2) / 2
+    bounded = proved(
+        mean <= most,
+        *(v >= 0, u >= 0, u <= left * v, g >= 0, g <= v, A >= 1, frequency >= 0, frequency <= 1),
     )
-    exponent = frequency / 2 * (left * (up - 1) - (1 - down)) + (1 - frequency) * (up + down - 2) / 2
-    positive = (free >= 0, own_gate_ >= 0, own_gate_ <= left * free, leaked >= 0, leaked <= free)
-    powers = (up >= 1, down > 0, up + down >= 2, frequency >= 0, frequency <= 1)
-    u, v = exp(theta), exp(-theta)
-    ours = p / 2 * (rest * (u - 1) - (1 - v)) + (1 - p) * (u + v - 2) / 2
-    return (
-        equal(rise_exponent(theta, p, rest), ours)
-        and proved(mean <= free * exponent, *positive, *powers)
-        and proved(up + down >= 2, up > 0, up * down == 1)
-    )
+    power, part, free = sp.symbols("A rest v", positive=True)
+    symbolic = p / 2 * free * (part * (power - 1) + 1 / power - 1)
+    symbolic += (1 - p) * free * (power + 1 / power - 2) / 2
+    factors = free * (power - 1) / (2 * power) * (p * (part * power - 1) + (1 - p) * (power - 1))
+    return bounded and equal(symbolic, factors) and equal(factors.subs(power, exp(rise_exponent(p, part))), 0)
 
 
 def _rise() -> bool:
@@ -270,8 +276,8 @@ def _normal_sizes() -> bool:
 def _tail_falls() -> bool:
     """d/dq of P(at most j of N) telescopes to -N C(N - 1, j) q^j (1 - q)^(N - 1 - j) < 0, for every N and j.
 
-    A term t_h = C(N, h) q^h (1 - q)^(N - h) has the slope h t_h/q - (N - h) t_h/(1 - q), and the first part of t_(i + 1)
-    is the second part of t_i.
+    A term t_h = C(N, h) q^h (1 - q)^(N - h) has the slope h t_h/q - (N - h) t_h/(1 - q), and the first part of
+    t_(i + 1) is the second part of t_i.
     """
     trials = sp.Symbol("N", integer=True, positive=True)
     q, weight, hits = sp.symbols("q C h", positive=True)
@@ -478,13 +484,9 @@ STEPS = {
     "E": (
         *lemmas.GATES,
         Step(
-            "other scores merge in a gate: l - 1 equal ones are one of ln(l - 1) more", "exact", _others_merge
+            "l - 1 other exponentials sum to (l - 1) e^(+-score), by induction over l", "certified", _others
         ),
-        Step(
-            "a gate rises with its own score and falls with others: both have the slope G (1 - G)",
-            "exact",
-            _gate_slopes,
-        ),
+        Step("a gate rises with its own score by G (1 - G) and falls with the others", "exact", _gate_slopes),
         Step(
             "scores below 6: the own token is always selected, its opposite never (n > l)",
             "certified",
@@ -515,7 +517,7 @@ STEPS = {
         ),
         Step("exp(s g) <= 1 + g (exp(s) - 1) for g from 0 to 1", "exact", _chords),
         Step(
-            "E exp(theta x) <= 1 + E v rise_exponent(theta): <= 1 where that is not positive",
+            "E exp(theta x) <= 1 at theta = -ln(1 - p (1 - rest))",
             "certified",
             _exponential_mean,
         ),
