@@ -212,6 +212,32 @@ MUTANTS: dict[str, tuple[str, Callable[..., Any]]] = {
         "relu_variance",
         moments.relu_second_moment,
     ),
+    "Moments.relu_third_moment_about_is_the_mean": (
+        "relu_third_moment_about",
+        lambda centre, a, sigma: moments.relu_third_moment_about(centre, a, sigma) - centre**3,
+    ),
+    "Moments.relu_third_moment_is_the_mean": (
+        "relu_third_moment",
+        lambda a, sigma: moments.relu_third_moment_about(0, a, sigma),
+    ),
+    "Moments.relu_exponential_is_the_mean": (
+        "relu_exponential",
+        lambda theta, a, sigma: tolerance.relu_exponential(theta, a, sigma) - 1,
+    ),
+    "Upper.relu_mean_rises": ("relu_mean", lambda a, sigma: -moments.relu_mean(a, sigma)),
+    "Upper.relu_variance_rises": (
+        "relu_variance",
+        lambda a, sigma: moments.relu_second_moment(a, sigma) - 2 * moments.relu_mean(a, sigma) ** 2,
+    ),
+    "Upper.relu_third_moment_rises": (
+        "relu_third_moment",
+        lambda a, sigma: moments.relu_third_moment(a, sigma) - a,
+    ),
+    "Upper.relu_mean_is_enclosed": ("relu_mean", lambda a, sigma: 2 * moments.relu_mean(a, sigma)),
+    "Upper.error_bound_falls": (
+        "error_bound",
+        lambda ratio, third, sd: functions.Q(ratio) - tolerance.BERRY_ESSEEN * third / sd**3 * ratio,
+    ),
     "Bound.tolerable_noise_is_the_solution": (
         "tolerable_noise",
         lambda margin, bias, lipschitz, tau: margin / (bias - tau * lipschitz),

@@ -24,7 +24,8 @@ Lemma concentration_squared : forall delta : R, 0 < delta <= 1 ->
 Proof.
   intros delta D. unfold concentration. split; [apply sqrt_pos |].
   assert (E : ln (1 / delta) = - ln delta) by (unfold Rdiv; rewrite Rmult_1_l; apply ln_Rinv; lra).
-  assert (ln delta <= 0) by (rewrite <- ln_1; destruct (Req_dec delta 1) as [-> | N]; [lra | left; apply ln_increasing; lra]).
+  assert (ln delta <= 0).
+  { rewrite <- ln_1. destruct (Req_dec delta 1) as [-> | N]; [lra | left; apply ln_increasing; lra]. }
   rewrite pow2_sqrt; rewrite E; lra.
 Qed.
 

@@ -75,7 +75,8 @@ Proof.
               ** apply (continuity_1d_2d_pt_comp (fun u => - u ^ 2) (fun u _ => u) x t); [| apply continuity_2d_pt_id1].
                  apply smooth_pt.
                  auto_derive. exact I.
-              ** apply (continuity_1d_2d_pt_comp (fun u => 1 + u ^ 2) (fun _ v => v) x t); [| apply continuity_2d_pt_id2].
+              ** apply (continuity_1d_2d_pt_comp (fun u => 1 + u ^ 2) (fun _ v => v) x t);
+                   [| apply continuity_2d_pt_id2].
                  apply smooth_pt.
                  auto_derive. exact I.
     + apply filter_forall. intros. apply slice_integrable.

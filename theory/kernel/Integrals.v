@@ -73,7 +73,8 @@ Qed.
 
 Lemma mean_ext : forall (g h : R -> R) (m : R), (forall z, g z = h z) -> mean g m -> mean h m.
 Proof.
-  intros g h m E. apply (is_RInt_gen_ext (fun z => g z * phi z) (fun z => h z * phi z) m). apply filter_forall. intros ab z _. rewrite E. reflexivity.
+  intros g h m E. apply (is_RInt_gen_ext (fun z => g z * phi z) (fun z => h z * phi z) m).
+  apply filter_forall. intros ab z _. rewrite E. reflexivity.
 Qed.
 
 Lemma mean_plus : forall (g h : R -> R) (m n : R), mean g m -> mean h n -> mean (fun z => g z + h z) (m + n).

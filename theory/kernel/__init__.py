@@ -16,8 +16,22 @@ from theory.kernel import coq
 from theory.kernel.terms import Term, definition
 
 FUNCTIONS = ("phi", "Phi", "Q", "relu")
-MOMENTS = ("relu_mean", "relu_bias", "relu_second_moment", "relu_variance")
-BOUNDS = ("concentration", "tolerable_noise", "tail_events", "failure_bound")
+MOMENTS = (
+    "relu_mean",
+    "relu_bias",
+    "relu_second_moment",
+    "relu_variance",
+    "relu_third_moment_about",
+    "relu_third_moment",
+)
+BOUNDS = (
+    "concentration",
+    "tolerable_noise",
+    "tail_events",
+    "failure_bound",
+    "error_bound",
+    "relu_exponential",
+)
 
 
 def formulas() -> str:
@@ -89,6 +103,17 @@ STEPS = {
         ),
         _theorem("0 <= Var <= sigma^2", "Moments.relu_variance_is_between_0_and_sigma_squared"),
     ),
+    "M3": (
+        _theorem(
+            "the integral of |ReLU(a + sigma z) - mu|^3 phi(z) over the real line is"
+            " relu_third_moment_about(mu, a, sigma), for every mu >= 0",
+            "Moments.relu_third_moment_about_is_the_mean",
+        ),
+        _theorem(
+            "for mu = E ReLU, which is >= 0, it is relu_third_moment(a, sigma)",
+            "Moments.relu_third_moment_is_the_mean",
+        ),
+    ),
     "B": (
         _BIAS,
         _SOLUTION,
@@ -106,7 +131,14 @@ STEPS = {
         _theorem("the bound falls with beta, L and tau", "Bound.tolerable_noise_falls"),
     ),
     "B-mean": (_BIAS, _FAILURE),
-    "B-exp": (_BIAS,),
+    "B-exp": (
+        _BIAS,
+        _theorem(
+            "the integral of exp(t ReLU(a + sigma z)) phi(z) over the real line is"
+            " Q(a/sigma) + exp(t a + (t sigma)^2/2) Phi(a/sigma + t sigma), for every t",
+            "Moments.relu_exponential_is_the_mean",
+        ),
+    ),
     "Bu": (
         _BIAS,
         _theorem("tail_events(|A|, d + 2, 4) = 2 |A| d", "Bound.events_of_the_setting"),
@@ -116,7 +148,21 @@ STEPS = {
         ),
         _SOLUTION,
     ),
-    "U": (_theorem("Q(y) <= Q(x) for x <= y", "Tail.Q_falls"),),
+    "U": (
+        _theorem("Q(y) <= Q(x) for x <= y", "Tail.Q_falls"),
+        _theorem("E ReLU(a + sigma z) rises with a", "Upper.relu_mean_rises"),
+        _theorem("Var ReLU(a + sigma z) rises with a", "Upper.relu_variance_rises"),
+        _theorem("E |ReLU(a + sigma z) - E ReLU|^3 rises with a", "Upper.relu_third_moment_rises"),
+        _theorem(
+            "for u from low to high, E ReLU(a u + sigma z) less its value at low is from"
+            " a Phi(a low/sigma) (u - low) to a Phi(a high/sigma) (u - low)",
+            "Upper.relu_mean_is_enclosed",
+        ),
+        _theorem(
+            "Q(r) - .56 third/sd^3 falls with r and third >= 0, and rises with sd > 0",
+            "Upper.error_bound_falls",
+        ),
+    ),
     "P": (_TAIL,),
     "H": (
         _theorem(

@@ -21,7 +21,7 @@ class BrokenProofError(Exception):
 
 
 FORMULAS = "Formulas"  # the file that is written from Python
-FILES = ("Gaussian", FORMULAS, "Normal", "Integrals", "Tail", "Moments", "Bound", "Noise")
+FILES = ("Gaussian", FORMULAS, "Normal", "Integrals", "Tail", "Moments", "Bound", "Upper", "Noise")
 HEAD = "From Coq Require Import Reals.\nRequire Import Gaussian.\nOpen Scope R_scope.\n\n"
 # What the real numbers and Coquelicot's integrals are built on in Coq. A theorem that needs any other axiom, such as a
 # lemma without a proof, is not proved.
