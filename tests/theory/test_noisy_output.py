@@ -15,7 +15,7 @@ from theory.errors import InputError
 from theory.hardware import PROGRAMMING_NOISE
 from theory.tolerance import Network, margins, mean_shift, pointwise_bound, predicted_accuracy, uniform_bound
 
-D, M, INPUTS = 4, 3, 3
+D, M, INPUTS = 6, 3, 3
 SIGNS = (1.0, 1.0, -1.0, -1.0)
 BASIS = torch.eye(D, dtype=torch.float64)
 TOKENS = torch.stack([BASIS[0], -BASIS[0], BASIS[1], -BASIS[1], *BASIS[2:]])
@@ -50,7 +50,7 @@ class Term:
 
 
 def case(seed: int, w_max: Any, programming: str, converters: bool = False) -> tuple[Network, Tensor, Tensor]:
-    """Four experts, of which the last is digital, and gates on three tokens each."""
+    """Four experts, of which the last is digital, and gates on three to five tokens each."""
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(len(SIGNS), M, D, generator=generator, dtype=torch.float64)
     weights[0] *= 5
@@ -62,7 +62,7 @@ def case(seed: int, w_max: Any, programming: str, converters: bool = False) -> t
     labels = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
     scores[labels > 0, :, 1:4:2] = -math.inf  # an input shows o_1 and o_2, or both with the other sign
     scores[labels < 0, :, 0:4:2] = -math.inf
-    top = scores.topk(3, -1)
+    top = scores.topk(3 + seed % 3, -1)
     gates = torch.zeros_like(scores).scatter(-1, top.indices, top.values.softmax(-1))
     return network, gates, labels
 
@@ -185,7 +185,7 @@ def test_without_noise_the_prediction_is_certain() -> None:
 @pytest.mark.claim("P")
 def test_tokens_of_opposite_sign_in_one_expert_are_refused() -> None:
     network, gates, labels = case(0, "layer", "constant")
-    gates[0, 0] = torch.tensor([0.5, 0.5, 0, 0, 0, 0])  # o_1 and -o_1 see the same noise
+    gates[0, 0] = torch.tensor([0.5, 0.5, *[0.0] * D])  # o_1 and -o_1 see the same noise
     with pytest.raises(InputError, match="noises are independent"):
         predicted_accuracy(network, gates, labels, 1.0)
     gates[0, 0, 1] = 0

@@ -1,4 +1,4 @@
-"""Which noise is certainly too much? Derivation of U, and of P, the prediction that U makes rigorous.
+"""Which noise is certainly too much? Derivation of U, and of P, a prediction that U bounds from one side.
 
 y f~/c is a constant over c plus independent terms coefficient ReLU(a/c + sigma z). u is 1/c throughout: c to infinity
 is the point u = 0, and all c above some c_U are the interval from 0 to 1/c_U.
