@@ -39,8 +39,8 @@ FACTORS = {
 PRODUCT = "product of the five: ratio\nof norms over ρ"
 SYMBOLS = (
     "α is the probability of the rare class and ρ = (1 - α)/α that of the frequent over that of the rare one; N_F and"
-    " N_R are the numbers of frequent and rare specialists (experts) of each sign. Means and 95 % intervals over"
-    " training seeds. (G) is the closed form of docs/theory.md, computed from each network's start, nothing fitted."
+    " N_R are the numbers of frequent and rare specialists (experts) of each sign. Geometric means and 95 % intervals"
+    " over seeds. (G) is the closed form of docs/theory.md, computed from each network's start, nothing fitted."
 )
 CAPTION = (
     "Left, weights of frequent and rare specialists over training; right, the ratio of frequent to rare weights"

@@ -43,7 +43,9 @@ from theory.evidence import (
     best_threshold,
     correlation_mean,
     interval_of,
+    judged,
     mean_finding,
+    mean_interval,
     mean_of,
     mean_within,
 )
@@ -632,11 +634,19 @@ def _rule_of_thumb(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
             for each in side
         ],
     }
-    return choice, mean_finding(
+
+    def interval(confidence: float) -> Interval:
+        """Student's, as far as it lies in the range of an accuracy."""
+        low, high = mean_interval(tested, confidence)
+        return max(low, 0.0), min(high, 1.0)
+
+    return choice, judged(
         f"MaxNN pays (gain over random of {PAYS} or more) where {name} is at least {threshold:.3g};"
         " designed on expert choice, tested on token choice and other seeds",
         f"balanced accuracy on the test cells (on the design cells {accuracy:.2f})",
-        tested,
+        mean_of(tested),
+        interval,
+        len(tested),
         TOLD,
         origin="ours",
         family="rule of thumb",

@@ -195,6 +195,7 @@ def test_the_rule_of_thumb_is_found_and_tested_elsewhere() -> None:
     rule = found.data["rule of thumb"]
     assert rule["statistic"] == "top over rest" and 1.5 < rule["threshold"] < 5
     assert finding.verdict == "holds" and finding.estimate > 0.8 and finding.n == SEEDS // 2
+    assert finding.interval is not None and finding.interval[1] <= 1
     half = FIRST_FRESH_SEED + SEEDS // 2
     assert all((point["seed"] < half) == point["design"] for point in rule["points"])
     assert {point["seed"] for point in rule["points"]} == set(grid("default", seeds=SEEDS)[0].seeds)
