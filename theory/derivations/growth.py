@@ -359,6 +359,7 @@ STEPS = {
             lambda: equal(Phi(sp.Integer(0)) ** m, dead_probability(m)),
         ),
         *lemmas.GATES,
+        lemmas.SOFTMAX_GRADIENT,
         Step("router: df/dscore_own = G (v_own - sum_j G_j v_j)", "exact", _score_gradient),
         Step(
             "router: the own score rises while the own token's output v_own is the largest",

@@ -132,7 +132,6 @@ def _softmax_gradient() -> bool:
 GATES = (
     Step("sum_j G_j = 1, for every number l of tokens", "exact", _gates_sum_to_one),
     Step("0 < G_j < 1: own and other exponentials are positive", "certified", _gate_is_a_fraction),
-    Step("softmax gradient: dG_i/dscore_j = G_i (1[i = j] - G_j), for every l", "exact", _softmax_gradient),
     Step(
         "sum_j G_j^2 <= 1: term by term, G^2 <= G for 0 <= G <= 1",
         "certified",
@@ -145,6 +144,10 @@ GATES = (
             z3.And(_gate**2 >= 2 * _gate / _l - 1 / _l**2, 2 / _l - _l / _l**2 == 1 / _l), _l >= 1
         ),
     ),
+)
+
+SOFTMAX_GRADIENT = Step(
+    "softmax gradient: dG_i/dscore_j = G_i (1[i = j] - G_j), for every l", "exact", _softmax_gradient
 )
 
 
