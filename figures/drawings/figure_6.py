@@ -29,8 +29,7 @@ MEANING = (
 CAPTION = (
     "Left, a dot for each expert, its score against how frequent its tokens are; right, rank correlations of the score"
     " with that frequency, with load and with routing weight, by layer and over all layers. Bars are 95 % intervals"
-    " over experts. The grey band on the first line answers another question, how much the correlation over all layers"
-    " changes when blocks of text are drawn again with the experts as they are. Dashed: .5, above which the"
+    " over experts and documents of text, of these two trained models alone. Dashed: .5, above which the"
     f" relation counts as clear. {MEANING} {FREQUENT_TOKENS.cited}"
 )
 
@@ -148,8 +147,6 @@ def _correlations(axis: Axes, model: dict[str, Any], looks: list[dict[str, Any]]
             )
     axis.axvline(0, color=GREY, linewidth=0.8)
     axis.axvline(0.5, color=GREY, linewidth=0.8, linestyle="--")
-    low, high = model["text_interval"]
-    axis.fill_betweenx([-0.45, 0.45], low, high, color=GREY, alpha=0.35, linewidth=0)
     axis.set_xlim(-1, 1)
     axis.set_ylim(len(QUANTITIES) - 0.45, -0.55)
     axis.set_yticks(range(len(QUANTITIES)), list(QUANTITIES.values()))

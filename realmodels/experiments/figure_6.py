@@ -8,32 +8,24 @@ those of the calibration text instead, which is used for nothing else here: othe
 evaluation text comes from. A token seen n times in it counts as n + 1 (add-one smoothing), so that unseen tokens have a
 logarithm. Evaluation text is routed, with all modules digital.
 
-Correlations are Spearman's, between the experts in use of one layer. Experts are the sample: for n experts
-z = atanh(r) is about normal with variance 1.06/(n - 3) around its own value of the population [Fieller, Hartley and
-Pearson, Biometrika 44 (1957), 470-481; shown for 10 to 50 pairs and r up to about .8], so the 95 % interval is
-tanh(z -+ 1.96 sqrt(1.06/(n - 3))). Layers count as independent, and as the only ones that are asked about: pooled
-over L layers, the estimate is tanh(mean of z_l), and the variance of z is the sum of 1.06/(n_l - 3) over L^2. As
-atanh(1) is infinite, r is kept half the smallest step of Spearman's r, 6/(n^3 - n), from -1 and 1. Other text for the
-same experts would move the pooled correlation, too: by how much, tells the percentile interval over blocks drawn with
-replacement. No rule uses that interval.
+Correlations are Spearman's, between the experts in use of one layer, and their plain mean over layers. Intervals are
+percentiles of RESAMPLES bootstrap samples. Each draws anew, with replacement: the experts of every layer; the documents
+of evaluation text, with which load and the tokens served change; and the documents of calibration text, with which
+frequencies change. The experts are those of one model, which was trained once: an interval says what other experts of
+such a model, reading other text of the kind, would give, and nothing about another training.
 
-Rules, fixed before the first run, for each model:
-1. The paper's "experts with high scores serve frequent tokens", read as a clear relation, holds if the pooled interval
-   of MaxNNScore with the mean log frequency is above 0.5, fails if it is below.
-2. The same words, read as any relation at all: the same rule with 0.
-3. Ours: rules 1 and 2 for MaxNNScore with the load, the share of tokens that an expert serves.
-The correlation with the mean routing weight is shown, not judged.
+Rules: rules/figure-6.md. The correlation with the mean routing weight is shown, not judged.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
-from scipy.special import ndtri
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 from torch import Tensor
 
 from realmodels.evaluate import token_blocks
@@ -50,10 +42,9 @@ QUANTITIES = ("log_frequency", "load", "weight")
 CLEAR, ANY = 0.5, 0.0  # the thresholds of rules 1 and 2
 EXTREMES = 2  # experts shown at either end of the scores of a layer
 TOKENS = 8  # tokens shown of each such expert
-RESAMPLES = 400  # bootstrap samples: blocks of text, drawn with replacement
-CONFIDENCE = 0.95
+RESAMPLES = 1000  # bootstrap samples
 
-PRESETS = {"quick": (8, 256), "default": (64, 256), "full": (None, 512)}  # blocks, tokens of a block
+PRESETS = {"quick": (8, 256), "default": (64, 256), "full": (256, 256)}  # blocks, tokens of a block
 
 
 def grid(
@@ -67,35 +58,105 @@ def grid(
 
 
 def measure(config: Evaluated) -> dict[str, Any]:
-    """Scores of the experts, sums over the tokens that each expert serves, tokens of extreme experts, for each layer.
+    """For each layer: scores, use of the experts, tokens of extreme ones, correlations and their bootstrap samples.
 
-    Sums are (blocks, experts): `count` of tokens, `log_frequency` of nats, `weight` of routing weights.
+    Use is summed over all text (experts,): `count` of tokens, `log_frequency` of nats, `weight` of routing weights.
     """
     model, tokens = rig.model(config.model, config.device), rig.tokens(config)
-    frequency = log_frequency(model, model.texts("calibration"))
+    calibration = model.texts("calibration")
+    frequency, generator = log_frequency(model, calibration), np.random.default_rng(0)
     inputs = tokens[:, :-1]
-    block = torch.arange(len(inputs)).repeat_interleave(inputs.shape[1])
+    occurring, token = inputs.flatten().unique(return_inverse=True)
+    unit = torch.tensor(rig.documents(config)).unique(return_inverse=True)[1]
+    weights = torch.from_numpy(_weights(int(unit.max()) + 1, generator))
+    frequencies = resampled_frequencies(model, calibration, generator)[:, occurring]
     layers = []
     for score, (index, weight) in zip(
         rig.scores(config.model, config.device, "maxnn"), choices(model, tokens), strict=True
     ):
-        chosen = inputs.flatten().repeat_interleave(index.shape[1])  # the token of every choice of an expert
-        places = block.repeat_interleave(index.shape[1]) * len(score) + index.flatten()
-        sums = {
-            name: torch.bincount(places, values, len(inputs) * len(score)).view(len(inputs), -1).tolist()
-            for name, values in (
-                ("count", None),
-                ("log_frequency", frequency[chosen]),
-                ("weight", weight.flatten()),
-            )
+        top_k, experts = index.shape[1], len(score)
+        served = inputs.flatten().repeat_interleave(top_k)  # the token of every choice of an expert
+        whose = unit.repeat_interleave(inputs.shape[1] * top_k) * experts + index.flatten()
+        # What each expert serves in each unit of text: how often every token, and with what weight.
+        counts = torch.bincount(
+            whose * len(occurring) + token.repeat_interleave(top_k),
+            minlength=weights.shape[1] * experts * len(occurring),
+        ).view(-1, experts, len(occurring))
+        mass = torch.bincount(whose, weight.flatten().double(), weights.shape[1] * experts).view(-1, experts)
+        total = {
+            "count": counts.sum((0, 2)).double(),
+            "log_frequency": counts.sum(0).double() @ frequency[occurring].double(),
+            "weight": mass.sum(0),
         }
+        nats = torch.einsum("ru,uer->re", weights, counts.double() @ frequencies.T)
+        again = {"count": weights @ counts.sum(2).double(), "log_frequency": nats, "weight": weights @ mass}
         order = score.argsort(descending=True, stable=True).tolist()
         extremes = [
-            {"expert": expert, "tokens": most_served(model, chosen[index.flatten() == expert], inputs)}
+            {"expert": expert, "tokens": most_served(model, served[index.flatten() == expert], inputs)}
             for expert in order[:EXTREMES] + order[-EXTREMES:]
         ]
-        layers.append({"score": score.tolist(), **sums, "extremes": extremes})
-    return {"layers": layers}
+        used = (total["count"] > 0).numpy()
+        now, then = _quantities(total), _quantities(again)
+        drawn = generator.integers(int(used.sum()), size=(RESAMPLES, int(used.sum())))
+        of_layer = score.double().numpy()[used]
+        layers.append(
+            {
+                "score": score.tolist(),
+                **{name: values.tolist() for name, values in total.items()},
+                "extremes": extremes,
+                "spearman": {name: spearman(of_layer, now[name][used]) for name in QUANTITIES},
+                "resampled": {
+                    name: resampled_spearman(of_layer, then[name][:, used], drawn).tolist()
+                    for name in QUANTITIES
+                },
+            }
+        )
+    return {"layers": layers, "units": weights.shape[1]}
+
+
+def _weights(units: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """How often each unit is drawn, (RESAMPLES, units)."""
+    return generator.multinomial(units, np.full(units, 1 / units), RESAMPLES).astype(np.float64)
+
+
+def _quantities(use: Mapping[str, Tensor]) -> dict[str, NDArray[np.float64]]:
+    """QUANTITIES of the experts, from what they serve; an expert that serves nothing has log frequency 0."""
+    count = use["count"].numpy()
+    mean = np.divide(use["log_frequency"].numpy(), count, out=np.zeros_like(count), where=count > 0)
+    return {"log_frequency": mean, "load": count, "weight": use["weight"].numpy()}
+
+
+def resampled_frequencies(
+    model: Model, texts: Sequence[str], generator: np.random.Generator
+) -> Float[Tensor, "resamples vocabulary"]:
+    """`log_frequency` in texts whose documents are drawn anew, with replacement."""
+    vocabulary = len(model.network.get_input_embeddings().get_parameter("weight"))
+    encoded = model.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    eos = model.tokenizer.eos_token_id
+    counts = torch.stack(
+        [torch.bincount(torch.tensor([eos, *each]), minlength=vocabulary) for each in encoded]
+    )
+    total = torch.from_numpy(_weights(len(counts), generator)) @ counts.double() + 1
+    return (total / total.sum(1, keepdim=True)).log()
+
+
+def resampled_spearman(
+    score: Float[np.ndarray, " experts"],
+    values: Float[np.ndarray, "resamples experts"],
+    drawn: Int[np.ndarray, "resamples experts"],
+) -> Float[np.ndarray, " resamples"]:
+    """Spearman's correlation of score and values between the experts that each bootstrap sample draws.
+
+    A sample whose experts are all alike has none: 0.
+    """
+    ranks = [
+        rankdata(each, axis=1) - (drawn.shape[1] + 1) / 2
+        for each in (score[drawn], np.take_along_axis(values, drawn, 1))
+    ]
+    product, *squares = ((one * other).sum(1) for one, other in (ranks, (ranks[0],) * 2, (ranks[1],) * 2))
+    length = np.sqrt(squares[0] * squares[1])
+    found: NDArray[np.float64] = np.divide(product, length, out=np.zeros_like(length), where=length > 0)
+    return found
 
 
 def log_frequency(model: Model, texts: Sequence[str]) -> Float[Tensor, " vocabulary"]:
@@ -129,113 +190,78 @@ def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     return found
 
 
-def pooled(correlations: Sequence[float], experts: Sequence[int]) -> tuple[float, Interval]:
-    """Fisher's estimate and 95 % interval for one or more layers, as the module's docstring has it."""
-    z, variance = 0.0, 0.0
-    for r, n in zip(correlations, experts, strict=True):
-        limit = 1 - 6 / (n**3 - n)
-        z += math.atanh(min(max(r, -limit), limit)) / len(experts)
-        variance += 1.06 / (n - 3) / len(experts) ** 2
-    half = float(ndtri((1 + CONFIDENCE) / 2)) * math.sqrt(variance)
-    return math.tanh(z), (math.tanh(z - half), math.tanh(z + half))
+def percentiles(samples: ArrayLike, confidence: float = 0.95) -> Interval | None:
+    """Percentile interval of bootstrap samples (n,); None where its tails are below 1/(n + 1)."""
+    values, tail = np.asarray(samples, dtype=np.float64), (1 - confidence) / 2
+    if tail * (len(values) + 1) < 1:
+        return None
+    low, high = np.quantile(values, (tail, 1 - tail))
+    return float(low), float(high)
 
 
 def summarise(configs: Sequence[Evaluated], records: Sequence[dict[str, Any]]) -> Result:
-    """Experts, correlations by layer and pooled, tokens of the extremes, and the findings by the rules above."""
+    """Experts, correlations by layer and over all, tokens of the extremes, and the findings by the rules."""
     models, findings = [], []
     for config, record in zip(configs, records, strict=True):
-        layers = [
-            {name: np.array(layer[name]) for name in ("score", "count", "log_frequency", "weight")}
-            for layer in record["layers"]
-        ]
-        weights = np.ones(config.blocks)
-        used = [_use(layer, weights) for layer in layers]
-        correlations = {quantity: _correlations(layers, used, quantity) for quantity in QUANTITIES}
+        layers = record["layers"]
+        tokens = config.blocks * config.block_tokens
         models.append(
             {
                 "model": config.model,
                 "text": config.text,
                 "blocks": config.blocks,
                 "block_tokens": config.block_tokens,
-                "correlations": correlations,
-                "text_interval": _text_interval(layers, config.blocks),
+                "documents": record["units"],
+                "correlations": {quantity: _correlations(layers, quantity) for quantity in QUANTITIES},
                 "experts": [
                     {
                         "layer": number,
                         "expert": expert,
-                        "score": float(score),
-                        "log_frequency": float(use["log_frequency"][expert]) if use["load"][expert] else None,
-                        "load": float(use["load"][expert]) / config.block_tokens,
-                        "weight": float(use["weight"][expert]) / config.block_tokens,
+                        "score": score,
+                        "log_frequency": layer["log_frequency"][expert] / count if count else None,
+                        "load": count / tokens,
+                        "weight": layer["weight"][expert] / tokens,
                     }
-                    for number, (layer, use) in enumerate(zip(layers, used, strict=True))
-                    for expert, score in enumerate(layer["score"])
+                    for number, layer in enumerate(layers)
+                    for expert, (score, count) in enumerate(zip(layer["score"], layer["count"], strict=True))
                 ],
-                "extremes": [layer["extremes"] for layer in record["layers"]],
+                "extremes": [layer["extremes"] for layer in layers],
             }
         )
-        findings += _findings(config.model, correlations)
+        findings += _findings(config.model, record)
     return Result(data={"models": models, "resamples": RESAMPLES}, findings=tuple(findings))
 
 
-def _use(
-    layer: dict[str, NDArray[np.float64]], weights: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    """Load and routing weight per block, and mean log frequency, of every expert, with blocks of text weighted."""
-    sums = {name: weights @ layer[name] / weights.sum() for name in ("count", "log_frequency", "weight")}
-    mean = np.divide(
-        sums["log_frequency"], sums["count"], out=np.zeros_like(sums["count"]), where=sums["count"] > 0
-    )
-    return {"log_frequency": mean, "load": sums["count"], "weight": sums["weight"]}
+def _in_use(layer: Mapping[str, Any]) -> int:
+    return sum(count > 0 for count in layer["count"])
 
 
-def _layer(
-    layer: dict[str, NDArray[np.float64]], use: dict[str, NDArray[np.float64]], quantity: str
-) -> float:
-    served = use["load"] > 0
-    return spearman(layer["score"][served], use[quantity][served])
-
-
-def _correlations(
-    layers: Sequence[dict[str, NDArray[np.float64]]],
-    used: Sequence[dict[str, NDArray[np.float64]]],
-    quantity: str,
-) -> list[dict[str, Any]]:
+def _correlations(layers: Sequence[Mapping[str, Any]], quantity: str) -> list[dict[str, Any]]:
     """Correlations of MaxNNScore with a quantity: a row for each layer, and a last one, layer None, for all layers."""
-    found = [_layer(layer, use, quantity) for layer, use in zip(layers, used, strict=True)]
-    experts = [int((use["load"] > 0).sum()) for use in used]
-    rows = []
-    for layer, part in [
-        *((number, slice(number, number + 1)) for number in range(len(found))),
-        (None, slice(None)),
-    ]:
-        estimate, interval = pooled(found[part], experts[part])
-        rows.append(
-            {"layer": layer, "spearman": estimate, "interval": interval, "experts": sum(experts[part])}
-        )
-    return rows
+    parts: list[tuple[int | None, Sequence[Mapping[str, Any]]]] = [
+        *((number, [layer]) for number, layer in enumerate(layers)),
+        (None, layers),
+    ]
+    return [
+        {
+            "layer": number,
+            "spearman": float(np.mean([layer["spearman"][quantity] for layer in part])),
+            "interval": percentiles(np.mean([layer["resampled"][quantity] for layer in part], axis=0)),
+            "experts": sum(map(_in_use, part)),
+        }
+        for number, part in parts
+    ]
 
 
-def _text_interval(layers: Sequence[dict[str, NDArray[np.float64]]], blocks: int) -> Interval:
-    """Interval of the pooled correlation with the mean log frequency, over other text for the same experts."""
-    generator = np.random.default_rng(0)
-    estimates = []
-    for weights in generator.multinomial(blocks, np.full(blocks, 1 / blocks), RESAMPLES):
-        used = [_use(layer, weights) for layer in layers]
-        estimates.append(_correlations(layers, used, "log_frequency")[-1]["spearman"])
-    low, high = np.quantile(estimates, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return float(low), float(high)
-
-
-def _findings(model: str, correlations: dict[str, list[dict[str, Any]]]) -> list[Finding]:
-    """The rules of the module's docstring, for one model."""
-    findings = []
-    readings: tuple[tuple[str, Origin, str], ...] = (
-        ("log_frequency", "paper", "serve frequent tokens"),
-        ("load", "ours", "serve many tokens"),
+def _findings(model: str, record: Mapping[str, Any]) -> list[Finding]:
+    """The rules, for one model."""
+    findings, layers = [], record["layers"]
+    readings: tuple[tuple[str, Origin, str, str], ...] = (
+        ("log_frequency", "paper", "serve frequent tokens", "frequent tokens"),
+        ("load", "ours", "serve many tokens", "load"),
     )
-    for quantity, origin, what in readings:
-        whole = correlations[quantity][-1]
+    for quantity, origin, what, family in readings:
+        samples = np.mean([layer["resampled"][quantity] for layer in layers], axis=0)
         for threshold, reading in ((CLEAR, "a clear relation"), (ANY, "any relation")):
             findings.append(
                 judged(
@@ -243,11 +269,12 @@ def _findings(model: str, correlations: dict[str, list[dict[str, Any]]]) -> list
                     origin=origin,
                     statistic="Spearman's correlation of MaxNNScore with the experts'"
                     f" {'mean log token frequency' if quantity == 'log_frequency' else 'load'},"
-                    f" over {len(correlations[quantity]) - 1} layers",
-                    estimate=whole["spearman"],
-                    interval=whole["interval"],
-                    n=whole["experts"],
+                    f" mean over {len(layers)} layers",
+                    estimate=float(np.mean([layer["spearman"][quantity] for layer in layers])),
+                    interval=partial(percentiles, samples),
+                    n=min(sum(map(_in_use, layers)), record["units"]),
                     threshold=threshold,
+                    family=family,
                 )
             )
     return findings
