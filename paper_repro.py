@@ -59,7 +59,7 @@ from figures.output import (
     replace_file,
     write,
 )
-from figures.results import counts, outcome, p_value, units
+from figures.shown import counts, outcome, p_value, units
 from figures.text import columns
 from theory.claims import CLAIMS, Claim
 from theory.errors import InputError

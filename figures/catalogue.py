@@ -39,8 +39,9 @@ class Exhibit:
     title: what the exhibit shows, in one sentence.
     layer: package whose `experiments` hold it, "synthetic" or "realmodels".
     times: how long each preset takes.
-    like: the exhibit that this one repeats with other `defaults`; both share experiment and drawing.
+    like: the exhibit that this one does with other `defaults`; both share experiment and drawing.
     defaults: options passed to `grid` unless the user overrides them.
+    repeats: the exhibit whose findings these are, on the same draws and text, measured by other means.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Exhibit:
     times: Mapping[str, str]
     like: str = ""
     defaults: Mapping[str, str] = field(default_factory=dict)
+    repeats: str = ""
 
     def __post_init__(self) -> None:
         if self.name.partition("-")[0] not in ("figure", "table") or not self.name.partition("-")[2]:
@@ -73,6 +75,14 @@ class Exhibit:
         return f"figures.drawings.{self.module}"
 
     @property
+    def repetition(self) -> str:
+        """What to think of findings that are another exhibit's."""
+        return (
+            f"This is one finding repeated: the findings are those of {self.repeats}, on the same draws and text. They"
+            " say that simulators agree, and are no further evidence for the claims."
+        )
+
+    @property
     def option(self) -> str:
         """How the command line asks for it."""
         return "--{} {}".format(*self.name.split("-", 1))
@@ -87,13 +97,13 @@ EXHIBITS = (
     ),
     Exhibit(
         name="figure-4",
-        title="OLMoE: which experts to keep digital, by MaxNNScore, the baselines, or its reverse",
+        title="tiny-olmoe: which experts to keep digital, by MaxNNScore, the baselines, or its reverse",
         layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "7 min on an H100"},
     ),
     Exhibit(
         name="figure-5",
-        title="DeepSeekMoE: which experts to keep digital, by MaxNNScore, the baselines, or its reverse",
+        title="tiny-deepseek-moe: which experts to keep digital, by MaxNNScore, the baselines, or its reverse",
         layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "9 min on an H100"},
         like="figure-4",
@@ -128,16 +138,17 @@ EXHIBITS = (
         title="Figure 3 on IBM's simulators: the same programmed weights on ours, aihwkit and aihwkit-lightning",
         layer="realmodels",
         times={"quick": "30 s on 2 cores", "default": "2 min on 2 cores", "full": "19 min on 2 cores"},
+        repeats="figure-3",
     ),
     Exhibit(
         name="figure-better-score",
-        title="OLMoE: scores that theory derives, against MaxNNScore and the best placement known",
+        title="tiny-olmoe: scores that theory derives, against MaxNNScore and the best placement known",
         layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "9 min on an H100"},
     ),
     Exhibit(
         name="figure-better-score-deepseek",
-        title="DeepSeekMoE: scores that theory derives, against MaxNNScore and the best placement known",
+        title="tiny-deepseek-moe: scores that theory derives, against MaxNNScore and the best placement known",
         layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "4 min on 2 cores", "full": "11 min on an H100"},
         like="figure-better-score",

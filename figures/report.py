@@ -11,7 +11,9 @@ import jinja2
 from figures.answers import Answer
 from figures.catalogue import Exhibit
 from figures.output import Picture
-from figures.results import counts, origin
+from figures.results import origin
+from figures.rules import questions
+from figures.shown import counts, outcome, p_value, units
 from figures.text import first_sentence
 from theory.evidence import Result
 
@@ -46,7 +48,14 @@ def page(sections: Sequence[Section], answers: Sequence[Answer]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"embedded": _embedded, "first_sentence": first_sentence}
+    environment.filters |= {
+        "embedded": _embedded,
+        "first_sentence": first_sentence,
+        "outcome": outcome,
+        "p_value": p_value,
+        "units": units,
+        "questions": questions,
+    }
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(sections=sections, answers=answers, counts=counts, origin=origin)
 

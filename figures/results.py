@@ -2,28 +2,28 @@
 
 It writes RESULTS.md, and in README.md, docs/theory.md and docs/paper.md whatever stands between `<!-- NAME -->` and
 `<!-- end of NAME -->`. The rest of those three pages is written by hand. Pages in words are those of figures.prose.
+rules/looks.md gets a row for each result that it lacks.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.resources.abc import Traversable
 from itertools import chain
 from pathlib import Path
-from typing import get_args
 
-from figures import prose
+from figures import looks, prose
 from figures.answers import answers
-from figures.catalogue import DATA, DECIDES_NOTHING, EXHIBITS, Exhibit, needed
+from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
+from figures.rules import ROOT, questions, stamps
+from figures.shown import conditions, counts, head, needs, outcome, p_value, span, units, verdicts
 from figures.text import first_sentence
 from theory import paper
 from theory.claims import CLAIMS, NOTATION, Claim, marked_tests, sources
 from theory.derivations import KINDS, Step
 from theory.errors import InputError, run
-from theory.evidence import LEAST_P, Finding, Origin, Result, Verdict
+from theory.evidence import LEVEL, Finding, Origin, Result
 
-ROOT = Path(__file__).parents[1]
 ON_THE_README = "figure-3"  # the exhibit whose picture stands there
 ORIGINS: Mapping[Origin, str] = {
     "paper": "the paper's, as we read it",
@@ -34,32 +34,20 @@ ORIGINS: Mapping[Origin, str] = {
 LEGEND = """\
 Written by `python -m figures.results` from `figures/data`.
 
-Every finding says what was claimed, what was measured, and what came out. Findings of one claim stand in one table.
+Every finding says what was claimed, what was measured, and what came out. Findings that answer one question are a
+family. Findings of one claim stand in one table.
 
 - Origin: whose claim it is. The paper's full text was not available to us: the paper's claims are as we read them.
-- Rule: when the claim holds and when it fails. It was fixed before the experiment was run.
-- Verdict: **holds** or **fails** by that rule; **inconclusive** where the interval allows both.
-- n: the number of independent units (seeds, noise draws, documents) that the interval rests on.
+- Rule: when the claim holds and when it fails. All rules of an exhibit stand in a file of `rules/`, whose hash and
+  commit the run names. [rules/looks.md](rules/looks.md) lists every full run, also those that were replaced: what had
+  been seen when a rule was written.
+- n: the number of independent units (seeds, noise draws, documents) of the interval; - where nothing is random.
+- p: the smallest level at which the finding's interval decides.
+- Verdict: **holds** or **fails** by the rule, if the interval decides and Holm's correction in the family lets it: the
+  probability of any false verdict in a family is at most 5 %. **Inconclusive** otherwise, with the reason where the
+  95 % interval alone says something else. Fewer than 5 units decide nothing.
+- Exploratory: the rule was written, or chosen, after data that it judges had been seen. It confirms nothing.
 - An `[unbounded]` interval is that of a ratio whose denominator may be zero."""
-
-
-def counts(result: Result) -> str:
-    """How many findings have which verdict, and the preset if it is a smaller one than full."""
-    counted = verdicts(result.findings)
-    if result.preset == "full":
-        return counted
-    return f"{counted} ({DECIDES_NOTHING if result.preset == 'quick' else f'{result.preset} preset only'})"
-
-
-def verdicts(findings: Iterable[Finding]) -> str:
-    """How many of the findings have which verdict: `2 hold, 1 fails`."""
-    found = Counter(finding.verdict for finding in findings)
-    plural = {"holds": "hold", "fails": "fail"}
-    return ", ".join(
-        f"{found[verdict]} {verdict if found[verdict] == 1 else plural.get(verdict, verdict)}"
-        for verdict in get_args(Verdict)
-        if found[verdict]
-    )
 
 
 def origin(result: Result) -> str:
@@ -69,52 +57,6 @@ def origin(result: Result) -> str:
     if git is not None:
         commit = f"commit {git['commit'][:8]}{' with changes' if git['dirty'] else ''}"
     return f"{commit}, {provenance['device']}, {provenance['wall_seconds']:.0f} s, {provenance['date'][:10]}"
-
-
-# How a finding is shown
-
-
-def outcome(finding: Finding) -> str:
-    """The verdict, with the reason where the finding's interval alone says something else."""
-    words = [finding.reason] if finding.reason else []
-    words += ["exploratory"] if finding.exploratory else []
-    return f"{finding.verdict} ({'; '.join(words)})" if words else finding.verdict
-
-
-def p_value(finding: Finding) -> str:
-    """p as tables show it; - where nothing is random."""
-    if finding.n is None:
-        return "-"
-    return f"< {LEAST_P:.0e}" if finding.p <= LEAST_P else f"{finding.p:.2g}"
-
-
-def units(finding: Finding) -> str:
-    """n as tables show it; - where nothing is random."""
-    return "-" if finding.n is None else str(finding.n)
-
-
-# What findings have in common
-
-
-def head(finding: Finding) -> str:
-    """The claim without its conditions, which follow after a semicolon."""
-    return finding.claim.partition("; ")[0]
-
-
-def conditions(finding: Finding) -> str:
-    return finding.claim.partition("; ")[2]
-
-
-def needs(rule: str) -> str:
-    """The condition of holding: `above 0.5` of "95 % interval above 0.5: holds; below: fails"."""
-    return rule.partition(": holds")[0].removeprefix("95 % interval ")
-
-
-def span(findings: Sequence[Finding]) -> str:
-    """Smallest and largest estimate, with the unit if that is one of losses."""
-    ends = [f"{end(finding.estimate for finding in findings):.3g}" for end in (min, max)]
-    unit = " nats" if all("nats per token" in finding.statistic for finding in findings) else ""
-    return (ends[0] if ends[0] == ends[1] else " to ".join(ends)) + unit
 
 
 # The README
@@ -146,12 +88,13 @@ def failures(exhibits: Sequence[Exhibit], data: Traversable) -> str:
                 [
                     f"[`{exhibit.option}`](RESULTS.md#{exhibit.name})",
                     cell(claim),
+                    " or ".join(dict.fromkeys(each.origin for each in failing)),
                     f"{len(failing)} of {len(cells)}",
                     span(failing),
                     " or ".join(dict.fromkeys(cell(needs(each.rule)) for each in failing)),
                 ]
             )
-    return table(["exhibit", "claim", "fails in", "estimates there", "holds if"], rows)
+    return table(["exhibit", "claim", "whose", "fails in", "estimates there", "holds if"], rows)
 
 
 def first_look(exhibit: Exhibit) -> str:
@@ -195,17 +138,67 @@ def overview(exhibits: Sequence[Exhibit], data: Traversable) -> str:
 
 def everything(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     """Every finding of every exhibit with its rule, pictures with captions, and what each result comes from."""
-    sections = ["# Results", LEGEND, overview(exhibits, data)]
+    sections = ["# Results", LEGEND, overview(exhibits, data), error_rates(exhibits, data)]
     for exhibit in exhibits:
         result = needed(exhibit, data)
+        links = " and ".join(f"[{each['file']}]({each['file']})" for each in stamps(exhibit))
         sections += [
             f'<a id="{exhibit.name}"></a>\n## `{exhibit.option}`',
-            f"{exhibit.title}. {counts(result)}.",
+            f"{exhibit.title}. {counts(result)}. Rules: {links or 'none'}.",
+            *([exhibit.repetition] if exhibit.repeats else []),
             *pictures(exhibit),
-            *findings_by_claim(result.findings),
+            *families(exhibit, result),
             f"`{result.provenance['command']}`, {origin(result)}.",
         ]
     return "\n\n".join(sections) + "\n"
+
+
+def error_rates(exhibits: Sequence[Exhibit], data: Traversable) -> str:
+    """How many findings are decided one by one, in their families, and over all families at once."""
+    from scipy.stats import false_discovery_control  # takes longer to import than all else here
+
+    able = [
+        finding
+        for exhibit in exhibits
+        if not exhibit.repeats
+        for finding in needed(exhibit, data).findings
+        if finding.n is not None and not finding.too_few
+    ]
+    adjusted = false_discovery_control([finding.p for finding in able]) if able else []
+    alone = [finding.alone != "inconclusive" for finding in able]
+    verdicts = [finding.verdict != "inconclusive" for finding in able]
+    kept = [p <= LEVEL for p in adjusted]
+    rows = [
+        ["that could be decided: something is random, and there are at least 5 units", f"{len(able)}"],
+        ["decided by the 95 % interval alone", f"{sum(alone)}"],
+        [
+            "of these kept by Benjamini and Hochberg, over all at 5 %",
+            f"{sum(map(all, zip(alone, kept, strict=True)))}",
+        ],
+        ["decided by Holm's procedure in the family: the verdicts", f"{sum(verdicts)}"],
+        ["of these kept by Benjamini and Hochberg", f"{sum(map(all, zip(verdicts, kept, strict=True)))}"],
+    ]
+    repeating = [f"`{exhibit.option}`" for exhibit in exhibits if exhibit.repeats]
+    left_out = f" {', '.join(repeating)} repeats another exhibit and is left out." if repeating else ""
+    return f"""How many findings are decided, and by what: one by one, in families, or by a false discovery rate of 5 %
+over all findings at once.{left_out}
+
+{table(["findings", "number"], rows)}"""
+
+
+def families(exhibit: Exhibit, result: Result) -> list[str]:
+    """A heading, the counted verdicts and all findings of each family."""
+    asked = questions(exhibit)
+    written = []
+    for family in dict.fromkeys(finding.family for finding in result.findings):
+        own = [finding for finding in result.findings if finding.family == family]
+        size = f"{len(own)} finding{'s' if len(own) > 1 else ''}"
+        written += [
+            f"### {asked.get(family, family)}",
+            f"Family *{cell(family)}*, {size}: {verdicts(own)}.",
+            *findings_by_claim(own),
+        ]
+    return written
 
 
 def findings_by_claim(findings: Sequence[Finding]) -> list[str]:
@@ -223,14 +216,15 @@ def findings_by_claim(findings: Sequence[Finding]) -> list[str]:
             whose += f"; it tests statement [{first.statement}](docs/theory.md#{first.statement})"
         measured = [f"Measured: {cell(first.statistic)}"] if one else []
         lines = [f"**{cell(head(first))}**", f"Origin: {whose}", *measured, f"Rule: {cell(first.rule)}"]
-        names = ["where", *([] if one else ["measured"]), "estimate, interval", "n", "verdict"]
+        names = ["where", *([] if one else ["measured"]), "estimate, interval", "n", "p", "verdict"]
         rows = [
             [
                 cell(conditions(finding)),
                 *([] if one else [cell(finding.statistic)]),
                 finding.measured.removeprefix(f"{finding.statistic}: "),
-                str(finding.n),
-                f"**{finding.verdict}**",
+                units(finding),
+                cell(p_value(finding)),
+                f"**{finding.verdict}**{cell(outcome(finding).removeprefix(finding.verdict))}",
             ]
             for finding in group
         ]
@@ -416,7 +410,9 @@ def pages(exhibits: Sequence[Exhibit] = EXHIBITS, data: Traversable = DATA) -> d
         for name, own in parts.items()
     }
     words = {ROOT / "docs" / name: text for name, text in prose.written(exhibits, data).items()}
-    return texts | words | {ROOT / "RESULTS.md": everything(exhibits, data)}
+    log = ROOT / "rules" / "looks.md"
+    seen = {log: looks.completed(log.read_text(encoding="utf-8"), exhibits, data)}
+    return texts | words | seen | {ROOT / "RESULTS.md": everything(exhibits, data)}
 
 
 def main() -> None:

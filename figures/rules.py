@@ -48,6 +48,11 @@ def stamps(exhibit: Exhibit, root: Path = ROOT) -> list[dict[str, str]]:
     ]
 
 
+def questions(exhibit: Exhibit, root: Path = ROOT) -> Mapping[str, str]:
+    """The question of each family, as far as the exhibit has rules."""
+    return read(exhibit, root).families if stamps(exhibit, root) else {}
+
+
 def read(exhibit: Exhibit, root: Path = ROOT) -> Rules:
     """Date and families of the exhibit's rules; InputError if a file is missing or lacks them."""
     dates, families = [], dict[str, str]()

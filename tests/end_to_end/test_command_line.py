@@ -109,7 +109,7 @@ def test_a_run_writes_everything_and_a_second_one_computes_nothing(
     assert (first.exhibit, first.preset) == ("figure-pi", "quick")
     assert first.provenance["units"] == {"computed": 6, "from_cache": 0}
     assert first.provenance["seeds"] == list(range(6))
-    assert first.provenance["rules"] == []  # no rules/figure-pi.md
+    assert first.provenance["rules"] == []  # it has none
     assert first.provenance["shared"] == {"throws": 1000, "text": "none"}
     assert first.provenance["command"].startswith("paper_repro.py --figure pi --preset quick")
     assert first.provenance["versions"]["torch"] == torch.__version__

@@ -14,6 +14,7 @@ from theory.evidence import Finding
 
 NAMES = sorted({name for _, names, _ in QUESTIONS for name in names})
 BY_NAME = {exhibit.name: exhibit for exhibit in EXHIBITS}
+FAILING = {"verdict": "fails", "alone": "fails", "p": 1e-12, "n": 9, "interval": [-2.0, -1.0]}
 WORDS = ("Yes", "Mostly", "Partly", "No", "Open")
 
 
@@ -42,7 +43,7 @@ def test_there_are_seven_and_each_has_a_verdict_and_a_number() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_another_verdict_is_another_answer(name: str, tmp_path: Path) -> None:
     """All answers of the exhibit change, and no other."""
-    now = changed(tmp_path, name, verdict="fails", interval=[-2.0, -1.0])
+    now = changed(tmp_path, name, **FAILING)
     for (_, names, _), old, new in zip(QUESTIONS, answers(EXHIBITS, DATA), now, strict=True):
         assert (new == old) == (name not in names or old.answer.startswith("No"))
         if names == (name,):
@@ -109,8 +110,11 @@ def test_verdicts_in_a_word(verdicts: list[str], word: str) -> None:
             statistic="a share",
             estimate=0.5,
             interval=(0.0, 1.0),
-            n=2,
+            n=9,
             rule="a rule",
+            family="a family",
+            p=0.5,
+            alone=verdict,  # type: ignore[arg-type]
             verdict=verdict,  # type: ignore[arg-type]
         )
         for verdict in verdicts

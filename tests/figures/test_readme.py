@@ -7,25 +7,23 @@ from pathlib import Path
 import pytest
 
 from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
-from figures.prose import written
 from figures.results import (
     answered,
     cell,
     contents,
-    counts,
+    error_rates,
     everything,
     failures,
+    families,
     filled,
     findings_by_claim,
-    head,
-    needs,
     overview,
     pages,
     seen,
-    span,
     statements,
     table,
 )
+from figures.shown import counts, head, needs, outcome, p_value, span, units
 from theory import paper
 from theory.claims import CLAIMS
 from theory.errors import InputError
@@ -33,8 +31,9 @@ from theory.evidence import Finding, Result
 
 ROOT = Path(__file__).parents[2]
 README, RESULTS, THEORY = ROOT / "README.md", ROOT / "RESULTS.md", ROOT / "docs" / "theory.md"
-PAPER = ROOT / "docs" / "paper.md"
-GENERATED = {README, RESULTS, THEORY, PAPER, *(ROOT / "docs" / name for name in written(EXHIBITS, DATA))}
+PAPER, LOOKS = ROOT / "docs" / "paper.md", ROOT / "rules" / "looks.md"
+WORDS = {source.with_suffix("") for source in (ROOT / "docs").glob("*.md.j2")}
+GENERATED = {README, RESULTS, THEORY, PAPER, LOOKS, *WORDS}
 MOST_LINES, MOST_WORDS, MOST_DECIMALS = 130, 1000, 15
 
 
@@ -48,6 +47,9 @@ def finding(verdict: str, claim: str = "a | b; c", **changes: object) -> Finding
         "interval": interval,
         "n": 7,
         "rule": "95 % interval above 0: holds; below: fails",
+        "family": "one",
+        "p": 0.9 if verdict == "inconclusive" else 0.00123,
+        "alone": verdict,
         "verdict": verdict,
     }
     return Finding(**values | changes)  # type: ignore[arg-type]
@@ -95,17 +97,18 @@ def test_every_failing_finding_belongs_to_one_row_of_the_readme(readme: str) -> 
         for each in needed(exhibit, DATA).findings:
             if each.verdict == "fails":
                 groups.setdefault((exhibit.name, head(each)), []).append(each)
-    assert len(rows) == len(groups) == 13
+    assert len(rows) == len(groups)
     for (name, claim), failing in groups.items():
         (own,) = [row for row in rows if f"#{name})" in row[0] and row[1] == cell(claim)]
         exhibit = next(exhibit for exhibit in EXHIBITS if exhibit.name == name)
         of = [each for each in needed(exhibit, DATA).findings if each.claim.split(";")[0] == claim]
-        assert own[2] == f"{len(failing)} of {len(of)}"
-        assert own[3].endswith(" nats") == all("nats per token" in each.statistic for each in failing)
-        ends = [float(end) for end in own[3].removesuffix(" nats").split(" to ")]
+        assert {*own[2].split(" or ")} == {each.origin for each in failing}
+        assert own[3] == f"{len(failing)} of {len(of)}"
+        assert own[4].endswith(" nats") == all("nats per token" in each.statistic for each in failing)
+        ends = [float(end) for end in own[4].removesuffix(" nats").split(" to ")]
         for end, exact in zip((ends[0], ends[-1]), (min, max), strict=True):
             assert end == pytest.approx(exact(each.estimate for each in failing), rel=5e-3)
-        assert all(needs(each.rule) in own[4] for each in failing)
+        assert all(needs(each.rule) in own[5] for each in failing)
 
 
 def test_results_have_every_finding_with_its_rule() -> None:
@@ -115,10 +118,10 @@ def test_results_have_every_finding_with_its_rule() -> None:
         for each in needed(exhibit, DATA).findings:
             assert f"**{cell(head(each))}**" in section
             assert f"Rule: {cell(each.rule)}" in section
-            assert (
-                f"| {each.measured.removeprefix(f'{each.statistic}: ')} | {each.n} | **{each.verdict}** |"
-                in section
-            )
+            measured = each.measured.removeprefix(f"{each.statistic}: ")
+            verdict = f"**{each.verdict}**{cell(outcome(each)).removeprefix(each.verdict)}"
+            assert f"| {measured} | {units(each)} | {cell(p_value(each))} | {verdict} |" in section
+            assert f"Family *{cell(each.family)}*" in section
 
 
 def test_findings_of_one_claim_stand_in_one_table() -> None:
@@ -133,19 +136,19 @@ def test_findings_of_one_claim_stand_in_one_table() -> None:
         "Rule: 95 % interval above 0: holds; below: fails",
     ]
     assert parts[1].splitlines()[2:] == [
-        "| c | 0.25 [0.1235, 0.5] | 7 | **holds** |",
-        "| d | 0.25 [0.1235, 0.5] | 7 | **fails** |",
+        "| c | 0.25 [0.1235, 0.5] | 7 | 0.0012 | **holds** |",
+        "| d | 0.25 [0.1235, 0.5] | 7 | 0.0012 | **fails** |",
     ]
     assert "it tests statement [G](docs/theory.md#G)" in parts[2]
-    assert parts[3].splitlines()[2:] == ["|  | 0.25 [0.1235, 0.5] | 7 | **holds** |"]
+    assert parts[3].splitlines()[2:] == ["|  | 0.25 [0.1235, 0.5] | 7 | 0.0012 | **holds** |"]
 
 
 def test_where_statistics_differ_each_row_has_its_own() -> None:
     text, rows = findings_by_claim([finding("holds"), finding("inconclusive", statistic="sum")])
     assert "Measured" not in text
     assert rows.splitlines()[2:] == [
-        "| c | share | 0.25 [0.1235, 0.5] | 7 | **holds** |",
-        "| c | sum | 0.25 [unbounded] | 7 | **inconclusive** |",
+        "| c | share | 0.25 [0.1235, 0.5] | 7 | 0.0012 | **holds** |",
+        "| c | sum | 0.25 [unbounded] | 7 | 0.9 | **inconclusive** |",
     ]
 
 
@@ -166,6 +169,48 @@ def test_counts() -> None:
     assert (
         counts(replace(result, preset="default")) == "2 hold, 1 fails, 1 inconclusive (default preset only)"
     )
+    quick = counts(replace(result, preset="quick"))
+    assert quick == "2 hold, 1 fails, 1 inconclusive (quick preset: decides nothing)"
+
+
+def test_a_verdict_is_shown_with_its_reason() -> None:
+    assert outcome(finding("holds")) == "holds"
+    assert outcome(finding("fails", exploratory=True)) == "fails (exploratory)"
+    few = replace(finding("holds", n=4, exploratory=True), verdict="inconclusive")
+    assert outcome(few) == "inconclusive (alone holds: 4 units: a verdict needs 5; exploratory)"
+    corrected = replace(finding("fails", p=0.04), verdict="inconclusive")
+    assert outcome(corrected).startswith("inconclusive (alone fails: p = 0.04 does not survive Holm")
+    assert (units(few), p_value(few), p_value(corrected)) == ("4", "0.0012", "0.04")
+    assert p_value(finding("holds", p=1e-12)) == "< 1e-12"
+    certain = finding("holds", n=None, p=1e-12)
+    assert (units(certain), p_value(certain)) == ("-", "-")
+
+
+def test_findings_stand_below_the_question_of_their_family() -> None:
+    exhibit = EXHIBITS[0]
+    found = (finding("holds"), finding("fails", family="two_three"), finding("holds", "other"))
+    written = families(exhibit, Result(preset="full", data={}, findings=found))
+    headings = [part for part in written if part.startswith("###")]
+    assert headings == ["### one", "### two_three"]
+    assert r"Family *one*, 2 findings: 2 hold." in written
+    assert r"Family *two\_three*, 1 finding: 1 fails." in written
+
+
+def test_error_rates_count_what_each_procedure_decides(tmp_path: Path) -> None:
+    """Four families of one finding: alone and in the family all p below .05 decide, over all only the smallest."""
+    exhibit = EXHIBITS[0]
+    ps = (0.001, 0.045, 0.048, 0.9)
+    found = [finding("holds" if p < 0.05 else "inconclusive", family=f"{p}", p=p) for p in ps]
+    found += [finding("holds", family="one", n=3), finding("holds", family="sure", n=None, p=1e-12)]
+    found += [finding("holds", family="pair", p=0.03), finding("inconclusive", family="pair", p=0.9)]
+    result = Result(exhibit=exhibit.name, preset="full", data={}, findings=tuple(found))
+    (tmp_path / f"{exhibit.name}.json").write_text(result.to_json())
+    numbers = [int(line.split("|")[2]) for line in error_rates([exhibit], tmp_path).splitlines()[-5:]]
+    assert numbers == [6, 4, 1, 3, 1]
+    assert "is left out" not in error_rates([exhibit], tmp_path)
+    repeating = error_rates([exhibit, replace(exhibit, repeats="figure-4")], tmp_path)
+    assert "`--figure 3` repeats another exhibit and is left out" in repeating
+    assert [int(line.split("|")[2]) for line in repeating.splitlines()[-5:]] == numbers
 
 
 def test_a_missing_result_is_named(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ FOLDERS = (
     "examples",
     "tests",
     "docs",
+    "rules",
     ".github",
 )
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
@@ -34,6 +35,7 @@ FILE = re.compile(
 PLACEHOLDERS = ("NAME.", "EXHIBIT.")
 # What the recipes add.
 ADDED = {
+    "rules/figure-bias.md",
     "synthetic/experiments/bias.py",
     "figures/drawings/bias.py",
     "tests/synthetic/experiments/test_bias_exhibit.py",

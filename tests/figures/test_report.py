@@ -21,7 +21,8 @@ from figures.answers import answers
 from figures.catalogue import DATA, EXHIBITS, committed
 from figures.output import Picture
 from figures.report import Section, page
-from figures.results import counts, origin
+from figures.results import origin
+from figures.shown import counts, outcome, p_value
 from figures.text import first_sentence
 from theory.evidence import Finding, Result
 
@@ -71,7 +72,7 @@ def test_every_finding_of_every_exhibit() -> None:
         assert result is not None
         assert counts(result) in shown.text and origin(result) in shown.text
         for finding in result.findings:
-            for part in (finding.claim, finding.measured, finding.rule):
+            for part in (finding.claim, finding.measured, finding.rule, p_value(finding), outcome(finding)):
                 assert part in shown.text
     drawn = [source for source in shown.sources if source.startswith("data:")]
     assert len(drawn) == len(EXHIBITS) and len(set(drawn)) == 1
@@ -96,7 +97,11 @@ def test_text_is_text() -> None:
         interval=None,
         n=2,
         rule="</table>",
+        family="<em>",
+        p=0.25,
+        alone="inconclusive",
         verdict="inconclusive",
+        exploratory=True,
     )
     provenance = {
         "command": "<i>",
@@ -108,10 +113,19 @@ def test_text_is_text() -> None:
     result = Result(preset="full", data={}, findings=(finding,), provenance=provenance)
     exhibit = replace(EXHIBITS[0], title="<u>")
     shown = Page(page([Section(exhibit, result), Section(exhibit, None, error="<s>; mend it")], []))
-    for part in (finding.claim, finding.measured, finding.rule, "<i>", "<u>", "No result: <s>; mend it"):
+    for part in (
+        finding.claim,
+        finding.measured,
+        finding.rule,
+        "<i>",
+        "<u>",
+        "<em>",
+        "No result: <s>; mend it",
+    ):
         assert part in shown.text
     assert "no commit, CPU, 1 s, 2026-01-02" in shown.text
-    assert not shown.tags & {"b", "i", "u", "s"}
+    assert "inconclusive (exploratory)" in shown.text and "0.25" in shown.text
+    assert not shown.tags & {"b", "i", "u", "s", "em"}
 
 
 @pytest.mark.parametrize(
@@ -126,6 +140,16 @@ def test_text_is_text() -> None:
 )
 def test_the_first_sentence(text: str, first: str) -> None:
     assert first_sentence(text) == first
+
+
+def test_quick_results_and_repeated_findings_say_what_they_are() -> None:
+    result = committed(EXHIBITS[0], DATA)
+    assert result is not None
+    shown = Page(page([Section(EXHIBITS[0], result)], [])).text
+    assert "decides nothing" not in shown and "one finding repeated" not in shown
+    quick = Section(replace(EXHIBITS[0], repeats="figure-4"), replace(result, preset="quick"))
+    shown = Page(page([quick], [])).text
+    assert "The quick preset decides nothing" in shown and "one finding repeated" in shown
 
 
 def test_where_each_result_comes_from() -> None:

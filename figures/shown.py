@@ -1,0 +1,67 @@
+"""How is a finding shown, and how are several? The same words on the terminal, in RESULTS.md and in the report."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import get_args
+
+from figures.catalogue import DECIDES_NOTHING
+from theory.evidence import LEAST_P, Finding, Result, Verdict
+
+
+def outcome(finding: Finding) -> str:
+    """The verdict, with the reason where the finding's interval alone says something else."""
+    words = [f"alone {finding.alone}: {finding.reason}"] if finding.reason else []
+    words += ["exploratory"] if finding.exploratory else []
+    return f"{finding.verdict} ({'; '.join(words)})" if words else finding.verdict
+
+
+def p_value(finding: Finding) -> str:
+    """p as tables show it; - where nothing is random."""
+    if finding.n is None:
+        return "-"
+    return f"< {LEAST_P:.0e}" if finding.p <= LEAST_P else f"{finding.p:.2g}"
+
+
+def units(finding: Finding) -> str:
+    """n as tables show it; - where nothing is random."""
+    return "-" if finding.n is None else str(finding.n)
+
+
+def counts(result: Result) -> str:
+    """How many findings have which verdict, and the preset if it is a smaller one than full."""
+    counted = verdicts(result.findings)
+    if result.preset == "full":
+        return counted
+    return f"{counted} ({DECIDES_NOTHING if result.preset == 'quick' else f'{result.preset} preset only'})"
+
+
+def verdicts(findings: Iterable[Finding]) -> str:
+    """How many of the findings have which verdict: `2 hold, 1 fails`."""
+    found = Counter(finding.verdict for finding in findings)
+    plural = {"holds": "hold", "fails": "fail"}
+    return ", ".join(
+        f"{found[verdict]} {verdict if found[verdict] == 1 else plural.get(verdict, verdict)}"
+        for verdict in get_args(Verdict)
+        if found[verdict]
+    )
+
+
+def head(finding: Finding) -> str:
+    """The claim without its conditions, which follow after a semicolon."""
+    return finding.claim.partition("; ")[0]
+
+
+def conditions(finding: Finding) -> str:
+    return finding.claim.partition("; ")[2]
+
+
+def needs(rule: str) -> str:
+    """The condition of holding: `above 0.5` of "95 % interval above 0.5: holds; below: fails"."""
+    return rule.partition(": holds")[0].removeprefix("95 % interval ")
+
+
+def span(findings: Sequence[Finding]) -> str:
+    """Smallest and largest estimate, with the unit if that is one of losses."""
+    ends = [f"{end(finding.estimate for finding in findings):.3g}" for end in (min, max)]
+    unit = " nats" if all("nats per token" in finding.statistic for finding in findings) else ""
+    return (ends[0] if ends[0] == ends[1] else " to ".join(ends)) + unit
