@@ -34,7 +34,7 @@ README, RESULTS, THEORY = ROOT / "README.md", ROOT / "RESULTS.md", ROOT / "docs"
 PAPER, LOOKS = ROOT / "docs" / "paper.md", ROOT / "rules" / "looks.md"
 WORDS = {source.with_suffix("") for source in (ROOT / "docs").glob("*.md.j2")}
 GENERATED = {README, RESULTS, THEORY, PAPER, LOOKS, *WORDS}
-MOST_LINES, MOST_WORDS, MOST_DECIMALS = 130, 1000, 15
+MOST_LINES, MOST_WORDS, MOST_DECIMALS = 120, 850, 15
 
 
 def finding(verdict: str, claim: str = "a | b; c", **changes: object) -> Finding:
@@ -78,6 +78,8 @@ def test_pages_are_those_of_the_committed_results() -> None:
 
 
 def test_the_readme_is_short(readme: str) -> None:
+    # How many claims fail is for the results to say.
+    readme = re.sub(r"<!-- failures -->.*<!-- end of failures -->", "", readme, flags=re.DOTALL)
     assert len(readme.splitlines()) <= MOST_LINES
     visible = re.sub(r"!\[[^]]*\]\([^)]*\)|<!--.*?-->|\]\([^)]*\)", " ", readme)  # what a reader sees
     assert len(re.findall(r"\S*\w\S*", visible)) <= MOST_WORDS
