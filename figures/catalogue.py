@@ -173,6 +173,12 @@ EXHIBITS = (
         times={"quick": "15 s on 2 cores", "default": "2 min on 2 cores", "full": "11 min on 2 cores"},
     ),
     Exhibit(
+        name="figure-end-to-end",
+        title="From initialisation and batches to the gain: how often the theorem holds, and how loose it is",
+        layer="synthetic",
+        times={"quick": "30 s on 2 cores", "default": "4 min on 2 cores", "full": "12 min on 16 cores"},
+    ),
+    Exhibit(
         name="figure-placement",
         title="Tolerable noise against the number of digital experts, for every strategy that chooses them",
         layer="synthetic",

@@ -460,6 +460,6 @@ CLAIMS = (
         ),
         origin="ours",
         derivation="theory.derivations.end_to_end",
-        exhibits=(),
+        exhibits=("figure-end-to-end",),
     ),
 )
