@@ -176,7 +176,7 @@ EXHIBITS = (
         name="figure-end-to-end",
         title="From initialisation and batches to the gain: how often the theorem holds, and how loose it is",
         layer="synthetic",
-        times={"quick": "30 s on 2 cores", "default": "4 min on 2 cores", "full": "12 min on 16 cores"},
+        times={"quick": "30 s on 2 cores", "default": "4 min on 2 cores", "full": "5 min on 32 cores"},
     ),
     Exhibit(
         name="figure-placement",

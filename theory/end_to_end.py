@@ -448,6 +448,6 @@ INSTANCES: dict[str, tuple[Instance, float | None]] = {
     "reference": (Instance(Setting(), batch=1024, steps=29, delta=0.004), None),
     "rho 9": (Instance(_LARGE, batch=4096, steps=64, init_std=1e-6), 0.08),
     "rho 19": (Instance(replace(_LARGE, alpha=0.05), batch=16384, steps=64, init_std=1e-6), 0.075),
-    "rho 49": (Instance(replace(_LARGE, alpha=0.02), batch=65536, steps=64, init_std=1e-6), 0.056),
-    "rho 49, l = 4": (Instance(_FOUR, batch=65536, steps=64, init_std=1e-6), 0.024),
+    "rho 49": (Instance(replace(_LARGE, alpha=0.02), batch=32768, steps=64, init_std=1e-6), 0.052),
+    "rho 49, l = 4": (Instance(_FOUR, batch=32768, steps=64, init_std=1e-6), 0.022),
 }

@@ -112,15 +112,15 @@ JOINT = (
     *(replace(BASE, init_std=std) for std in (1e-3, 1e-2, 1e-1)),
     *(replace(BASE, alpha=alpha) for alpha in (0.02, 0.25, 0.4)),
     *(replace(BASE, selected=count) for count in (1, 2, 8)),
-    *(replace(BASE, steps=steps) for steps in (300, 1000, 3000)),
+    *(replace(BASE, steps=steps) for steps in (300, 1000)),
     *(replace(START, router_rate=rate) for rate in (1.0, 100.0)),
     replace(START, steps=1000),
 )
 PRESETS = {
-    "quick": Preset({"reference": 5, "rho 9": 2}, (BASE, START), 5, 32),
-    "default": Preset({"reference": 64, "rho 9": 16}, JOINT[:7], 8, 64),
+    "quick": Preset({"reference": 5, "rho 9": 2}, (BASE, START), 5, 16),
+    "default": Preset({"reference": 64, "rho 9": 16}, JOINT[:7], 8, 32),
     "full": Preset(
-        {"reference": 1000, "rho 9": 400, "rho 19": 400, "rho 49": 200, "rho 49, l = 4": 200}, JOINT, 24, 256
+        {"reference": 1000, "rho 9": 200, "rho 19": 200, "rho 49": 200, "rho 49, l = 4": 200}, JOINT, 16, 32
     ),
 }
 INPUTS = 400

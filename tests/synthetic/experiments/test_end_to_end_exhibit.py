@@ -68,7 +68,7 @@ def test_promises_that_are_kept_hold() -> None:
     assert len(result.findings) == 2 + 3 + 1 + 3
     row = result.data["instances"][1]
     assert row["promised"] == pytest.approx(float(bounds(INSTANCES["rho 9"][0]).gain))
-    assert row["kept"]["ranking"]["count"] == row["seeds"] == 400
+    assert row["kept"]["ranking"]["count"] == row["seeds"] == 200
     for draw in (drawing.draw, *(draw for draw, _ in drawing.PARTS.values())):
         assert draw(result).axes
 
