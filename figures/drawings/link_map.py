@@ -32,7 +32,6 @@ Row = dict[str, Any]
 
 FRACTION = "25.0%"
 GAIN_LIMIT = 0.5  # recovered fraction where the colours end
-HURTS = 0.01  # nats per token, of realmodels.experiments.link_map
 KINDS = (
     (BLUE, "o"),
     (VERMILLION, "s"),
@@ -97,7 +96,7 @@ def draw(result: Result) -> Figure:
 def draw_gains(result: Result) -> Figure:
     """What MaxNN recovers more than random choice and than load, a row for each cell."""
     rows, kinds = result.data["map"], result.data["kinds"]
-    last = _last(rows)
+    last, hurts = _last(rows), result.data["hurts"]
     figure = Figure(figsize=(WIDTH, 0.23 * len(last) + 2.3))
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (other, title) in zip(
@@ -106,7 +105,7 @@ def draw_gains(result: Result) -> Figure:
         gains = [
             [
                 row[f"maxnn {FRACTION}, {kind}"] - row[f"{other} {FRACTION}, {kind}"]
-                if row[f"loss increase, {kind}"] >= HURTS
+                if row[f"loss increase, {kind}"] >= hurts
                 else np.nan
                 for kind in kinds
             ]
@@ -129,7 +128,7 @@ def draw_gains(result: Result) -> Figure:
     titled(
         figure,
         "Where MaxNNScore recovers more ...",
-        f"25 % of experts digital; grey: noise costs less than {HURTS:g} nats per token, there is nothing to recover",
+        f"25 % of experts digital; grey: noise costs less than {hurts:g} nats per token, there is nothing to recover",
     )
     return figure
 
@@ -229,7 +228,7 @@ PARTS = {
         (
             "Points with bars: the part of the loss that each placement recovers, on each hardware. A point is the"
             " median of the design cells, a bar their middle half, which is no confidence interval: the cells were"
-            f" chosen, not drawn. Where noise costs less than {HURTS:g} nats per token the part is 0. {MEANING}"
+            f" chosen, not drawn. Where noise costs hardly anything the part is 0. {MEANING}"
         ),
     ),
 }

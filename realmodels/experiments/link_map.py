@@ -17,7 +17,7 @@ Scores and statistics come from calibration text, losses from evaluation text; n
   over noise draws and text, for 12.5 % and 25 % digital experts: MaxNN, its reverse, RANDOM random ones (mean), load,
   routing weight, expected damage (closed form, with gradient) and measured damage; the two damages are ranked across
   layers. Measured damage is the best known placement here. Dense modules are digital. Where noise on all experts costs
-  less than HURTS nats per token there is nothing to recover: every fraction is 0 there.
+  less than HURTS nats per token there is nothing to recover: every fraction is 0 there, and no rule counts it.
 - Hardware: pcm at c = 2.5 with w_max per tile, column and layer, and, per tile, each other noise at the c at which the
   root mean square of the noise on the experts' weights is that of pcm. Tiles are of a quarter of the hidden size, as
   OLMoE has it; in tiles of 512 one tile would hold a whole matrix of these models, and tile and layer be the same.
@@ -25,30 +25,15 @@ Scores and statistics come from calibration text, losses from evaluation text; n
 An expert is alive with more than ALIVE of its fair share of the calibration tokens. A cell says for how many seeds all
 experts are alive.
 
-Rules, fixed before the first run. Intervals are 95 % intervals over training seeds, of the quantity named or of its
-mean over the design cells, at the end of training unless a length is named.
-1. [paper] MaxNNScore follows token frequency: Spearman above .5 holds, below fails. One finding for each optimiser (the
-   base is one of them) and length.
-2. [ours] The experts' optimiser decides: the Spearman with token frequency, and that with load, is larger with only
-   the experts' optimiser changed, and with all changed to SGD, than with AdamW: paired difference above 0 holds, below
-   fails.
-3. [ours] Other axes: the same for both ends of each axis (more weight decay, load balancing against none, longer
-   training, larger learning rates, more experts, larger vocabulary), the Spearman with load.
-4. [ours] Large neurons matter through w_max and not through frequency: (Spearman with damage) - (Spearman with load)
-   above 0 holds, below fails, mean over the design cells; for each granularity.
-5. [paper] MaxNN recovers more than random choice, 12.5 % and 25 %: difference above 0 holds, below fails, mean over
-   the design cells, for each hardware. [ours] The same over load, over its reverse, and of expected damage over MaxNN,
-   25 %.
-6. [ours] The finer w_max, the less there is in MaxNN: (MaxNN - random) per layer minus per column above 0 holds, below
-   fails, 25 %.
-7. [ours] A statistic of a checkpoint, or of it and one batch, tells whether MaxNN will beat load. MaxNN "beats load"
-   where its recovered fraction is the larger one at 25 %, for one model, length and hardware. Candidates: "damage
-   edge" (expected damage of MaxNN's experts minus that of load's, 25 % of each layer, over that of the layer, mean
-   over layers), "rank agreement" (Spearman of MaxNN and load), "spread of MaxNN" and "spread of load" (largest over
-   median, mean over layers; an unused expert counts as one token). Candidate, threshold and side are those of largest
-   balanced accuracy on the design cells; they are then tested on the fresh cells, each of two changes and with other
-   seeds: balanced accuracy, one for each of these seeds, above .75 holds, below fails. Only where noise hurts; a test
-   needs points of both outcomes.
+A candidate statistic of a checkpoint, or of it and one batch, may tell whether MaxNN beats load (a larger recovered
+fraction at 25 %, for one model, length and hardware): "damage edge" (expected damage of MaxNN's experts minus that of
+load's, 25 % of each layer, over that of the layer, mean over layers), "rank agreement" (Spearman of MaxNN and load),
+"spread of MaxNN" and "spread of load" (largest over median, mean over layers; an unused expert counts as one token).
+Candidate, threshold and side are those of largest balanced accuracy on the design cells; they are then tested on the
+fresh cells, each of two changes and with other seeds.
+
+Rules: rules/figure-link-map.md. The committed result was judged again by them (`python -m figures.rejudge`), from what
+it keeps: means over seeds, no single seeds.
 """
 
 import math
@@ -90,19 +75,22 @@ from realmodels.statistics import routing
 from theory.errors import InputError
 from theory.evidence import (
     Finding,
+    Interval,
+    IntervalAt,
     Origin,
     Result,
     balanced_accuracy,
     best_threshold,
+    interval_of,
     judged,
     mean_finding,
     mean_interval,
-    seed_count,
+    student_quantile,
 )
 from theory.hardware import PROGRAMMING_NOISE, Granularity, Hardware
 from theory.paper import DIGITAL_EXPERTS, RECOVERED_AT
 from theory.placement import rank
-from theory.separation import apart, seed
+from theory.separation import apart, evaluation_seeds, seed
 
 Array = NDArray[np.float64]
 
@@ -122,7 +110,7 @@ CORRELATIONS = ("frequency", "load", "damage")
 STATISTICS = ("damage edge", "rank agreement", "spread of MaxNN", "spread of load")
 RANDOM = 4  # number of random placements
 HURTS = 0.01  # noise that adds less, in nats per token, leaves nothing to recover
-FRESH_SEED = 100  # first training seed of the fresh cells
+FRESH_SEED = 100  # training seeds of the fresh cells are so much larger: design cells have fewer
 
 
 AXES = (  # rule 3: what grows along the axis, cell at the upper end, cell at the lower end
@@ -251,10 +239,16 @@ PRESETS = {
 }
 
 
-def grid(preset: str, text: str | None = None, device: str = "cpu", seeds: int | None = None) -> list[Config]:
-    """Every training run; `seeds` of each cell (at least 2), `text` a folder of token folders."""
+def grid(
+    preset: str,
+    text: str | None = None,
+    device: str = "cpu",
+    seeds: int | None = None,
+    first_seed: int | None = None,
+) -> list[Config]:
+    """Every training run; `seeds` of each cell from `first_seed` on, `text` a folder of token folders."""
     chosen = PRESETS[preset]
-    count = seed_count(seeds, chosen.seeds, "training seeds")
+    design = evaluation_seeds(seeds, chosen.seeds, first_seed, "training seeds")
     source = text or chosen.text
     if not source:
         raise InputError(
@@ -273,7 +267,7 @@ def grid(preset: str, text: str | None = None, device: str = "cpu", seeds: int |
                 cell=" + ".join(changes),
                 fresh=fresh,
                 recipe=recipe,
-                seed=seed + FRESH_SEED * fresh,
+                seed=number + FRESH_SEED * fresh,
                 lengths=tuple(recipe.steps // part for part in chosen.parts),
                 text=source,
                 text_hash=training_tokens(source, recipe.vocabulary).hash,
@@ -286,7 +280,7 @@ def grid(preset: str, text: str | None = None, device: str = "cpu", seeds: int |
                 block_tokens=chosen.block_tokens,
                 device=device,
             )
-            for seed in range(count)
+            for number in design
         ]
     return sorted(found, key=lambda config: -config.recipe.steps)  # so that workers end together
 
@@ -469,13 +463,16 @@ class Cell:
             return np.array([looks[length]["hardware"][kind]["spearman"] for looks in self.looks])
         return np.array([looks[length]["spearman"][quantity] for looks in self.looks])
 
+    def hurts(self, kind: int, length: int = -1) -> NDArray[np.bool_]:
+        return np.array([looks[length]["hardware"][kind]["loss_increase"] >= HURTS for looks in self.looks])
+
     def recovered(self, name: str, fraction: float, kind: int, length: int = -1) -> Array:
         number = FRACTIONS.index(fraction)
         return np.array([looks[length]["hardware"][kind]["recovered"][number][name] for looks in self.looks])
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
-    """The map, the statistic, and the findings by the rules above."""
+    """The map, the statistic, and the findings by the rules."""
     cells = _cells(configs, records)
     choice, tested = _statistic(cells)
     design = {cell.name: cell for cell in cells if not cell.fresh}
@@ -485,6 +482,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             "kinds": list(cells[0].kinds),
             "statistic": choice,
             "seeds": len(cells[0].seeds),
+            "hurts": HURTS,
         },
         findings=(*_links(design), *_axes(design), *_through_w_max(design), *_gains(design), tested),
     )
@@ -549,7 +547,9 @@ def _links(design: dict[str, Cell]) -> Iterator[Finding]:
                 "Spearman's correlation of MaxNNScore and mean log token frequency",
                 design[name].spearman("frequency", length),
                 RULE_1_SPEARMAN,
-                origin="paper",
+                origin="extension",
+                family="token frequency",
+                exploratory=True,
             )
     changed = [name for name in OPTIMISERS if name in design and name not in (BASE, ADAMW)]
     for name, quantity in product(changed, CORRELATIONS[:2]):
@@ -558,6 +558,8 @@ def _links(design: dict[str, Cell]) -> Iterator[Finding]:
             f"Spearman's correlation with {_WORDS[quantity]}, difference to AdamW, paired by seed",
             design[name].spearman(quantity) - design[ADAMW].spearman(quantity),
             origin="ours",
+            family="optimiser of the experts",
+            exploratory=True,
         )
 
 
@@ -573,6 +575,8 @@ def _axes(design: dict[str, Cell]) -> Iterator[Finding]:
                 "Spearman's correlation with load, difference, paired by seed",
                 design[upper].spearman("load") - design[lower].spearman("load"),
                 origin="ours",
+                family="other axes",
+                exploratory=True,
             )
 
 
@@ -586,7 +590,18 @@ def _through_w_max(design: dict[str, Cell]) -> Iterator[Finding]:
                 "Spearman's correlation of MaxNNScore with measured damage minus with load, mean over design cells",
                 _mean(design, lambda cell, n=number: cell.spearman("damage", kind=n) - cell.spearman("load")),  # type: ignore[misc]
                 origin="ours",
+                family="damage against load",
+                exploratory=True,
             )
+
+
+COMPARISONS: tuple[tuple[Origin, str, str, float], ...] = (  # rule 5
+    *(("extension", "maxnn", "random", fraction) for fraction in FRACTIONS),
+    ("ours", "maxnn", "load", RULE_FRACTION),
+    ("ours", "maxnn", "minnn", RULE_FRACTION),
+    ("ours", "expected damage", "maxnn", RULE_FRACTION),
+)
+LAYER, COLUMN = (_kind("pcm", w_max) for w_max in ("layer", "column"))
 
 
 def _gains(design: dict[str, Cell]) -> Iterator[Finding]:
@@ -594,31 +609,79 @@ def _gains(design: dict[str, Cell]) -> Iterator[Finding]:
     kinds = next(iter(design.values())).kinds
 
     def difference(first: str, second: str, fraction: float, kind: int) -> Array:
-        return _mean(
-            design,
-            lambda cell: cell.recovered(first, fraction, kind) - cell.recovered(second, fraction, kind),
+        """(cells, seeds)."""
+        return np.array(
+            [
+                cell.recovered(first, fraction, kind) - cell.recovered(second, fraction, kind)
+                for cell in design.values()
+            ]
         )
 
-    comparisons: list[tuple[Origin, str, str, float]] = [
-        *(("paper", "maxnn", "random", fraction) for fraction in FRACTIONS),
-        ("ours", "maxnn", "load", RULE_FRACTION),
-        ("ours", "maxnn", "minnn", RULE_FRACTION),
-        ("ours", "expected damage", "maxnn", RULE_FRACTION),
-    ]
-    for (origin, first, second, fraction), (number, kind) in product(comparisons, enumerate(kinds)):
-        yield mean_finding(
-            f"{first} recovers more than {second}; {kind}, {fraction:.1%} digital",
-            "difference in the recovered fraction of the loss, mean over design cells",
-            difference(first, second, fraction, number),
-            origin=origin,
-        )
-    layer, column = (kinds.index(_kind("pcm", w_max)) for w_max in ("layer", "column"))
-    yield mean_finding(
-        "w_max per layer leaves more to MaxNN than per column",
-        "recovered by MaxNN minus by random, per layer minus per column, 25.0% digital, mean over design cells",
+    def hurts(kind: int) -> NDArray[np.bool_]:
+        return np.array([cell.hurts(kind) for cell in design.values()])
+
+    for comparison, (number, kind) in product(COMPARISONS, enumerate(kinds)):
+        _, first, second, fraction = comparison
+        differences, there = difference(first, second, fraction, number), hurts(number)
+        yield _gain(comparison, kind, _where(there, "trainings"), *_over_seeds(differences, there))
+    layer, column = kinds.index(LAYER), kinds.index(COLUMN)
+    differences, there = (
         difference("maxnn", "random", RULE_FRACTION, layer)
         - difference("maxnn", "random", RULE_FRACTION, column),
+        hurts(layer) & hurts(column),
+    )
+    yield _per_layer(_where(there, "trainings"), *_over_seeds(differences, there))
+
+
+def _over_seeds(values: Array, there: NDArray[np.bool_]) -> tuple[float, IntervalAt, int]:
+    """Mean, interval and number of seeds of values (cells, seeds), each seed's mean taken where noise hurts.
+
+    Seeds at which no cell is hurt are left out; two of the others are needed for an interval.
+    """
+    means = np.array([values[mask, seed].mean() for seed, mask in enumerate(there.T) if mask.any()])
+    interval = interval_of(means) if len(means) > 1 else _unknown
+    return float(means.mean()) if len(means) else 0.0, interval, max(1, len(means))
+
+
+def _unknown(confidence: float) -> Interval | None:
+    return None
+
+
+def _where(there: NDArray[np.bool_], what: str) -> str:
+    return f"mean over the {there.sum()} of {there.size} design {what} where noise hurts"
+
+
+def _gain(
+    comparison: tuple[Origin, str, str, float],
+    kind: str,
+    where: str,
+    estimate: float,
+    interval: IntervalAt,
+    n: int,
+) -> Finding:
+    origin, first, second, fraction = comparison
+    return judged(
+        f"{first} recovers more than {second}; {kind}, {fraction:.1%} digital",
+        f"difference in the recovered fraction of the loss, {where}",
+        estimate,
+        interval,
+        n,
+        origin=origin,
+        family=f"{first} against {second}",
+        exploratory=True,
+    )
+
+
+def _per_layer(where: str, estimate: float, interval: IntervalAt, n: int) -> Finding:
+    return judged(
+        "w_max per layer leaves more to MaxNN than per column",
+        f"recovered by MaxNN minus by random, per layer minus per column, 25.0% digital, {where} on both",
+        estimate,
+        interval,
+        n,
         origin="ours",
+        family="granularity",
+        exploratory=True,
     )
 
 
@@ -653,6 +716,7 @@ def _statistic(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
     for point in points:
         if not point["design"]:
             fresh.setdefault(point["seed"], []).append(point)
+    fresh_seeds = len({seed for cell in cells if cell.fresh for seed in cell.seeds})
     usable = [chosen for chosen in fresh.values() if both(chosen)]
     if not both(design) or len(usable) < 2:
         return {"points": []}, judged(
@@ -661,9 +725,11 @@ def _statistic(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
             statistic=f"share of the {len(design)} design points, where noise hurts, at which MaxNN beats load; a test"
             " needs both outcomes there and in the fresh cells",
             estimate=float(np.mean([point["gain"] > 0 for point in design])) if design else 0.0,
-            interval=None,
+            interval=_unknown,
             n=max(1, len(usable)),
             threshold=RULE_7_ACCURACY,
+            family="statistic",
+            exploratory=True,
         )
     best = {name: best_threshold(*columns(design, name), both_sides=True) for name in STATISTICS}
     name = max(STATISTICS, key=lambda each: best[each][0])
@@ -679,13 +745,102 @@ def _statistic(cells: Sequence[Cell]) -> tuple[dict[str, Any], Finding]:
         "design accuracy": accuracy,
         "design accuracy of all": {other: found for other, (found, _, _) in best.items()},
         "fresh accuracy": tested,
+        "fresh seeds without both outcomes": fresh_seeds - len(tested),
         "points": [{key: point[key] for key in ("cell", "design", "kind", "gain", name)} for point in points],
     }
-    return choice, mean_finding(
+    claim = (
         f"MaxNN beats load where {name} is {'at least' if side > 0 else 'at most'} {threshold:.3g};"
-        " chosen on the design cells, tested on fresh ones",
-        f"balanced accuracy, one for each seed of the fresh cells (on the design cells {accuracy:.2f})",
+        " chosen on the design cells, tested on fresh ones"
+    )
+    return choice, _tested(claim, accuracy, tested, fresh_seeds)
+
+
+def _tested(claim: str, accuracy: float, tested: Sequence[float], seeds: int) -> Finding:
+    return mean_finding(
+        claim,
+        f"balanced accuracy, one for each of the {len(tested)} of {seeds} seeds of the fresh cells that have both"
+        f" outcomes (on the design cells {accuracy:.2f})",
         np.array(tested),
         RULE_7_ACCURACY,
         origin="ours",
+        family="statistic",
+        exploratory=True,
     )
+
+
+# ---------------------------------------------------------------------------------------------- judged again
+
+
+def judged_again(result: Result) -> Result:
+    """A result that was computed before the rules were written, judged by them from what it keeps.
+
+    It keeps means over seeds and their 95 % intervals. Those of rules 1 to 4 stay. Those of rules 5 and 6 counted
+    trainings that noise does not hurt: only estimates can be had without them, from the cells' means.
+    """
+    data, seeds = result.data, int(result.data["seeds"])
+    design = [row for row in data["map"] if row["last"] and not row["fresh"]]
+    old = {finding.claim: finding for finding in result.findings}
+    found: list[Finding] = []
+
+    def kept(family: str, start: str, threshold: float = 0.0, origin: Origin = "ours") -> None:
+        for claim, finding in old.items():
+            if claim.startswith(start) and claim not in {each.claim for each in found}:
+                assert finding.interval is not None
+                found.append(
+                    judged(
+                        claim,
+                        finding.statistic,
+                        finding.estimate,
+                        _students(finding.estimate, finding.interval, seeds),
+                        seeds,
+                        threshold,
+                        origin=origin,
+                        family=family,
+                        exploratory=True,
+                    )
+                )
+
+    kept("token frequency", "MaxNNScore follows token frequency; ", RULE_1_SPEARMAN, "extension")
+    kept("other axes", "MaxNNScore follows load more with more of: ")
+    kept("optimiser of the experts", "MaxNNScore follows ")
+    kept("damage against load", "MaxNNScore tells damage better than load")
+
+    def hurts(kind: str) -> NDArray[np.bool_]:
+        return np.array([row[f"loss increase, {kind}"] >= HURTS for row in design])
+
+    def difference(first: str, second: str, fraction: float, kind: str) -> Array:
+        return np.array(
+            [
+                row[f"{first} {fraction:.1%}, {kind}"] - row[f"{second} {fraction:.1%}, {kind}"]
+                for row in design
+            ]
+        )
+
+    for comparison, kind in product(COMPARISONS, data["kinds"]):
+        _, first, second, fraction = comparison
+        there = hurts(kind)
+        estimate = float(difference(first, second, fraction, kind)[there].mean())
+        found.append(_gain(comparison, kind, _where(there, "cells"), estimate, _unknown, seeds))
+    there = hurts(LAYER) & hurts(COLUMN)
+    coarser = [difference("maxnn", "random", RULE_FRACTION, kind)[there].mean() for kind in (LAYER, COLUMN)]
+    where = _where(there, "cells")
+    found.append(_per_layer(where, float(coarser[0] - coarser[1]), _unknown, seeds))
+    choice = data["statistic"]
+    (claim,) = (claim for claim in old if claim.startswith("MaxNN beats load where "))
+    found.append(_tested(claim, choice["design accuracy"], choice["fresh accuracy"], seeds))
+    if {each.claim for each in found} != {*old}:
+        raise InputError("link-map: the result has findings that no rule judges: train it again")
+    missing = seeds - len(choice["fresh accuracy"])
+    choice = {**choice, "fresh seeds without both outcomes": missing}
+    return replace(result, data={**data, "hurts": HURTS, "statistic": choice}, findings=tuple(found))
+
+
+def _students(estimate: float, interval: Interval, n: int) -> IntervalAt:
+    """Student's interval of n samples at each confidence, from the one at 95 %."""
+    error = (interval[1] - interval[0]) / 2 / student_quantile(n - 1)
+
+    def at(confidence: float) -> Interval:
+        half = error * student_quantile(n - 1, confidence)
+        return estimate - half, estimate + half
+
+    return at

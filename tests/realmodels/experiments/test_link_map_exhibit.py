@@ -45,6 +45,7 @@ from theory.errors import InputError
 from theory.evidence import Finding, Result
 
 FULL = link_map.PRESETS["full"]
+SEEDS = 6
 TINY = Recipe(
     hidden=32, layers=2, heads=2, experts=8, top_k=2, expert_width=16, context=32, batch_tokens=512, steps=6
 )
@@ -61,7 +62,7 @@ def configs() -> list[Config]:
             2, 1, 8, "cpu",
         )
         for changes in cells
-        for seed in range(3)
+        for seed in range(SEEDS)
     ]  # fmt: skip
 
 
@@ -79,7 +80,8 @@ def record(config: Config, number: int) -> dict[str, Any]:
                 | {"maxnn": 0.4 + gain + 0.01 * rng.random(), "expected damage": 0.9}
                 for _ in FRACTIONS
             ]
-            values = {"damage edge": gain + 0.05 * rng.random()}
+            wrong = config.fresh and config.seed == 0 and not hardware  # so that accuracies differ
+            values = {"damage edge": (-gain if wrong else gain) + 0.05 * rng.random()}
             hardware.append(
                 {
                     "c": 2.5,
@@ -125,7 +127,11 @@ def test_verdicts_follow_the_records() -> None:
     assert finding(found, "w_max per layer leaves more").estimate == pytest.approx(0.6, abs=0.01)
     statistic = found.findings[-1]
     assert "MaxNN beats load where damage edge is at least" in statistic.claim
-    assert statistic.verdict == "holds" and statistic.estimate == 1 and statistic.n == 3
+    assert (
+        statistic.verdict == "holds"
+        and statistic.estimate == pytest.approx(1, abs=0.05)
+        and statistic.n == SEEDS
+    )
     # two of the 15 design cells follow load
     damage = finding(found, "tells damage better than load", "pcm, layer")
     assert damage.estimate == pytest.approx(0.6 - (0.9 * 2 + 0.1 * 13) / 15, abs=0.01)
@@ -149,17 +155,18 @@ def test_a_statistic_is_chosen_on_design_cells_and_tested_on_the_others() -> Non
     def lucky(config: Config, made: dict[str, Any]) -> None:
         """On design cells a small spread of load tells, on fresh ones a large one does; nothing else tells anything."""
         for look in made["looks"]:
-            for each in look["hardware"]:
+            for number, each in enumerate(look["hardware"]):
                 gain = each["recovered"][1]["maxnn"] - each["recovered"][1]["load"]
-                each["statistics"]["spread of load"] = 5 - gain * (-1 if config.fresh else 1)
+                lucky_there = not config.fresh or (config.seed == 0 and number == 0)
+                each["statistics"]["spread of load"] = 5 - gain * (1 if lucky_there else -1)
                 each["statistics"]["damage edge"] = 0.01 * each["statistics"]["rank agreement"]
 
     found = result(lucky)
     choice = found.data["statistic"]
     assert (choice["name"], choice["side"], choice["design accuracy"]) == ("spread of load", "below", 1.0)
     assert choice["threshold"] == pytest.approx(5, abs=0.05)
-    assert found.findings[-1].verdict == "fails" and found.findings[-1].estimate == 0
-    assert choice["fresh accuracy"] == [0, 0, 0]  # one for each seed
+    assert found.findings[-1].verdict == "fails" and found.findings[-1].estimate < 0.1
+    assert len(choice["fresh accuracy"]) == SEEDS and max(choice["fresh accuracy"]) < 0.1
 
 
 def test_without_both_outcomes_there_is_no_statistic() -> None:
@@ -184,13 +191,72 @@ def test_without_both_outcomes_there_is_no_statistic() -> None:
         assert any("no statistic" in text for text in texts)
 
 
+def test_trainings_where_noise_costs_nothing_are_left_out() -> None:
+    """Their fractions are exact zeros, which would draw a mean to 0; a seed without any other training has no value."""
+
+    def harmless(config: Config, made: dict[str, Any]) -> None:
+        if config.cell != BASE or config.seed == 0:
+            for look in made["looks"]:
+                each = look["hardware"][2]  # pcm, layer
+                each["loss_increase"] = link_map.HURTS / 2
+                each["recovered"] = [dict.fromkeys(PLACEMENTS, 0.0) for _ in FRACTIONS]
+
+    for words in ("maxnn recovers more than random; pcm, layer, 25.0%", "w_max per layer leaves more"):
+        before, after = finding(result(), words), finding(result(harmless), words)
+        assert after.estimate == pytest.approx(before.estimate, abs=0.02) and after.n == SEEDS - 1
+        assert f"{SEEDS - 1} of {15 * SEEDS} design trainings" in after.statistic
+
+
+def test_all_findings_are_exploratory_and_none_of_a_toy_is_the_papers() -> None:
+    found = result().findings
+    assert all(each.exploratory and each.origin in ("extension", "ours") for each in found)
+
+
+def test_a_seed_without_both_outcomes_is_counted() -> None:
+    def one_sided(config: Config, made: dict[str, Any]) -> None:
+        if config.fresh and config.seed == 0:
+            for look in made["looks"]:
+                for each in look["hardware"]:
+                    each["recovered"][1] = {**each["recovered"][1], "maxnn": 0.9, "load": 0.1}
+
+    found = result(one_sided)
+    assert found.findings[-1].n == SEEDS - 1
+    assert f"each of the {SEEDS - 1} of {SEEDS} seeds" in found.findings[-1].statistic
+    assert found.data["statistic"]["fresh seeds without both outcomes"] == 1
+
+
+def test_a_kept_result_is_judged_again() -> None:
+    """Without any single seed, judging again gives what judging once gave, where the rules use the same trainings."""
+    once = result()
+    again = link_map.judged_again(once)
+    first = {each.claim: each for each in once.findings}
+    assert len(again.findings) == len(first)
+    for each in again.findings:
+        own = first[each.claim]
+        assert (each.origin, each.family, each.exploratory) == (own.origin, own.family, True)
+        assert each.estimate == pytest.approx(own.estimate)
+        if each.interval is not None:
+            assert own.interval is not None and each.interval == pytest.approx(own.interval)
+            assert (each.alone, each.p) == (own.alone, pytest.approx(own.p, rel=1e-3))
+    unknown = [each for each in again.findings if each.interval is None]
+    assert len(unknown) == 5 * len(FULL.kinds) + 1 and {each.verdict for each in unknown} == {"inconclusive"}
+
+
+def test_a_result_of_three_seeds_decides_nothing() -> None:
+    once = result()
+    again = link_map.judged_again(replace(once, data={**once.data, "seeds": 3}))
+    assert {each.verdict for each in again.findings[:-1]} == {"inconclusive"}
+    with pytest.raises(InputError, match="no rule judges"):
+        link_map.judged_again(replace(once, findings=(*once.findings, replace(once.findings[0], claim="x"))))
+
+
 def test_dead_experts_are_told() -> None:
     def dead(config: Config, made: dict[str, Any]) -> None:
         if config.cell == "SGD" and config.seed == 0:
             made["looks"][-1]["least_share"] = 0.04
 
     rows = {(row["cell"], row["steps"]): row for row in result(dead).data["map"]}
-    assert rows["SGD", 300]["alive"] == pytest.approx(2 / 3) and rows["SGD", 75]["alive"] == 1
+    assert rows["SGD", 300]["alive"] == pytest.approx(1 - 1 / SEEDS) and rows["SGD", 75]["alive"] == 1
     assert rows["SGD", 300]["last"] and not rows["SGD", 75]["last"]
 
 
@@ -307,7 +373,7 @@ def test_the_grid_has_design_and_fresh_cells_of_other_seeds(
     found = grid("full", str(folder.parent), "cuda")
     assert len(found) == 3 * (15 + 6) and {config.device for config in found} == {"cuda"}
     design, fresh = ({config.seed for config in found if config.fresh == side} for side in (False, True))
-    assert design == {0, 1, 2} and fresh == {100, 101, 102}
+    assert design == {1000, 1001, 1002} and fresh == {1100, 1101, 1102}
     longest = next(config for config in found if config.cell == "4 times the steps")
     assert longest.lengths == (300, 600, 1200) and longest.recipe.steps == 1200
     both = next(config for config in found if config.cell == "AdamW, experts SGD + 64 experts")
