@@ -166,7 +166,7 @@ def test_a_statistic_is_chosen_on_design_cells_and_tested_on_the_others() -> Non
     assert (choice["name"], choice["side"], choice["design accuracy"]) == ("spread of load", "below", 1.0)
     assert choice["threshold"] == pytest.approx(5, abs=0.05)
     assert found.findings[-1].verdict == "fails" and found.findings[-1].estimate < 0.1
-    assert len(choice["fresh accuracy"]) == SEEDS and max(choice["fresh accuracy"]) < 0.1
+    assert len(choice["fresh accuracy"]) == SEEDS and max(choice["fresh accuracy"]) < 0.2
 
 
 def test_without_both_outcomes_there_is_no_statistic() -> None:
