@@ -121,6 +121,18 @@ def test_findings_tell_where_the_claim_lives() -> None:
     assert list(verdicts(found, "the rarer the rare class").values())[:2] == ["holds"] * 2
 
 
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(0.7, "fails"), (0.8, "holds"), (1.2, "holds"), (1.3, "fails")]
+)
+def test_norms_may_be_a_quarter_off(factor: float, verdict: str) -> None:
+    def scale(each: dict[str, Any]) -> None:
+        each["ratio"] = [factor * ratio for ratio in each["ratio"]]
+
+    assert verdicts(result(change=scale), "frequencies; sgd, expert choice") == {
+        "norms have the ratio of frequencies; sgd, expert choice, stop rule": verdict
+    }
+
+
 def test_slopes_are_on_rho() -> None:
     """Slopes of nu_F/nu_R = rho^(1/2) and of a gain of rho^(-1/4), up to a factor of each seed, are exact."""
 
