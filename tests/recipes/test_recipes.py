@@ -1,7 +1,7 @@
 """Each recipe of CONTRIBUTING.md, followed as it is written, in a copy of the repository.
 
-The blocks of the page itself are used: a `python` block becomes the file that the text before it names last, a
-`diff` block changes that file, and the lines of a block without a language are run.
+The blocks of the page itself are used: a `python` or `markdown` block becomes the file that the text before it names
+last, a `diff` block changes that file, and the lines of a block without a language are run.
 """
 
 import os
@@ -20,24 +20,30 @@ from theory.evidence import Result
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "CONTRIBUTING.md"
-FILE = re.compile(r"`([\w/.-]+\.py)`")
+FILE = re.compile(r"`([\w/.-]+\.(?:py|md))`")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 RECIPES = ("An exhibit", "A programming noise", "A score", "A model family")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A block of a recipe; language: python, diff, or "" for commands; file: what a block of code is about."""
+    """A block of a recipe; language: python, markdown, diff, or "" for commands; file: what a block is about."""
 
     language: str
     text: str
     file: str
 
 
+def outside_of_blocks(page: str) -> str:
+    """The page with spaces for what stands in blocks, whose lines are no headings of the page."""
+    return BLOCK.sub(lambda block: re.sub(r"[^\n]", " ", block[0]), page)
+
+
 def steps(recipe: str) -> Iterator[Step]:
     """The blocks below the heading of the recipe, in order."""
-    section = PAGE.read_text(encoding="utf-8").partition(f"\n## {recipe}\n")[2].partition("\n## ")[0]
-    assert section, recipe
+    page = PAGE.read_text(encoding="utf-8")
+    start = outside_of_blocks(page).index(f"\n## {recipe}\n")
+    section = page[start : outside_of_blocks(page).find("\n## ", start + 1)]
     end, file = 0, ""
     for block in BLOCK.finditer(section):
         named = FILE.findall(section[end : block.start()])
@@ -100,7 +106,7 @@ def follow(recipe: str, tree: Path) -> str:
     printed = []
     for step in steps(recipe):
         path = tree / step.file
-        if step.language == "python":
+        if step.language in ("python", "markdown"):
             assert not path.exists(), step.file
             path.write_text(step.text, encoding="utf-8")
         elif step.language == "diff":
@@ -112,7 +118,8 @@ def follow(recipe: str, tree: Path) -> str:
 
 
 def test_these_are_the_recipes_of_the_page() -> None:
-    headings = re.findall(r"^## (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    page = outside_of_blocks(PAGE.read_text(encoding="utf-8"))
+    headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
     assert headings[: len(RECIPES)] == list(RECIPES)
     for recipe in RECIPES:
         found = list(steps(recipe))
