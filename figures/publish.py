@@ -56,21 +56,22 @@ def main(
     data: Traversable = DATA,
     root: Path = ROOT,
 ) -> None:
-    """Publish the named exhibit, and write the pages anew."""
+    """Publish the named exhibits, and write the pages anew."""
     parser = argparse.ArgumentParser(prog="python -m figures.publish", description=__doc__)
-    parser.add_argument("exhibit", help="name: figure-3, table-1, figure-growth, ...")
+    parser.add_argument("exhibit", nargs="+", help="name: figure-3, table-1, figure-growth, ...")
     parser.add_argument(
         "--out", type=Path, default=Path("results"), help="where the full run wrote its result"
     )
     options = parser.parse_args(argv)
     if not isinstance(data, Path):
         raise InputError("figures/data is no folder here: publish from a checkout")
-    if "-" not in options.exhibit:
-        raise InputError(f"exhibit {options.exhibit!r}: give figure-NAME or table-NAME")
-    exhibit = find(options.exhibit, exhibits)
-    for path in publish(exhibit, options.out, data, root):
-        print(path)
-    print(commit_of(Result.from_json((data / f"{exhibit.name}.json").read_text(encoding="utf-8"))))
+    for name in options.exhibit:
+        if "-" not in name:
+            raise InputError(f"exhibit {name!r}: give figure-NAME or table-NAME")
+    for exhibit in [find(name, exhibits) for name in options.exhibit]:
+        for path in publish(exhibit, options.out, data, root):
+            print(path)
+        print(commit_of(Result.from_json((data / f"{exhibit.name}.json").read_text(encoding="utf-8"))))
     results.main()
 
 

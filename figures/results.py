@@ -11,11 +11,12 @@ from importlib import import_module
 from importlib.resources.abc import Traversable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from figures import looks, prose
 from figures.answers import answers
 from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
-from figures.rules import ROOT, questions, stamps
+from figures.rules import ROOT, judged_by, questions, stamps
 from figures.shown import conditions, counts, head, needs, outcome, p_value, span, units, verdicts
 from figures.text import first_sentence
 from theory import paper
@@ -51,12 +52,20 @@ family. Findings of one claim stand in one table.
 
 
 def origin(result: Result) -> str:
-    """Commit, device, time and date of the run, from the provenance that the command line adds."""
-    provenance = result.provenance
-    git, commit = provenance["git"], "no commit"
-    if git is not None:
-        commit = f"commit {git['commit'][:8]}{' with changes' if git['dirty'] else ''}"
-    return f"{commit}, {provenance['device']}, {provenance['wall_seconds']:.0f} s, {provenance['date'][:10]}"
+    """Commit, device, time and date of the run, and where it was judged again, commit and date of that."""
+    provenance, judged = result.provenance, judged_by(result)
+    again = f"; judged again: {_commit(judged)}, {judged['date'][:10]}" if "judged" in provenance else ""
+    return (
+        f"{_commit(provenance)}, {provenance['device']}, {provenance['wall_seconds']:.0f} s,"
+        f" {provenance['date'][:10]}{again}"
+    )
+
+
+def _commit(provenance: Mapping[str, Any]) -> str:
+    git = provenance["git"]
+    if git is None:
+        return "no commit"
+    return f"commit {git['commit'][:8]}{' with changes' if git['dirty'] else ''}"
 
 
 # The README

@@ -17,7 +17,7 @@ EXHIBIT = EXHIBITS[0]
 
 
 def finding(claim: str, verdict: str = "holds", **changes: Any) -> Finding:
-    values = {
+    values: dict[str, Any] = {
         "claim": claim,
         "origin": "paper",
         "statistic": "share",

@@ -124,6 +124,11 @@ def test_text_is_text() -> None:
     ):
         assert part in shown.text
     assert "no commit, CPU, 1 s, 2026-01-02" in shown.text
+    again = {
+        "judged": {"git": {"commit": "0123456789", "dirty": False}, "date": "2026-03-04T05", "rules": []}
+    }
+    judged = origin(replace(result, provenance=provenance | again))
+    assert judged == "no commit, CPU, 1 s, 2026-01-02; judged again: commit 01234567, 2026-03-04"
     assert "inconclusive (exploratory)" in shown.text and "0.25" in shown.text
     assert not shown.tags & {"b", "i", "u", "s", "em"}
 
