@@ -104,7 +104,7 @@ def test_families_are_those_of_the_rules() -> None:
 
 
 def test_claims_are_those_that_are_committed() -> None:
-    assert_as_committed("figure-growth", result())
+    assert_as_committed("figure-growth", result(), computed=["have the ratio rho at the stop rule"])
 
 
 def test_everything_holds_on_what_the_statement_has() -> None:
