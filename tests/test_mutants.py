@@ -1,5 +1,6 @@
-"""Does the mutation test change every formula and notice what it has to, and is nothing left uncaught?"""
+"""Does the mutation test change every formula, verdict and separation, and is nothing left uncaught?"""
 
+import os
 import subprocess
 import sys
 from functools import cache
@@ -8,14 +9,13 @@ from inspect import getmembers, isfunction
 from pathlib import Path
 
 import pytest
-from mutants import EQUIVALENT, FORMULAS, MODULES, Mutant, judge_all, mutants
+from mutants import DECIDING, EQUIVALENT, EXHIBITS, FORMULAS, MODULES, Mutant, judge_all, mutants
 
 from theory.claims import CLAIMS
 
-OF_A_FUNCTION = (
-    4  # mutants of each function that this test judges; `python tests/theory/mutants.py` judges all
-)
-LEAST = 40
+OF_A_FUNCTION = 4  # mutants of each function that this test judges; `python tests/mutants.py` judges all
+OF_ALL_VERDICTS = 24
+LEAST = 60
 
 
 @cache
@@ -62,6 +62,29 @@ def test_a_mutant_differs_in_what_its_name_says(name: str, line: str) -> None:
     assert [each for each in mutant(name).source.splitlines() if each not in source] == [line]
 
 
+@pytest.mark.parametrize("module", [*DECIDING, *EXHIBITS])
+def test_verdicts_are_made_in_functions_that_have_mutants(module: str) -> None:
+    found = [each for each in every_mutant() if each.module == module and not each.claims]
+    assert len(found) >= 10 and all(each.tests and each.seconds for each in found)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "realmodels.experiments.better_score._losses: 'copies' -> 'evaluation'",
+        "realmodels.experiments.better_score._Search.__init__: 'search' -> 'evaluation'",
+        "realmodels.experiments.better_score._Search.scores: 'calibration' -> 'evaluation'",
+        "realmodels.experiments.rig.scores: 'calibration' -> 'evaluation'",
+        "realmodels.experiments.rig.calibration: 'calibration' -> 'evaluation'",
+        "realmodels.experiments.rig._documents: 'evaluation' -> 'calibration'",
+        "realmodels.experiments.figure_6.CLEAR: 0.5 -> 0.55",
+        "synthetic.experiments.placement.measure: 'search' -> 'evaluation'",
+    ],
+)
+def test_separations_and_thresholds_have_mutants(name: str) -> None:
+    assert any(each.name == name for each in every_mutant())
+
+
 @pytest.mark.slow
 def test_what_catches_a_mutant() -> None:
     by_step, by_test, unseen = (
@@ -89,9 +112,11 @@ def test_what_catches_a_mutant() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_mutant_is_caught() -> None:
-    command = [sys.executable, str(Path(__file__).with_name("mutants.py")), "--most", str(OF_A_FUNCTION)]
-    root = str(Path(__file__).parents[2])
-    shown = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(Path(__file__).with_name("mutants.py"))]
+    command += ["--most", str(OF_A_FUNCTION), "--verdicts", str(OF_ALL_VERDICTS)]
+    root = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root}
+    shown = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stdout[-4000:] + shown.stderr
     summary = shown.stdout.splitlines()[-1]
     assert summary.startswith("all: ") and int(summary.split()[1]) >= LEAST, summary
