@@ -62,8 +62,9 @@ CAPTION = (
 GAIN = (
     "The factor by which digital frequent experts raise the tolerated noise, against the ratio of frequencies,"
     " measured and predicted, with its floor. Blue line: prediction P for the trained networks; black: P for the"
-    " idealised, untrained network; dotted: √(1 + (gρ)²) with g fitted; dashed: the floor of the gain, by B-exp and U;"
-    f" dash-dotted (if above 1): the floor γρ of the idealised network; grey: ρ itself. {FLOOR} {SYMBOLS}"
+    " idealised, untrained network, from which the rules take g; dotted: √(1 + (gρ)²) with g fitted; dashed: the floor"
+    " of the gain, by B-exp and U; dash-dotted (if above 1): the floor γρ of the idealised network; grey: ρ itself."
+    f" {FLOOR} {SYMBOLS}"
 )
 ACCURACY = (
     "Curves of the accuracy of the rare and of the frequent class against noise, one for each choice of digital"
