@@ -16,7 +16,7 @@ from figures.catalogue import PRESETS, Exhibit, committed
 from figures.results import counts
 from figures.text import listed, wrapped
 from theory.claims import Claim, marked_tests, sources
-from theory.derivations import KINDS, NOT_RUN, Step
+from theory.derivations import AXIOMS, KINDS, NOT_RUN, Step
 from theory.errors import InputError
 from theory.evidence import Finding, Result
 
@@ -130,6 +130,8 @@ class Ledger:
             f"{len(distinct)} distinct steps in {self.seconds:.0f} s: {', '.join(_counted(distinct).values())}",
             width,
         )
+        if any(step.kind == "kernel" and step.failure is None for step in distinct):
+            lines += wrapped(f"kernel: on Coq's axioms {', '.join(sorted(AXIOMS))}, and no other", width)
         missing = dict.fromkeys(step.failure for step in distinct if not step.is_run)
         lines += [line for failure in missing for line in wrapped(str(failure), width)]
         lines += [f"broken: {line}" for line in self.broken]  # one line each, for grep

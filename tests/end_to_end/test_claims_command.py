@@ -259,6 +259,7 @@ def test_what_cannot_be_checked_here_is_not_run_and_breaks_nothing(
     assert ledger(folder) == 0
     shown = capsys.readouterr().out
     assert "kernel: 1 of 2, 1 not run" in shown and "\nnot run: no coqc\n" in shown
+    assert "\nkernel: on Coq's axioms ClassicalDedekindReals.sig_forall_dec, " in shown
     assert "0 < 1 [a.v: b]: not run\n" in shown and "0 < 2 [a.v: c]\n" in shown
     assert paper_repro.main(["--claims", "--json"], [EXHIBIT], folder, [CLAIM], folder) == 0
     (claim,) = json.loads(capsys.readouterr().out)["claims"]

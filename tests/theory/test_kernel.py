@@ -14,7 +14,7 @@ from scipy import special
 
 from theory import functions, kernel, moments, tolerance
 from theory.claims import CLAIMS
-from theory.derivations import NOT_RUN, NotRunError, lemmas
+from theory.derivations import AXIOMS, NOT_RUN, NotRunError, lemmas
 from theory.functions import Phi, exp, log, phi, sqrt
 from theory.hardware import PROGRAMMING_NOISE, ProgrammingNoise
 from theory.kernel import coq
@@ -139,7 +139,7 @@ def test_without_coq_nothing_is_proved(missing: str, monkeypatch: pytest.MonkeyP
 def test_every_theorem_is_proved_on_the_named_axioms(capsys: pytest.CaptureFixture[str]) -> None:
     assert main() == 0
     checked = coq.check(kernel.formulas())
-    assert checked.axioms == coq.AXIOMS and not checked.failures
+    assert checked.axioms == AXIOMS and not checked.failures
     count = len(checked.theorems)
     assert f"\n{count} of {count} theorems in " in capsys.readouterr().out
     assert checked.failure("Moments.no_such") == "Moments.v has no theorem of this name"
@@ -157,6 +157,14 @@ def test_a_changed_formula_fails_its_steps_and_what_needs_it(
     assert failures["theory/kernel/Tail.v: relu_bias_at_0"] is None
     assert main() == 1
     assert "FAILS, BrokenProofError: relu_second_moment_is" in capsys.readouterr().out
+
+
+@needs_coq
+@pytest.mark.slow
+def test_the_same_formula_in_other_words_keeps_its_proofs(folder: Path) -> None:
+    other = definition("relu_mean", lambda a, sigma: phi(a / sigma) * sigma + Phi(a / sigma) * a)
+    assert other not in kernel.formulas()
+    assert not coq.compiled(folder, "Again", with_definition("Moments", "relu_mean_is_the_mean", other))
 
 
 @needs_coq
@@ -195,6 +203,9 @@ MUTANTS: dict[str, tuple[str, Callable[..., Any]]] = {
         lambda a, sigma: moments.relu_bias(a, sigma) + sigma / 100,
     ),
     "Tail.relu_bias_at_0": ("relu_bias", lambda a, sigma: moments.relu_bias(a, 2 * sigma)),
+    "Tail.relu_bias_is_even": ("relu_bias", lambda a, sigma: moments.relu_bias(a, sigma) + a),
+    "Tail.relu_bias_falls": ("relu_bias", lambda a, sigma: -moments.relu_bias(a, sigma)),
+    "Tail.relu_bias_is_enclosed": ("relu_bias", lambda a, sigma: moments.relu_bias(a, sigma**2)),
     "Moments.density_has_mass_1": ("phi", lambda x: phi(x) / 2),
     "Moments.relu_mean_is_the_mean": (
         "relu_mean",

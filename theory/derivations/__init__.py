@@ -15,6 +15,16 @@ Kind = Literal["exact", "certified", "kernel", "cited"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Z3_MILLISECONDS = 20_000
 NOT_RUN = "not run"
+# What the real numbers and their integrals are built on in Coq. A theorem that rests on anything else, such as a lemma
+# without a proof, is not proved.
+AXIOMS = frozenset(
+    {
+        "Classical_Prop.classic",
+        "ClassicalDedekindReals.sig_forall_dec",
+        "ClassicalDedekindReals.sig_not_dec",
+        "FunctionalExtensionality.functional_extensionality_dep",
+    }
+)
 DEEPEST = 40  # how often `everywhere` bisects one part of an interval
 
 

@@ -85,7 +85,8 @@ Proof.
   replace (relu_mean a sigma)
     with (0 * Q (a / sigma) + (a + 0 - cubic_integral a sigma 0 0 (- (a / sigma)))).
   - apply (mean_of_pieces (fun y => y)); [reflexivity | intros z; unfold cubic; ring].
-  - change (relu_mean a sigma) with (a * Phi (a / sigma) + sigma * phi (a / sigma)).
+  - replace (relu_mean a sigma) with (a * Phi (a / sigma) + sigma * phi (a / sigma))
+      by (unfold relu_mean, Phi, phi, Rdiv; ring).
     unfold cubic_integral. rewrite Phi_opp, phi_even, (Phi_Q (a / sigma)). ring.
 Qed.
 
@@ -95,8 +96,9 @@ Proof.
     with (0 * Q (a / sigma)
       + (a ^ 2 + sigma ^ 2 - cubic_integral (a ^ 2) (2 * a * sigma) (sigma ^ 2) 0 (- (a / sigma)))).
   - apply (mean_of_pieces (fun y => y ^ 2)); [ring | intros z; unfold cubic; ring].
-  - change (relu_second_moment a sigma)
-      with ((a ^ 2 + sigma ^ 2) * Phi (a / sigma) + a * sigma * phi (a / sigma)).
+  - replace (relu_second_moment a sigma)
+      with ((a ^ 2 + sigma ^ 2) * Phi (a / sigma) + a * sigma * phi (a / sigma))
+      by (unfold relu_second_moment, Phi, phi, Rdiv; ring).
     unfold cubic_integral. rewrite Phi_opp, phi_even, (Phi_Q (a / sigma)). field. lra.
 Qed.
 
@@ -109,7 +111,7 @@ Proof.
   replace (relu_variance a sigma) with (relu_second_moment a sigma + (- (2 * m) * m + m ^ 2 * 1)).
   - apply mean_plus; [apply relu_second_moment_is_the_mean |].
     apply mean_plus; apply mean_scale; [apply relu_mean_is_the_mean | apply density_has_mass_1].
-  - change (relu_variance a sigma) with (relu_second_moment a sigma - m ^ 2). ring.
+  - unfold m, relu_variance, relu_second_moment, relu_mean, Rdiv. ring.
 Qed.
 
 Lemma shift_of_relu : forall z : R, Rabs (relu (a + sigma * z) - relu a) <= Rabs (sigma * z).
@@ -154,7 +156,7 @@ Proof.
   set (tail := fun y => - (s ^ 3 + 3 * s * sigma ^ 2) * Q (y / sigma)
     - sigma * (3 * s ^ 2 + 3 * s * y + y ^ 2 + 2 * sigma ^ 2) * phi (y / sigma)).
   assert (E : relu_third_moment_about centre a sigma = centre ^ 3 * Q (a / sigma) + tail (- a) - 2 * tail (- s)).
-  { reflexivity. }
+  { unfold tail, s, relu_third_moment_about, Q, phi, Rdiv. ring. }
   set (c0 := s ^ 3). set (c1 := 3 * s ^ 2 * sigma). set (c2 := 3 * s * sigma ^ 2). set (c3 := sigma ^ 3).
   assert (T : forall y, cubic_integral c0 c1 c2 c3 (y / sigma) = c0 + c2 + tail y).
   { intros y. unfold cubic_integral, tail, c0, c1, c2, c3. rewrite Phi_Q. field. lra. }
@@ -177,7 +179,11 @@ Qed.
 
 Theorem relu_third_moment_is_the_mean :
   mean (fun z => Rabs (relu (a + sigma * z) - relu_mean a sigma) ^ 3) (relu_third_moment a sigma).
-Proof. apply (relu_third_moment_about_is_the_mean (relu_mean a sigma)), relu_mean_nonnegative. Qed.
+Proof.
+  replace (relu_third_moment a sigma) with (relu_third_moment_about (relu_mean a sigma) a sigma)
+    by (unfold relu_third_moment, relu_third_moment_about, relu_mean, Rdiv; ring).
+  apply relu_third_moment_about_is_the_mean, relu_mean_nonnegative.
+Qed.
 
 Theorem relu_exponential_is_the_mean : forall theta : R,
   mean (fun z => exp (theta * relu (a + sigma * z))) (relu_exponential theta a sigma).
@@ -201,7 +207,8 @@ Proof.
           [apply Phi_limit | | exists 0; discriminate].
         apply (is_lim_minus (fun z => z) (fun _ => theta * sigma) p_infty p_infty (theta * sigma) p_infty);
           [apply is_lim_id | apply is_lim_const | easy].
-  - change (relu_exponential theta a sigma) with (Q (a / sigma) + scale * Phi (a / sigma + theta * sigma)).
+  - replace (relu_exponential theta a sigma) with (Q (a / sigma) + scale * Phi (a / sigma + theta * sigma))
+      by (unfold scale, relu_exponential, Q, Phi, Rdiv; ring).
     replace (- (a / sigma) - theta * sigma) with (- (a / sigma + theta * sigma)) by ring.
     rewrite Phi_opp, (Phi_Q (a / sigma + theta * sigma)). ring.
 Qed.

@@ -5,9 +5,6 @@ From Coquelicot Require Import Coquelicot.
 Require Import Gaussian Formulas.
 Open Scope R_scope.
 
-Lemma sqrt_positive : forall x : R, 0 < x -> 0 < sqrt x.
-Proof. exact sqrt_lt_R0. Qed.
-
 Lemma sqrt_2_positive : 0 < sqrt 2.
 Proof. apply sqrt_lt_R0. lra. Qed.
 
@@ -102,11 +99,6 @@ Proof.
   - exact H.
   - apply (is_lim_opp (fun y => y) m_infty m_infty), is_lim_id.
   - exists 0. discriminate.
-Qed.
-
-Lemma Phi_limit_left : is_lim Phi m_infty 0.
-Proof.
-  apply mirrored_limit. apply is_lim_ext with Q; [intros y; symmetry; apply Phi_opp | apply Q_limit].
 Qed.
 
 (* Powers of z up to the third, times the density, vanish far out. *)

@@ -136,7 +136,8 @@ Qed.
 Lemma relu_bias_is_scaled : forall a sigma : R, 0 < sigma -> relu_bias a sigma = sigma * unit_bias (Rabs a / sigma).
 Proof.
   intros a sigma P.
-  change (relu_bias a sigma) with (a * Phi (a / sigma) + sigma * phi (a / sigma) - relu a).
+  replace (relu_bias a sigma) with (a * Phi (a / sigma) + sigma * phi (a / sigma) - relu a)
+    by (unfold relu_bias, Phi, phi, relu, Rdiv; ring).
   unfold unit_bias, relu. destruct (Rle_lt_dec 0 a) as [H | H].
   - rewrite Rmax_left, (Rabs_pos_eq a), Phi_Q by lra. field. lra.
   - rewrite Rmax_right, (Rabs_left a) by lra. replace (- a / sigma) with (- (a / sigma)) by (field; lra).
@@ -160,4 +161,58 @@ Theorem relu_bias_at_0 : forall sigma : R, 0 < sigma -> relu_bias 0 sigma = sigm
 Proof.
   intros sigma P. rewrite relu_bias_is_scaled by exact P. rewrite Rabs_R0. unfold unit_bias.
   replace (0 / sigma) with 0 by (field; lra). rewrite phi_0. pose proof sqrt_2PI_positive. field. lra.
+Qed.
+
+Theorem relu_bias_is_even : forall a sigma : R, 0 < sigma -> relu_bias (- a) sigma = relu_bias a sigma.
+Proof. intros a sigma P. rewrite !relu_bias_is_scaled, Rabs_Ropp by exact P. reflexivity. Qed.
+
+Theorem relu_bias_falls : forall a b sigma : R, 0 < sigma -> 0 <= a <= b -> relu_bias b sigma <= relu_bias a sigma.
+Proof.
+  intros a b sigma P H. rewrite !relu_bias_is_scaled, !Rabs_pos_eq by lra.
+  pose proof (Rinv_0_lt_compat _ P) as I.
+  assert (0 <= a / sigma) by (apply Rmult_le_pos; lra).
+  assert (a / sigma <= b / sigma) by (apply Rmult_le_compat_r; lra).
+  apply Rmult_le_compat_l; [lra |]. apply (falls unit_bias (fun u => - Q u) (a / sigma) (b / sigma)); try lra.
+  - intros u _. apply unit_bias_derive.
+  - intros u _. pose proof (Q_positive u). lra.
+Qed.
+
+(* With the noise: the bias has the slope phi(a/sigma) in sigma, so that it rises, and the slope rises, too. *)
+Lemma relu_bias_slope_in_noise : forall a sigma : R, 0 < sigma ->
+  is_derive (relu_bias a) sigma (phi (a / sigma)).
+Proof.
+  intros a sigma P.
+  apply is_derive_ext with (fun sigma => a * Phi (a / sigma) + sigma * phi (a / sigma) - relu a).
+  { intros s. real_equation. unfold relu_bias, Phi, phi, relu, Rdiv. ring. }
+  auto_derive.
+  - repeat split; try lra; eexists; [apply Phi_derive | apply phi_derive].
+  - change (a * / sigma) with (a / sigma).
+    rewrite (is_derive_unique (fun x : R => Phi x) _ _ (Phi_derive (a / sigma))).
+    rewrite (is_derive_unique (fun x : R => phi x) _ _ (phi_derive (a / sigma))). field. lra.
+Qed.
+
+Lemma phi_falls : forall x y : R, x ^ 2 <= y ^ 2 -> phi y <= phi x.
+Proof.
+  intros x y H. unfold phi. apply Rmult_le_compat_r.
+  - apply Rlt_le, Rinv_0_lt_compat, sqrt_2PI_positive.
+  - apply exp_monotone. lra.
+Qed.
+
+Lemma slope_in_noise_rises : forall a s t : R, 0 < s <= t -> phi (a / s) <= phi (a / t).
+Proof.
+  intros a s t H. apply phi_falls. unfold Rdiv. rewrite !Rpow_mult_distr.
+  apply Rmult_le_compat_l; [apply pow2_ge_0 |]. apply pow_incr. split.
+  - apply Rlt_le, Rinv_0_lt_compat. lra.
+  - apply Rinv_le_contravar; lra.
+Qed.
+
+Theorem relu_bias_is_enclosed : forall a low s high : R, 0 < low -> low <= s <= high ->
+  relu_bias a low + phi (a / low) * (s - low) <= relu_bias a s <= relu_bias a low + phi (a / high) * (s - low).
+Proof.
+  intros a low s high P H.
+  destruct (mean_value (relu_bias a) (fun s => phi (a / s)) low s) with (x := low) (y := s) as [v [B E]]; try lra.
+  - intros v V. apply relu_bias_slope_in_noise. lra.
+  - assert (phi (a / low) <= phi (a / v)) by (apply slope_in_noise_rises; lra).
+    assert (phi (a / v) <= phi (a / high)) by (apply slope_in_noise_rises; lra).
+    assert (0 <= s - low) by lra. split; nra.
 Qed.

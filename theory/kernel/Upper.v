@@ -12,7 +12,7 @@ Hypothesis positive : 0 < sigma.
 Let m (a : R) := relu_mean a sigma.
 
 Lemma relu_mean_form : forall a : R, relu_mean a sigma = a * Phi (a / sigma) + sigma * phi (a / sigma).
-Proof. reflexivity. Qed.
+Proof. intros a. unfold relu_mean, Phi, phi, Rdiv. ring. Qed.
 
 Lemma Derive_Q : forall x : R, Derive Q x = - phi x.
 Proof. intros x. apply is_derive_unique, Q_derive. Qed.
@@ -34,7 +34,8 @@ Proof. intros x. eexists. apply phi_derive. Qed.
 
 Lemma relu_mean_slope : forall a : R, is_derive (fun a => relu_mean a sigma) a (Phi (a / sigma)).
 Proof.
-  intros a. apply is_derive_ext with (fun a => a * Phi (a / sigma) + sigma * phi (a / sigma)); [reflexivity |].
+  intros a. apply is_derive_ext with (fun a => a * Phi (a / sigma) + sigma * phi (a / sigma)).
+  { intros x. symmetry. apply relu_mean_form. }
   auto_derive.
   - repeat split; auto using smooth_Phi, smooth_phi.
   - change (a * / sigma) with (a / sigma). rewrite Derive_Phi, Derive_phi. field. lra.
@@ -52,7 +53,8 @@ Lemma relu_variance_slope : forall a : R,
 Proof.
   intros a.
   apply is_derive_ext with (fun a => (a ^ 2 + sigma ^ 2) * Phi (a / sigma) + a * sigma * phi (a / sigma)
-    - (a * Phi (a / sigma) + sigma * phi (a / sigma)) ^ 2); [reflexivity |].
+    - (a * Phi (a / sigma) + sigma * phi (a / sigma)) ^ 2).
+  { intros x. real_equation. unfold relu_variance, Phi, phi, Rdiv. ring. }
   auto_derive.
   - repeat split; auto using smooth_Phi, smooth_phi.
   - change (a * / sigma) with (a / sigma). rewrite Derive_Phi, Derive_phi, relu_mean_form, (Phi_Q (a / sigma)).
@@ -121,7 +123,7 @@ Proof.
     - 2 * (- ((a - m a) ^ 3 + 3 * (a - m a) * sigma ^ 2) * Q (- (a - m a) / sigma)
        - sigma * (3 * (a - m a) ^ 2 + 3 * (a - m a) * (- (a - m a)) + (- (a - m a)) ^ 2 + 2 * sigma ^ 2)
          * phi (- (a - m a) / sigma))).
-  { reflexivity. }
+  { intros x. real_equation. unfold m, relu_third_moment, relu_mean, Q, phi, Rdiv. ring. }
   auto_derive.
   - repeat split; auto using smooth_Q, smooth_phi.
   - rewrite !Derive_Q, !Derive_phi, !E. unfold signed_square. fold (m a). unfold cubic_integral.
@@ -187,7 +189,9 @@ Theorem error_bound_falls : forall ratio most third most_third sd least_sd : R,
   error_bound most most_third least_sd <= error_bound ratio third sd.
 Proof.
   intros ratio most third most_third sd least_sd H T S.
-  change (Q most - 14 / 25 * most_third / least_sd ^ 3 <= Q ratio - 14 / 25 * third / sd ^ 3).
+  replace (error_bound most most_third least_sd) with (Q most - 14 / 25 * most_third / least_sd ^ 3)
+    by (unfold error_bound, Q, Rdiv; ring).
+  replace (error_bound ratio third sd) with (Q ratio - 14 / 25 * third / sd ^ 3) by (unfold error_bound, Q, Rdiv; ring).
   pose proof (Q_falls ratio most H).
   enough (14 / 25 * third / sd ^ 3 <= 14 / 25 * most_third / least_sd ^ 3) by lra.
   assert (0 < least_sd ^ 3) by (apply pow_lt; lra). assert (least_sd ^ 3 <= sd ^ 3) by (apply pow_incr; lra).

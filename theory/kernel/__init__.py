@@ -90,6 +90,8 @@ STEPS = {
         ),
         _BIAS,
         _theorem("b(0) = sigma/sqrt(2 pi)", "Tail.relu_bias_at_0"),
+        _theorem("b(-a) = b(a)", "Tail.relu_bias_is_even"),
+        _theorem("b falls with a >= 0", "Tail.relu_bias_falls"),
     ),
     "M2": (
         _theorem(
@@ -130,7 +132,15 @@ STEPS = {
         ),
         _theorem("the bound falls with beta, L and tau", "Bound.tolerable_noise_falls"),
     ),
-    "B-mean": (_BIAS, _FAILURE),
+    "B-mean": (
+        _BIAS,
+        _theorem(
+            "for sigma from low > 0 to high, b less its value at low is from phi(a/low) (sigma - low) to"
+            " phi(a/high) (sigma - low)",
+            "Tail.relu_bias_is_enclosed",
+        ),
+        _FAILURE,
+    ),
     "B-exp": (
         _BIAS,
         _theorem(

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from theory.derivations import NotRunError
+from theory.derivations import AXIOMS, NotRunError
 
 
 class BrokenProofError(Exception):
@@ -23,16 +23,6 @@ class BrokenProofError(Exception):
 FORMULAS = "Formulas"  # the file that is written from Python
 FILES = ("Gaussian", FORMULAS, "Normal", "Integrals", "Tail", "Moments", "Bound", "Upper", "Noise")
 HEAD = "From Coq Require Import Reals.\nRequire Import Gaussian.\nOpen Scope R_scope.\n\n"
-# What the real numbers and Coquelicot's integrals are built on in Coq. A theorem that needs any other axiom, such as a
-# lemma without a proof, is not proved.
-AXIOMS = frozenset(
-    {
-        "Classical_Prop.classic",
-        "ClassicalDedekindReals.sig_forall_dec",
-        "ClassicalDedekindReals.sig_not_dec",
-        "FunctionalExtensionality.functional_extensionality_dep",
-    }
-)
 MISSING = "install Coq and Coquelicot (Debian: coq, libcoq-coquelicot)"
 SECONDS = 600  # for one file; all of them together take less than a minute
 
