@@ -69,7 +69,7 @@ MEANING = (
 )
 CAPTION = (
     "Curves of the part of the loss that digital experts recover, one for each score, against the number of digital"
-    f" experts and against programming noise. Bands are 95 % intervals over noise draws and blocks of text. {MEANING}"
+    f" experts and against programming noise. Bands are 95 % intervals over noise draws and documents. {MEANING}"
 )
 
 
@@ -180,7 +180,7 @@ PARTS = {
             " but programmed twice and averaged. Copies of the next: those experts are digital, and as many that"
             " follow by expected damage have second copies. Mean shift subtracted: from the output of every analog"
             " expert its mean error is taken, which is measured on calibration text after programming; this needs no"
-            f" digital expert. Bars are 95 % intervals over noise draws and blocks of text. {MEANING}"
+            f" digital expert. Bars are 95 % intervals over noise draws and documents. {MEANING}"
         ),
     ),
 }

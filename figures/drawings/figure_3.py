@@ -38,7 +38,7 @@ TITLES = {
 MEANING = (
     "Dense modules are attention and LM head, which every token uses; a token uses only some of the experts. In each"
     f" curve the named part is on simulated analog hardware and all else is digital. {C}; at c = 0 only the"
-    f" 8-bit converters are left. {W_MAX}. Bands are 95 % intervals over noise draws and blocks of text."
+    f" 8-bit converters are left. {W_MAX}. Bands are 95 % intervals over noise draws and documents."
     f" {DENSE_HURTS_MORE.cited}"
 )
 CAPTION = (

@@ -46,7 +46,7 @@ MEANING = (
     "Each strategy says which of the experts of a layer stay digital, and how many do is in the panel's title; all"
     f" other experts are on simulated analog hardware, the dense modules are digital. {SCORE}; router norm is the norm"
     " of an expert's row of the router; activation frequency and weight are how often and with how much routing weight"
-    f" an expert is used. {C}. {W_MAX}. Bands and bars are 95 % intervals over noise draws and blocks of text."
+    f" an expert is used. {C}. {W_MAX}. Bands and bars are 95 % intervals over noise draws and documents."
 )
 CAPTION = (
     "Left, curves of the recovered loss against programming noise, one for each strategy that keeps experts digital;"

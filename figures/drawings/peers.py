@@ -33,7 +33,7 @@ EQUIVALENT = 0.02  # rule 2
 CONVERTERS = 0.01  # figure 3's rule 3, nats per token
 MEANING = (
     "The same programmed weights, placement and text are on three simulators: ours and two of IBM's. The named part is"
-    f" on simulated analog hardware. {C}. {W_MAX}. Bars are 95 % intervals over noise draws and blocks of text."
+    f" on simulated analog hardware. {C}. {W_MAX}. Bars are 95 % intervals over noise draws and documents."
 )
 CAPTION = (
     "Points with bars: the loss on each of IBM's simulators minus that on ours, relative to the loss increase on"

@@ -60,7 +60,7 @@ CAPTION = (
     "A table of what converters of few bits alone cost, published rows above ours, with the experts and with the"
     f" dense modules, too, on analog hardware. Published (arXiv {ARXIV}, {TABLE_1.source}): average accuracy of eight"
     " tasks. Ours: next-token top-1 accuracy and loss. All but the fourth column are changes against all digital; +-"
-    f" is half of a 95 % interval over blocks of text. {MEANING}"
+    f" is half of a 95 % interval over documents. {MEANING}"
 )
 
 
@@ -129,7 +129,7 @@ PARTS = {
         draw_bits,
         (
             "Curves of the loss increase against the bits of the converters, by what is on analog hardware. Below a"
-            f" thousandth the axis is linear. Bars are 95 % intervals over blocks of text. {MEANING}"
+            f" thousandth the axis is linear. Bars are 95 % intervals over documents. {MEANING}"
         ),
     ),
     "heat-map": (

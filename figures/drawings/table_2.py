@@ -39,7 +39,7 @@ SHAPES = {"OLMoE": "-", "DeepSeekMoE": "--"}
 CAPTION = (
     "A table of the throughput, energy and accuracy of each placement, published numbers beside ours. Published"
     f" (arXiv {ARXIV}, Table 2): OLMoE, average accuracy of eight tasks. Ours: throughput and energy of OLMoE by a"
-    " cost model that is fitted to the published rows, next-token top-1 accuracy of our own small model, which"
+    " cost model that is fitted to the published rows, next-token top-1 accuracy of tiny-olmoe, which"
     f" cannot be compared with theirs. Tokens per W s are tokens per joule. {C}. {W_MAX}."
 )
 
@@ -137,7 +137,7 @@ PARTS = {
         draw_quality,
         (
             "Points with bars, one for each placement: the loss increase against tokens per joule. Bars are 95 %"
-            f" intervals over noise draws and blocks of text. {C}."
+            f" intervals over noise draws and documents. {C}."
         ),
     ),
 }

@@ -36,7 +36,8 @@ COLUMNS = (
 CAPTION = (
     "Points with bars: how accuracy on a task changes with noise on the experts, by which experts stay digital. The"
     f" task: which of four texts continues a text. Dense modules are digital. {SCORE}. {C}. {W_MAX}. Bars are 95 %"
-    f" intervals over noise draws and questions. {MAXNN_IS_BEST.cited} That is the mean of eight other tasks."
+    f" intervals over noise draws and documents, from which questions come. {MAXNN_IS_BEST.cited} That is the mean of"
+    " eight other tasks."
 )
 
 

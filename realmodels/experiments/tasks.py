@@ -84,7 +84,7 @@ PRESETS = {
         questions=200,
     ),
     "full": Preset(
-        magnitudes=(1.5, 2.5),
+        magnitudes=(2.5,),  # that of the rules alone: a unit takes two minutes of a core
         draws=8,
         questions=None,
     ),
