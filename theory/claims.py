@@ -456,7 +456,7 @@ CLAIMS = (
             ),
             r"$t$ is large enough for $\kappa > 0$, and so small that no margin can reach 1",
             r"reference instance (29 steps, $p < .05$): the ranking alone is proved, $\kappa = 0$",
-            r"$\kappa\rho > 1$ is proved for larger experts and batches: $m = 128$, $N_F, N_R = 3, 1$, $\rho \ge 19$",
+            r"$\kappa\rho > 1$ is proved for larger experts: $m = 128$, $N_F, N_R = 3, 1$, $\rho = 19$ or 49",
         ),
         origin="ours",
         derivation="theory.derivations.end_to_end",
