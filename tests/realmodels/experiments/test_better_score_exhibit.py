@@ -131,6 +131,12 @@ def test_documents_are_the_units_of_text() -> None:
         assert mine.interval == pytest.approx(theirs.interval, rel=1e-9)
 
 
+def test_three_documents_decide_nothing() -> None:
+    few = record(CONFIG, LOSSES) | {"documents": [0, 0, 1, 1, 2, 2]}
+    for finding in summarise([CONFIG], [few]).findings:
+        assert (finding.n, finding.verdict) == (3, "inconclusive")
+
+
 def test_remedies_can_win_and_lose() -> None:
     found = result()
     assert {finding.verdict for finding in about(found, "more than a second copy")} == {"holds"}

@@ -120,6 +120,14 @@ def test_documents_are_the_units_of_text() -> None:
         assert mine["loss_change_interval"] == pytest.approx(theirs["loss_change_interval"], rel=1e-9)
 
 
+def test_three_documents_decide_nothing() -> None:
+    """However many blocks and draws there are."""
+    configs, found = records(DAMAGE)
+    few = [record | {"documents": [unit // 2 for unit in UNITS]} for record in found]
+    for finding in summarise(configs, few).findings:
+        assert (finding.n, finding.verdict) == (3, "inconclusive")
+
+
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), shift=st.floats(-1, 1))
 def test_only_changes_count(seed: int, shift: float) -> None:

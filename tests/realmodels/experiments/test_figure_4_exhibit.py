@@ -281,6 +281,14 @@ def test_documents_are_the_units_of_text() -> None:
         assert mine.interval == pytest.approx(theirs.interval, rel=1e-9)
 
 
+def test_three_documents_decide_nothing() -> None:
+    """However many blocks and draws there are."""
+    configs, found = records(DAMAGE)
+    few = [record | {"documents": [unit // 2 for unit in UNITS]} for record in found]
+    for finding in summarise(configs, few).findings:
+        assert (finding.n, finding.verdict) == (3, "inconclusive")
+
+
 def test_one_task_is_judged_as_its_answers_are() -> None:
     """Intervals are those of a (draws, questions) table, for differences and for their ratio."""
     configs, found = with_tasks(LOST, {CONTINUATION: 200})

@@ -125,6 +125,14 @@ def test_draws_are_paired() -> None:
         assert each.interval is not None and each.interval[1] - each.interval[0] < 0.01
 
 
+def test_three_documents_decide_nothing() -> None:
+    """However many blocks and draws there are."""
+    configs, found = records()
+    few = [record | {"documents": [unit // 2 for unit in UNITS]} for record in found]
+    for finding in summarise(configs, few).findings:
+        assert (finding.n, finding.verdict) == (3, "inconclusive")
+
+
 def test_figure_3s_rules_are_applied_on_each_simulator() -> None:
     configs, found = records()
     result = summarise(configs, found)

@@ -62,6 +62,13 @@ def test_more_digital_is_better(second: float, verdict: str) -> None:
     assert quality[0].estimate == pytest.approx(0.4 - second, abs=0.02) and quality[0].n == DRAWS
 
 
+def test_three_documents_decide_nothing() -> None:
+    configs, found = records(DAMAGE)
+    few = [record | {"documents": [0, 0, 1, 1, 2, 2]} for record in found]
+    _, _, *quality = summarise(configs, few).findings
+    assert [(finding.n, finding.verdict) for finding in quality] == [(3, "inconclusive")] * 4
+
+
 def test_the_picture_and_the_rows_hold_published_numbers_beside_ours() -> None:
     result = summarise(*records(DAMAGE))
     rows = drawing.table(result)

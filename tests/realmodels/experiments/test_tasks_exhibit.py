@@ -144,6 +144,14 @@ def test_documents_are_the_units_of_questions() -> None:
         assert mine.interval == pytest.approx(theirs.interval, rel=1e-9)
 
 
+def test_three_documents_decide_nothing() -> None:
+    """However many questions and draws there are."""
+    configs, found = records(LOSS)
+    few = [record | {"documents": [number % 3 for number in record["documents"]]} for record in found]
+    for finding in summarise(configs, few).findings:
+        assert (finding.n, finding.verdict) == (3, "inconclusive")
+
+
 def test_the_picture_shows_every_placement_and_the_papers_claim() -> None:
     result = summarise(*records(LOSS))
     figure = drawing.draw(result)
