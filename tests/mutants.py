@@ -298,19 +298,22 @@ def _changes(module: str, tree: ast.Module) -> Iterator[Change]:
 
 
 def _deciding(module: str, tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
-    """Where verdicts are made: all of a module in DECIDING, what `summarise` reaches in an exhibit."""
+    """Where verdicts are made: all of a module in DECIDING, what `summarise` reaches in an exhibit.
+
+    Of constants, only numbers.
+    """
     definitions = _definitions(tree)
-    if module in DECIDING:
-        yield from definitions.items()
-        return
-    reached, waiting = {"summarise"}, ["summarise"]
+    reached, waiting = {"summarise"}, ["summarise"] if module in EXHIBITS else []
     while waiting:
         for node in ast.walk(definitions[waiting.pop()]):
             used = node.id if isinstance(node, ast.Name) else getattr(node, "attr", None)
             found = {name for name in definitions if name.rpartition(".")[2] == used} - reached
             reached |= found
             waiting += found
-    yield from ((name, node) for name, node in definitions.items() if name in reached)
+    for name, node in definitions.items():
+        number = not isinstance(node, ast.Expr) or _is_number(node.value)
+        if number and (name in reached or module in DECIDING):
+            yield name, node
 
 
 def _definitions(tree: ast.Module) -> dict[str, ast.AST]:
@@ -327,7 +330,7 @@ def _definitions(tree: ast.Module) -> dict[str, ast.AST]:
             ):
                 found[name] = ast.Expr(value)
             case ast.Assign([ast.Tuple(names)], ast.Tuple(values)):
-                found |= {name.id: ast.Expr(each) for name, each in zip(names, values, strict=True)}  # type: ignore[attr-defined]
+                found |= {ast.unparse(name): ast.Expr(each) for name, each in zip(names, values, strict=True)}
     return found
 
 
