@@ -274,3 +274,15 @@ def test_pictures_show_the_measured_points() -> None:
             if part == "tolerance":
                 rows = [row for row in rows if row["placement"] == "oracle"]
             assert np.asarray(points.get_ydata()).tolist() == [row[key] for row in rows]
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_the_floor_of_the_gain_is_about_seeds_for_which_the_ceiling_says_something(left: int) -> None:
+    configs, records = units(knee=1.0)
+    for config, record in zip(configs, records, strict=True):
+        if config.seed >= left and config.alpha == ALPHAS[0]:
+            record["theory"]["none"]["ceiling"] = None
+    claims = [
+        finding for finding in summarise(configs, records).findings if "floor of the gain" in finding.claim
+    ]
+    assert [finding.n for finding in claims] == ([left] * 2 if left > 1 else [])
