@@ -79,7 +79,8 @@ def _dense(result: Result) -> str:
         "a dense parameter on analog costs more than an expert's; tiny-olmoe, w_max per tile, c = 2.5", result
     )
     return (
-        f"{said(judged)}: in {held(judged)}. A dense parameter costs {ratio.estimate:.1f} times an expert's."
+        f"{said(judged)}: on tiny-olmoe in {held(judged)}."
+        f" A dense parameter costs {ratio.estimate:.1f} times an expert's."
     )
 
 
@@ -88,7 +89,7 @@ def _baselines(*results: Result) -> str:
     failing = [finding for finding in judged if finding.verdict == "fails"]
     against = dict.fromkeys(finding.claim.removeprefix(BETTER_THAN).partition(";")[0] for finding in failing)
     rest = f" It fails in {len(failing)}, against {' and '.join(against)}." if failing else ""
-    return f"{said(judged)}: it is better in {held(judged)}.{rest}"
+    return f"{said(judged)}: on tiny-olmoe and tiny-deepseek-moe it is better in {held(judged)}.{rest}"
 
 
 def _in_setting(result: Result) -> str:
@@ -110,7 +111,7 @@ def _better_score(*results: Result) -> str:
     most = max(-finding.estimate for finding in judged)
     return (
         f"{said(judged)}: expected damage, from one batch of text and its gradient, loses less than MaxNNScore in"
-        f" {held(judged)}, by up to {most:.3f} nats per token."
+        f" {held(judged)} on tiny-olmoe and tiny-deepseek-moe, by up to {most:.3f} nats per token."
     )
 
 
@@ -118,7 +119,8 @@ def _tasks(result: Result) -> str:
     back = only("MaxNNScore recovers accuracy; tiny-olmoe, 25.0% of experts digital", result)
     more = only("MaxNNScore is better than random choice; tiny-olmoe, 25.0% of experts digital", result)
     return (
-        f"{said([back])}: 25 % digital experts give back {100 * back.estimate:.1f} percentage points of accuracy."
+        f"{said([back])}: on tiny-olmoe 25 % digital experts give back {100 * back.estimate:.1f} percentage points of"
+        " accuracy."
         f" More than random choice gives? {said([more])}."
     )
 
@@ -134,7 +136,7 @@ def _peers(result: Result) -> str:
     if not relative:
         raise InputError(f"{result.exhibit}: no finding is relative to ours; mend what asks for it")
     return (
-        f"{said(judged)}: they agree in {held(judged)}."
+        f"{said(judged)}: on tiny-olmoe they agree in {held(judged)}."
         f" Loss increases differ by at most {100 * max(relative):.1f} %."
     )
 

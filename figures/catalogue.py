@@ -75,6 +75,11 @@ class Exhibit:
         return f"figures.drawings.{self.module}"
 
     @property
+    def sentence(self) -> str:
+        """The title, with a full stop if it is no question."""
+        return self.title if self.title.endswith("?") else f"{self.title}."
+
+    @property
     def repetition(self) -> str:
         """What to think of findings that are another exhibit's."""
         return (
@@ -91,7 +96,7 @@ class Exhibit:
 EXHIBITS = (
     Exhibit(
         name="figure-3",
-        title="Dense modules against experts on analog hardware: which hurts more, in all and per parameter",
+        title="tiny-olmoe on analog hardware: do dense modules hurt more than experts, in all and per parameter?",
         layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "75 s on an H100"},
     ),
@@ -111,7 +116,7 @@ EXHIBITS = (
     ),
     Exhibit(
         name="figure-6",
-        title="Do experts with high MaxNNScores serve frequent tokens? Both models, layer by layer",
+        title="Do experts with high MaxNNScores serve frequent tokens? tiny-olmoe and tiny-deepseek-moe by layer",
         layer="realmodels",
         times={"quick": "10 s on 2 cores", "default": "20 s on 2 cores", "full": "1 min on 2 cores"},
     ),
@@ -123,19 +128,19 @@ EXHIBITS = (
     ),
     Exhibit(
         name="table-2",
-        title="Throughput, energy and quality of placements, from all analog to all digital",
+        title="Throughput and energy of placements by a cost model, and their quality on tiny-olmoe",
         layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "1 min on 2 cores", "full": "1 min on an H100"},
     ),
     Exhibit(
         name="figure-tasks",
-        title="A multiple-choice task through lm-eval: what noise takes, and what digital experts give back",
+        title="tiny-olmoe on a multiple-choice task: what noise takes, and what digital experts give back",
         layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "7 min on 20 cores"},
     ),
     Exhibit(
         name="figure-peers",
-        title="Figure 3 on IBM's simulators: the same programmed weights on ours, aihwkit and aihwkit-lightning",
+        title="Figure 3 (tiny-olmoe) on IBM's simulators: the same weights on ours, aihwkit and aihwkit-lightning",
         layer="realmodels",
         times={"quick": "30 s on 2 cores", "default": "2 min on 2 cores", "full": "19 min on 2 cores"},
         repeats="figure-3",

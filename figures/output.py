@@ -106,7 +106,7 @@ def pictures(result: Result, exhibit: Exhibit, formats: Iterable[str]) -> list[P
 
     mpl.use("Agg")
     drawing = import_module(exhibit.drawing)
-    caption: str = getattr(drawing, "CAPTION", f"{exhibit.title}.")
+    caption: str = getattr(drawing, "CAPTION", exhibit.sentence)
     parts: dict[str, tuple[Callable[[Result], Any], str]] = getattr(drawing, "PARTS", {})
     # The same result gives the same bytes: neither dates nor random ids. Text in a PDF stays text (type 42).
     # The style applies to saving, too: some letters are made only then.

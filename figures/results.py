@@ -16,7 +16,7 @@ from typing import Any
 from figures import looks, prose
 from figures.answers import answers
 from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
-from figures.rules import ROOT, judged_by, questions, stamps
+from figures.rules import ROOT, files, judged_by, questions
 from figures.shown import conditions, counts, head, needs, outcome, p_value, span, units, verdicts
 from figures.text import first_sentence
 from theory import paper
@@ -73,16 +73,21 @@ def _commit(provenance: Mapping[str, Any]) -> str:
 
 def answered(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     """The seven answers, each with its exhibit."""
-    options = {exhibit.name: exhibit.option for exhibit in exhibits}
+    known = {exhibit.name: exhibit for exhibit in exhibits}
     rows = [
         [
             cell(answer.question),
             cell(answer.answer),
-            f"[`{options[answer.exhibit]}`](RESULTS.md#{answer.exhibit})",
+            _with_rules(known[answer.exhibit]),
         ]
         for answer in answers(exhibits, data)
     ]
     return table(["question", "answer", "exhibit"], rows)
+
+
+def _with_rules(exhibit: Exhibit) -> str:
+    """Links to the exhibit's findings and to its rules."""
+    return f"[`{exhibit.option}`](RESULTS.md#{exhibit.name}), [rules]({files(exhibit)[0]})"
 
 
 def failures(exhibits: Sequence[Exhibit], data: Traversable) -> str:
@@ -121,7 +126,7 @@ def pictures(exhibit: Exhibit) -> list[str]:
 
 
 def _caption(exhibit: Exhibit) -> str:
-    return getattr(import_module(exhibit.drawing), "CAPTION", f"{exhibit.title}.")
+    return getattr(import_module(exhibit.drawing), "CAPTION", exhibit.sentence)
 
 
 def _picture(name: str, caption: str) -> str:
@@ -150,10 +155,9 @@ def everything(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     sections = ["# Results", LEGEND, overview(exhibits, data), error_rates(exhibits, data)]
     for exhibit in exhibits:
         result = needed(exhibit, data)
-        links = " and ".join(f"[{each['file']}]({each['file']})" for each in stamps(exhibit))
         sections += [
             f'<a id="{exhibit.name}"></a>\n## `{exhibit.option}`',
-            f"{exhibit.title}. {counts(result)}. Rules: {links or 'none'}.",
+            f"{exhibit.sentence} {counts(result)}. Judged by [these rules]({files(exhibit)[0]}).",
             *([exhibit.repetition] if exhibit.repeats else []),
             *pictures(exhibit),
             *families(exhibit, result),
