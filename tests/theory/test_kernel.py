@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +56,7 @@ def test_a_definition_is_the_formula_operation_by_operation() -> None:
         "Definition f (a b : R) : R :=\n  (((- (a ^ 2)) / 2) + ((14 / 25) * (1 - b))).\n"
     )
     assert definition("half", lambda: 0.5) == "Definition half : R :=\n  (1 / 2).\n"
+    assert repr(Term(np.float64(0.1))) == "(1 / 10)"
     assert repr(Term(-3) * Term(-0.25)) == "((- 3) * (- (1 / 4)))"
     assert repr(2 / sqrt(Term("x"))) == "(2 / (sqrt x))" and repr(log(Term(1e-5))) == "(ln (1 / 100000))"
 

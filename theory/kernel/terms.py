@@ -81,7 +81,7 @@ class Term:
 
 
 def _number(value: int | float) -> str:
-    exact = Fraction(repr(value))
+    exact = Fraction(value) if isinstance(value, int) else Fraction(repr(float(value)))  # NumPy's floats, too
     size = (
         str(abs(exact.numerator))
         if exact.denominator == 1
