@@ -594,8 +594,6 @@ def _failing_test(nodes: Sequence[str], seconds: int) -> str:
         "-c",
         str(TESTS.parent / "pyproject.toml"),
     ]
-    if "MUTANTS_DESELECT" in os.environ:
-        options += [f"--deselect={each}" for each in os.environ["MUTANTS_DESELECT"].split()]
     status = pytest.main([*options, *(str(TESTS / node) for node in nodes)], [plugin])
     return "" if status == pytest.ExitCode.OK else f"test: {plugin.failed or status}"
 

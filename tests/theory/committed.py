@@ -38,7 +38,7 @@ def assert_as_committed(
 def assert_thresholds(exhibit: str, rules: Sequence[str]) -> None:
     """Every number in the rules of findings stands in rules/EXHIBIT.md, or in rules that this file names."""
     known = set(_numbers_of(exhibit))
-    known |= {math.log(number) for number in known if number > 0} | {0.0}
+    known |= {math.log(number) for number in known if 0.5 < number < 1.5} | {0.0}  # thresholds of ratios
     for rule in rules:
         for number in NUMBER.findall(rule.replace("95 % interval", "")):
             close = (math.isclose(abs(float(number)), abs(each), rel_tol=5e-3) for each in known)

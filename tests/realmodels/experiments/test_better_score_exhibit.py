@@ -100,7 +100,7 @@ def test_a_score_that_loses_less_is_better() -> None:
 def test_shares_are_of_the_references_gain() -> None:
     found = result()
     shares = about(found, "finds nearly all")
-    assert len(shares) == 2 * 2 * 3
+    assert len(shares) == 2 * 2 * 3 and {finding.n for finding in shares} == {DRAWS}
     by_score = {finding.claim.split(" finds")[0]: finding for finding in shares}
     assert by_score["MaxNNScore"].estimate == pytest.approx(0.5, abs=0.01)
     assert by_score["MaxNNScore"].verdict == "fails"
