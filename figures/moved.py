@@ -16,6 +16,7 @@ from typing import Any
 from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
 from figures.results import cell, table
 from figures.rules import ROOT
+from figures.shown import needs, reason
 from theory.errors import InputError, run
 from theory.evidence import Finding, Result
 
@@ -71,13 +72,13 @@ def _plain(claim: str) -> str:
 
 def why(then: dict[str, Any], now: Finding, old: Before, new: Result) -> str:
     """What can have moved the verdict: too few units, the family, other units, another rule, other draws."""
-    if now.reason:
-        return now.reason
+    if reason(now):
+        return reason(now)
     found = []
     if then["n"] != now.n:
         found.append(f"{then['n']} independent units then, {now.n} now")
-    if then["rule"] != now.rule:
-        found.append(f"the rule was: {then['rule']}")
+    if needs(then["rule"]) != needs(now.rule):
+        found.append(f"the claim held if {needs(then['rule'])}")
     if then["statistic"] != now.statistic:
         found.append("another statistic")
     if list(old.seeds) != new.provenance.get("seeds"):
@@ -110,21 +111,18 @@ def page(exhibits: Sequence[Exhibit], data: Traversable, olds: Sequence[Before],
     known = (
         f"{same} findings keep their verdict, {len(moved)} have another one, {len(gone)} are judged no longer"
     )
+    counted = [[*key, str(count)] for key, count in sorted(origins.items())]
+    sections = [
+        ("Other verdicts", ["exhibit", "claim", "then", "now", "why"], moved),
+        ("Other origins", ["exhibit", "then", "now", "verdict now", "findings"], counted),
+        ("Judged no longer", ["exhibit", "claim", "verdict then"], gone),
+        ("New", ["exhibit", "claim", "verdict"], came),
+    ]
     parts = [
         "# Verdicts that moved",
         f"Written by `python -m figures.moved {commit}`: the results of commit {commit} against those of today.",
         f"{known}, {len(came)} are new.",
-        "## Other verdicts",
-        table(["exhibit", "claim", "then", "now", "why"], moved),
-        "## Other origins",
-        table(
-            ["exhibit", "then", "now", "verdict now", "findings"],
-            [[*key, str(count)] for key, count in sorted(origins.items())],
-        ),
-        "## Judged no longer",
-        table(["exhibit", "claim", "verdict then"], gone),
-        "## New",
-        table(["exhibit", "claim", "verdict"], came),
+        *(f"## {heading}\n\n{table(names, rows)}" for heading, names, rows in sections if rows),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -5,14 +5,20 @@ from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from figures.catalogue import DECIDES_NOTHING
-from theory.evidence import LEAST_P, Finding, Result, Verdict
+from theory.evidence import LEAST_P, LEAST_UNITS, Finding, Result, Verdict
 
 
 def outcome(finding: Finding) -> str:
-    """The verdict, with the reason where the finding's interval alone says something else."""
-    words = [f"alone {finding.alone}: {finding.reason}"] if finding.reason else []
+    """The verdict, with the reason where there are too few units or the interval alone says something else."""
+    words = [f"alone {finding.alone}"] if finding.verdict != finding.alone else []
+    words += [reason(finding)] if reason(finding) else []
     words += ["exploratory"] if finding.exploratory else []
     return f"{finding.verdict} ({'; '.join(words)})" if words else finding.verdict
+
+
+def reason(finding: Finding) -> str:
+    """What forbids a verdict whatever the interval says: too few units, or the other findings of the family."""
+    return finding.reason or (f"{finding.n} units: a verdict needs {LEAST_UNITS}" if finding.too_few else "")
 
 
 def p_value(finding: Finding) -> str:

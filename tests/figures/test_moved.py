@@ -69,7 +69,9 @@ def test_claims_are_matched_by_their_words() -> None:
     [
         ({"n": 4}, (0, 1), "4 units: a verdict needs 5"),
         ({"n": 6}, (0, 1), "7 independent units then, 6 now"),
-        ({"rule": "another"}, (0, 1), "the rule was: a rule"),
+        ({"n": 4, "alone": "inconclusive", "verdict": "inconclusive"}, (0, 1), "4 units: a verdict needs 5"),
+        ({"rule": "another"}, (0, 1), "the claim held if a rule"),
+        ({"rule": "a rule: holds; else: fails"}, (0, 1), "another interval of the same numbers"),
         ({"statistic": "sum"}, (0, 1), "another statistic"),
         ({}, (1000, 1001), "fresh draws"),
         ({}, (0, 1), "another interval of the same numbers"),
@@ -100,6 +102,12 @@ def test_the_page_has_what_moved_and_nothing_else(tmp_path: Path) -> None:
         "| figure-3 | paper | extension | holds | 1 |",
         "| figure-3 | gone | holds |",
         "| figure-3 | new | holds |",
+    ]
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        "Other verdicts",
+        "Other origins",
+        "Judged no longer",
+        "New",
     ]
     unbounded = replace(
         old, findings=[*old.findings[:1], old.findings[1] | {"interval": None}, *old.findings[2:]]

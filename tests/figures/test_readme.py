@@ -179,10 +179,11 @@ def test_a_verdict_is_shown_with_its_reason() -> None:
     assert outcome(finding("holds")) == "holds"
     assert outcome(finding("fails", exploratory=True)) == "fails (exploratory)"
     few = replace(finding("holds", n=4, exploratory=True), verdict="inconclusive")
-    assert outcome(few) == "inconclusive (alone holds: 4 units: a verdict needs 5; exploratory)"
+    assert outcome(few) == "inconclusive (alone holds; 4 units: a verdict needs 5; exploratory)"
     corrected = replace(finding("fails", p=0.04), verdict="inconclusive")
-    assert outcome(corrected).startswith("inconclusive (alone fails: p = 0.04 does not survive Holm")
+    assert outcome(corrected).startswith("inconclusive (alone fails; p = 0.04 does not survive Holm")
     assert (units(few), p_value(few), p_value(corrected)) == ("4", "0.0012", "0.04")
+    assert outcome(finding("inconclusive", n=2)) == "inconclusive (2 units: a verdict needs 5)"
     assert p_value(finding("holds", p=1e-12)) == "< 1e-12"
     certain = finding("holds", n=None, p=1e-12)
     assert (units(certain), p_value(certain)) == ("-", "-")
