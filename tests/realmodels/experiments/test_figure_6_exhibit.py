@@ -11,6 +11,7 @@ import pytest
 import torch
 from committed import assert_as_committed
 from hypothesis import given
+from numpy.typing import NDArray
 from scipy import stats
 from small_models import TEXTS
 
@@ -39,10 +40,10 @@ def record(link: float, seed: int = 0) -> dict[str, Any]:
     generator = np.random.default_rng(seed)
     layers = []
     for _ in range(LAYERS):
-        score = generator.permutation(EXPERTS) + 1.0
+        score = generator.permutation(EXPERTS).astype(np.float64) + 1
         count = generator.integers(12, 36, EXPERTS).astype(float)
         mean = -8 + link * score / EXPERTS + (1 - abs(link)) * generator.standard_normal(EXPERTS)
-        values = {"log_frequency": mean, "load": count, "weight": count / 2}
+        values: dict[str, NDArray[np.float64]] = {"log_frequency": mean, "load": count, "weight": count / 2}
         drawn = generator.integers(EXPERTS, size=(figure_6.RESAMPLES, EXPERTS))
         layers.append(
             {

@@ -72,7 +72,7 @@ def record(config: Config, number: int) -> dict[str, Any]:
     follows = any(config.cell.startswith(name) for name in SGD)
     looks = []
     for _ in config.lengths:
-        hardware = []
+        hardware: list[dict[str, Any]] = []
         for _, w_max in config.kinds:
             gain = 0.3 * (1 if w_max == "layer" else -1)
             fractions = [
@@ -237,7 +237,7 @@ def test_a_kept_result_is_judged_again() -> None:
         assert each.estimate == pytest.approx(own.estimate)
         if each.interval is not None:
             assert own.interval is not None and each.interval == pytest.approx(own.interval)
-            assert (each.alone, each.p) == (own.alone, pytest.approx(own.p, rel=1e-3))
+            assert each.alone == own.alone and each.p == pytest.approx(own.p, rel=1e-3)
     unknown = [each for each in again.findings if each.interval is None]
     assert len(unknown) == 5 * len(FULL.kinds) + 1 and {each.verdict for each in unknown} == {"inconclusive"}
 
