@@ -18,6 +18,7 @@ if a mutant is not caught.
 import argparse
 import ast
 import contextlib
+import hashlib
 import multiprocessing
 import os
 import random
@@ -195,6 +196,8 @@ def _exhibits() -> dict[str, tuple[str, ...]]:
 EXHIBITS = _exhibits()
 MODULES = tuple(dict.fromkeys([*FORMULAS, *ON_TENSORS, *DECIDING, *EXHIBITS, *HANDING]))
 EQUIVALENT = {
+    "synthetic.experiments.growth.Run.unsaturated: self.knee(True, sign) > self.steps[-1]"
+    " -> self.knee(True, sign) >= self.steps[-1]": "a knee is no whole number of steps",
     "theory.growth.weight_ratio: 1 -> 2": "the rate of both weights, which the ratio does not depend on",
     "theory.tolerance.bounds.mean_shift: shift.mean(1) * network.analog[:, None] -> shift.mean(1)": (
         "a digital expert has no noise, and so no shift"
@@ -683,8 +686,8 @@ def _choose(claim: str | None, only: str | None, most: int, verdicts: int) -> li
                 by_function.setdefault(mutant.name.partition(":")[0], []).append(mutant)
         for function, group in by_function.items():
             chosen += random.Random(function).sample(group, min(most, len(group)))
-    if claim is None:
-        chosen += random.Random(0).sample(others, min(verdicts, len(others)))
+    if claim is None:  # drawn by their names, so that a new mutant leaves the others in the sample
+        chosen += sorted(others, key=lambda mutant: hashlib.sha256(mutant.name.encode()).digest())[:verdicts]
     return chosen
 
 

@@ -36,6 +36,7 @@ def record(
     knees: float = 1.0,
     drift: float = 0.0,
     active: float = 0.5,
+    rare_gate: float = GATE,
 ) -> dict[str, Any]:
     """The record that (G) predicts, with .3 % of noise, and with what the arguments change.
 
@@ -45,24 +46,26 @@ def record(
     knees: factor on the steps at which growth ends.
     drift: exponent of a further factor rho^drift on these steps for rare specialists.
     active: the active fraction of every expert.
+    rare_gate: gate of the own token of rare specialists.
     """
     network = ModelConfig.of(setting)
     frequent = network.kinds.numpy() == 0
     frequency = np.where(frequent, 1 - setting.alpha, (1 - setting.alpha) / setting.rho**exponent)
-    rate = growth_rate(frequency, GATE, setting.eta, setting.m)
+    gates = np.where(frequent, GATE, rare_gate)
+    rate = growth_rate(frequency, gates, setting.eta, setting.m)
     counts = np.where(frequent, setting.N_F, setting.N_R)
-    ends = knees * knee(frequency, GATE, counts, active, setting.eta, setting.m)
+    ends = knees * knee(frequency, gates, counts, active, setting.eta, setting.m)
     ends = ends * np.where(frequent, 1, setting.rho**drift)
     last = steps or STEPS
     times = np.unique(np.concatenate(([0], np.geomspace(5, last, 60).round())))
     noise = 1 + 0.003 * np.random.default_rng([seed, round(1000 * setting.alpha)]).standard_normal()
     own = 1e-4 + rate * np.minimum(times[:, None], ends) * np.where(frequent, noise, 1)
-    leaked = np.where(frequent, 0, leaked_gate / GATE * setting.rho * own[-1])
+    leaked = np.where(frequent, 0, leaked_gate / gates * setting.rho * own[-1])
     norm = np.sqrt(own**2 + (leaked * times[:, None] / last) ** 2)
     return {
         "steps": last,
         "active": [active] * network.experts,
-        "own_gate": [GATE] * network.experts,
+        "own_gate": gates.tolist(),
         "leaked_gate": [leaked_gate] * network.experts,
         "curve": {"steps": times.tolist(), "own": own.tolist(), "norm": norm.tolist()},
         "largest": {"own": own[-1].tolist(), "leaked": leaked.tolist()},
@@ -105,6 +108,11 @@ def test_families_are_those_of_the_rules() -> None:
 
 def test_claims_are_those_that_are_committed() -> None:
     assert_as_committed("figure-growth", result(), computed=["have the ratio rho at the stop rule"])
+
+
+def test_the_late_ratio_knows_the_gates() -> None:
+    found = verdicts(result(rare_gate=0.8))
+    assert {verdict for claim, verdict in found.items() if claim.startswith(LATE)} == {"holds"}
 
 
 def test_everything_holds_on_what_the_statement_has() -> None:
