@@ -115,6 +115,15 @@ def test_the_late_ratio_knows_the_gates() -> None:
     assert {verdict for claim, verdict in found.items() if claim.startswith(LATE)} == {"holds"}
 
 
+def test_the_late_ratio_waits_for_both_classes() -> None:
+    setting = Setting(alpha=0.1)
+    run = Run(setting, record(setting, 0))
+    ends = [max(run.knee(frequent, sign) for sign in SIGNS) for frequent in (True, False)]
+    between, after = (Run(setting, record(setting, 0, steps=math.ceil(end / 0.9) + 1)) for end in ends)
+    assert all(map(math.isnan, growth._late(between)))
+    assert growth._late(after)[1] == pytest.approx(1, abs=0.02)
+
+
 def test_everything_holds_on_what_the_statement_has() -> None:
     found = verdicts(result())
     assert set(found) == {
@@ -233,7 +242,8 @@ def test_factors_multiply_to_the_ratio_of_norms() -> None:
     for row in result(seeds=2, leaked_gate=0.01).data["at the stop rule"]:
         product = math.prod(factor["mean"] for factor in row["factors"].values())
         assert product * row["rho"] == pytest.approx(row["norm_ratio"]["mean"])
-        assert row["factors"]["leakage"]["mean"] < 1
+        leaked = row["leakage"]["measured"]["mean"]
+        assert row["factors"]["leakage"]["mean"] == pytest.approx(1 / math.sqrt(1 + leaked**2), rel=1e-9)
         assert row["leakage"]["measured"]["mean"] == pytest.approx(row["leakage"]["predicted"]["mean"])
 
 
