@@ -1,4 +1,4 @@
-"""What does the reproduction answer? Seven questions, each with one number that is read from a committed result.
+"""What does the reproduction answer? Eight questions, each with one number that is read from a committed result.
 
 No number and no verdict is typed here: a question names the findings that answer it, and their verdicts choose the
 first word (`said`). A finding that cannot be found is an error.
@@ -27,7 +27,7 @@ class Answer:
 
 
 def answers(exhibits: Sequence[Exhibit], data: Traversable) -> list[Answer]:
-    """The seven answers, without those whose exhibits are not all among `exhibits`.
+    """The eight answers, without those whose exhibits are not all among `exhibits`.
 
     Raises InputError where `data` lacks a result, or a result lacks a finding that an answer rests on.
     """
@@ -101,6 +101,18 @@ def _in_setting(result: Result) -> str:
     )
 
 
+def _theorem(result: Result) -> str:
+    start = "the gain is at least kappa rho with probability 1 - p"
+    judged = starting(start, result)
+    loose = starting("the proved gain is loose", result)
+    times = sorted(finding.estimate for finding in loose)
+    trainings = min(finding.n or 0 for finding in judged)
+    return (
+        f"{said(judged)}: in {len(judged)} instances, {trainings} fresh trainings each. The proved gain is"
+        f" {times[0]:.1f} to {times[-1]:.1f} times smaller than the measured one."
+    )
+
+
 def _outside(result: Result) -> str:
     judged = only("norms have the ratio of frequencies; adamw, expert choice, stop rule", result)
     return f"{said([judged])}: with AdamW the ratio of norms is {judged.estimate:.2f} of the ratio of frequencies."
@@ -146,6 +158,7 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...], Callable[..., str]], ...] = (
     ("Do the dense modules hurt more on analog hardware than most experts?", ("figure-3",), _dense),
     ("Does MaxNNScore choose better than the baselines?", ("figure-4", "figure-5"), _baselines),
     ("Is the theory right in its own setting?", ("figure-tolerance",), _in_setting),
+    ("Does a theorem lead from training to tolerance, and does it hold?", ("figure-end-to-end",), _theorem),
     ("Do norms follow frequency outside of it?", ("figure-stress",), _outside),
     (
         "Is there a better score?",

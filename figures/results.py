@@ -72,7 +72,7 @@ def _commit(provenance: Mapping[str, Any]) -> str:
 
 
 def answered(exhibits: Sequence[Exhibit], data: Traversable) -> str:
-    """The seven answers, each with its exhibit."""
+    """The answers, each with its exhibit."""
     known = {exhibit.name: exhibit for exhibit in exhibits}
     rows = [
         [

@@ -1,4 +1,4 @@
-"""The seven answers follow from the committed results: another result, another answer."""
+"""The eight answers follow from the committed results: another result, another answer."""
 
 import json
 from dataclasses import replace
@@ -30,10 +30,10 @@ def changed(folder: Path, name: str, **changes: Any) -> list[Answer]:
     return answers(EXHIBITS, folder)
 
 
-def test_there_are_seven_and_each_has_a_verdict_and_a_number() -> None:
+def test_there_are_eight_and_each_has_a_verdict_and_a_number() -> None:
     found = answers(EXHIBITS, DATA)
-    assert len(found) == 7
-    assert len({answer.question for answer in found}) == 7
+    assert len(found) == 8
+    assert len({answer.question for answer in found}) == 8
     for answer in found:
         assert answer.exhibit in BY_NAME
         assert answer.answer.startswith(tuple(f"{word}: " for word in WORDS))
