@@ -93,14 +93,21 @@ def test_every_failing_finding_belongs_to_one_row_of_the_readme(readme: str) -> 
     rows = [
         [each.strip() for each in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in section.strip().splitlines()[2:]
+        if line.startswith("|")
     ]
     groups: dict[tuple[str, str], list[Finding]] = {}
     for exhibit in EXHIBITS:
         for each in needed(exhibit, DATA).findings:
             if each.verdict == "fails":
                 groups.setdefault((exhibit.name, head(each)), []).append(each)
-    assert len(rows) == len(groups)
+    beyond = {key for key, failing in groups.items() if {each.origin for each in failing} == {"extension"}}
+    assert len(rows) == len(groups) - len(beyond)
+    counted = {name: sum(own == name for own, _ in beyond) for name, _ in beyond}
+    said = re.findall(r"(\d+) in \[[^]]*\]\(RESULTS.md#([a-z0-9-]+)\)", section)
+    assert {name: int(count) for count, name in said} == counted
     for (name, claim), failing in groups.items():
+        if (name, claim) in beyond:
+            continue
         (own,) = [row for row in rows if f"#{name})" in row[0] and row[1] == cell(claim)]
         exhibit = next(exhibit for exhibit in EXHIBITS if exhibit.name == name)
         of = [each for each in needed(exhibit, DATA).findings if each.claim.split(";")[0] == claim]
