@@ -1,6 +1,6 @@
 """OLMoE-1B-7B and deepseek-moe-16b-base at full size, with random weights: time and peak memory of every step.
 
-    python benchmarks/full_size.py --model olmoe --dtype float32 --folder /tmp/olmoe --out olmoe.json
+    python benchmarks/full_size.py --model olmoe --dtype float32 --folder olmoe --out olmoe.json
 
 Weights are random, so that no hub is needed; they are written to FOLDER and loaded from there as a real checkpoint
 would be. Then: calibrate, deploy (MaxNNScore, 12.5 % of experts and all dense modules digital), evaluate, reprogram;

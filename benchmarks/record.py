@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from figures.provenance import device_name, git_state, versions
+from figures.provenance import device_name, git_state, versions, without_folder
 from theory.strict_json import dumps
 
 # When and from which commit the benchmark began.
@@ -24,7 +24,7 @@ def write(
     if out is None:
         return
     source = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *without_folder(sys.argv)]),
         **BEGAN,
         "versions": versions(),
         "device": device_name(device),

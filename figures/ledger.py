@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from figures.catalogue import PRESETS, Exhibit, committed
-from figures.results import counts
+from figures.shown import counts
 from figures.text import listed, wrapped
 from theory.claims import Claim, marked_tests, sources
 from theory.derivations import AXIOMS, KINDS, NOT_RUN, Step

@@ -37,14 +37,14 @@ def provenance(
 ) -> dict[str, Any]:
     """What a result says about the run that it comes from.
 
-    command: the program and the arguments.
+    command: the program and the arguments; the folder of `--out` decides no number and is left out.
     configs: fields of the config of every unit.
     began: `judging` when the run began: its date, its commit and its rules.
     device: value of --device; None if it was left out.
     computed, from_cache: how many units were computed, and how many were found in the cache.
     """
     return {
-        "command": shlex.join(command),
+        "command": shlex.join(without_folder(command)),
         **began,
         "versions": versions(),
         "device": device_name(device),
@@ -80,6 +80,18 @@ def seeds(configs: Iterable[Mapping[str, Any]]) -> list[int]:
         if not isinstance(config.get("seeds", 0), int):
             found |= set(config["seeds"])
     return sorted(found)
+
+
+def without_folder(command: Sequence[str]) -> list[str]:
+    """The command without `--out FOLDER`, a path of one machine."""
+    kept: list[str] = []
+    arguments = iter(command)
+    for argument in arguments:
+        if argument == "--out":
+            next(arguments, None)
+        elif not argument.startswith("--out="):
+            kept.append(argument)
+    return kept
 
 
 def git_state() -> dict[str, Any] | None:

@@ -55,8 +55,10 @@ def origin(result: Result) -> str:
     """Commit, device, time and date of the run, and where it was judged again, commit and date of that."""
     provenance, judged = result.provenance, judged_by(result)
     again = f"; judged again: {_commit(judged)}, {judged['date'][:10]}" if "judged" in provenance else ""
+    units = provenance["units"]
+    kept = f" with {units['from_cache']} units kept from before" if units["from_cache"] else ""
     return (
-        f"{_commit(provenance)}, {provenance['device']}, {provenance['wall_seconds']:.0f} s,"
+        f"{_commit(provenance)}, {provenance['device']}, {provenance['wall_seconds']:.0f} s{kept},"
         f" {provenance['date'][:10]}{again}"
     )
 

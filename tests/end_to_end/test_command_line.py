@@ -112,6 +112,7 @@ def test_a_run_writes_everything_and_a_second_one_computes_nothing(
     assert first.provenance["rules"] == []  # it has none
     assert first.provenance["shared"] == {"throws": 1000, "text": "none"}
     assert first.provenance["command"].startswith("paper_repro.py --figure pi --preset quick")
+    assert str(tmp_path) not in first.to_json()
     assert first.provenance["versions"]["torch"] == torch.__version__
     with (tmp_path / "figure-pi.quick.csv").open() as rows:
         assert [float(row["pi"]) for row in csv.DictReader(rows)] == first.data["values"]
