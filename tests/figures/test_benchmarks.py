@@ -37,7 +37,7 @@ def test_committed_numbers_have_a_source(file: Path) -> None:
     assert not source["git"]["dirty"]
     assert source["device"]
     assert re.match(r"\d{4}-\d\d-\d\d", source["date"])
-    assert source["command"].startswith(f"python benchmarks/{file.stem.partition('-')[0]}.py ")
+    assert f"{source['command']} ".startswith(f"python benchmarks/{file.stem.partition('-')[0]}.py ")
     assert source.get("versions") or "transcribed" in source
 
 

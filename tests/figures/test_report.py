@@ -108,6 +108,7 @@ def test_text_is_text() -> None:
         "git": None,
         "device": "CPU",
         "wall_seconds": 1.2,
+        "units": {"computed": 1, "from_cache": 0},
         "date": "2026-01-02T03",
     }
     result = Result(preset="full", data={}, findings=(finding,), provenance=provenance)
