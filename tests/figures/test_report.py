@@ -130,7 +130,7 @@ def test_text_is_text() -> None:
     }
     judged = origin(replace(result, provenance=provenance | again))
     assert judged == "no commit, CPU, 1 s, 2026-01-02; judged again: commit 01234567, 2026-03-04"
-    assert "inconclusive (exploratory)" in shown.text and "0.25" in shown.text
+    assert "inconclusive (2 units: a verdict needs 5; exploratory)" in shown.text and "0.25" in shown.text
     assert not shown.tags & {"b", "i", "u", "s", "em"}
 
 
