@@ -17,6 +17,8 @@ from theory.claims import CLAIMS
 OF_A_FUNCTION = 4  # mutants of each function that this test judges; `python tests/mutants.py` judges all
 OF_ALL_VERDICTS = 24
 LEAST = 60
+# Of 326 mutants judged on 2026-11-29, most in the searches for c; none has a test yet. The number may only fall.
+OPEN_SURVIVORS = 17
 
 
 @cache
