@@ -213,8 +213,6 @@ def evaluate(instance: Instance, choice: Choice, number: Callable[[float], Value
         selected = steps * batch * (1 - frequency) * leak
         rise = steps * batch  # if every sample adds all that it can
         if rest < 1:
-            rise = steps * batch  # if every sample adds all that it can
-        if rest < 1:
             rise = rise_size(k * (d - 2), delta, rise_exponent(frequency, rest))
         sizes = {
             "own_high": initial + unit * high,
