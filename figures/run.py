@@ -45,6 +45,8 @@ from theory.strict_json import plain
 Item = TypeVar("Item")
 Unit = tuple[str, str, str, Callable[[Any], Any], Any]  # arguments of `_unit`
 
+# After workers were killed, the process that tracks their semaphores warns of those that it removes.
+OF_THE_TRACKER = "ignore:resource_tracker:UserWarning"
 PROGRESS_SECONDS = 10.0  # between two lines of progress where there is no terminal
 PARENT_POLL_SECONDS = 0.1  # between two looks of a worker at its parent
 
@@ -117,6 +119,8 @@ def _default_workers(device: str | None, cluster: str | None) -> int:
 
 def _backend(cluster: str | None) -> joblib.parallel_config:
     if cluster is None:
+        known = os.environ.get("PYTHONWARNINGS", "").split(",")
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, dict.fromkeys([*known, OF_THE_TRACKER])))
         return joblib.parallel_config(backend="loky", inner_max_num_threads=1)
     if importlib.util.find_spec("distributed") is None:
         raise InputError(

@@ -11,7 +11,8 @@ A mutant is a copy of a module with one change:
   is caught if a test of the module's own tests fails within TEST_SECONDS; those that take longer train or run models;
 - where texts and seeds are kept apart, in the whole module of an exhibit: another split of the text, another purpose
   of a seed. Tests may take SEPARATION_SECONDS.
-Mutants that cannot be noticed, as they are the same function, are listed in EQUIVALENT with the reason. Exit status 1
+Mutants that cannot be noticed, as they are the same function or the same supremum, are listed in EQUIVALENT with the
+reason. Exit status 1
 if a mutant is not caught.
 """
 
@@ -157,7 +158,7 @@ ON_TENSORS: dict[str, dict[str, tuple[str, ...]]] = {
         "tolerance_floor": ("B-mean", "B-exp", "Cor", "U"),
         "tolerance_ceiling": ("U",),
         "predicted_tolerance": ("P",),
-        "linear_gain": ("Cor",),
+        "linear_gain": ("Gain",),
         "_by_kind": ("B-mean", "P", "U"),
     },
     "theory.damage": {"expected_damage": ("D",)},
@@ -195,6 +196,7 @@ def _exhibits() -> dict[str, tuple[str, ...]]:
 
 EXHIBITS = _exhibits()
 MODULES = tuple(dict.fromkeys([*FORMULAS, *ON_TENSORS, *DECIDING, *EXHIBITS, *HANDING]))
+SUPREMUM = "the supremum is the same with and without the end of the interval"
 EQUIVALENT = {
     "synthetic.experiments.growth.Run.unsaturated: self.knee(True, sign) > self.steps[-1]"
     " -> self.knee(True, sign) >= self.steps[-1]": "a knee is no whole number of steps",
@@ -203,6 +205,21 @@ EQUIVALENT = {
         "a digital expert has no noise, and so no shift"
     ),
     "theory.tolerance.bounds.predicted_accuracy: sd > 0 -> sd >= 0": "mean/0 is infinite or nan, too",
+    "theory.tolerance.bounds.exact_mean_bound: terms.least_mean(low, high) >= tau * terms.lipschitz * high"
+    " -> terms.least_mean(low, high) > tau * terms.lipschitz * high": SUPREMUM,
+    "theory.tolerance.bounds.exponential_bound: terms.most_error(low, high) <= delta"
+    " -> terms.most_error(low, high) < delta": SUPREMUM,
+    "theory.tolerance.bounds.upper_bound: terms.least_error(low, high) > failure"
+    " -> terms.least_error(low, high) >= failure": SUPREMUM,
+    "theory.tolerance.classes.linear_gain: torch.inf * one -> torch.inf / one": "one is 1",
+    "theory.tolerance.classes.linear_gain: torch.inf * one -> torch.inf": "one is 1",
+    "theory.tolerance.classes.linear_gain: quantile > 0 -> quantile >= 0": "a quantile of 0 gives a gain of 0",
+    "theory.tolerance.classes.predicted_tolerance: float(error.mean()) > failure"
+    " -> float(error.mean()) >= failure": SUPREMUM,
+    "theory.tolerance.classes.tolerance_ceiling: independent(terms).least_error(*ends).mean(0, keepdim=True) > failure"
+    " -> independent(terms).least_error(*ends).mean(0, keepdim=True) >= failure": SUPREMUM,
+    "theory.tolerance.classes.tolerance_floor: terms.most_error(*ends).mean(0, keepdim=True) <= failure"
+    " -> terms.most_error(*ends).mean(0, keepdim=True) < failure": SUPREMUM,
     "theory.tolerance.bounds.uniform_bound: margin <= 0 -> margin < 0": "the formula gives 0 for a margin of 0",
     "theory.tolerance.terms.terms_of: gates > 0 -> gates >= 0": "a token without weight is a term of coefficient 0",
     "theory.tolerance.terms.terms_of: 0 -> 1 (2)": "no inputs have no terms, of whichever number",

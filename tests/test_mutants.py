@@ -1,7 +1,6 @@
 """Does the mutation test change every formula, verdict and separation, and is nothing left uncaught?"""
 
 import os
-import re
 import subprocess
 import sys
 from functools import cache
@@ -17,8 +16,6 @@ from theory.claims import CLAIMS
 OF_A_FUNCTION = 4  # mutants of each function that this test judges; `python tests/mutants.py` judges all
 OF_ALL_VERDICTS = 24
 LEAST = 60
-# Of 326 mutants judged on 2026-11-29, most in the searches for c; none has a test yet. The number may only fall.
-OPEN_SURVIVORS = 17
 
 
 @cache
@@ -114,14 +111,12 @@ def test_what_catches_a_mutant() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_no_more_mutants_survive_than_are_known() -> None:
+def test_all_are_caught() -> None:
     command = [sys.executable, str(Path(__file__).with_name("mutants.py"))]
     command += ["--most", str(OF_A_FUNCTION), "--verdicts", str(OF_ALL_VERDICTS)]
     root = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root}
     shown = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert shown.returncode in (0, 1), shown.stdout[-4000:] + shown.stderr
+    assert shown.returncode == 0, shown.stdout[-4000:] + shown.stderr
     summary = shown.stdout.splitlines()[-1]
-    survivors = re.search(r"(\d+) not caught", summary)
-    assert int(survivors[1] if survivors else 0) <= OPEN_SURVIVORS, shown.stdout[-12000:]
     assert summary.startswith("all: ") and int(summary.split()[1]) >= LEAST, summary

@@ -30,7 +30,7 @@ import paper_repro
 from figures.catalogue import DATA, EXHIBITS
 from figures.output import label
 from figures.provenance import seeds
-from figures.run import code_hash
+from figures.run import OF_THE_TRACKER, code_hash
 from theory.evidence import Result
 
 HERE = Path(__file__).parent
@@ -55,8 +55,9 @@ def start(
 ) -> subprocess.Popen[str]:
     """The toy exhibit in a process (and process group) of its own, started from the root folder."""
     paths = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    strict = ["-W", "error", "-W", OF_THE_TRACKER]
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", START, *PI, "--preset", "quick", "--out", str(out), *options],
+        [sys.executable, *strict, "-c", START, *PI, "--preset", "quick", "--out", str(out), *options],
         env=os.environ | {"PYTHONPATH": paths} | environment,
         cwd="/",
         stdout=subprocess.PIPE,

@@ -15,12 +15,14 @@ NUMBER = re.compile(r"(?<![\w.])-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?")
 def assert_as_committed(
     exhibit: str, result: Result, new: Sequence[str] = (), computed: Sequence[str] = ()
 ) -> None:
-    """Every claim has the origin and the statement that figures/data/EXHIBIT.json has for it, and thresholds of rules.
+    """Each claim is made once, with the origin and the statement of figures/data/EXHIBIT.json and thresholds of rules.
 
     exhibit: name as in the catalogue, "figure-growth".
     new: words of those claims that need not occur there, because their text depends on what was measured.
     computed: words of those claims whose thresholds the rules give as a formula.
     """
+    claims = [finding.claim for finding in result.findings]
+    assert len(set(claims)) == len(claims)
     assert_thresholds(
         exhibit, [f.rule for f in result.findings if not any(words in f.claim for words in computed)]
     )

@@ -44,6 +44,7 @@ from theory.tolerance import (
     uniform_bound,
     upper_bound,
 )
+from theory.tolerance.bounds import inverse_scale, largest
 from theory.tolerance.terms import terms_of
 
 seeds = st.integers(0, 2**31)
@@ -515,6 +516,55 @@ def test_the_exponential_moment_by_quadrature(a: float, sigma: float, theta: flo
     assert math.isclose(relu_exponential(theta, a, sigma), expected, rel_tol=1e-6)
 
 
+# Searches for c
+
+
+@pytest.mark.claim("B-mean")
+@pytest.mark.claim("B-exp")
+@pytest.mark.claim("U")
+@pytest.mark.claim("P")
+def test_a_search_doubles_its_steps_and_halves_them_where_they_fail() -> None:
+    tried: list[tuple[float, float]] = []
+
+    def holds(low: Tensor, high: Tensor) -> Tensor:
+        tried.append((float(low), float(high)))
+        return high <= 9
+
+    scale = torch.tensor([1.0], dtype=torch.float64)
+    assert math.isclose(float(largest(holds, scale)), 9, rel_tol=1e-6)
+    first = [(0, 1), (1, 3), (3, 7), (7, 15), (7, 11), (7, 9)]
+    assert torch.allclose(torch.tensor(tried[:6]), torch.tensor(first).float(), rtol=1e-6)
+    assert tried[0][1] < 1  # at the scale itself rounding may fail
+    assert largest(holds, torch.tensor([math.inf])).isinf()
+    assert not largest(lambda low, high: high < 0, scale)
+
+
+@pytest.mark.claim("U")
+def test_the_search_for_u_begins_where_the_noise_is_about_the_margin() -> None:
+    for seed in range(4):
+        network, gates, labels = case(seed)
+        terms = terms_of(network, gates, labels)
+        c = 1 / inverse_scale(dataclasses.replace(terms, constant=terms.constant - 3 * terms.margin))
+        assert torch.allclose(terms.lipschitz * c, 2 * terms.margin)
+    nothing = dataclasses.replace(terms, constant=terms.constant - terms.margin)
+    assert inverse_scale(nothing).isfinite().all()
+
+
+@pytest.mark.claim("U")
+@granularities
+def test_u_is_the_least_c_that_its_inequality_gives(w_max: Any) -> None:
+    bounded = 0
+    for seed in range(6):
+        network, gates, labels = case(seed, w_max, many=True)
+        c = upper_bound(network, gates, labels, 0.05)
+        terms, inverse = terms_of(network, gates, labels), 1 / c
+        finite = c.isfinite()
+        assert (terms.least_error(inverse, inverse) > 0.05)[finite].all()
+        assert (terms.least_error(1.001 * inverse, 1.001 * inverse) <= 0.05)[finite].all()
+        bounded += int(finite.sum())
+    assert bounded >= 12
+
+
 @pytest.mark.claim("P")
 @granularities
 def test_predicted_accuracy_is_within_berry_esseen_of_the_frequency(w_max: Any) -> None:
@@ -595,6 +645,35 @@ def test_the_floor_of_the_gain(w_max: Any, N_F: int, N_R: int) -> None:  # noqa:
         floors.append(floor)
     assert floors == sorted(floors) and floors[0] > 1
     assert math.isclose(floors[2] / floors[1], 199 / 49, rel_tol=0.1)
+
+
+@pytest.mark.claim("Gain")
+@pytest.mark.parametrize(
+    ("w_max", "alpha", "N_F", "m"),
+    [("layer", 0.02, 2, 8), ("column", 0.02, 2, 8), ("layer", 0.1, 3, 8), ("layer", 0.5, 3, 512)],
+)
+def test_the_linear_gain_from_the_terms_of_the_network(w_max: Any, alpha: float, N_F: int, m: int) -> None:  # noqa: N803
+    """The sums of the formula, over the noisy ReLUs that the network has for a rare input."""
+    setting = Setting(alpha=alpha, N_F=N_F, N_R=4 - N_F, m=m)
+    network, gates, labels, kinds = idealised(setting, w_max)
+    terms = terms_of(network, gates[2:3], labels[2:3])
+    frequent = torch.tensor(([True] * N_F + [False] * (4 - N_F)) * 2)
+    size = (terms.coefficient.abs() * terms.sigma / setting.rho).reshape(setting.experts, -1)
+    zero, one = torch.zeros(1).double(), torch.ones(1).double()
+    sd = math.sqrt((size[frequent] ** 2).sum() * relu_variance(zero, one))
+    third = (size[frequent] ** 3).sum() * relu_third_moment(zero, one)
+    third += (size[~frequent] ** 3).sum() * 8 / math.sqrt(math.pi)
+    quantile = stats.norm.isf(0.05 + 0.56 * float(third) / sd**3)
+    assert quantile > 0
+    placed = dataclasses.replace(network, analog=~frequent)
+    floor = tolerance_floor(placed, gates, labels, kinds)
+    expected = floor * sd * quantile / float(terms.margin[0])
+    assert math.isclose(linear_gain(setting, w_max), expected, rel_tol=1e-12)
+
+
+@pytest.mark.claim("Gain")
+def test_no_gain_is_promised_where_berry_esseen_says_nothing() -> None:
+    assert linear_gain(Setting(alpha=0.02, m=1, N_F=1, N_R=1, l=2)) == 0
 
 
 @pytest.mark.claim("Gain")

@@ -143,6 +143,7 @@ def test_idle_experts_do_not_count() -> None:
     for layer in made["layers"]:
         for name in ("count", "log_frequency", "weight"):
             layer[name][0] = 0.0
+        layer["count"][1] = 1.0
     result = summarise([CONFIG], [made])
     model = result.data["models"][0]
     assert model["correlations"]["load"][-1]["experts"] == LAYERS * (EXPERTS - 1)
