@@ -56,7 +56,7 @@ def draw(result: Result) -> Figure:
     for axis, (quantity, name) in zip(axes, FOLLOWED, strict=True):
         _correlations(axis, rows, quantity)
         axis.set_title(name)
-    axes[0].set_yticks(range(len(optimisers)), optimisers)
+    axes[0].set_yticks(range(len(optimisers)), [name.replace("muon", "Muon") for name in optimisers])
     axes[0].invert_yaxis()
     axes[1].set_xlabel("rank correlation of MaxNNScore with it, mean over layers")
     legend_below(figure, axes[0], columns=len(SIDES))
@@ -76,7 +76,10 @@ def draw_experts(result: Result) -> Figure:
     axes = figure.subplots(1, len(experts), sharex=True, sharey=True, squeeze=False)[0]
     for axis, each in zip(axes, experts, strict=True):
         _experts(axis, each)
-        axis.set_title(each["optimiser"].replace(", ", ",\n").replace(" one RMS", "\none RMS"), fontsize=8.5)
+        axis.set_title(
+            each["optimiser"].replace("muon", "Muon").replace(", ", ",\n").replace(" one RMS", "\none RMS"),
+            fontsize=8.5,
+        )
     axes[0].set(xscale="log", yscale="log")
     axes[0].set_ylabel("MaxNNScore / layer's mean at the start")
     axes[0].xaxis.set_major_locator(FixedLocator([UNUSED, 0.1, 10]))

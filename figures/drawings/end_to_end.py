@@ -76,7 +76,9 @@ def draw(result: Result) -> Figure:
                     linestyle="none",
                     label=label if place == len(rows) - 1 else None,
                 )
-        right.plot([1 - row["p"]] * 2, [place - 0.4, place + 0.4], color=BLACK)
+        proved = "proved" if place == len(rows) - 1 else None
+        right.plot([1 - row["p"]] * 2, [place - 0.4, place + 0.4], color=BLACK, label=proved)
+    right.plot([], [], color=GREY, label="ρ, for comparison")
     left.set(xscale="log", xlabel="gain")
     log_ticks(left.xaxis, GAINS)
     left.set_yticks(range(len(rows)), [f"{row['name']}\n{row['seeds']} trainings" for row in rows])
@@ -88,7 +90,7 @@ def draw(result: Result) -> Figure:
         "What the theorem promises with probability 1 - p, and what happens",
         f"{result.data['draws']} noise draws, {result.data['inputs']} test inputs",
     )
-    legend_below(figure, right, columns=3)
+    legend_below(figure, right, columns=5)
     return figure
 
 
@@ -139,7 +141,7 @@ def _words(row: Row, base: Row) -> str:
         "router_rate": lambda value: f"router rate {value:g}",
         "init_std": lambda value: f"initial size {value:g}",
         "alpha": lambda value: f"rarity {value:g}",
-        "selected": lambda value: f"{value} tokens selected",
+        "selected": lambda value: f"{value} token{'s' if value > 1 else ''} selected",
         "steps": lambda value: f"{value} steps",
     }
     changed = [say(row[name]) for name, say in words.items() if row[name] != base[name]]
