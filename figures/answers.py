@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 
 from figures.catalogue import Exhibit, needed
-from figures.rules import OUTSTANDING
 from theory.errors import InputError
 from theory.evidence import Finding, Result
 
 BASELINES = ("activation frequency", "activation weight", "router norm", "random")  # the paper's
 BETTER_THAN = "MaxNNScore is better than "
-EARLIER = " An earlier run: the one by these rules is outstanding."
 
 
 @dataclass(frozen=True)
@@ -35,12 +33,7 @@ def answers(exhibits: Sequence[Exhibit], data: Traversable) -> list[Answer]:
     """
     known = {exhibit.name: exhibit for exhibit in exhibits}
     return [
-        Answer(
-            question,
-            answer(*(needed(known[name], data) for name in names))
-            + (EARLIER if OUTSTANDING & {*names} else ""),
-            names[0],
-        )
+        Answer(question, answer(*(needed(known[name], data) for name in names)), names[0])
         for question, names, answer in QUESTIONS
         if known.keys() >= set(names)
     ]

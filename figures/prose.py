@@ -10,7 +10,6 @@ Names in expressions:
     data(exhibit)                the data that the exhibit is drawn from
     row(rows, key=value, ...)    the one row with these values; a dict for keys that are no words
     read(file)                   content of a JSON file of this repository
-    outstanding                  the exhibits whose run by the rules of now has still to be made
 
 Filters, each of a number or of a finding, with a number of decimals:
     to(2)        .62                     the number, or the estimate
@@ -35,7 +34,6 @@ import jinja2
 
 from figures.answers import held, only, said, starting
 from figures.catalogue import Exhibit, find, needed
-from figures.rules import OUTSTANDING
 from theory.errors import InputError
 from theory.evidence import Finding, Result
 
@@ -109,7 +107,6 @@ def names(exhibits: Sequence[Exhibit], data: Traversable) -> dict[str, Any]:
         "data": lambda exhibit: result(exhibit).data,
         "row": row,
         "read": read,
-        "outstanding": OUTSTANDING,
     }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from figures import looks, prose
 from figures.answers import answers
 from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
-from figures.rules import OUTSTANDING, ROOT, files, judged_by, questions
+from figures.rules import ROOT, files, judged_by, questions
 from figures.shown import conditions, counts, head, needs, outcome, p_value, span, units, verdicts
 from figures.text import first_sentence
 from theory import paper
@@ -171,23 +171,13 @@ def everything(exhibits: Sequence[Exhibit], data: Traversable) -> str:
         result = needed(exhibit, data)
         sections += [
             f'<a id="{exhibit.name}"></a>\n## `{exhibit.option}`',
-            f"{exhibit.sentence} {counts(result)}. {_judged_by(exhibit)}",
+            f"{exhibit.sentence} {counts(result)}. Judged by [these rules]({files(exhibit)[0]}).",
             *([exhibit.repetition] if exhibit.repeats else []),
             *pictures(exhibit),
             *families(exhibit, result),
             f"`{result.provenance['command']}`, {origin(result)}.",
         ]
     return "\n\n".join(sections) + "\n"
-
-
-def _judged_by(exhibit: Exhibit) -> str:
-    rules = files(exhibit)[0]
-    if exhibit.name in OUTSTANDING:
-        return (
-            f"**An earlier run: the one by [the rules of now]({rules}) is outstanding.** Intervals and rules are those"
-            " of then, families those of now; p follows from the interval, as if the estimate were normal."
-        )
-    return f"Judged by [these rules]({rules})."
 
 
 def error_rates(exhibits: Sequence[Exhibit], data: Traversable) -> str:
@@ -197,7 +187,7 @@ def error_rates(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     able = [
         finding
         for exhibit in exhibits
-        if not exhibit.repeats and exhibit.name not in OUTSTANDING
+        if not exhibit.repeats
         for finding in needed(exhibit, data).findings
         if finding.n is not None and not finding.too_few
     ]
@@ -217,10 +207,6 @@ def error_rates(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     ]
     repeating = [f"`{exhibit.option}`" for exhibit in exhibits if exhibit.repeats]
     left_out = f" {', '.join(repeating)} repeats another exhibit and is left out." if repeating else ""
-    earlier = [f"`{exhibit.option}`" for exhibit in exhibits if exhibit.name in OUTSTANDING]
-    left_out += (
-        f" So are {', '.join(earlier)}: their run by the rules of now is outstanding." if earlier else ""
-    )
     return f"""How many findings are decided, and by what: one by one, in families, or by a false discovery rate of 5 %
 over all findings at once.{left_out}
 

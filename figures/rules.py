@@ -22,11 +22,6 @@ WRITTEN = re.compile(r"^Written (\d{4}-\d\d-\d\d), before the run", re.MULTILINE
 OPTIONAL = re.compile(r"`--[a-z-]+`")  # a family of this question is there with that option alone
 
 
-# Exhibits whose committed result is older than their rules: the run by the rules has still to be made. Their findings
-# are those of the rules of then; p follows from the interval, as if the estimate were normal.
-OUTSTANDING: frozenset[str] = frozenset()
-
-
 @dataclass(frozen=True)
 class Rules:
     """What the rules of an exhibit say that a program can check.

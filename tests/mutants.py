@@ -198,6 +198,9 @@ EXHIBITS = _exhibits()
 MODULES = tuple(dict.fromkeys([*FORMULAS, *ON_TENSORS, *DECIDING, *EXHIBITS, *HANDING]))
 SUPREMUM = "the supremum is the same with and without the end of the interval"
 EQUIVALENT = {
+    "theory.evidence.best_threshold: side * values >= side * threshold -> side * values > side * threshold": (
+        "no value lies on a threshold, which is between two values"
+    ),
     "synthetic.experiments.growth.Run.unsaturated: self.knee(True, sign) > self.steps[-1]"
     " -> self.knee(True, sign) >= self.steps[-1]": "a knee is no whole number of steps",
     "theory.growth.weight_ratio: 1 -> 2": "the rate of both weights, which the ratio does not depend on",

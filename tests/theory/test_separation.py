@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -37,6 +38,8 @@ def test_a_seed_of_another_purpose_is_refused(index: int) -> None:
 
 
 def test_evaluation_seeds() -> None:
+    looks = (Path(__file__).parents[2] / "rules" / "looks.md").read_text(encoding="utf-8")
+    assert f"use seeds from {FIRST_FRESH_SEED} on" in looks
     assert evaluation_seeds(None, 8, None, "draws") == range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + 8)
     assert evaluation_seeds(3, 8, 0, "draws") == range(3)
     assert evaluation_seeds(2, 8, SEEDS_OF_A_PURPOSE - 2, "draws")[-1] == seed("search", 0) - 1
