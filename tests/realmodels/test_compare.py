@@ -156,13 +156,16 @@ def routed(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_copied_experts_are_the_mean_of_two_chips(copied: list[bool]) -> None:
     first, second = chips(NO_CONVERTERS, 7, -8)
     original = MODEL.network.get_submodule(MODEL.map.moe_layers[0].experts)
-    switched = compare._Switched(original, first, second, None)
+    shift = torch.randn(EXPERTS, HIDDEN, generator=torch.Generator().manual_seed(3)).double()
+    switched = compare._Switched(original, first, second, shift)
     switched.digital = torch.zeros(1, EXPERTS, dtype=torch.bool)
     switched.copied = torch.tensor([copied])
     hidden, index, weights = routed(20)
     twice = switched.copied[0][index]
     expected = first(hidden, index, weights * ~twice)
     expected = expected + (first(hidden, index, weights * twice) + second(hidden, index, weights * twice)) / 2
+    # Only experts on one chip alone are corrected.
+    expected = expected - ((weights * ~twice)[..., None] * shift[index]).sum(1)
     torch.testing.assert_close(switched(hidden, index, weights), expected)
 
 
@@ -242,6 +245,22 @@ def test_the_mean_shift_leaves_no_mean_error() -> None:
         assert error.abs().max() > 1e-3
         # The shift is kept in fp32.
         torch.testing.assert_close(error.mean(0), torch.zeros(HIDDEN).double(), rtol=0, atol=1e-5)
+
+
+def test_the_mean_shift_of_a_single_token_is_its_own() -> None:
+    token = TOKENS[:1, :2]
+    shift = mean_shift(MODEL, NO_CONVERTERS, CALIBRATIONS[NO_CONVERTERS], 0, token)[0]
+    original = MODEL.network.get_submodule(MODEL.map.moe_layers[0].experts)
+    given: list[tuple[Tensor, ...]] = []
+    handle = original.register_forward_pre_hook(lambda _, inputs: given.append(inputs))
+    block_results(MODEL.network, token)
+    handle.remove()
+    (hidden, index, _), once = given[0], torch.ones(1, 1, dtype=torch.float64)
+    (analog,) = chips(NO_CONVERTERS, 0)
+    for expert in range(EXPERTS):
+        one = torch.tensor([[expert]])
+        error = (analog(hidden, one, once) - original(hidden, one, once))[0] * (index == expert).any()
+        torch.testing.assert_close(shift[expert].double(), error, rtol=1e-5, atol=1e-7)
 
 
 def test_batches_do_not_matter_for_the_mean_shift(monkeypatch: pytest.MonkeyPatch) -> None:
