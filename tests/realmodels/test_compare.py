@@ -11,7 +11,7 @@ from torch import Tensor
 
 from realmodels import compare
 from realmodels.calibrate import Calibration, calibrate
-from realmodels.compare import expert_damage, losses, mean_losses, mean_shift
+from realmodels.compare import as_mask, expert_damage, losses, mean_losses, mean_shift
 from realmodels.deploy import deploy, deployed, reprogram, withdraw
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.load import Model
@@ -28,6 +28,10 @@ DIGITAL_LOSS = block_results(MODEL.network, TOKENS)[0]
 masks = st.lists(
     st.lists(st.booleans(), min_size=LAYERS * EXPERTS, max_size=LAYERS * EXPERTS), min_size=1, max_size=3
 ).map(lambda rows: torch.tensor(rows).view(-1, LAYERS, EXPERTS))
+
+
+def test_a_choice_as_a_mask() -> None:
+    assert as_mask(((0, 2), ()), 3).tolist() == [[True, False, True], [False, False, False]]
 
 
 def placement_of(mask: Tensor) -> Placement:

@@ -15,7 +15,7 @@ NUMBER = re.compile(r"(?<![\w.])-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?")
 def assert_as_committed(
     exhibit: str, result: Result, new: Sequence[str] = (), computed: Sequence[str] = ()
 ) -> None:
-    """Each claim is made once, with the origin and the statement of figures/data/EXHIBIT.json and thresholds of rules.
+    """Each claim is made once, as figures/data/EXHIBIT.json has it: origin, statement, family; thresholds of rules.
 
     exhibit: name as in the catalogue, "figure-growth".
     new: words of those claims that need not occur there, because their text depends on what was measured.
@@ -27,12 +27,13 @@ def assert_as_committed(
         exhibit, [f.rule for f in result.findings if not any(words in f.claim for words in computed)]
     )
     committed = Result.from_json((DATA / f"{exhibit}.json").read_text(encoding="utf-8"), exhibit)
-    known = {finding.claim: (finding.origin, finding.statement) for finding in committed.findings}
-    made = {
-        finding.claim: (finding.origin, finding.statement)
-        for finding in result.findings
-        if not any(words in finding.claim for words in new)
-    }
+    known, made = (
+        {each.claim: (each.origin, each.statement, each.family, each.exploratory) for each in findings}
+        for findings in (
+            committed.findings,
+            [each for each in result.findings if not any(words in each.claim for words in new)],
+        )
+    )
     assert made
     assert made == {claim: known.get(claim, "no such claim is committed") for claim in made}
 

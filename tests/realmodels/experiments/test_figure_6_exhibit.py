@@ -105,7 +105,8 @@ def test_percentiles_claim_no_more_than_the_samples_tell() -> None:
     samples = np.arange(1000.0)
     assert percentiles(samples, 0.9) == pytest.approx((49.95, 949.05))
     assert percentiles(samples, 1 - 2 / 1001) is not None
-    assert percentiles(samples, 1 - 1.9 / 1001) is None
+    assert percentiles(samples, 1 - 1.9985 / 1001) is None
+    assert percentiles(np.arange(1023.0), 1 - 2 / 1024) is not None  # a tail of exactly one sample
 
 
 def test_intervals_cover() -> None:
@@ -148,6 +149,9 @@ def test_idle_experts_do_not_count() -> None:
     model = result.data["models"][0]
     assert model["correlations"]["load"][-1]["experts"] == LAYERS * (EXPERTS - 1)
     assert [each["log_frequency"] for each in model["experts"] if each["expert"] == 0] == [None] * 2
+    layer, shown = made["layers"][0], model["experts"][:EXPERTS]
+    for name, counted in (("load", layer["count"]), ("weight", layer["weight"])):
+        assert [each[name] for each in shown] == pytest.approx(np.array(counted) / (BLOCKS * TOKENS))
 
 
 def test_layers_have_equal_weights() -> None:

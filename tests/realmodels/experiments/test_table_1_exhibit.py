@@ -128,6 +128,10 @@ def test_factors_multiply_every_layer_and_nothing_else() -> None:
 def test_the_picture_and_the_rows_hold_published_numbers_beside_ours() -> None:
     result = summarise(*records())
     assert_as_committed("table-1", result)
+    configs, found = records()
+    configs = [replace(each, blocks=3) if each.part == "heat map" else each for each in configs]
+    counted = summarise(configs, found).data
+    assert (counted["blocks"], counted["heat_map_blocks"]) == (BLOCKS, 3)
     rows = drawing.table(result)
     published = [row for row in rows if row["whose"] == "published"]
     assert [row["accuracy_change"] for row in published] == pytest.approx(

@@ -98,6 +98,7 @@ def test_the_verdict_on_random_choice(random: float, verdict: str) -> None:
 def test_nothing_lost_bounds_no_ratio() -> None:
     findings = about(summarise(*records(dict.fromkeys(PLACEMENTS, 0.0))), "a third")
     assert [(finding.verdict, finding.interval) for finding in findings] == [("inconclusive", None)] * 2
+    assert [finding.estimate for finding in findings] == [0.0, 0.0]
 
 
 def test_curves_are_paired_over_draws_and_questions() -> None:
