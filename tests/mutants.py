@@ -203,6 +203,9 @@ EQUIVALENT = {
     ),
     "synthetic.experiments.growth.Run.unsaturated: self.knee(True, sign) > self.steps[-1]"
     " -> self.knee(True, sign) >= self.steps[-1]": "a knee is no whole number of steps",
+    "synthetic.robustness.SILU_NODES: 64 -> 65": "one node more changes the mean by rounding alone",
+    "synthetic.robustness._silu_mean: a[..., None] + sigma[..., None] * nodes"
+    " -> a[..., None] - sigma[..., None] * nodes": "nodes lie symmetrically, with equal weights",
     "theory.growth.weight_ratio: 1 -> 2": "the rate of both weights, which the ratio does not depend on",
     "theory.tolerance.bounds.mean_shift: shift.mean(1) * network.analog[:, None] -> shift.mean(1)": (
         "a digital expert has no noise, and so no shift"

@@ -11,7 +11,7 @@ from committed import assert_as_committed
 from figures.drawings import table_2 as drawing
 from realmodels.cost import OLMOE, Shape, cost
 from realmodels.experiments import table_2
-from realmodels.experiments.table_2 import BATCH, ROWS, Config, grid, measure, summarise
+from realmodels.experiments.table_2 import BATCH, ROWS, Config, Row, grid, measure, summarise
 from realmodels.load import load
 from theory.paper import TABLE_2
 
@@ -48,11 +48,38 @@ def test_published_rows_are_met_and_the_first_one_s_throughput_is_not() -> None:
     assert abs(met.estimate) < 0.01 and met.n is None and not_met.estimate > 100
 
 
-def test_a_wrong_cost_model_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        table_2, "cost", lambda *given, **options: replace(cost(*given, **options), seconds=1.0)
+@pytest.mark.parametrize("field", ["seconds", "joules"])
+@pytest.mark.parametrize(("factor", "verdict"), [(1 / 1.06, "fails"), (1 / 1.02, "holds"), (1.06, "fails")])
+def test_a_cost_model_that_is_off_fails(
+    field: str, factor: float, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(*given: Any, **options: Any) -> Any:
+        found = cost(*given, **options)
+        return replace(found, **{field: factor * getattr(found, field)})
+
+    monkeypatch.setattr(table_2, "cost", off)
+    met = summarise(*records(DAMAGE)).findings[0]
+    assert met.verdict == verdict and met.estimate == pytest.approx(1 / factor - 1, abs=0.01)
+    assert table_2.TOLERANCE == 0.03
+
+
+def test_the_share_of_digital_parameters() -> None:
+    shape = Shape(moe_layers=2, experts=3, top_k=1, expert_parameters=5, dense_parameters=10)
+    row = Row("a row", dense_digital=True, digital_experts=0.5, published=None)
+    assert table_2._digital_share(shape, row) == 25 / 40
+    assert table_2._digital_share(shape, replace(row, dense_digital=False)) == 15 / 40
+
+
+def test_intervals_of_rows() -> None:
+    """The digital row has no noise; two draws have an interval."""
+    configs, found = records(DAMAGE)
+    few = [index for index, config in enumerate(configs) if config.seed < 2]
+    rows = summarise([configs[index] for index in few], [found[index] for index in few]).data["rows"]
+    *noisy, digital = rows
+    assert digital["loss_change_interval"] == [0, 0] == digital["accuracy_change_interval"]
+    assert all(
+        low < row["loss_change"] < high for row in noisy for low, high in [row["loss_change_interval"]]
     )
-    assert summarise(*records(DAMAGE)).findings[0].verdict == "fails"
 
 
 @pytest.mark.parametrize(("second", "verdict"), [(0.3, "holds"), (0.5, "fails"), (0.4, "inconclusive")])
