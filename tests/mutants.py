@@ -106,6 +106,9 @@ FORMULAS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "theory.damage": {"product_variance": ("D",), "gated_variance": ("D",)},
     "theory.end_to_end": {
+        "evaluate": ("E",),
+        "_score": ("E",),
+        "_share": ("E",),
         "failure_probability": ("E",),
         "deviation": ("E",),
         "step_unit": ("E",),

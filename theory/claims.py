@@ -186,7 +186,8 @@ CLAIMS = (
             _SETTING,
             _SPECIALIST,
             f"linear growth: {_BELOW_ONE}; expectation over batches",
-            "knee and late ratio: the active neurons of a class and sign have equal weights, from 0, and equal gates",
+            "knee and late ratio: the active neurons of a class and sign have equal weights, from 0",
+            r"one gate $G$ for both kinds, and $t_F \le t_R$, that is $N_R q_R \le \rho N_F q_F$",
         ),
         origin="reconstruction",
         derivation="theory.derivations.growth",
@@ -208,9 +209,11 @@ CLAIMS = (
     ),
     Claim(
         id="G-logistic",
-        statement="Under the logistic loss the ratio is at most rho from the start, and drifts to the late ratio of G",
-        latex=r"\kappa w + e^{\kappa w} - 1 = \kappa r t,\quad \kappa = N q G;\qquad \kappa_F = \kappa_R \Rightarrow"
-        r" \frac{w_F}{w_R} \le \rho;\qquad \frac{w_F}{w_R} \to \frac{N_R q_R G_R}{N_F q_F G_F}",
+        statement="Under the logistic loss the ratio drifts to the late ratio of G; with equal gates and as many active"
+        " neurons of either kind it is at most rho from the start",
+        latex=r"\kappa w + e^{\kappa w} - 1 = \kappa r t,\quad \kappa = N q G;\qquad"
+        r" G_F = G_R, N_F q_F = N_R q_R \Rightarrow \frac{w_F}{w_R} \le \rho;\qquad"
+        r" \frac{w_F}{w_R} \to \frac{N_R q_R G_R}{N_F q_F G_F}",
         assumptions=(
             _SETTING,
             _SPECIALIST,
@@ -225,13 +228,14 @@ CLAIMS = (
         id="G-adam",
         statement="Adam's steps do not depend on the size of the gradient: frequent and rare neurons grow equally",
         latex=r"\Delta w = \eta \frac{g}{|g| + \epsilon}\ \text{at the first step, and at all for constant } g;\qquad"
-        r" 1 \le \frac{\Delta w_F}{\Delta w_R} \le \min\bigl(\rho, 1 + \tfrac{\epsilon}{|g_R|}\bigr)",
+        r" 1 \le \frac{\Delta w_F}{\Delta w_R} \le \rho;\quad"
+        r" \frac{\Delta w_F}{\Delta w_R} \le 1 + \tfrac{\epsilon}{|g_R|}\ \text{for constant } g",
         assumptions=(
             _SETTING,
             _SPECIALIST,
             _BELOW_ONE,
             "tokens along the coordinate axes, as Adam works on coordinates",
-            "the gradients $g$ of the two classes are constant, or proportional to each other at every step",
+            r"$g_F = \rho g_R$ at every step, with gradients that change or are constant",
         ),
         origin="ours",
         derivation="theory.derivations.growth",
@@ -246,7 +250,7 @@ CLAIMS = (
         assumptions=(
             _SETTING,
             _SPECIALIST,
-            _BELOW_ONE,
+            f"up to the knee: {_BELOW_ONE}; in the end: every margin is 1",
             r"every token goes to $K \ge N_F \ge N_R$ experts",
             r"the specialists of a token have equal scores $s \ge 0$, other experts the score 0",
         ),
@@ -265,7 +269,7 @@ CLAIMS = (
             _GATES,
             r"one input, of clean margin $\mu > 0$",
             "one-layer experts of fixed sign",
-            r"for other tokens $g_s^2$ is $\sum_{j, k} G_j G_k \max(x_j \cdot x_k, 0)$, which is 0 for $x$ and $-x$",
+            r"for other tokens $g_s^2$ is $\sum_{j, k} G_j G_k \max(x_j \cdot x_k, 0)$: no cross term for $x$ and $-x$",
         ),
         origin="reconstruction",
         derivation="theory.derivations.bound",
@@ -283,7 +287,7 @@ CLAIMS = (
     ),
     Claim(
         id="B-exp",
-        statement="B by the exact exponential moment of the noisy output: tighter yet than B-mean",
+        statement="B by the exact exponential moment of the noisy output, or by B-mean where that says more",
         latex=r"P(y\tilde f \le 0) \le E e^{-\kappa y\tilde f/c},\quad E e^{\theta \mathrm{ReLU}(a + \sigma z)} ="
         r" Q(a/\sigma) + e^{\theta a + \theta^2\sigma^2/2} \Phi(a/\sigma + \theta\sigma)",
         assumptions=(
@@ -317,8 +321,8 @@ CLAIMS = (
     ),
     Claim(
         id="Cor",
-        statement="Making the frequent experts digital multiplies our bound B by Theta(rho). The paper claims that of"
-        " the tolerance itself, which a ratio of two lower bounds does not prove",
+        statement="Making the frequent experts digital multiplies our bound B by Theta(rho). The paper claims a factor"
+        " Omega(1/gamma) of the tolerance itself, which a ratio of two lower bounds does not prove",
         latex=r"\frac{c_B(\text{frequent digital})}{c_B(\text{all analog})} = \Theta(\rho),\quad"
         r" \rho = \frac{1 - \alpha}{\alpha}",
         assumptions=(
@@ -383,13 +387,14 @@ CLAIMS = (
     Claim(
         id="H",
         statement="The bounds for measured hardware: noise that depends on the weight, and converters",
-        latex=r"\mu \to \mu - \sum_{s \in A} \Bigl(\sum_j G_j \tfrac1m \sum_r \lVert w_r \rVert \lVert \delta x_j"
-        r" \rVert + \tfrac1m \sum_r \Delta_{\mathrm{out},r}/2\Bigr),\quad c M_s \to \max_w \sigma(|w|)",
+        latex=r"\mu \to \mu' - \sum_{s \in A} \tfrac1m \sum_r \Delta_{\mathrm{out},r}/2,\quad"
+        r" c M_s \to \max_w \sigma(|w|),\quad g_s^2 \to \sum_{j, k} G_j G_k \max(x'_j \cdot x'_k, 0)",
         assumptions=(
-            _ORTHOGONAL,
+            "the tokens of one input are orthogonal before the DAC; after it they need not be",
             _GATES,
             r"programming noise of `theory/hardware.py`, of standard deviation $\sigma(|w|)$",
-            r"$\delta x_j$ is what the DAC changes of a token, which is known",
+            r"$x'_j$ is what the DAC makes of a token, which is known",
+            r"$\mu'$ is the margin with $x'_j$ at analog experts, and with weights in a dead zone written as 0",
             r"$\Delta_{out,r}$ is a step of the ADC of neuron $r$",
             "where an ADC may clip, the bias sum runs over all of $A$: experts of the label's sign lose as much",
         ),
@@ -400,7 +405,8 @@ CLAIMS = (
     Claim(
         id="C",
         statement="Subtracting the known bias b(a) of every analog expert digitally removes the mean shift that limits"
-        " plain MaxNN on small budgets; as many analog experts of either sign do so only where their biases are equal",
+        " plain MaxNN on small budgets; as many analog experts of either sign do so where their biases are equal, and"
+        " need not otherwise",
         latex=r"E[y(\tilde f - \hat b)] = y f,\qquad"
         r" \hat b = \sum_{s \in A} a_s \sum_j G_j \tfrac1m \sum_r b(w_r\cdot x_j)",
         assumptions=(
@@ -451,8 +457,9 @@ CLAIMS = (
                 " over inputs and noise, with rare (all) experts analog; norms are those of largest neurons"
             ),
             (
-                r"$p$, $t$ and $\kappa$ follow from $\delta$, $d, n, l, m, N_F, N_R, \alpha, \eta$, batch and initial"
-                r" size by `theory/end_to_end.py`; $\delta$ is what each of eight events is granted"
+                r"$p$ follows from $\delta$, $m$ and $N_F$, and $\kappa$ from these, $d, n, l, N_R, \alpha, \eta$, $t$,"
+                r" batch, initial size and the routers' scores, by `theory/end_to_end.py`; $\delta$ is what each"
+                r" of eight events is granted"
             ),
             r"$t$ is large enough for $\kappa > 0$, and so small that no margin can reach 1",
             r"reference instance (29 steps, $p < .05$): the ranking alone is proved, $\kappa = 0$",

@@ -31,6 +31,8 @@ from theory.evidence import Finding
 BY_HAND = {
     # magnitudes, budgets, confidence, lengths of training, bits, thresholds of rules, names of figures and tables
     "findings.md": {
+        ".1",
+        ".25",
         ".5",
         "1.5",
         "2.5",

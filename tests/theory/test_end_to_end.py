@@ -35,6 +35,7 @@ from theory.end_to_end import (
     rise_size,
 )
 from theory.errors import InputError
+from theory.moments import relu_third_moment, relu_variance
 from theory.setting import Setting
 from theory.tolerance import Network, tolerance_ceiling, tolerance_floor
 
@@ -144,6 +145,115 @@ def test_balls_confirm_every_instance(name: str) -> None:
     assert instance.p <= 0.05 and found.ranks and certain.ranks
     assert kappa is None or (certain.kappa > kappa and found.kappa < 1.05 * kappa)
     assert_enclosed(found, certain)
+
+
+@pytest.mark.parametrize("name", INSTANCES)
+def test_every_bound_by_hand(name: str) -> None:
+    """Written from the statement and EVENTS: counts of what may go wrong, and sums over experts one by one."""
+    instance, found = INSTANCES[name][0], bounds(INSTANCES[name][0])
+    setting, choice = instance.setting, found.choice
+    d, n, l, m, eta = setting.d, setting.n, setting.l, setting.m, setting.eta  # noqa: E741
+    samples, delta = instance.steps * instance.batch, instance.delta
+    experts = [
+        *[(setting.N_F, 1 - setting.alpha)] * 2,
+        *[(setting.N_R, setting.alpha)] * 2,
+    ]  # a kind and a sign each
+    k = sum(number for number, _ in experts)
+
+    def beyond(count: int) -> float:
+        """A size that none of `count` standard normals exceeds."""
+        return math.sqrt(2 * math.log(count / delta))
+
+    def bernstein(variance: float, times: int, shared: float = delta) -> float:
+        logarithm = math.log(times / shared)
+        return float(max(np.roots([1, -2 * logarithm / 3, -2 * logarithm * variance])))
+
+    def fair(trials: int, shared: float) -> float:
+        heads = np.arange(trials + 1)
+        return int(heads[stats.binom.cdf(heads - 1, trials, 0.5) <= shared].max()) / trials
+
+    score = instance.router_noise * beyond(k * (d - 2))
+    own, other = math.exp(6), math.exp(score)
+    gate, largest = own / (own + (l - 1) * other), other / (other + (l - 1) / other)
+    positive = fair(d - 2, delta / k)
+    leak = float(stats.binom.cdf(l - 1, n - 1, positive))
+    initial = instance.init_std * beyond(k * m * d)
+    unit = eta / m / instance.batch
+    copies = (n - 1) / (d - 2)
+    second = largest**2 * copies * (1 + (n - 2) / (d - 2))
+    fall = unit * (
+        instance.batch * largest * copies / 2
+        + bernstein(instance.batch * second / 2, instance.steps * k * (d - 2))
+    )
+    expected = {
+        "score": score,
+        "gate": gate,
+        "positive": positive,
+        "leak": leak,
+        "initial": initial,
+        "step": fall,
+    }
+    kinds = []
+    for number, frequency in (experts[0], experts[2]):
+        mean, wrong = samples * frequency / 2, samples * (1 - frequency) * leak
+        count = bernstein(mean, 8)
+        theta = -math.log(1 - frequency * (1 - l * other / own))
+        low, high = unit * (mean - count) * gate, initial + unit * (mean + count)
+        leaked = initial + unit * largest * (wrong + bernstein(wrong, k))
+        without = initial + unit * math.log(k * (d - 2) / delta) / theta
+        kinds.append(
+            Kind(low, high, leaked, without, fair(number * m, delta / 8), max(fall, high, leaked, without))
+        )
+    frequent, rare = kinds
+    outputs = [
+        number * ((1 - kind.active) * kind.own_high + (1 - gate) * kind.other)
+        for (number, _), kind in zip((experts[0], experts[2]), kinds, strict=True)
+    ]
+    against = sum(
+        number * kind.other for (number, _), kind in zip((experts[0], experts[2]), kinds, strict=True)
+    )
+    margin = min(
+        number * kind.active * gate * kind.own_low - against
+        for (number, _), kind in zip((experts[0], experts[2]), kinds, strict=True)
+    )
+    leaks = [
+        number * max(kind.leaked, kind.other)
+        for (number, _), kind in zip((experts[0], experts[2]), kinds, strict=True)
+    ]
+    expected["most_margin"] = max(outputs[0] + leaks[1], outputs[1] + leaks[0])
+    expected["rare_norm"] = math.hypot(
+        rare.own_high, rare.leaked, *[max(initial, fall, rare.other)] * (d - 2)
+    )
+    expected["margin"] = margin
+    tau = math.sqrt(2 * math.log(1 / 0.05))
+    noise = [rare.w_max] * (2 * setting.N_R)  # analog, if the frequent ones are digital
+    expected["floor"] = margin / (
+        sum(noise) / 2 / math.sqrt(2 * math.pi) + tau * math.sqrt(sum(each**2 for each in noise) / m)
+    )
+    # A frequent specialist on a rare input: l tokens of gate 1/l in the worst case, m neurons.
+    variance, third = (
+        float(value)
+        for value in (
+            relu_variance(torch.tensor(-choice.offset).double(), torch.ones(()).double()),
+            relu_third_moment(torch.tensor(choice.offset).double(), torch.ones(()).double()),
+        )
+    )
+    least = 2 * setting.N_F * variance * frequent.own_low**2 / (l * m)
+    share = frequent.w_max / math.sqrt(frequent.w_max**2 + (2 * setting.N_F - 1) * frequent.own_low**2 / l)
+    error = third / variance**1.5 * share / math.sqrt(m)
+    error += 2 * setting.N_R * (8 / math.sqrt(math.pi)) * m * (rare.w_max / m) ** 3 / least**1.5
+    expected["error"] = 0.56 * error
+    lowest = max(initial, fall, frequent.leaked)
+    highest = max(frequent.leaked, frequent.other)
+    mean = outputs[1] + setting.N_F * highest + k / 2 * lowest / 2
+    expected["ceiling"] = max(
+        mean / choice.quantile / math.sqrt(least),
+        max(lowest, highest) / choice.offset / frequent.own_low,
+    )
+    for field, value in expected.items():
+        assert float(getattr(found, field)) == pytest.approx(value, rel=1e-9), field
+    for ours, theirs in zip((found.frequent, found.rare), kinds, strict=True):
+        assert [float(each) for each in ours] == pytest.approx([float(each) for each in theirs], rel=1e-9)
 
 
 def assert_enclosed(found: Bounds, certain: Bounds) -> None:

@@ -203,6 +203,14 @@ def _logistic_ratio_is_at_most_rho() -> bool:
     )
 
 
+def _adam_ratio_of_proportional_gradients() -> bool:
+    """The step is eta m/(r + epsilon), r the root of the second moment, and linear in the first one, m."""
+    ratio, root, rate, small = names = z3.Reals("rho r eta epsilon")
+    first = adam_rate(ratio * root, rate, small) / (ratio * root), adam_rate(root, rate, small) / root
+    steps = ratio * first[0] / first[1]  # m_F/m_R = rho
+    return proved(z3.And(steps >= 1, steps <= ratio), *(each > 0 for each in names), ratio >= 1)
+
+
 def _adam_ratio_is_near_one() -> bool:
     ratio, rare, rate, small = names = z3.Reals("rho g_R eta epsilon")
     steps = adam_rate(ratio * rare, rate, small) / adam_rate(rare, rate, small)
@@ -316,7 +324,7 @@ STEPS = {
             ),
         ),
         Step(
-            "ratio: rho for t <= t_F, rho t_F/t up to t_R, then rho t_F/t_R",
+            "ratio, t_F <= t_R: rho for t <= t_F, rho t_F/t up to t_R, then rho t_F/t_R",
             "exact",
             lambda: (
                 equal(weight_ratio(t, rho, t + later, t + later + t_R), rho)
@@ -490,6 +498,11 @@ STEPS = {
             lambda: equal(
                 _adam_step((kappa * m_t, kappa**2 * v_t), t), _adam_step((m_t, v_t), t, epsilon / kappa)
             ),
+        ),
+        Step(
+            "proportional gradients, m_F = rho m_R and v_F = rho^2 v_R: 1 <= frequent over rare step <= rho",
+            "certified",
+            _adam_ratio_of_proportional_gradients,
         ),
         Step(
             "1 <= frequent over rare step <= min(rho, 1 + epsilon/|g_R|) for constant g_F = rho g_R of either sign",
