@@ -101,7 +101,12 @@ def main(
                 flush=True,
             )
             return 1 if shown.broken else 0
-        return _reproduce_all(_chosen(options, exhibits), exhibits, data, options, argv)
+        chosen = _chosen(options, exhibits)
+        return (
+            _forget(chosen, options.out)
+            if options.forget
+            else _reproduce_all(chosen, exhibits, data, options, argv)
+        )
     except InputError as error:
         return _fail(str(error), 2)
     except BrokenPipeError:  # `| head` has read enough
@@ -117,6 +122,8 @@ def main(
 
 def _chosen(options: argparse.Namespace, exhibits: Sequence[Exhibit]) -> Sequence[Exhibit]:
     """The exhibits to show; InputError for options that do not go with the choice, or with this machine."""
+    if options.forget and (options.from_data or options.report):
+        raise InputError("--forget deletes and runs nothing: leave out --from-data and --report")
     for name in (*EXPERIMENT_OPTIONS, "preset", "workers", "cluster") if options.from_data else ():
         if getattr(options, name) is not None:
             raise InputError(f"--from-data runs nothing: leave out {flag(name)}, or leave out --from-data")
@@ -134,6 +141,15 @@ def _chosen(options: argparse.Namespace, exhibits: Sequence[Exhibit]) -> Sequenc
     if options.device == "auto":
         raise InputError("--all: --device auto is for exhibits that load one model; use cpu or cuda")
     return exhibits
+
+
+def _forget(chosen: Sequence[Exhibit], out: Path) -> int:
+    from figures.cache import forget
+
+    for exhibit in chosen:
+        records, size = forget(out, exhibit.name)
+        print(f"{exhibit.option}: {records} finished units deleted, {size / 1e6:.1f} MB")
+    return 0
 
 
 def _reproduce_all(

@@ -86,6 +86,9 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
         default=Path("results"),
         help="folder of files and cache (default: results)",
     )
+    add(
+        "--forget", action="store_true", help="delete what the exhibit's runs have kept in --out; run nothing"
+    )
     add("--workers", type=_count, metavar="N", help="processes (default: one per core; 1 on cuda and auto)")
     add(
         "--cluster",

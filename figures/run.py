@@ -1,8 +1,7 @@
 """How an exhibit is computed: units of work, a cache that survives every kind of stop, and workers.
 
-Every unit of work is written to the cache as soon as it is finished, so a run that was stopped, however
-roughly, continues where it was when the same command is given again. The cache lies in the output folder, and
-is keyed on the exhibit, the unit's config and the source code that computes it.
+Every unit of work is written to the cache [cache.py] as soon as it is finished, so a run that was stopped, however
+roughly, continues where it was when the same command is given again. Two runs in one output folder share units.
 """
 
 import hashlib
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import joblib
-from joblib.memory import CacheWarning
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -34,16 +32,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from figures.cache import FOLDER, Unit, deciding_versions, earlier_layout
 from figures.catalogue import Exhibit
 from figures.options import flag
-from figures.output import disk_full, is_disk_full
 from figures.provenance import judging, provenance
 from theory.errors import InputError
 from theory.evidence import Result
 from theory.strict_json import plain
 
 Item = TypeVar("Item")
-Unit = tuple[str, str, str, Callable[[Any], Any], Any]  # arguments of `_unit`
+Call = tuple[Unit, Callable[[Any], Any], Any]  # a unit, what measures it, and its config
 
 # After workers were killed, the process that tracks their semaphores warns of those that it removes.
 OF_THE_TRACKER = "ignore:resource_tracker:UserWarning"
@@ -87,18 +85,17 @@ def run(
     if device == "auto" and "model" not in used:
         raise InputError(f"--device auto: {exhibit.option} loads no model; use cpu or cuda")
     configs = experiment.grid(preset, **{**exhibit.defaults, **options})
-    calls = _calls(exhibit, experiment.measure, configs)
+    calls = _calls(exhibit, experiment.measure, configs, out)
     with _backend(cluster):
         records, computed = _compute(
             calls,
             exhibit.name,
-            out=out,
             workers=workers or _default_workers(device, cluster),
             parent=None if cluster else os.getpid(),
             console=console,
             brief=brief,
         )
-    result: Result = experiment.summarise(configs, [json.loads(records[_key(config)]) for config in configs])
+    result: Result = experiment.summarise(configs, [records[_key(config)] for config in configs])
     origin = provenance(
         command,
         [asdict(config) for config in configs],
@@ -134,63 +131,70 @@ def _backend(cluster: str | None) -> joblib.parallel_config:
         ) from None
 
 
-def _calls(exhibit: Exhibit, measure: Callable[[Any], Any], configs: Sequence[Any]) -> dict[str, Unit]:
-    """Each unit once, by its key."""
-    code = code_hash(exhibit.experiment)
+def _calls(
+    exhibit: Exhibit, measure: Callable[[Any], Any], configs: Sequence[Any], out: Path
+) -> dict[str, Call]:
+    """Each unit once, by its config as JSON."""
+    decided_by = {
+        "exhibit": exhibit.name,
+        "code": code_hash(exhibit.experiment),
+        "versions": deciding_versions(),
+    }
     return {
-        key: (exhibit.name, key, code, measure, config)
-        for key, config in zip(map(_key, configs), configs, strict=True)
+        (key := _key(config)): (Unit(out / FOLDER, decided_by | {"config": json.loads(key)}), measure, config)
+        for config in configs
     }
 
 
 def _compute(
-    calls: Mapping[str, Unit],
-    name: str,
-    *,
-    out: Path,
-    workers: int,
-    parent: int | None,
-    console: Console,
-    brief: bool,
-) -> tuple[dict[str, str], int]:
-    """The records by key, and how many of the units had to be computed."""
-    unit = joblib.Memory(out / ".cache", verbose=0).cache(_unit, ignore=["measure", "config"])
+    calls: Mapping[str, Call], name: str, *, workers: int, parent: int | None, console: Console, brief: bool
+) -> tuple[dict[str, Any], int]:
+    """The records by key, and how many of the units had to be computed here."""
+    if calls and (line := earlier_layout(next(iter(calls.values()))[0].folder.parent)):
+        console.print(line, soft_wrap=True)
     # Read here what is there, so that a finished exhibit starts no worker.
-    found = {key: unit(*call) for key, call in calls.items() if unit.check_call_in_cache(*call)}
-    missing = [call for key, call in calls.items() if key not in found]
-    fresh = joblib.Parallel(n_jobs=workers, batch_size=1, max_nbytes=None, return_as="generator_unordered")(
-        joblib.delayed(_compute_unit)(unit, call, parent) for call in missing
-    )
+    found = {key: record for key, (unit, *_) in calls.items() if (record := unit.read()) is not None}
+    damaged = sum(unit.damaged for key, (unit, *_) in calls.items() if key not in found)
+    computed = 0
+
+    def finished(wait: bool) -> Iterator[bool]:
+        """Whether each unit that is done now was computed here; those that other runs compute are left out."""
+        work = joblib.Parallel(
+            n_jobs=workers, batch_size=1, max_nbytes=None, return_as="generator_unordered"
+        )(
+            joblib.delayed(_compute_unit)(key, call, parent, wait)
+            for key, call in calls.items()
+            if key not in found
+        )
+        for key, done in work:
+            if done is not None:
+                found[key] = done[0]
+                yield done[1]
+
+    def all_finished() -> Iterator[bool]:
+        yield from finished(wait=False)
+        if len(found) < len(calls):
+            yield from finished(wait=True)
+
     with warnings.catch_warnings():
         # A worker that has grown by 300 MB, as one with a model does, is replaced, and loses nothing.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
-        found.update(_with_progress(fresh, name, len(calls), len(found), console, brief))
-    return found, len(missing)
+        computed = sum(_with_progress(all_finished(), name, len(calls), len(found), console, brief))
+    if damaged:
+        console.print(f"{name}: {damaged} damaged records were computed again", soft_wrap=True)
+    return found, computed
 
 
-def _unit(exhibit: str, key: str, code: str, measure: Callable[[Any], Any], config: Any) -> str:
-    """One unit of work, as JSON; joblib.Memory keys its cache on the three strings."""
-    return json.dumps(plain(measure(config), f"{exhibit}: record"))
-
-
-def _compute_unit(unit: Callable[..., str], call: Unit, parent: int | None) -> tuple[str, str]:
-    """In a worker: the unit's key and record, once the record is on disk."""
+def _compute_unit(
+    key: str, call: Call, parent: int | None, wait: bool
+) -> tuple[str, tuple[Any, bool] | None]:
+    """In a worker: the unit's key, and its record once that is on disk [Unit.once]."""
+    unit, measure, config = call
     if parent not in (None, os.getpid()):
         _end_with(parent)
     if "torch" in sys.modules:  # imported together with the experiment, if it uses it at all
         sys.modules["torch"].set_num_threads(1)
-    with warnings.catch_warnings():
-        # joblib.Memory only warns when it cannot write; a run that goes on then would lose its work.
-        warnings.simplefilter("error", CacheWarning)
-        try:
-            return call[1], unit(*call)
-        except CacheWarning as warning:
-            cause = warning.__context__
-            if isinstance(cause, OSError) and is_disk_full(cause):
-                raise InputError(disk_full(cause)) from None
-            raise InputError(
-                f"the cache cannot be written ({cause}); make it writable, run it again"
-            ) from None
+    return key, unit.once(lambda: measure(config), wait)
 
 
 @cache

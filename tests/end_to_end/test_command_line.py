@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import joblib
 import pytest
 import torch
 from hypothesis import given
@@ -76,7 +75,7 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> str:
 
 def stored(out: Path) -> list[int]:
     """The seeds of the finished units."""
-    return sorted(json.loads(joblib.load(file))["seed"] for file in (out / ".cache").rglob("output.pkl"))
+    return sorted(json.loads(file.read_text())["record"]["seed"] for file in (out / ".cache").rglob("*.json"))
 
 
 def executed(log: Path) -> list[int]:
@@ -130,6 +129,44 @@ def test_a_run_writes_everything_and_a_second_one_computes_nothing(
     assert again.provenance["units"] == {"computed": 0, "from_cache": 6}
     assert (again.data, again.findings) == (first.data, first.findings)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") and path.name != ".cache"]
+
+
+def test_damaged_records_are_computed_again(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--workers", "1") == 0
+    first = result(tmp_path)
+    files = sorted((tmp_path / ".cache").rglob("*.json"))
+    files[0].write_bytes(files[0].read_bytes()[:-20])
+    files[1].write_text(files[1].read_text().replace('"pi": 3', '"pi": 2'))
+    files[2].write_bytes(b"\x80\x04.")
+    files[3].unlink()
+    (tmp_path / ".cache" / "joblib").mkdir()
+    assert run(tmp_path, "--workers", "1") == 0
+    shown = capsys.readouterr().out
+    assert "figure-pi: 3 damaged records were computed again" in shown
+    assert "kept by an earlier version, not read" in shown
+    again = result(tmp_path)
+    assert (again.data, again.provenance["units"]) == (first.data, {"computed": 4, "from_cache": 2})
+
+
+def test_two_runs_share_their_units(tmp_path: Path, log: Path) -> None:
+    options = ("--workers", "2", "--seeds", "12")
+    together = [start(tmp_path, *options, TOY_PAUSE="0.2") for _ in range(2)]
+    for process in together:
+        finish(process)
+    assert sorted(executed(log)) == list(range(12))
+    assert not list((tmp_path / ".cache").rglob("*.lock"))
+
+
+def test_forgetting(tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--workers", "1") == 0
+    capsys.readouterr()
+    assert run(tmp_path, "--forget") == 0
+    assert capsys.readouterr().out == "--figure pi: 6 finished units deleted, 0.0 MB\n"
+    assert stored(tmp_path) == [] and (tmp_path / "figure-pi.quick.json").is_file()
+    assert run(tmp_path, "--forget", "--report") == 2
+    expect_one_line(capsys.readouterr().err, "--forget deletes and runs nothing")
 
 
 def test_another_config_or_other_source_is_computed_anew(

@@ -1,0 +1,158 @@
+"""Where are finished units kept, and when is a kept one believed? A file of JSON each, checked whenever it is read.
+
+OUT/.cache/units/EXHIBIT/HASH.json holds the unit's whole key, its record, and a checksum of both. HASH is that of the
+key. Nothing there is ever executed. A file that is damaged, or holds another key, counts as missing and is replaced.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from figures.output import disk_full, is_disk_full, replace_file
+from theory.errors import InputError
+from theory.strict_json import loads, plain
+
+FOLDER = ".cache"
+UNITS = "units"
+EARLIER = "joblib"  # where versions up to 1.0 kept theirs, as pickles
+LARGEST = 2**30  # bytes; no record is as large
+# Of what computes units; another release of one may give other digits.
+DECIDING = ("torch", "numpy", "scipy", "transformers", "lm-eval", "aihwkit", "aihwkit-lightning")
+
+
+def deciding_versions() -> dict[str, str | None]:
+    """Versions of the packages that compute units, None for those that are not installed."""
+    found = dict[str, str | None]()
+    for name in DECIDING:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of work and the file that keeps its record.
+
+    folder: OUT/.cache of the run.
+    key: all that decides the record: exhibit, config, hash of the code, versions of packages.
+    """
+
+    folder: Path
+    key: Mapping[str, Any]
+
+    @cached_property
+    def path(self) -> Path:
+        digest = hashlib.sha256(_canonical(self.key)).hexdigest()
+        return self.folder / UNITS / self.key["exhibit"] / f"{digest[:40]}.json"
+
+    def read(self) -> Any:
+        """The record; None if there is none that can be believed."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "rb") as file:
+                about = os.fstat(descriptor)
+                if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST:
+                    return None
+                content = loads(file.read().decode())
+        except (OSError, InputError, UnicodeDecodeError):
+            return None
+        if not isinstance(content, dict) or content.keys() != {"key", "record", "sha256"}:
+            return None
+        whole = _checksum(content["key"], content["record"]) == content["sha256"]
+        return content["record"] if whole and content["key"] == self.key else None
+
+    @property
+    def damaged(self) -> bool:
+        """True if there is something in the record's place that cannot be believed."""
+        return os.path.lexists(self.path) and self.read() is None
+
+    def write(self, record: Any) -> None:
+        """Keep the record; InputError if that cannot be done."""
+        content = {"key": self.key, "record": record, "sha256": _checksum(self.key, record)}
+        try:
+            replace_file(self.path, json.dumps(content, allow_nan=False).encode())
+        except OSError as error:
+            if is_disk_full(error):
+                raise InputError(disk_full(error)) from None
+            raise InputError(_unwritable(self.path, error)) from None
+
+    def once(self, compute: Callable[[], Any], wait: bool) -> tuple[Any, bool] | None:
+        """The record, computed and kept if there is none, and whether it was; None if another process is at it.
+
+        wait: True to wait for the other process instead. If that one dies, this one takes over.
+        """
+        with self._claimed(wait) as claimed:
+            if not claimed:
+                return None
+            if (found := self.read()) is not None:
+                return found, False
+            record = plain(compute(), f"{self.key['exhibit']}: record")
+            self.write(record)
+            return record, True
+
+    @contextmanager
+    def _claimed(self, wait: bool) -> Iterator[bool]:
+        """True while no other process computes this unit. The lock dies with its process."""
+        path = self.path.with_suffix(".lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path, timeout=-1 if wait else 0)
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        except NotImplementedError:  # a file system without locks: two runs there may compute a unit twice
+            lock = nullcontext()  # type: ignore[assignment]
+        except OSError as error:
+            if is_disk_full(error):
+                raise InputError(disk_full(error)) from None
+            raise InputError(_unwritable(path, error)) from None
+        with lock:
+            try:
+                yield True
+            finally:
+                if (
+                    self.path.exists()
+                ):  # whoever waits for the lock finds the record, also if others lock a new file
+                    path.unlink(missing_ok=True)
+
+
+def forget(out: Path, exhibit: str) -> tuple[int, int]:
+    """Delete the exhibit's finished units in `out`; how many records, and how many bytes of files."""
+    records, size = 0, 0
+    for path in sorted((out / FOLDER / UNITS / exhibit).glob("*")):
+        if path.suffix in (".json", ".lock") or path.name.startswith("."):
+            records += path.suffix == ".json"
+            size += path.lstat().st_size
+            path.unlink()
+    return records, size
+
+
+def earlier_layout(out: Path) -> str:
+    """The line about finished units that an earlier version left; empty if there are none."""
+    folder = out / FOLDER / EARLIER
+    return f"{folder}: kept by an earlier version, not read; delete it if you like" if folder.is_dir() else ""
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"the cache cannot be written ({error.strerror}: {path}); make it writable, run it again"
+
+
+def _checksum(key: Any, record: Any) -> str:
+    return hashlib.sha256(_canonical([key, record])).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, allow_nan=False).encode()
