@@ -155,7 +155,6 @@ def _compute(
     # Read here what is there, so that a finished exhibit starts no worker.
     found = {key: record for key, (unit, *_) in calls.items() if (record := unit.read()) is not None}
     damaged = sum(unit.damaged for key, (unit, *_) in calls.items() if key not in found)
-    computed = 0
 
     def finished(wait: bool) -> Iterator[bool]:
         """Whether each unit that is done now was computed here; those that other runs compute are left out."""

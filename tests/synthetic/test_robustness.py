@@ -408,7 +408,7 @@ def test_tolerances_without_end_and_of_nothing() -> None:
 def test_the_widest_matrix_is_one_tile(expert: Any) -> None:
     """However many experts there are."""
     many = initialise(Task(d=7, n=4), ModelConfig((6, 6), 3, "expert_choice", 2, expert, init_std=1.0), SEEDS)
-    assert program(many, replace(CONSTANT, tile_size=7), 1, SEEDS)
+    assert program(many, replace(CONSTANT, tile_size=7), 1, SEEDS).table(0.0).shape[2] == 24
     with pytest.raises(InputError, match="tile_size is 6: give at least 7"):
         program(many, replace(CONSTANT, tile_size=6), 1, SEEDS)
 
