@@ -29,7 +29,7 @@ ON_THE_README = "figure-3"  # the exhibit whose picture stands there
 ORIGINS: Mapping[Origin, str] = {
     "paper": "the paper's, as we read it",
     "extension": "the paper's, under conditions that it does not speak of",
-    "reconstruction": "our reconstruction of a claim of the paper",
+    "reconstruction": "part of our reconstruction of the paper's theorem",
     "ours": "our own",
 }
 LEGEND = """\

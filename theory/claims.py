@@ -24,7 +24,7 @@ class Claim:
     latex: the formula, to be set between `$$`; NOTATION explains the symbols. No command is a backslash and a
         punctuation mark, which Markdown would take for an escape.
     assumptions: under which it is derived; Markdown, with formulas between `$`.
-    origin: whose statement it is, `reconstruction` being ours of a claim that the paper makes.
+    origin: whose statement it is, `reconstruction` being part of ours of the paper's theorem.
     derivation: the module whose STEPS[id] derive it.
     exhibits: names in the catalogue; every exhibit with a finding about the statement is among them.
     """
