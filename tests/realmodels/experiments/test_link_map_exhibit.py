@@ -186,6 +186,7 @@ def test_without_both_outcomes_there_is_no_statistic() -> None:
         found = result(change)
         last = found.findings[-1]
         assert last.verdict == "inconclusive" and last.interval is None and last.estimate == share
+        assert last.exploratory and last.n == 1
         assert found.data["statistic"] == {"points": []}
         texts = [text.get_text() for axis in drawing.PARTS["statistic"][0](found).axes for text in axis.texts]
         assert any("no statistic" in text for text in texts)
@@ -225,6 +226,56 @@ def test_a_seed_without_both_outcomes_is_counted() -> None:
     assert found.data["statistic"]["fresh seeds without both outcomes"] == 1
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_two_fresh_seeds_with_both_outcomes_are_a_test(seeds: int) -> None:
+    def one_sided(config: Config, made: dict[str, Any]) -> None:
+        if config.fresh and config.seed >= seeds:
+            for look in made["looks"]:
+                for each in look["hardware"]:
+                    each["recovered"][1] = {**each["recovered"][1], "maxnn": 0.9, "load": 0.1}
+
+    found = result(one_sided)
+    assert (found.data["statistic"] == {"points": []}) == (seeds < 2)
+    assert found.findings[-1].n == seeds
+
+
+def test_a_tie_with_load_is_no_win_and_noise_at_the_threshold_hurts() -> None:
+    """MaxNN ties with load per column, at noise that costs just enough to count."""
+
+    def tie(config: Config, made: dict[str, Any]) -> None:
+        for look in made["looks"]:
+            for (_, w_max), each in zip(config.kinds, look["hardware"], strict=True):
+                each["loss_increase"] = link_map.HURTS
+                if w_max != "layer":
+                    each["recovered"][1] = {**each["recovered"][1], "maxnn": 0.4, "load": 0.4}
+
+    found = result(tie)
+    points = found.data["statistic"]["points"]
+    assert found.findings[-1].estimate > 0.9 and len(points) == len(configs()) * len(FULL.kinds) * 2
+    assert (
+        f"{15 * SEEDS} of {15 * SEEDS} design trainings"
+        in finding(found, "more than random; pcm, layer, 25").statistic
+    )
+
+
+def test_seeds_are_counted_where_they_are() -> None:
+    """Fresh cells have four of the seeds."""
+    kept = [config for config in configs() if not config.fresh or config.seed < 4]
+    found = summarise(kept, [record(config, number) for number, config in enumerate(kept)])
+    assert "each of the 4 of 4 seeds" in found.findings[-1].statistic
+
+
+def test_means_over_seeds_where_noise_hurts() -> None:
+    values = np.array([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]])
+    nowhere, one, two = (
+        link_map._over_seeds(values, np.array(there, dtype=bool))
+        for there in (np.zeros((2, 3)), [[1, 0, 0], [1, 0, 0]], [[1, 0, 1], [1, 0, 0]])
+    )
+    assert (nowhere[0], nowhere[1](0.95), nowhere[2]) == (0.0, None, 1)
+    assert (one[0], one[1](0.95), one[2]) == (3.0, None, 1)
+    assert (two[0], two[2]) == (3.0, 2) and two[1](0.95) == (3.0, 3.0)
+
+
 def test_a_kept_result_is_judged_again() -> None:
     """Without any single seed, judging again gives what judging once gave, where the rules use the same trainings."""
     once = result()
@@ -258,6 +309,12 @@ def test_dead_experts_are_told() -> None:
     rows = {(row["cell"], row["steps"]): row for row in result(dead).data["map"]}
     assert rows["SGD", 300]["alive"] == pytest.approx(1 - 1 / SEEDS) and rows["SGD", 75]["alive"] == 1
     assert rows["SGD", 300]["last"] and not rows["SGD", 75]["last"]
+    assert not any(name == "spearman damage" for row in rows.values() for name in row)
+
+    def just_dead(config: Config, made: dict[str, Any]) -> None:
+        made["looks"][-1]["least_share"] = link_map.ALIVE
+
+    assert {row["alive"] for row in result(just_dead).data["map"] if row["last"]} == {0}
 
 
 def test_the_drawing_has_a_row_for_every_cell() -> None:
@@ -320,6 +377,8 @@ def test_recovered_fractions() -> None:
     assert low["load"] == pytest.approx(0.125) and high["load"] == pytest.approx(0.25)
     nothing = recovered(labels, torch.tensor(losses, dtype=torch.float64), digital=2.995)
     assert set(nothing[0].values()) == {0.0}
+    just = [link_map.HURTS if loss == 3 else 0.0 for loss in losses]
+    assert recovered(labels, torch.tensor(just, dtype=torch.float64), digital=0.0)[0]["maxnn"] == 1
 
 
 def test_damage_edge_and_spread() -> None:
