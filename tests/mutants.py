@@ -201,6 +201,12 @@ EXHIBITS = _exhibits()
 MODULES = tuple(dict.fromkeys([*FORMULAS, *ON_TENSORS, *DECIDING, *EXHIBITS, *HANDING]))
 SUPREMUM = "the supremum is the same with and without the end of the interval"
 EQUIVALENT = {
+    "realmodels.experiments.figure_4._findings_on_tasks: 12 -> 13": "rounding errors are smaller than either",
+    "realmodels.experiments.figure_4._over_tasks: each.mean(0) - each.mean() -> each.mean() - each.mean(0)": (
+        "products of deviations of units enter the interval, and their signs cancel"
+    ),
+    "realmodels.experiments.figure_4._over_tasks: rows[:, None] + np.concatenate(columns)"
+    " -> rows[:, None] - np.concatenate(columns)": "the same: deviations of units enter as products",
     "theory.evidence.best_threshold: side * values >= side * threshold -> side * values > side * threshold": (
         "no value lies on a threshold, which is between two values"
     ),
