@@ -5,8 +5,11 @@
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +17,17 @@ from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = "paper_repro.py"
+INTERRUPTED = "interrupted: finished units are kept, the same command continues from there"
 PACKAGES = ("theory", "synthetic", "realmodels", "figures")
+
+
+def _stopped_early(*_: object) -> None:
+    os.write(2, f"{PROGRAM}: error: {INTERRUPTED}\n".encode())
+    os._exit(130)
+
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C would give a traceback
+    signal.signal(signal.SIGINT, _stopped_early)
 
 
 def _foreign() -> str | None:
@@ -49,6 +62,7 @@ from figures.ledger import catalogue, ledger
 from figures.options import flag, parser
 from figures.output import (
     COMMITTED,
+    Steady,
     committed_result,
     computed_result,
     disk_full,
@@ -89,24 +103,8 @@ def main(
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        options = parser(PROGRAM, REPORT).parse_args(argv)
-        if options.json and not (options.list or options.claims):
-            raise InputError(
-                "--json is for --list and --claims: a run writes its JSON into --out; leave it out"
-            )
-        if options.list or options.claims:
-            shown = ledger(claims, exhibits, data, tests) if options.claims else catalogue(exhibits, data)
-            print(
-                json.dumps(shown.as_json(), indent=1) if options.json else shown.as_text(columns()),
-                flush=True,
-            )
-            return 1 if shown.broken else 0
-        chosen = _chosen(options, exhibits)
-        return (
-            _forget(chosen, options.out)
-            if options.forget
-            else _reproduce_all(chosen, exhibits, data, options, argv)
-        )
+        with _interruptible():
+            return _main(argv, exhibits, data, claims, tests)
     except InputError as error:
         return _fail(str(error), 2)
     except BrokenPipeError:  # `| head` has read enough
@@ -117,7 +115,43 @@ def main(
             raise
         return _fail(disk_full(error), 2)
     except KeyboardInterrupt:
-        return _fail("interrupted: finished units are kept, the same command continues from there", 130)
+        return _fail(INTERRUPTED, 130)
+
+
+def _main(
+    argv: Sequence[str], exhibits: Sequence[Exhibit], data: Traversable, claims: Sequence[Claim], tests: Path
+) -> int:
+    options = parser(PROGRAM, REPORT).parse_args(argv)
+    if options.json and not (options.list or options.claims):
+        raise InputError("--json is for --list and --claims: a run writes its JSON into --out; leave it out")
+    if options.list or options.claims:
+        shown = ledger(claims, exhibits, data, tests) if options.claims else catalogue(exhibits, data)
+        print(
+            json.dumps(shown.as_json(), indent=1) if options.json else shown.as_text(columns()),
+            flush=True,
+        )
+        return 1 if shown.broken else 0
+    chosen = _chosen(options, exhibits)
+    return (
+        _forget(chosen, options.out)
+        if options.forget
+        else _reproduce_all(chosen, exhibits, data, options, argv)
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP interrupt as Ctrl-C does, but where they are ignored, as below nohup."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _chosen(options: argparse.Namespace, exhibits: Sequence[Exhibit]) -> Sequence[Exhibit]:
@@ -164,7 +198,7 @@ def _reproduce_all(
 
     from figures.report import Section, page
 
-    console = Console(markup=False, highlight=False)
+    console = Console(file=Steady(sys.stdout), markup=False, highlight=False)  # type: ignore[arg-type]
     out = output_folder(options.out)
     sections, status = [], 0
     for exhibit in chosen:

@@ -57,6 +57,10 @@ class Unit:
         digest = hashlib.sha256(_canonical(self.key)).hexdigest()
         return self.folder / UNITS / self.key["exhibit"] / f"{digest[:40]}.json"
 
+    @property
+    def _lock(self) -> Path:
+        return self.path.with_suffix(".lock")
+
     def read(self) -> Any:
         """The record; None if there is none that can be believed."""
         try:
@@ -77,6 +81,17 @@ class Unit:
     def damaged(self) -> bool:
         """True if there is something in the record's place that cannot be believed."""
         return os.path.lexists(self.path) and self.read() is None
+
+    @property
+    def abandoned(self) -> bool:
+        """True if a process that computed this unit is gone, and left no record."""
+        if not (lock := self._lock).exists() or self.read() is not None:
+            return False
+        try:
+            with FileLock(lock, timeout=0):
+                return True
+        except Timeout:
+            return False
 
     def write(self, record: Any) -> None:
         """Keep the record; InputError if that cannot be done."""
@@ -105,7 +120,7 @@ class Unit:
     @contextmanager
     def _claimed(self, wait: bool) -> Iterator[bool]:
         """True while no other process computes this unit. The lock dies with its process."""
-        path = self.path.with_suffix(".lock")
+        path = self._lock
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path, timeout=-1 if wait else 0)

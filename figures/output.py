@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from figures.catalogue import DECIDES_NOTHING, NUMBERS_OPTIONS, PRESETS, Exhibit, committed, stored
 from figures.drawings.rows import with_bounds
@@ -181,6 +181,37 @@ def replace_file(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+class Steady:
+    """A text stream whose reader may go away and whose disk may be full: what cannot be shown is dropped."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._try(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(lambda stream: stream.flush())
+
+    @property
+    def encoding(self) -> str:
+        return "utf-8" if self._stream is None else self._stream.encoding
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def _try(self, call: Callable[[TextIO], object]) -> None:
+        if self._stream is None:
+            return
+        try:
+            call(self._stream)
+        except OSError:
+            # Nor is it shown at the exit of the process, where that would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            self._stream = None
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import joblib
+from joblib.externals.loky import BrokenProcessPool
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -45,6 +46,7 @@ Call = tuple[Unit, Callable[[Any], Any], Any]  # a unit, what measures it, and i
 
 # After workers were killed, the process that tracks their semaphores warns of those that it removes.
 OF_THE_TRACKER = "ignore:resource_tracker:UserWarning"
+TOO_LITTLE = "finished units are kept; if memory is short, free some or use fewer --workers, and run it again"
 PROGRESS_SECONDS = 10.0  # between two lines of progress where there is no terminal
 PARENT_POLL_SECONDS = 0.1  # between two looks of a worker at its parent
 
@@ -116,6 +118,9 @@ def _default_workers(device: str | None, cluster: str | None) -> int:
 
 def _backend(cluster: str | None) -> joblib.parallel_config:
     if cluster is None:
+        os.environ["PYTHONSAFEPATH"] = (
+            "1"  # else workers import a file called socket.py from the current folder
+        )
         known = os.environ.get("PYTHONWARNINGS", "").split(",")
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, dict.fromkeys([*known, OF_THE_TRACKER])))
         return joblib.parallel_config(backend="loky", inner_max_num_threads=1)
@@ -156,24 +161,40 @@ def _compute(
     found = {key: record for key, (unit, *_) in calls.items() if (record := unit.read()) is not None}
     damaged = sum(unit.damaged for key, (unit, *_) in calls.items() if key not in found)
 
-    def finished(wait: bool) -> Iterator[bool]:
+    def finished(keys: Iterable[str], wait: bool) -> Iterator[bool]:
         """Whether each unit that is done now was computed here; those that other runs compute are left out."""
         work = joblib.Parallel(
             n_jobs=workers, batch_size=1, max_nbytes=None, return_as="generator_unordered"
-        )(
-            joblib.delayed(_compute_unit)(key, call, parent, wait)
-            for key, call in calls.items()
-            if key not in found
-        )
+        )(joblib.delayed(_compute_unit)(key, calls[key], parent, wait) for key in keys)
         for key, done in work:
             if done is not None:
                 found[key] = done[0]
                 yield done[1]
 
     def all_finished() -> Iterator[bool]:
-        yield from finished(wait=False)
-        if len(found) < len(calls):
-            yield from finished(wait=True)
+        killed = dict[str, None]()  # units whose process was killed: each is tried once more, alone
+        wait, unexplained = False, 0
+        while left := [key for key in calls if key not in found and key not in killed]:
+            try:
+                yield from finished(left, wait)
+                wait = True
+            except BrokenProcessPool:
+                known, killed = (
+                    len(killed),
+                    killed | dict.fromkeys(key for key in left if calls[key][0].abandoned),
+                )
+                unexplained += len(killed) == known
+                if unexplained > 1:
+                    raise InputError(
+                        f"{name}: workers were killed before they computed; {TOO_LITTLE}"
+                    ) from None
+        for key in killed:
+            try:
+                yield from finished([key], wait=True)
+            except BrokenProcessPool:
+                raise InputError(
+                    f"{name}: the process of the unit {_told(calls, key)} was killed twice; {TOO_LITTLE}"
+                ) from None
 
     with warnings.catch_warnings():
         # A worker that has grown by 300 MB, as one with a model does, is replaced, and loses nothing.
@@ -182,6 +203,15 @@ def _compute(
     if damaged:
         console.print(f"{name}: {damaged} damaged records were computed again", soft_wrap=True)
     return found, computed
+
+
+def _told(calls: Mapping[str, Call], key: str) -> str:
+    """The unit's config in short: what other units have otherwise."""
+    configs = [json.loads(each)[1] for each in calls]
+    own = json.loads(key)[1]
+    return ", ".join(
+        f"{name} {value}" for name, value in own.items() if any(each.get(name) != value for each in configs)
+    )
 
 
 def _compute_unit(
@@ -200,9 +230,10 @@ def _compute_unit(
 def _end_with(parent: int) -> None:
     """This worker ends when its parent does: else it would go on computing, beside the run that continues.
 
-    Ctrl-C reaches the workers, too: the parent alone answers it, and ends them.
+    Signals to the whole process group reach the workers, too: the parent alone answers them, and ends the workers.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -247,6 +247,93 @@ def test_ctrl_c_keeps_finished_units(tmp_path: Path, log: Path, workers: str) ->
     assert 0 < len(stored(tmp_path)) < 40
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_other_signals_are_as_ctrl_c(tmp_path: Path, log: Path, workers: str, number: signal.Signals) -> None:
+    process = start(tmp_path, "--workers", workers, "--seeds", "40", TOY_PAUSE="0.2")
+    deadline = time.monotonic() + 60
+    while not stored(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    if number == signal.SIGTERM:
+        os.killpg(process.pid, number)
+    else:  # joblib's tracker of semaphores does not ignore it, and says so when it is started again
+        process.send_signal(number)
+    expect_one_line(finish(process, 130), "interrupted", "kept")
+    assert 0 < len(stored(tmp_path)) < 40
+
+
+def test_ctrl_c_while_it_is_imported() -> None:
+    for after in (0.15, 0.4, 1.0):
+        process = subprocess.Popen(
+            [sys.executable, "paper_repro.py", "--figure", "3", "--preset", "quick"],
+            cwd=HERE.parents[1],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(after)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        # Before its first line runs, Python itself answers.
+        assert process.returncode in (130, -signal.SIGINT)
+        if process.returncode == 130:
+            expect_one_line(errors, "interrupted")
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_killed_worker(tmp_path: Path, log: Path, kills: int) -> None:
+    """Its unit is tried once more; then it is named."""
+    process = start(tmp_path, "--workers", "2", TOY_KILLED="3", TOY_KILLS=str(kills))
+    errors = finish(process, 0 if kills == 1 else 2)
+    assert executed(log).count(3) == 2
+    if kills == 1:
+        assert stored(tmp_path) == list(range(6))
+    else:
+        expect_one_line(errors, "the process of the unit seed 3 was killed twice", "use fewer --workers")
+        assert stored(tmp_path) == [0, 1, 2, 4, 5]
+
+
+def test_nothing_in_the_current_folder_is_executed(tmp_path: Path, log: Path) -> None:
+    for name in ("socket", "json", "numpy", "toy"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(HERE.parents[1] / "paper_repro.py"),
+            "--table",
+            "2",
+            "--preset",
+            "quick",
+            "--workers",
+            "2",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("lost", ["closed", "full", "gone"])
+def test_results_are_written_whatever_becomes_of_the_output(tmp_path: Path, log: Path, lost: str) -> None:
+    redirect = {"closed": ">&-", "full": ">/dev/full", "gone": "| true"}[lost]
+    options = " ".join([*PI, "--preset quick --workers 1 --out", f"'{tmp_path}'"])
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; '{sys.executable}' -c '{START}' {options} {redirect}"],
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]), "TOY_PAUSE": "0.1"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(result(tmp_path).data["values"]) == 8
+
+
 def limit_files(size: int) -> Callable[[], None]:
     """Files of at most `size` bytes: the kernel refuses to write on, as it does when a disk is full."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

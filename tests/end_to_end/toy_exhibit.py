@@ -1,12 +1,13 @@
 """A small real exhibit for the tests of the command line: pi by Monte Carlo, one unit per seed.
 
-Environment: TOY_LOG is a file to which every execution of a unit appends its seed, TOY_PAUSE the seconds that
-a unit takes, TOY_LARGE the seed whose record is larger than 200 kB, TOY_BAD the seed that finds its input to
-be bad. None of them changes the numbers.
+Environment: TOY_LOG is a file to which every execution of a unit appends its seed, TOY_PAUSE the seconds that a unit
+takes, TOY_LARGE the seed whose record is larger than 200 kB, TOY_BAD the seed that finds its input to be bad,
+TOY_KILLED the seed whose process kills itself the first TOY_KILLS times. None of them changes the numbers.
 """
 
 import os
 import random
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,10 @@ def measure(config: Config) -> dict[str, float | str]:
     with Path(os.environ["TOY_LOG"]).open("a") as log:
         log.write(f"{config.seed}\n")
     time.sleep(float(os.environ.get("TOY_PAUSE", "0")))
+    if os.environ.get("TOY_KILLED") == str(config.seed):
+        before = Path(os.environ["TOY_LOG"]).read_text().split().count(str(config.seed))
+        if before <= int(os.environ["TOY_KILLS"]):
+            os.kill(os.getpid(), signal.SIGKILL)
     if os.environ.get("TOY_BAD") == str(config.seed):
         raise InputError(f"seed {config.seed}: bad input; give a good one")
     generator = random.Random(config.seed)
