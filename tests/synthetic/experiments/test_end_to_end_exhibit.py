@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from committed import assert_as_committed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,6 +67,12 @@ def test_promises_that_are_kept_hold() -> None:
     result = summarise(configs(), records(configs()))
     assert set(verdicts(result).values()) == {"holds"}
     assert len(result.findings) == 2 + 3 + 1 + 3
+    assert_as_committed("figure-end-to-end", result, computed=("with probability 1 - p",))
+    shares = [each.estimate for each in result.findings if each.statistic.startswith("share of trainings")]
+    assert shares == [1.0] * 6
+    assert result.data["inputs"] == 400
+    base = next(row for row in result.data["joint"] if row["router"] == "random")
+    assert (base["liked"], base["disliked"]) == (0.75, 0.0)
     row = result.data["instances"][1]
     assert row["promised"] == pytest.approx(float(bounds(INSTANCES["rho 9"][0]).gain))
     assert row["kept"]["ranking"]["count"] == row["seeds"] == 200
@@ -106,6 +113,31 @@ def test_one_training_in_ten_that_breaks_a_promise_is_too_many() -> None:
         verdict for words, verdict in verdicts(summarise(configs(), made)).items() if "ranks above" in words
     ]
     assert ranking == ["fails", "fails"]
+
+
+def test_the_measured_gain_in_units_of_the_proved_one() -> None:
+    """Gains below 1 count, and one that is just what is promised is kept; two trainings have an interval."""
+    least = float(bounds(INSTANCES["rho 9"][0]).gain)
+    everything = [*(config for config in configs() if config.joint is not None)]
+    for trainings in (1, 2, 3):
+        chosen = [config for config in configs() if config.name == "rho 9"][:trainings] + everything
+        made = records(chosen, tolerance={"none": 1.0, "oracle": least})
+        made[0]["tolerance"] = {
+            "none": 1.0,
+            "oracle": least * (1 + 1e-9),
+        }  # samples without spread decide nothing
+        result = summarise(chosen, made)
+        (row,) = result.data["instances"]
+        assert row["kept"]["gain"]["count"] == len(row["gains"]) == trainings and least < 1
+        loose = [each for each in result.findings if "is loose" in each.claim]
+        assert len(loose) == (trainings > 1) and (row["looseness"] is not None) == (trainings > 1)
+        for each in loose:
+            assert each.estimate == pytest.approx(1) == row["looseness"]["mean"]
+
+
+def test_a_group_without_experts_has_no_share() -> None:
+    row = summarise(configs(), records(configs(), disliked=[0, 0])).data["joint"][0]
+    assert row["disliked"] is None and row["liked"] == 0.75
 
 
 @pytest.mark.parametrize(
