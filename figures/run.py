@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,7 +92,6 @@ def run(
             calls,
             exhibit.name,
             workers=workers or _default_workers(device, cluster),
-            parent=None if cluster else os.getpid(),
             console=console,
             brief=brief,
         )
@@ -123,7 +121,9 @@ def _backend(cluster: str | None) -> joblib.parallel_config:
         )
         known = os.environ.get("PYTHONWARNINGS", "").split(",")
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, dict.fromkeys([*known, OF_THE_TRACKER])))
-        return joblib.parallel_config(backend="loky", inner_max_num_threads=1)
+        return joblib.parallel_config(
+            backend="loky", inner_max_num_threads=1, initializer=_end_with, initargs=(os.getpid(),)
+        )
     if importlib.util.find_spec("distributed") is None:
         raise InputError(
             "--cluster: the package distributed is missing; install the extra: pip install '.[cluster]'"
@@ -152,7 +152,7 @@ def _calls(
 
 
 def _compute(
-    calls: Mapping[str, Call], name: str, *, workers: int, parent: int | None, console: Console, brief: bool
+    calls: Mapping[str, Call], name: str, *, workers: int, console: Console, brief: bool
 ) -> tuple[dict[str, Any], int]:
     """The records by key, and how many of the units had to be computed here."""
     if calls and (line := earlier_layout(next(iter(calls.values()))[0].folder.parent)):
@@ -165,7 +165,7 @@ def _compute(
         """Whether each unit that is done now was computed here; those that other runs compute are left out."""
         work = joblib.Parallel(
             n_jobs=workers, batch_size=1, max_nbytes=None, return_as="generator_unordered"
-        )(joblib.delayed(_compute_unit)(key, calls[key], parent, wait) for key in keys)
+        )(joblib.delayed(_compute_unit)(key, calls[key], wait) for key in keys)
         for key, done in work:
             if done is not None:
                 found[key] = done[0]
@@ -188,13 +188,16 @@ def _compute(
                     raise InputError(
                         f"{name}: workers were killed before they computed; {TOO_LITTLE}"
                     ) from None
+        twice = []
         for key in killed:
             try:
                 yield from finished([key], wait=True)
             except BrokenProcessPool:
-                raise InputError(
-                    f"{name}: the process of the unit {_told(calls, key)} was killed twice; {TOO_LITTLE}"
-                ) from None
+                twice.append(_told(calls, key))
+        if twice:
+            raise InputError(
+                f"{name}: the process of the unit {'; '.join(twice)} was killed twice; {TOO_LITTLE}"
+            )
 
     with warnings.catch_warnings():
         # A worker that has grown by 300 MB, as one with a model does, is replaced, and loses nothing.
@@ -214,19 +217,14 @@ def _told(calls: Mapping[str, Call], key: str) -> str:
     )
 
 
-def _compute_unit(
-    key: str, call: Call, parent: int | None, wait: bool
-) -> tuple[str, tuple[Any, bool] | None]:
+def _compute_unit(key: str, call: Call, wait: bool) -> tuple[str, tuple[Any, bool] | None]:
     """In a worker: the unit's key, and its record once that is on disk [Unit.once]."""
     unit, measure, config = call
-    if parent not in (None, os.getpid()):
-        _end_with(parent)
     if "torch" in sys.modules:  # imported together with the experiment, if it uses it at all
         sys.modules["torch"].set_num_threads(1)
     return key, unit.once(lambda: measure(config), wait)
 
 
-@cache
 def _end_with(parent: int) -> None:
     """This worker ends when its parent does: else it would go on computing, beside the run that continues.
 

@@ -281,6 +281,24 @@ def test_ctrl_c_while_it_is_imported() -> None:
             expect_one_line(errors, "interrupted")
 
 
+@pytest.mark.parametrize("after", [0.0, 0.3])
+def test_workers_end_with_their_parent(tmp_path: Path, log: Path, after: float) -> None:
+    """Also while they are still importing; they hold the output open until they are gone."""
+    process = start(tmp_path, "--workers", "2", TOY_PAUSE="60")
+    deadline = time.monotonic() + 60
+    while (
+        b"LokyProcess"
+        not in subprocess.run(
+            ["ps", "--no-headers", "-o", "args", "-s", str(process.pid)], capture_output=True, check=False
+        ).stdout
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(after)
+    process.kill()
+    process.communicate(timeout=5)
+
+
 @pytest.mark.parametrize("kills", [1, 2])
 def test_a_killed_worker(tmp_path: Path, log: Path, kills: int) -> None:
     """Its unit is tried once more; then it is named."""
