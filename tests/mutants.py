@@ -201,6 +201,8 @@ EXHIBITS = _exhibits()
 MODULES = tuple(dict.fromkeys([*FORMULAS, *ON_TENSORS, *DECIDING, *EXHIBITS, *HANDING]))
 SUPREMUM = "the supremum is the same with and without the end of the interval"
 EQUIVALENT = {
+    "synthetic.experiments.stress._rule_of_thumb: each.statistics[name] >= threshold"
+    " -> each.statistics[name] > threshold": "no value lies on a threshold, which is between two values",
     "realmodels.experiments.figure_4._findings_on_tasks: 12 -> 13": "rounding errors are smaller than either",
     "realmodels.experiments.figure_4._over_tasks: each.mean(0) - each.mean() -> each.mean() - each.mean(0)": (
         "products of deviations of units enter the interval, and their signs cancel"
