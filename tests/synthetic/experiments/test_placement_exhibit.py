@@ -437,6 +437,27 @@ def test_the_order_of_units_does_not_matter(seed: int) -> None:
         assert mine == theirs
 
 
+def test_the_smallest_of_several_means_is_judged_by_bonferronis_interval() -> None:
+    rng = np.random.default_rng(0)
+    first, second = 1 + rng.standard_normal((2, 8))
+    one, both = (
+        placement._smallest("a", "b", each, origin="ours", family="c") for each in ([first], [first, second])
+    )
+    assert (one.statistic, both.statistic) == ("b", "b, Bonferroni's interval")
+    assert one.interval == pytest.approx(mean_interval(first))
+    each = [mean_interval(values, 0.975) for values in (first, second)]
+    assert both.interval == pytest.approx((min(low for low, _ in each), min(high for _, high in each)))
+
+
+def test_granularities_are_compared_by_the_difference_of_gains() -> None:
+    def gained(cell: Any, name: str, count: int) -> float:
+        return {"layer": 3.0, "column": 1.0}.get(cell.w_max, 1.0) if name == "maxnn" else 0.0
+
+    found = summarise(*records(gained)).findings
+    granular = [each for each in found if each.family == "granularity"]
+    assert granular and all(each.estimate == pytest.approx(2, abs=0.05) for each in granular)
+
+
 def test_networks_that_learned_nothing_are_left_out_and_infinite_tolerance_is_bounded() -> None:
     configs, found = records(as_claimed)
     reference = summarise(configs, found)
@@ -452,6 +473,9 @@ def test_networks_that_learned_nothing_are_left_out_and_infinite_tolerance_is_bo
         for config, record in zip(configs, found, strict=True)
         if config.seed != FIRST_FRESH_SEED + 2
     ]
+    enough = [record | {"clean_accuracy": 0.95} for record in found]
+    assert summarise(configs, enough).data["left_out"] == 0
+    assert summarise(configs, enough).findings == reference.findings
     result = summarise(configs, spoilt)
     assert result.findings == summarise(*zip(*kept, strict=True)).findings != reference.findings
     assert result.data["left_out"] == sum(config.seed == FIRST_FRESH_SEED + 2 for config in configs)
