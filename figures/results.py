@@ -302,8 +302,10 @@ def statements(
         for name in claim.exhibits:
             if name not in shown:
                 raise InputError(f"{claim.id}: {name} is not in the catalogue; mend theory/claims.py")
-            own = verdicts(testing.get(claim.id, {}).get(name, ())) or "no finding tests this statement alone"
-            links.append(f"- [`{shown[name].option}`](../RESULTS.md#{name}): {own}")
+            if own := verdicts(testing.get(claim.id, {}).get(name, ())):
+                own += f", by [these rules](../{files(shown[name])[0]})"
+            found = own or "no finding tests this statement alone"
+            links.append(f"- [`{shown[name].option}`](../RESULTS.md#{name}): {found}")
         sections += [
             f'<a id="{claim.id}"></a>\n## {claim.id}',
             f"{claim.statement}.",
