@@ -10,6 +10,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 RUN := .venv/bin/python
+# In two processes, as many as the cores that the suite is made for.
+PYTEST := $(RUN) -m pytest -q -n 2 --dist worksteal
 LOG := .venv/pip.log
 # Quiet unless it fails: then what it wrote is shown.
 PIP = pip() { $(RUN) -m pip --disable-pip-version-check install "$$@" >$(LOG) 2>&1 || { cat $(LOG); exit 1; }; }; pip
@@ -36,10 +38,10 @@ table-%: $(BASE)
 figure-tasks figure-peers: $(DEV)
 
 test: lint ## lint and the tests; ARGS="-k analog" passes options on
-	$(RUN) -m pytest -q $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: lint ## the same with the slow tests
-	$(RUN) -m pytest -q -m "slow or not slow" $(ARGS)
+	$(PYTEST) -m "slow or not slow" $(ARGS)
 
 lint: $(DEV) ## style and types
 	$(RUN) -m ruff check
