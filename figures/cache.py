@@ -1,7 +1,8 @@
 """Where are finished units kept, and when is a kept one believed? A file of JSON each, checked whenever it is read.
 
-OUT/.cache/units/EXHIBIT/HASH.json holds the unit's whole key, its record, and a checksum of both. HASH is that of the
-key. Nothing there is ever executed. A file that is damaged, or holds another key, counts as missing and is replaced.
+A file of the folder units below .cache of --out holds the unit's whole key, its record, and a checksum of both. It is
+called by the hash of the key. Nothing there is ever executed. A file that is damaged, or holds another key, counts as
+missing and is replaced.
 """
 
 import hashlib

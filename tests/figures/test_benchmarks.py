@@ -16,7 +16,9 @@ def test_a_benchmark_writes_its_rows_with_their_source(tmp_path: Path) -> None:
     out = tmp_path / "new" / "table.json"
     options = ["--inputs", "20", "--draws", "2", "--runs", "1", "--out", str(out)]
     command = [sys.executable, "benchmarks/noise_table.py", *options]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
     content = json.loads(out.read_text(encoding="utf-8"))
     assert len(content["rows"]) == 4
     for row in content["rows"]:
