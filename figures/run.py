@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -114,26 +115,47 @@ def _default_workers(device: str | None, cluster: str | None) -> int:
     return 1 if device in ("cuda", "auto") else joblib.cpu_count()
 
 
-def _backend(cluster: str | None) -> joblib.parallel_config:
+@contextmanager
+def _backend(cluster: str | None) -> Iterator[None]:
+    """Where joblib computes meanwhile."""
     if cluster is None:
-        os.environ["PYTHONSAFEPATH"] = (
-            "1"  # else workers import a file called socket.py from the current folder
-        )
         known = os.environ.get("PYTHONWARNINGS", "").split(",")
-        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, dict.fromkeys([*known, OF_THE_TRACKER])))
-        return joblib.parallel_config(
-            backend="loky", inner_max_num_threads=1, initializer=_end_with, initargs=(os.getpid(),)
-        )
+        quiet = ",".join(filter(None, dict.fromkeys([*known, OF_THE_TRACKER])))
+        # A safe path: else workers import a file called socket.py from the current folder.
+        with (
+            _environment(PYTHONSAFEPATH="1", PYTHONWARNINGS=quiet),
+            joblib.parallel_config(
+                backend="loky", inner_max_num_threads=1, initializer=_end_with, initargs=(os.getpid(),)
+            ),
+        ):
+            yield
+        return
     if importlib.util.find_spec("distributed") is None:
         raise InputError(
             "--cluster: the package distributed is missing; install the extra: pip install '.[cluster]'"
         )
     try:
-        return joblib.parallel_config(backend="dask", scheduler_host=cluster)
+        config = joblib.parallel_config(backend="dask", scheduler_host=cluster)
     except (OSError, ValueError) as error:
         raise InputError(
             f"--cluster {cluster}: no Dask scheduler there ({error}); give its address"
         ) from None
+    with config:
+        yield
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """These environment variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _calls(

@@ -104,6 +104,7 @@ def test_a_run_writes_everything_and_a_second_one_computes_nothing(
     shown = capsys.readouterr().out
     assert "holds" in shown and "pi is below 4 [ours]" in shown and "Family: pi" in shown
     assert "quick preset: decides nothing; verdicts need --preset full" in shown
+    assert not {"PYTHONSAFEPATH", "PYTHONWARNINGS"} & os.environ.keys()  # workers alone have them
     first = result(tmp_path)
     assert executed(log) == stored(tmp_path) == list(range(6))  # units that two arms share are computed once
     assert (first.exhibit, first.preset) == ("figure-pi", "quick")
