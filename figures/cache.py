@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +28,6 @@ EARLIER = "joblib"  # where versions up to 1.0 kept theirs, as pickles
 LARGEST = 2**30  # bytes; no record is as large
 # Of what computes units; another release of one may give other digits.
 DECIDING = ("torch", "numpy", "scipy", "transformers", "lm-eval", "aihwkit", "aihwkit-lightning")
-
-
-def deciding_versions() -> dict[str, str | None]:
-    """Versions of the packages that compute units, None for those that are not installed."""
-    found = dict[str, str | None]()
-    for name in DECIDING:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 @dataclass(frozen=True)
@@ -100,9 +88,7 @@ class Unit:
         try:
             replace_file(self.path, json.dumps(content, allow_nan=False).encode())
         except OSError as error:
-            if is_disk_full(error):
-                raise InputError(disk_full(error)) from None
-            raise InputError(_unwritable(self.path, error)) from None
+            raise _unwritable(self.path, error) from None
 
     def once(self, compute: Callable[[], Any], wait: bool) -> tuple[Any, bool] | None:
         """The record, computed and kept if there is none, and whether it was; None if another process is at it.
@@ -132,16 +118,13 @@ class Unit:
         except NotImplementedError:  # a file system without locks: two runs there may compute a unit twice
             lock = nullcontext()  # type: ignore[assignment]
         except OSError as error:
-            if is_disk_full(error):
-                raise InputError(disk_full(error)) from None
-            raise InputError(_unwritable(path, error)) from None
+            raise _unwritable(path, error) from None
         with lock:
             try:
                 yield True
             finally:
-                if (
-                    self.path.exists()
-                ):  # whoever waits for the lock finds the record, also if others lock a new file
+                # Whoever waits for the lock finds the record, also if others lock a new file.
+                if self.path.exists():
                     path.unlink(missing_ok=True)
 
 
@@ -162,8 +145,12 @@ def earlier_layout(out: Path) -> str:
     return f"{folder}: kept by an earlier version, not read; delete it if you like" if folder.is_dir() else ""
 
 
-def _unwritable(path: Path, error: OSError) -> str:
-    return f"the cache cannot be written ({error.strerror}: {path}); make it writable, run it again"
+def _unwritable(path: Path, error: OSError) -> InputError:
+    if is_disk_full(error):
+        return InputError(disk_full(error))
+    return InputError(
+        f"the cache cannot be written ({error.strerror}: {path}); make it writable, run it again"
+    )
 
 
 def _checksum(key: Any, record: Any) -> str:

@@ -109,10 +109,10 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of those of `PACKAGES` that are installed."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions of Python and of those of the packages that are installed."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

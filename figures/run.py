@@ -33,10 +33,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from figures.cache import FOLDER, Unit, deciding_versions, earlier_layout
+from figures.cache import DECIDING, FOLDER, Unit, earlier_layout
 from figures.catalogue import Exhibit
 from figures.options import flag
-from figures.provenance import judging, provenance
+from figures.provenance import judging, provenance, versions
 from theory.errors import InputError
 from theory.evidence import Result
 from theory.strict_json import plain
@@ -88,6 +88,8 @@ def run(
         raise InputError(f"--device auto: {exhibit.option} loads no model; use cpu or cuda")
     configs = experiment.grid(preset, **{**exhibit.defaults, **options})
     calls = _calls(exhibit, experiment.measure, configs, out)
+    if line := earlier_layout(out):
+        console.print(line, soft_wrap=True)
     with _backend(cluster):
         records, computed = _compute(
             calls,
@@ -165,7 +167,7 @@ def _calls(
     decided_by = {
         "exhibit": exhibit.name,
         "code": code_hash(exhibit.experiment),
-        "versions": deciding_versions(),
+        "versions": versions(DECIDING),
     }
     return {
         (key := _key(config)): (Unit(out / FOLDER, decided_by | {"config": json.loads(key)}), measure, config)
@@ -177,8 +179,6 @@ def _compute(
     calls: Mapping[str, Call], name: str, *, workers: int, console: Console, brief: bool
 ) -> tuple[dict[str, Any], int]:
     """The records by key, and how many of the units had to be computed here."""
-    if calls and (line := earlier_layout(next(iter(calls.values()))[0].folder.parent)):
-        console.print(line, soft_wrap=True)
     # Read here what is there, so that a finished exhibit starts no worker.
     found = {key: record for key, (unit, *_) in calls.items() if (record := unit.read()) is not None}
     damaged = sum(unit.damaged for key, (unit, *_) in calls.items() if key not in found)
@@ -201,11 +201,9 @@ def _compute(
                 yield from finished(left, wait)
                 wait = True
             except BrokenProcessPool:
-                known, killed = (
-                    len(killed),
-                    killed | dict.fromkeys(key for key in left if calls[key][0].abandoned),
-                )
-                unexplained += len(killed) == known
+                abandoned = [key for key in left if calls[key][0].abandoned]
+                killed |= dict.fromkeys(abandoned)
+                unexplained += not abandoned
                 if unexplained > 1:
                     raise InputError(
                         f"{name}: workers were killed before they computed; {TOO_LITTLE}"

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from figures.cache import LARGEST, Unit, deciding_versions, earlier_layout, forget
+from figures.cache import DECIDING, LARGEST, Unit, earlier_layout, forget
+from figures.provenance import versions
 from theory.errors import InputError
 
 KEY = {"exhibit": "figure-pi", "config": ["Config", {"seed": 3}], "code": "c0de", "versions": {"torch": "2"}}
@@ -191,5 +192,5 @@ def test_the_earlier_layout_is_named(tmp_path: Path) -> None:
 
 
 def test_versions_are_those_that_are_installed() -> None:
-    found = deciding_versions()
+    found = versions(DECIDING)
     assert found["torch"] and found["numpy"]
