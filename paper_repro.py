@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 HERE = Path(__file__).resolve().parent
 PROGRAM = "paper_repro.py"
 INTERRUPTED = "interrupted: finished units are kept, the same command continues from there"
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PACKAGES = ("theory", "synthetic", "realmodels", "figures")
 
 
@@ -27,7 +28,9 @@ def _stopped_early(*_: object) -> None:
 
 
 if __name__ == "__main__":  # imports take seconds, in which Ctrl-C would give a traceback
-    signal.signal(signal.SIGINT, _stopped_early)
+    for number in INTERRUPTS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _stopped_early)
 
 
 def _foreign() -> str | None:
@@ -58,19 +61,18 @@ from figures.catalogue import (
     Exhibit,
     find,
 )
+from figures.files import disk_full, is_disk_full, replace_file, unwritable
 from figures.ledger import catalogue, ledger
 from figures.options import flag, parser
 from figures.output import (
     COMMITTED,
     Steady,
+    check_places,
     committed_result,
     computed_result,
-    disk_full,
-    is_disk_full,
     label,
     output_folder,
     pictures,
-    replace_file,
     write,
 )
 from figures.shown import counts, outcome, p_value, units
@@ -144,7 +146,7 @@ def _interruptible() -> Iterator[None]:
     """SIGTERM and SIGHUP interrupt as Ctrl-C does, but where they are ignored, as below nohup."""
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in INTERRUPTS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, signal.default_int_handler)
     try:
@@ -200,6 +202,7 @@ def _reproduce_all(
 
     console = Console(file=Steady(sys.stdout), markup=False, highlight=False)  # type: ignore[arg-type]
     out = output_folder(options.out)
+    check_places(out, *([REPORT] if options.report else []))
     sections, status = [], 0
     for exhibit in chosen:
         try:
@@ -212,7 +215,11 @@ def _reproduce_all(
     if options.report:
         from figures.answers import answers
 
-        replace_file(out / REPORT, page(sections, answers(exhibits, data)).encode())
+        content = page(sections, answers(exhibits, data)).encode()
+        try:
+            replace_file(out / REPORT, content)
+        except OSError as error:
+            raise unwritable(out / REPORT, error, "the report") from None
         console.print(str(out / REPORT), soft_wrap=True)
     return status
 
@@ -244,6 +251,7 @@ def _reproduce(
         given = {each: value for each, value in given.items() if value is not None}
         preset = options.preset or "default"
         name = label(preset, given)
+        check_places(out, f"{exhibit.name}*.{name}.*")
         result = run(
             exhibit,
             preset,

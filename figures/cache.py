@@ -5,10 +5,10 @@ called by the hash of the key. Nothing there is ever executed. A file that is da
 missing and is replaced.
 """
 
+import errno
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,14 +18,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from figures.output import disk_full, is_disk_full, replace_file
+from figures.files import replace_file, unwritable
 from theory.errors import InputError
+from theory.files import read_regular
 from theory.strict_json import loads, plain
 
 FOLDER = ".cache"
 UNITS = "units"
 EARLIER = "joblib"  # where versions up to 1.0 kept theirs, as pickles
 LARGEST = 2**30  # bytes; no record is as large
+# On file systems without locks two runs may compute a unit twice.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 # Of what computes units; another release of one may give other digits.
 DECIDING = ("torch", "numpy", "scipy", "transformers", "lm-eval", "aihwkit", "aihwkit-lightning")
 
@@ -35,7 +38,7 @@ class Unit:
     """A unit of work and the file that keeps its record.
 
     folder: OUT/.cache of the run.
-    key: all that decides the record: exhibit, config, hash of the code, versions of packages.
+    key: all that decides the record: exhibit, config (or name of a part), hash of the code, versions of packages.
     """
 
     folder: Path
@@ -53,12 +56,7 @@ class Unit:
     def read(self) -> Any:
         """The record; None if there is none that can be believed."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with os.fdopen(descriptor, "rb") as file:
-                about = os.fstat(descriptor)
-                if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST:
-                    return None
-                content = loads(file.read().decode())
+            content = loads(read_regular(self.path, LARGEST, follow=False).decode())
         except (OSError, InputError, UnicodeDecodeError):
             return None
         if not isinstance(content, dict) or content.keys() != {"key", "record", "sha256"}:
@@ -88,7 +86,7 @@ class Unit:
         try:
             replace_file(self.path, json.dumps(content, allow_nan=False).encode())
         except OSError as error:
-            raise _unwritable(self.path, error) from None
+            raise unwritable(self.path, error, "the cache") from None
 
     def once(self, compute: Callable[[], Any], wait: bool) -> tuple[Any, bool] | None:
         """The record, computed and kept if there is none, and whether it was; None if another process is at it.
@@ -104,6 +102,24 @@ class Unit:
             self.write(record)
             return record, True
 
+    def part(self, name: str, decided_by: Mapping[str, Any], compute: Callable[[], Any]) -> tuple[Any, bool]:
+        """An intermediate result that units of this exhibit share, and whether a damaged one was replaced.
+
+        name, decided_by, compute: as for `theory.kept.kept`.
+        """
+        own = {each: value for each, value in self.key.items() if each != "config"}
+        part = Unit(self.folder, own | {"part": name, "decided_by": plain(decided_by, name)})
+        replaced = False
+
+        def computed() -> Any:
+            nonlocal replaced
+            replaced = part.damaged
+            return compute()
+
+        done = part.once(computed, wait=True)
+        assert done is not None  # it waits
+        return done[0], replaced
+
     @contextmanager
     def _claimed(self, wait: bool) -> Iterator[bool]:
         """True while no other process computes this unit. The lock dies with its process."""
@@ -115,10 +131,10 @@ class Unit:
         except Timeout:
             yield False
             return
-        except NotImplementedError:  # a file system without locks: two runs there may compute a unit twice
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise unwritable(path, error, "the cache") from None
             lock = nullcontext()  # type: ignore[assignment]
-        except OSError as error:
-            raise _unwritable(path, error) from None
         with lock:
             try:
                 yield True
@@ -143,14 +159,6 @@ def earlier_layout(out: Path) -> str:
     """The line about finished units that an earlier version left; empty if there are none."""
     folder = out / FOLDER / EARLIER
     return f"{folder}: kept by an earlier version, not read; delete it if you like" if folder.is_dir() else ""
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    if is_disk_full(error):
-        return InputError(disk_full(error))
-    return InputError(
-        f"the cache cannot be written ({error.strerror}: {path}); make it writable, run it again"
-    )
 
 
 def _checksum(key: Any, record: Any) -> str:

@@ -241,6 +241,8 @@ def stored(file: Traversable, exhibit: Exhibit, presets: Sequence[str] = PRESETS
         text = file.read_bytes().decode()
     except UnicodeDecodeError:
         raise InputError(f"{file}: it is no text; remove it or run {exhibit.option} again") from None
+    except OSError as error:
+        raise InputError(f"{file}: it cannot be read ({error.strerror}); make it readable") from None
     result = Result.from_json(text, source=file.name)
     if result.exhibit != exhibit.name:
         raise InputError(f"{file}: result.exhibit is {result.exhibit!r}: {exhibit.name!r} is needed")

@@ -53,7 +53,7 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
     what.add_argument("--claims", action="store_true", help="every statement: derivation, tests, verdicts")
     add("--version", action="version", version=f"paper-repro {_version()}")
     add("--json", action="store_true", help="--list or --claims for programs: fields in figures/ledger.py")
-    add("--model", help="tiny-olmoe, a folder or a hub id")
+    add("--model", type=_text, help="tiny-olmoe, a folder or a hub id")
     add(
         "--preset",
         type=_one_of(presets),
@@ -73,15 +73,16 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
         metavar="N",
         help=f"the first of the seeds (default: {FIRST_FRESH_SEED}): another one gives fresh draws and trainings",
     )
-    add("--text", metavar="FILE", help="evaluate on this UTF-8 text")
+    add("--text", type=_text, metavar="FILE", help="evaluate on this UTF-8 text")
     add(
         "--tasks",
+        type=_text,
         metavar="NAMES",
         help="tasks of lm-eval, too: names with commas between, or paper for its eight",
     )
     add(
         "--out",
-        type=Path,
+        type=_folder,
         metavar="DIR",
         default=Path("results"),
         help="folder of files and cache (default: results)",
@@ -131,6 +132,26 @@ def _one_of(allowed: Sequence[str]) -> Callable[[str], str]:
         return text
 
     return chosen
+
+
+def _text(text: str) -> str:
+    """What a result records has to be text."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give a text that is not empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8: give another name") from None
+    return text
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("'' is not allowed: give a folder, . for this one")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}: there is no such home; give a folder") from None
 
 
 def _count(text: str) -> int:

@@ -6,7 +6,6 @@ The files of a run are named after the exhibit, the preset and the options that 
 """
 
 import csv
-import errno
 import hashlib
 import io
 import os
@@ -21,6 +20,7 @@ from typing import Any, TextIO
 
 from figures.catalogue import DECIDES_NOTHING, NUMBERS_OPTIONS, PRESETS, Exhibit, committed, stored
 from figures.drawings.rows import with_bounds
+from figures.files import remove_halves, replace_file, unwritable
 from theory.errors import InputError
 from theory.evidence import Result
 
@@ -28,8 +28,6 @@ FORMATS = ("png", "pdf", "svg")
 DPI = 200
 COMMITTED = "committed"
 LONGEST_WORD = 40  # letters of an option's value in a file's name
-# EFBIG: a limit on the size of files is, for the user, the same as a full disk.
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A palette is used if nobody would see it: all but one pixel in a thousand keep their colour within this (of 255).
 PALETTE_COLOURS, PALETTE_ERROR, PALETTE_SHARE = 256, 16, 0.999
 
@@ -72,11 +70,19 @@ def output_folder(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
+            remove_halves(out)
             return out.resolve()
     except OSError as error:
         raise InputError(
             f"--out {out}: cannot be written ({error.strerror}); give a folder that can"
         ) from None
+
+
+def check_places(out: Path, *patterns: str) -> None:
+    """InputError, before anything is computed, if a folder is in the place of a file that is to be written."""
+    for path in (path for pattern in patterns for path in out.glob(pattern)):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder where a file is to be written; move it away")
 
 
 def committed_result(exhibit: Exhibit, data: Traversable) -> Result:
@@ -157,7 +163,10 @@ def write(
         for suffix in formats:
             contents[f"{picture.name(exhibit)}.{name}.{suffix}"] = picture.formats[suffix]
     for file, content in contents.items():
-        replace_file(out / file, content)
+        try:
+            replace_file(out / file, content)
+        except OSError as error:
+            raise unwritable(out / file, error, "a result") from None
     return [out / file for file in contents]
 
 
@@ -170,19 +179,6 @@ def rows(result: Result, exhibit: Exhibit) -> list[dict[str, Any]]:
     return with_bounds(map(asdict, result.findings))
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write the file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 class Steady:
     """A text stream whose reader may go away and whose disk may be full: what cannot be shown is dropped."""
 
@@ -190,7 +186,9 @@ class Steady:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._try(lambda stream: stream.write(text))
+        # A path need not be text.
+        shown = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        self._try(lambda stream: stream.write(shown))
         return len(text)
 
     def flush(self) -> None:
@@ -212,15 +210,6 @@ class Steady:
             # Nor is it shown at the exit of the process, where that would fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             self._stream = None
-
-
-def is_disk_full(error: OSError) -> bool:
-    return error.errno in DISK_FULL
-
-
-def disk_full(error: OSError) -> str:
-    """The one line about a full disk."""
-    return f"{error.strerror}: finished units are kept; free space (or choose another --out) and run it again"
 
 
 def _csv(table: Sequence[dict[str, Any]]) -> bytes:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from figures import results
 from figures.catalogue import DATA, EXHIBITS, Exhibit, find, stored
-from figures.output import pictures, replace_file
+from figures.files import replace_file
+from figures.output import pictures
 from figures.rules import ROOT, faults, faults_of_history, judged_by
 from theory.errors import InputError, run
 from theory.evidence import Result

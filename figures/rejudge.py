@@ -11,7 +11,8 @@ from importlib import import_module
 from pathlib import Path
 
 from figures.catalogue import DATA, EXHIBITS, find, needed
-from figures.output import pictures, replace_file
+from figures.files import replace_file
+from figures.output import pictures
 from figures.provenance import git_state, judging
 from theory.errors import InputError, run
 

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import joblib
 from joblib.externals.loky import BrokenProcessPool
+from joblib.externals.loky.backend import resource_tracker
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -33,12 +34,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from figures.cache import DECIDING, FOLDER, Unit, earlier_layout
+from figures.cache import DECIDING, FOLDER, UNITS, Unit, earlier_layout
 from figures.catalogue import Exhibit
+from figures.files import remove_halves, remove_leftovers
 from figures.options import flag
 from figures.provenance import judging, provenance, versions
 from theory.errors import InputError
 from theory.evidence import Result
+from theory.kept import keeping
 from theory.strict_json import plain
 
 Item = TypeVar("Item")
@@ -88,6 +91,7 @@ def run(
         raise InputError(f"--device auto: {exhibit.option} loads no model; use cpu or cuda")
     configs = experiment.grid(preset, **{**exhibit.defaults, **options})
     calls = _calls(exhibit, experiment.measure, configs, out)
+    remove_halves(out / FOLDER / UNITS / exhibit.name)
     if line := earlier_layout(out):
         console.print(line, soft_wrap=True)
     with _backend(cluster):
@@ -123,6 +127,7 @@ def _backend(cluster: str | None) -> Iterator[None]:
     if cluster is None:
         known = os.environ.get("PYTHONWARNINGS", "").split(",")
         quiet = ",".join(filter(None, dict.fromkeys([*known, OF_THE_TRACKER])))
+        _start_tracker()
         # A safe path: else workers import a file called socket.py from the current folder.
         with (
             _environment(PYTHONSAFEPATH="1", PYTHONWARNINGS=quiet),
@@ -144,6 +149,21 @@ def _backend(cluster: str | None) -> Iterator[None]:
         ) from None
     with config:
         yield
+
+
+def _start_tracker() -> None:
+    """Start the process that removes the semaphores of workers; it outlives a signal to the whole process group.
+
+    Whatever a tracker that was killed itself has left is removed here.
+    """
+    remove_leftovers()
+    if threading.current_thread() is not threading.main_thread():
+        return  # where signals cannot be set
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which it inherits; it ignores others by itself
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @contextmanager
@@ -188,7 +208,9 @@ def _compute(
         work = joblib.Parallel(
             n_jobs=workers, batch_size=1, max_nbytes=None, return_as="generator_unordered"
         )(joblib.delayed(_compute_unit)(key, calls[key], wait) for key in keys)
-        for key, done in work:
+        for key, done, replaced in work:
+            nonlocal damaged
+            damaged += replaced
             if done is not None:
                 found[key] = done[0]
                 yield done[1]
@@ -237,12 +259,24 @@ def _told(calls: Mapping[str, Call], key: str) -> str:
     )
 
 
-def _compute_unit(key: str, call: Call, wait: bool) -> tuple[str, tuple[Any, bool] | None]:
-    """In a worker: the unit's key, and its record once that is on disk [Unit.once]."""
+def _compute_unit(key: str, call: Call, wait: bool) -> tuple[str, tuple[Any, bool] | None, int]:
+    """In a worker: the unit's key, its record once that is on disk [Unit.once], and how many damaged parts it replaced.
+
+    What units share, such as scores and calibrations, is kept on disk, too.
+    """
     unit, measure, config = call
+    replaced = 0
+
+    def keep(name: str, decided_by: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+        nonlocal replaced
+        record, damaged = unit.part(name, decided_by, compute)
+        replaced += damaged
+        return record
+
     if "torch" in sys.modules:  # imported together with the experiment, if it uses it at all
         sys.modules["torch"].set_num_threads(1)
-    return key, unit.once(lambda: measure(config), wait)
+    with keeping(keep):
+        return key, unit.once(lambda: measure(config), wait), replaced
 
 
 def _end_with(parent: int) -> None:

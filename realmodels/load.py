@@ -8,28 +8,36 @@ import json
 import logging as standard_logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from realmodels import deepseek_moe  # noqa: F401, registers DeepSeekMoE with the Auto classes
-from realmodels.devices import weights_of
+from realmodels.checkpoint import check_folder, files_hash, no_larger_than
+from realmodels.devices import device_of, weights_of
 from realmodels.families import describe
 from realmodels.model import Model
 from theory.errors import InputError, did_you_mean
+from theory.strict_json import is_whole
 
 DEFAULT_MODEL = "tiny-olmoe"
 CHECKPOINTS = Path(__file__).with_name("checkpoints")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
-TOKENIZERS = ("tokenizer.json", "tokenizer.model")
-HASHED_FILES = ("config.json", "tokenizer*", "*.safetensors")
+TRIED_TOKENS = 8
 
 
 def load(
@@ -62,17 +70,18 @@ def load(
                 f"device {device}: max_memory and offload_folder are for device auto; leave them out"
             )
     folder = checkpoint_folder(name)
-    _check_files(folder)
-    own_hash = weights_hash(folder)
+    shapes = check_folder(folder)
     placing: dict[str, Any] = {}
     if auto:
         placing = {"device_map": "auto", "max_memory": None if max_memory is None else dict(max_memory)}
         if offload_folder is not None:
             # Files there are named after parameters: another model's would be overwritten.
-            placing["offload_folder"] = Path(offload_folder).expanduser() / f"{own_hash}-{dtype}"
+            placing["offload_folder"] = Path(offload_folder).expanduser() / f"{files_hash(folder)}-{dtype}"
     try:
         with _quiet_transformers():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            with no_larger_than(shapes), torch.device("meta"):
+                AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
@@ -86,6 +95,8 @@ def load(
             )
             network, report = loaded
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except InputError as error:
+        raise InputError(f"model {name}: {error}") from None
     except Exception as error:  # a broken config.json makes transformers raise about anything
         if auto and offload_folder is None and "offload_folder" in str(error):
             raise InputError(
@@ -106,14 +117,12 @@ def load(
     ]
     _refuse_misfits(name, problems)
     broken: list[str] = []
-    for module_name, module in network.named_modules():
-        for own_name, weight in weights_of(module).items():
-            parameter_name = f"{module_name}.{own_name}"
-            wanted = tuple(module.get_parameter(own_name).shape)
-            if weight.shape != wanted:  # transformers has not looked at what stays on disk
-                problems.append(f"{parameter_name} is {tuple(weight.shape)}, not {wanted}")
-            elif not torch.isfinite(weight).all():
-                broken.append(parameter_name)
+    for parameter_name, weight in weights(network):
+        wanted = tuple(network.get_parameter(parameter_name).shape)
+        if weight.shape != wanted:  # transformers has not looked at what stays on disk
+            problems.append(f"{parameter_name} is {tuple(weight.shape)}, not {wanted}")
+        elif not torch.isfinite(weight).all():
+            broken.append(parameter_name)
     _refuse_misfits(name, sorted(problems))
     if broken:
         raise InputError(
@@ -128,9 +137,31 @@ def load(
         model_map = describe(network)
     except InputError as error:
         raise InputError(f"model {name}: {error}") from None
+    own_hash = loaded_hash(network, tokenizer)
     if not auto:
         network.to(device)
-    return Model(name, network.requires_grad_(False), tokenizer, model_map, own_hash)
+    model = Model(name, network.requires_grad_(False), tokenizer, model_map, own_hash)
+    _try(model)
+    return model
+
+
+@torch.no_grad()
+def _try(model: Model) -> None:
+    """InputError unless the network computes numbers from a few tokens, whatever its config holds."""
+    advice = "get a config.json that belongs to the weights"
+    context = getattr(model.network.config, "max_position_embeddings", None)
+    if context is not None and not (is_whole(context) and context >= 1):
+        raise InputError(f"model {model.name}: config.json has max_position_embeddings {context!r}: {advice}")
+    tokens = torch.arange(min(TRIED_TOKENS, context or TRIED_TOKENS), device=device_of(model.network))[None]
+    try:
+        with _quiet_transformers():
+            logits = model.network(input_ids=tokens, use_cache=False).logits
+    except Exception as error:
+        raise InputError(
+            f"model {model.name}: a forward pass fails ({_in_short(error)}); {advice}"
+        ) from error
+    if logits.isnan().any():
+        raise InputError(f"model {model.name}: a forward pass gives NaN; {advice}")
 
 
 def _refuse_misfits(name: str, problems: Sequence[str]) -> None:
@@ -148,7 +179,7 @@ def checkpoint_folder(name: str) -> Path:
         return embedded[name]
     try:
         path = Path(name).expanduser()
-        if path.is_dir():
+        if name and path.is_dir():
             return path
     except (OSError, RuntimeError):  # too long for a path, or the home of a user that does not exist
         pass
@@ -169,13 +200,56 @@ def checkpoint_folder(name: str) -> Path:
         ) from error
 
 
-def weights_hash(folder: Path) -> str:
-    """SHA-256 of the checkpoint's config, tokenizer and weights, which decide every result together with the text."""
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in HASHED_FILES for path in folder.glob(pattern)):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+def loaded_hash(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of config, tokenizer and weights as they are loaded, which decide every result together with the text.
+
+    Folders that hold the same model in other files have the same hash.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    facts = {
+        "config": _without_origin(network.config.to_dict()),
+        "tokenizer": {
+            "vocabulary": tokenizer.get_vocab(),
+            "special tokens": tokenizer.special_tokens_map,
+            "added before and after": [
+                getattr(tokenizer, f"add_{name}_token", None) for name in ("bos", "eos")
+            ],
+            "longest input": tokenizer.model_max_length,
+            "pieces": None if backend is None else backend.to_str(),
+        },
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    stored = network.state_dict().keys()  # other buffers are computed from the config
+    parts = [*(each for each in network.named_buffers() if each[0] in stored), *weights(network)]
+    with ThreadPoolExecutor() as threads:
+        for each in threads.map(_tensor_hash, *zip(*parts, strict=True)):
+            digest.update(each)
     return digest.hexdigest()
+
+
+def weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters by name, wherever accelerate keeps them."""
+    for name, module in network.named_modules():
+        for own_name, weight in weights_of(module).items():
+            yield f"{name}.{own_name}", weight
+
+
+def _tensor_hash(name: str, tensor: Tensor) -> bytes:
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(content.data)
+    return digest.digest()
+
+
+def _without_origin(config: Any) -> Any:
+    """The config without where it comes from: paths, and the release that wrote it."""
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: _without_origin(value)
+        for key, value in config.items()
+        if not str(key).startswith("_") and key not in ("transformers_version", "transformers_weights")
+    }
 
 
 def _check_device(device: str | torch.device) -> None:
@@ -203,43 +277,6 @@ def _quiet_transformers() -> Iterator[None]:
         accelerate.setLevel(level)
         if progress_bars:
             logging.enable_progress_bar()
-
-
-def _check_files(folder: Path) -> None:
-    """Raise InputError, before anything is loaded, unless all files are there and weights are complete safetensors."""
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"model {folder}: the folder has no config.json: give a folder that save_pretrained wrote"
-        )
-    if not any((folder / name).is_file() for name in TOKENIZERS):  # transformers would make up an empty one
-        raise InputError(
-            f"model {folder}: the folder has no {TOKENIZERS[0]}: save the model's tokenizer into it, too"
-        )
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickles = sorted(
-            path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in folder.glob(pattern)
-        )
-        found = f"only {pickles[0]}, a pickle, which can run any code" if pickles else "no weights"
-        raise InputError(f"model {folder}: {found}: convert them to safetensors with save_pretrained")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(
-                f"model {folder}: {index.name} is not a weight index: get an intact copy"
-            ) from None
-        if missing := sorted(needed - {path.name for path in files}):
-            raise InputError(f"model {folder}: {missing[0]} is missing: get the complete checkpoint")
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                file.keys()
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"model {folder}: {path.name} is no intact safetensors file ({error}): get an intact copy"
-            ) from None
 
 
 def _in_short(error: Exception) -> str:

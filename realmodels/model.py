@@ -17,7 +17,7 @@ class Model:
     name: as it was given to `load`.
     network: the transformers model.
     map: where the parts of the network are.
-    weights_hash: SHA-256 of the checkpoint [load.weights_hash].
+    weights_hash: SHA-256 of config, tokenizer and weights as loaded [load.loaded_hash].
     """
 
     name: str

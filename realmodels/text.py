@@ -28,12 +28,15 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self, SupportsIndex, get_args, overload
 
 from theory.errors import InputError
+from theory.files import read_regular
 
 Split = Literal["training", "calibration", "evaluation"]
 HeldOut = Literal["calibration", "evaluation"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 HELD_OUT_PACKAGES: Final = ("sympy", "networkx")
 CORPUS_FILE: Final = Path(__file__).with_name("corpus.json")
+
+LARGEST_TEXT: Final = 64 * 2**20  # bytes of a user's own text
 
 _SPLIT_BUCKETS: Final = 10  # one in ten modules evaluates, one in ten calibrates, eight train
 _MIN_WORDS: Final = 6
@@ -228,13 +231,18 @@ def held_out(split: HeldOut) -> Documents:
 
 
 def read_text(path: str | Path) -> tuple[str, ...]:
-    """Read a user's own evaluation text, any UTF-8 file that is not empty, as one document."""
+    """Read a user's own evaluation text, a UTF-8 file that is not empty, as one document.
+
+    InputError for what is no regular file, or has more than LARGEST_TEXT bytes. A byte order mark is left out.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_regular(Path(path).expanduser(), LARGEST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"text file {path} is not UTF-8 (byte {error.start}): convert it to UTF-8"
         ) from error
+    except RuntimeError:  # the home of a user that does not exist
+        raise InputError(f"text file {path}: there is no such home: give a readable UTF-8 file") from None
     except OSError as error:
         raise InputError(
             f"text file {path} cannot be read ({error.strerror}): give a readable UTF-8 file"

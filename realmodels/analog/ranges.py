@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 
 from theory.errors import InputError
 from theory.hardware import Hardware
@@ -66,3 +66,22 @@ class Calibration:
                 " calibrate this very model, or keep the module digital"
             )
         return self.layers[parameter]
+
+    def as_json(self) -> dict[str, list[list[float]]]:
+        """Three numbers for each calibration of each layer, as `from_json` reads them."""
+        return {
+            name: [
+                list(astuple(each))
+                for each in ((ranges,) if isinstance(ranges, LayerCalibration) else ranges)
+            ]
+            for name, ranges in self.layers.items()
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Sequence[Sequence[float]]], hardware: Hardware) -> "Calibration":
+        """The calibration that `as_json` gave."""
+        layers: dict[str, Ranges] = {}
+        for name, found in content.items():
+            ranges = tuple(LayerCalibration(*each) for each in found)
+            layers[name] = ranges[0] if len(ranges) == 1 else ranges
+        return cls(layers, hardware)

@@ -35,7 +35,6 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from realmodels.calibrate import Calibration, calibrate
 from realmodels.compare import as_mask, expert_damage, losses, mean_losses, mean_shift
 from realmodels.damage import expected_damage
 from realmodels.devices import device_of
@@ -43,7 +42,6 @@ from realmodels.evaluate import block_results, token_blocks
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated
 from realmodels.load import DEFAULT_MODEL, Model
-from realmodels.scores import scores
 from theory.evidence import (
     Direction,
     Finding,
@@ -244,7 +242,7 @@ class _Search:
         self.seeds, self.evaluation = apart(own, config.seeds, seed=int)
         pcm = Hardware(c=1.0, w_max=config.w_max, dac_bits=config.bits, adc_bits=config.bits)
         self._unit = rig.as_noisy(model, pcm, config.programming)
-        self.calibration: Calibration = calibrate(model, texts, self._unit)
+        self.calibration = rig.calibration(config.model, config.device, self._unit)
 
     def hardware(self, c: float) -> Hardware:
         """The hardware at the magnitude that is as noisy as pcm at c."""
@@ -253,7 +251,7 @@ class _Search:
     def scores(self) -> dict[str, Float[Tensor, "layers experts"]]:
         texts = self.model.texts("calibration")
         strategies: tuple[Strategy, ...] = ("maxnn", "activation_weight", "activation_frequency")
-        found = {str(name): scores(self.model, name, texts) for name in strategies}
+        found = {str(name): rig.scores(self.config.model, self.config.device, name) for name in strategies}
         hardware = self.hardware(RULE_C)
         found["damage"] = expected_damage(self.model, texts, hardware)
         found["damage with gradient"] = expected_damage(self.model, texts, hardware, gradient=True)

@@ -20,6 +20,7 @@ from realmodels.scores import scores as scores_of
 from realmodels.text import held_out, read_text, shared_paragraphs, text_hash
 from theory.errors import InputError
 from theory.hardware import Granularity, Hardware, programming_sigma
+from theory.kept import kept
 from theory.placement import STRATEGIES, Strategy, place
 from theory.separation import evaluation_seeds
 
@@ -88,13 +89,17 @@ def evaluated(
     most_blocks: at most so many blocks, spread evenly over the text; None for the whole text.
     most_tokens: predictions in a block, or fewer if the model's context is shorter.
     """
-    loaded, found = model(name, device), _documents(text or OUR_TEXT)
+    if text is None:
+        text = OUR_TEXT
+    elif text == OUR_TEXT:
+        text = f"./{text}"  # a file that is called so
+    loaded, found = model(name, device), _documents(text)
     length = min(most_tokens, loaded.context)
     return asdict(
         Evaluated(
             model=name,
             weights=loaded.weights_hash,
-            text=text or OUR_TEXT,
+            text=text,
             text_hash=text_hash(found),
             device=device,
             blocks=len(token_blocks(loaded, found, length, most_blocks).tokens),
@@ -122,15 +127,34 @@ def documents(config: Evaluated) -> list[int]:
 @lru_cache(maxsize=len(STRATEGIES))
 def scores(name: str, device: str, strategy: Strategy) -> Tensor:
     """Scores of the experts, (layers, experts). Routing statistics are those of calibration text."""
-    loaded = model(name, device)
-    return scores_of(loaded, strategy, loaded.texts("calibration"))
+    loaded, texts = _calibrated_by(name, device)
+    found = kept(
+        "scores",
+        _decided_by(loaded, texts, device) | {"strategy": strategy},
+        lambda: scores_of(loaded, strategy, texts).tolist(),
+    )
+    return torch.tensor(found, dtype=torch.float64)
 
 
-@lru_cache(maxsize=len(GRANULARITIES))
-def calibration(name: str, device: str, w_max: Granularity) -> Calibration:
-    """Converter ranges from calibration text, for the default converters."""
+@lru_cache(maxsize=6)  # two granularities by three numbers of bits of one model
+def calibration(name: str, device: str, hardware: Hardware) -> Calibration:
+    """Converter ranges from calibration text. Programming noise plays no part."""
+    loaded, texts = _calibrated_by(name, device)
+    found = kept(
+        "converter ranges",
+        _decided_by(loaded, texts, device) | {"hardware": asdict(hardware)},
+        lambda: calibrate(loaded, texts, hardware).as_json(),
+    )
+    return Calibration.from_json(found, hardware)
+
+
+def _calibrated_by(name: str, device: str) -> tuple[Model, Sequence[str]]:
     loaded = model(name, device)
-    return calibrate(loaded, loaded.texts("calibration"), Hardware(w_max=w_max))
+    return loaded, loaded.texts("calibration")
+
+
+def _decided_by(loaded: Model, texts: Sequence[str], device: str) -> dict[str, Any]:
+    return {"weights": loaded.weights_hash, "text_hash": text_hash(texts), "device": device}
 
 
 @contextmanager
@@ -159,7 +183,7 @@ def placed(
         analog_modules=analog_modules,
         generator=torch.Generator().manual_seed(seed),
     )
-    ranges = calibration(name, device, hardware.w_max)
+    ranges = calibration(name, device, Hardware(w_max=hardware.w_max))
     with (deploy or deployed)(model(name, device), placement, hardware, ranges, seed=seed) as report:
         yield report
 

@@ -12,7 +12,6 @@ Rules: rules/table-1.md.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise, product
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from realmodels.analog import LayerCalibration, Ranges
-from realmodels.calibrate import Calibration, calibrate
+from realmodels.calibrate import Calibration
 from realmodels.deploy import deployed
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated
@@ -147,7 +146,8 @@ def measure(config: Config) -> dict[str, Any]:
         if analog == "nothing":
             record[analog] = rig.measured(config)
         else:
-            found = _calibration(config.model, config.device, config.w_max, config.bits)
+            hardware = Hardware(c=0.0, w_max=config.w_max, dac_bits=config.bits, adc_bits=config.bits)
+            found = rig.calibration(config.model, config.device, hardware)
             placement = place(
                 rig.scores(config.model, config.device, "maxnn"),
                 0.0,
@@ -170,13 +170,6 @@ def scaled(calibration: Calibration, kappa_factor: float, lam_factor: float) -> 
 
     layers = {name: layer(ranges) for name, ranges in calibration.layers.items()}
     return Calibration(layers, calibration.hardware)
-
-
-@lru_cache(maxsize=6)  # two granularities by three numbers of bits of one model
-def _calibration(name: str, device: str, w_max: Granularity, bits: int) -> Calibration:
-    model = rig.model(name, device)
-    hardware = Hardware(c=0.0, w_max=w_max, dac_bits=bits, adc_bits=bits)
-    return calibrate(model, model.texts("calibration"), hardware)
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:

@@ -27,9 +27,11 @@ from PIL import Image
 import figures.run
 import paper_repro
 from figures.catalogue import DATA, EXHIBITS
+from figures.files import SHARED_MEMORY
 from figures.output import label
 from figures.provenance import seeds
 from figures.run import OF_THE_TRACKER, code_hash
+from paper_repro import INTERRUPTS
 from theory.evidence import Result
 
 HERE = Path(__file__).parent
@@ -256,15 +258,34 @@ def test_other_signals_are_as_ctrl_c(tmp_path: Path, log: Path, workers: str, nu
     while not stored(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    if number == signal.SIGTERM:
-        os.killpg(process.pid, number)
-    else:  # joblib's tracker of semaphores does not ignore it, and says so when it is started again
-        process.send_signal(number)
+    os.killpg(process.pid, number)
     expect_one_line(finish(process, 130), "interrupted", "kept")
     assert 0 < len(stored(tmp_path)) < 40
 
 
-def test_ctrl_c_while_it_is_imported() -> None:
+@pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="this machine has no /dev/shm")
+def test_the_next_run_removes_what_a_killed_one_left_in_shared_memory(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed with all its processes, the one that removes semaphores among them."""
+    process = start(tmp_path, "--workers", "2", "--seeds", "40", TOY_PAUSE="0.2")
+    deadline = time.monotonic() + 60
+    while not stored(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+
+    def left() -> list[Path]:
+        return [path for path in SHARED_MEMORY.iterdir() if f"-{process.pid}-" in path.name.replace("_", "-")]
+
+    assert left()
+    assert run(tmp_path, "--workers", "1") == 0
+    assert not left()
+
+
+@pytest.mark.parametrize("number", INTERRUPTS)
+def test_a_signal_while_it_is_imported(number: signal.Signals) -> None:
     for after in (0.15, 0.4, 1.0):
         process = subprocess.Popen(
             [sys.executable, "paper_repro.py", "--figure", "3", "--preset", "quick"],
@@ -274,10 +295,10 @@ def test_ctrl_c_while_it_is_imported() -> None:
             text=True,
         )
         time.sleep(after)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         # Before its first line runs, Python itself answers.
-        assert process.returncode in (130, -signal.SIGINT)
+        assert process.returncode in (130, -number)
         if process.returncode == 130:
             expect_one_line(errors, "interrupted")
 
@@ -678,6 +699,141 @@ def test_bad_usage(
     assert paper_repro.main(options, toy_exhibit.EXHIBITS) == 2
     expect_one_line(capsys.readouterr().err, *parts)
     assert not executed(log)
+
+
+def test_what_units_share_is_computed_once_and_survives(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that is stopped in its first unit has kept what all units share; damaged, it is computed again."""
+    parts = tmp_path / "parts"
+    monkeypatch.setenv("TOY_PARTS", str(parts))
+    monkeypatch.setenv("TOY_BAD", "0")
+    out = tmp_path / "out"
+    assert run(out, "--workers", "1") == 2
+    assert parts.read_text() == "4\n" and len(executed(log)) == 1
+    monkeypatch.delenv("TOY_BAD")
+    assert run(out, "--workers", "1") == 0
+    assert parts.read_text() == "4\n"
+    expected = result(out).data
+    [kept] = [
+        file for file in (out / ".cache").rglob("*.json") if "part" in json.loads(file.read_text())["key"]
+    ]
+    kept.write_text(kept.read_text().replace("4.0", "5.0"))
+    for file in (out / ".cache").rglob("*.json"):
+        if file != kept:
+            file.unlink()
+    capsys.readouterr()
+    assert run(out, "--workers", "1") == 0
+    assert "figure-pi: 1 damaged records were computed again" in capsys.readouterr().out
+    assert parts.read_text() == "4\n4\n" and result(out).data == expected
+
+
+STRANGE_NAMES = {
+    "not UTF-8": os.fsdecode(b"out\xff\xfe"),
+    "spaces and quotes": "a 'folder' \"of\" mine; $(touch x) %s {0} [bold]",
+    "a new line": "one\ntwo",
+    "letters of everywhere": "résultats-結果-🧪",
+    "a minus": "--out",
+    "255 bytes": "x" * 255,
+    "a glob": "*?[a]",
+}
+
+
+@pytest.mark.parametrize("name", STRANGE_NAMES)
+def test_an_output_folder_may_have_any_name(
+    name: str, tmp_path: Path, log: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / STRANGE_NAMES[name]
+    assert run(out, "--workers", "1", "--report") == 0
+    assert capfd.readouterr().err == ""
+    assert result(out).data["values"] and (out / "report.html").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([out.name, "log"])
+
+
+def test_a_home_is_a_home(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paper_repro.main([*PI, "--preset=quick", "--out=~/out", "--workers=1"], toy_exhibit.EXHIBITS) == 0
+    assert result(tmp_path / "out").data["values"]
+
+
+def loop(folder: Path) -> str:
+    (folder / "loop").symlink_to("loop")
+    return str(folder / "loop")
+
+
+BAD_FOLDERS: dict[str, Callable[[Path], str]] = {
+    "empty": lambda folder: "",
+    "too long": lambda folder: str(folder / ("x" * 300)),
+    "a path too long": lambda folder: str(folder / "/".join(["x" * 200] * 30)),
+    "links in a loop": loop,
+    "below links in a loop": lambda folder: f"{loop(folder)}/out",
+    "no such home": lambda folder: "~nobody-at-all/out",
+    "a device": lambda folder: "/dev/null",
+    "below a device": lambda folder: "/dev/null/out",
+}
+
+
+@pytest.mark.parametrize("name", BAD_FOLDERS)
+def test_a_folder_that_cannot_be(
+    name: str, tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert paper_repro.main([*PI, "--out", BAD_FOLDERS[name](tmp_path)], toy_exhibit.EXHIBITS) == 2
+    expect_one_line(capsys.readouterr().err, "--out")
+    assert not executed(log)
+
+
+@pytest.mark.parametrize(
+    "place", ["figure-pi.quick.json", "figure-pi.quick.csv", "figure-pi.quick.pdf", "report.html", ".cache"]
+)
+def test_a_folder_or_a_file_in_the_place_of_another_is_found_before_computing(
+    place: str, tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if place == ".cache":
+        (tmp_path / place).write_text("")
+    else:
+        (tmp_path / place).mkdir()
+    assert run(tmp_path, "--report", "--workers", "1") == 2
+    expect_one_line(capsys.readouterr().err, str(tmp_path / place))
+    assert not executed(log)
+
+
+@pytest.mark.parametrize("option", ["--model", "--text", "--tasks"])
+def test_what_a_result_records_is_text(
+    option: str, tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value, advice in ((os.fsdecode(b"\xff"), "is not UTF-8"), ("", "give a text"), (" ", "give a text")):
+        assert run(tmp_path, option, value) == 2
+        expect_one_line(capsys.readouterr().err, option, advice)
+    assert not executed(log)
+
+
+def test_links_to_elsewhere_are_replaced_and_never_followed(tmp_path: Path, log: Path) -> None:
+    """Somebody else's links, in the places of what a run writes: what they point to stays as it is."""
+    assert run(tmp_path, "--workers", "1") == 0
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path != log]
+    assert len(written) == 6 + 4
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    for path in written:
+        path.unlink()
+        path.symlink_to(precious)
+    assert run(tmp_path, "--workers", "1") == 0
+    assert precious.read_text() == "mine" and not any(path.is_symlink() for path in written)
+
+
+def test_a_claim_that_is_a_link_is_refused(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--workers", "1") == 0
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    for path in list((tmp_path / ".cache").rglob("*.json")):
+        path.with_suffix(".lock").symlink_to(precious)
+        path.unlink()
+    capsys.readouterr()
+    assert run(tmp_path, "--workers", "1") == 2
+    expect_one_line(capsys.readouterr().err, "the cache cannot be written", ".lock")
+    assert precious.read_text() == "mine"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

@@ -2,6 +2,7 @@
 
 Environment: TOY_LOG is a file to which every execution of a unit appends its seed, TOY_PAUSE the seconds that a unit
 takes, TOY_LARGE the seed whose record is larger than 200 kB, TOY_BAD the seed that finds its input to be bad,
+TOY_PARTS a file to which every execution of what units share appends a line (without it they share nothing),
 TOY_KILLED the seed whose process kills itself the first TOY_KILLS times. None of them changes the numbers.
 """
 
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from figures.catalogue import Exhibit
 from theory.errors import InputError
 from theory.evidence import Result, mean_finding
+from theory.kept import kept
 
 UNITS = {"quick": 6, "default": 12, "full": 24}
 
@@ -50,7 +52,15 @@ def grid(
     return configs + configs[:2]  # two arms that share units
 
 
+def whole() -> float:
+    """What all units share."""
+    with Path(os.environ["TOY_PARTS"]).open("a") as log:
+        log.write("4\n")
+    return 4.0
+
+
 def measure(config: Config) -> dict[str, float | str]:
+    area = kept("area", {"throws": config.throws}, whole) if "TOY_PARTS" in os.environ else 4.0
     with Path(os.environ["TOY_LOG"]).open("a") as log:
         log.write(f"{config.seed}\n")
     time.sleep(float(os.environ.get("TOY_PAUSE", "0")))
@@ -63,7 +73,7 @@ def measure(config: Config) -> dict[str, float | str]:
     generator = random.Random(config.seed)
     hits = sum(generator.random() ** 2 + generator.random() ** 2 < 1 for _ in range(config.throws))
     ballast = "x" * (200_000 if os.environ.get("TOY_LARGE") == str(config.seed) else 0)
-    return {"seed": config.seed, "pi": 4 * hits / config.throws, "ballast": ballast}
+    return {"seed": config.seed, "pi": area * hits / config.throws, "ballast": ballast}
 
 
 def summarise(configs: list[Config], records: list[dict[str, float]]) -> Result:
@@ -74,7 +84,7 @@ def summarise(configs: list[Config], records: list[dict[str, float]]) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    figure = Figure()
+    figure = Figure(figsize=(2, 1.5))  # drawn fast
     figure.subplots().plot(result.data["values"])
     return figure
 

@@ -4,10 +4,12 @@ import importlib
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ from torch import Tensor
 
 import realmodels
 from realmodels import load
-from realmodels.load import CHECKPOINTS, DEFAULT_MODEL, weights_hash
+from realmodels.checkpoint import LARGEST_CONFIG
+from realmodels.load import CHECKPOINTS, DEFAULT_MODEL
 from realmodels.pretrain import train_tokenizer
 from theory.errors import InputError
 
@@ -118,15 +121,16 @@ def test_all_of_a_model(checkpoint: Path) -> None:
 
 def test_home_and_working_directory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(checkpoint.parent))
-    assert load(f"~/{checkpoint.name}").weights_hash == weights_hash(checkpoint)
+    expected = load(checkpoint).weights_hash
+    assert load(f"~/{checkpoint.name}").weights_hash == expected
     monkeypatch.chdir(checkpoint)
     monkeypatch.setattr(importlib.import_module("realmodels.load"), "CHECKPOINTS", checkpoint.parent / "none")
-    assert load(".").weights_hash == weights_hash(checkpoint)
+    assert load(".").weights_hash == expected
 
 
 def test_embedded_models_go_by_their_name(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("realmodels.load"), "CHECKPOINTS", checkpoint.parent)
-    assert load(checkpoint.name).weights_hash == weights_hash(checkpoint)
+    assert load(checkpoint.name).weights_hash == load(checkpoint).weights_hash
     assert checkpoint.name in refusal("no-such-name")  # the names to choose from
     for name in (".", ".."):  # mean what they mean everywhere, not a folder among the embedded ones
         assert "no config.json" in refusal(name)
@@ -137,6 +141,7 @@ def test_sharded_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     assert len(list(folder.glob("*.safetensors"))) > 2
     sharded, whole = load(folder).network.state_dict(), load(checkpoint).network.state_dict()
     assert all(torch.equal(sharded[name], parameter) for name, parameter in whole.items())
+    assert load(folder).weights_hash == load(checkpoint).weights_hash  # the model, not its files
 
 
 def test_tied_checkpoint(tmp_path: Path) -> None:
@@ -160,7 +165,7 @@ def test_hub_id_loads_what_the_hub_hands_out(checkpoint: Path, monkeypatch: pyte
         return str(checkpoint)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert load("owner/name").weights_hash == weights_hash(checkpoint)
+    assert load("owner/name").weights_hash == load(checkpoint).weights_hash
     assert asked == ["owner/name"]
 
 
@@ -178,45 +183,7 @@ def test_tiny_olmoe() -> None:
 # ------------------------------------------------------------------------------------------- the hash
 
 
-@settings(max_examples=50)
-@given(
-    contents=st.tuples(*[st.binary(min_size=1, max_size=20)] * 4),
-    file=st.integers(0, 3),
-    place=st.integers(0, 19),
-    change=st.integers(1, 255),
-)
-def test_hash_knows_every_byte(
-    contents: tuple[bytes, bytes, bytes, bytes], file: int, place: int, change: int
-) -> None:
-    names = ("config.json", "tokenizer.json", "model-1.safetensors", "model-2.safetensors")
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-        for folder in (Path(one), Path(two)):
-            for name, content in zip(names, contents, strict=True):
-                (folder / name).write_bytes(content)
-        assert weights_hash(Path(one)) == weights_hash(Path(two))
-        (Path(one) / "README.md").write_text("what a model card says changes no result")
-        assert weights_hash(Path(one)) == weights_hash(Path(two))
-        changed = bytearray(contents[file])
-        changed[place % len(changed)] ^= change
-        (Path(one) / names[file]).write_bytes(changed)
-        assert weights_hash(Path(one)) != weights_hash(Path(two))
-        (Path(one) / names[file]).write_bytes(contents[file] + b"\0")
-        assert weights_hash(Path(one)) != weights_hash(Path(two))
-
-
-# ------------------------------------------------------------------------------------------- bad checkpoints
-
 Damage = Callable[[Path], object]
-
-
-def truncate(folder: Path) -> None:
-    content = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(content[: len(content) - 100])
-
-
-def pickle_instead(folder: Path) -> None:
-    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
-    (folder / WEIGHTS).unlink()
 
 
 def change_config(**changes: object) -> Damage:
@@ -236,6 +203,90 @@ def change_tensors(change: Callable[[dict[str, Tensor]], object]) -> Damage:
     return rewrite
 
 
+def rename_token(folder: Path) -> None:
+    """Two tokens of the vocabulary change places."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    one, two = list(vocabulary)[40:42]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def change_tokenizer(**changes: object) -> Damage:
+    def change(folder: Path) -> None:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            content = json.loads((folder / name).read_text())
+            content |= {key: value for key, value in changes.items() if (key in content) or name[9] == "_"}
+            (folder / name).write_text(json.dumps(content))
+
+    return change
+
+
+def next_value(place: int) -> Damage:
+    """The weight at this place of some tensor becomes the next number of its dtype."""
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensor = tensors[sorted(tensors)[place % len(tensors)]]
+        flat = tensor.view(torch.int16).view(-1)
+        flat[place % len(flat)] ^= 1
+
+    return change_tensors(change)
+
+
+def rename_weights(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "other.safetensors")
+    change_config(transformers_weights="other.safetensors")(folder)
+
+
+DECIDES: dict[str, Damage] = {
+    "a weight": next_value(12345),
+    "the last weight": next_value(-1),
+    "epsilon": change_config(rms_norm_eps=1e-4),
+    "top-k": change_config(num_experts_per_tok=1),
+    "two tokens": rename_token,
+    "normaliser": change_tokenizer(normalizer={"type": "Lowercase"}),
+    "end of text": change_tokenizer(eos_token="a"),
+}
+DECIDES_NOTHING: dict[str, Damage] = {
+    "a model card": lambda folder: (folder / "README.md").write_text(
+        "what a model card says changes no result"
+    ),
+    "white space": lambda folder: (folder / "config.json").write_text(
+        "\n" + (folder / "config.json").read_text() + "\n"
+    ),
+    "the release that saved it": change_config(transformers_version="5.0.0"),
+    "names of files": rename_weights,
+}
+
+
+@pytest.mark.parametrize("name", [*DECIDES, *DECIDES_NOTHING])
+def test_hash_knows_all_that_decides_a_result(name: str, checkpoint: Path, copy: Path) -> None:
+    (DECIDES | DECIDES_NOTHING)[name](copy)
+    assert (load(copy).weights_hash != load(checkpoint).weights_hash) == (name in DECIDES)
+
+
+@settings(max_examples=30)
+@given(place=st.integers(0, 10**6))
+def test_hash_knows_every_weight(checkpoint: Path, place: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        other = shutil.copytree(checkpoint, Path(folder) / "copy")
+        next_value(place)(other)
+        assert load(other).weights_hash != load(checkpoint).weights_hash
+
+
+# ------------------------------------------------------------------------------------------- bad checkpoints
+
+
+def truncate(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) - 100])
+
+
+def pickle_instead(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
 def write(name: str, content: bytes) -> Damage:
     return lambda folder: (folder / name).write_bytes(content)
 
@@ -250,6 +301,107 @@ def other_tokenizer(folder: Path) -> None:
     words = " ".join(f"{number:x}" for number in range(2000))
     train_tokenizer([words], VOCABULARY + 100).save_pretrained(folder)
 
+
+def link(name: str, target: str) -> Damage:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+
+    return change
+
+
+def fifo(name: str) -> Damage:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return change
+
+
+def name_weights(content: str, name: str = "", index: str = "") -> Damage:
+    """config.json names weights, or an index of the name says where they are."""
+
+    def change(folder: Path) -> None:
+        weights = {"weight_map": dict.fromkeys(load_file(folder / WEIGHTS), content)}
+        if index:
+            (folder / index).write_text(json.dumps(weights))
+        change_config(transformers_weights=name or content)(folder)
+
+    return change
+
+
+def pickle_beside(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "adapter_model.bin")
+    change_config(transformers_weights="adapter_model.bin")(folder)
+
+
+def sparse(name: str) -> Damage:
+    def change(folder: Path) -> None:
+        with (folder / name).open("ab") as file:
+            file.truncate(LARGEST_CONFIG + 1)
+
+    return change
+
+
+DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+ONLY_HERE = "only safetensors files of the same folder are read"
+TOO_MANY = "more than its weights have tensors or rows.*get the complete checkpoint"
+
+# Whoever made the folder means harm: files from elsewhere, code, and loads that never end.
+HOSTILE: dict[str, tuple[Damage, str]] = {
+    "weights outside": (name_weights("../copy/model.safetensors"), ONLY_HERE),
+    "absolute weights": (name_weights("/etc/passwd"), ONLY_HERE),
+    "weights that are a pickle": (pickle_beside, f"adapter_model.bin.*{ONLY_HERE}"),
+    "weights of no name": (change_config(transformers_weights=7), ONLY_HERE),
+    "weights that are not there": (name_weights("none.safetensors"), ONLY_HERE),
+    "index of files outside": (
+        name_weights("../copy/model.safetensors", "x.safetensors.index.json", "x.safetensors.index.json"),
+        f"x.safetensors.index.json names .*{ONLY_HERE}",
+    ),
+    "index of a pickle": (
+        name_weights("pytorch_model.bin", "x.safetensors.index.json", "x.safetensors.index.json"),
+        f"pytorch_model.bin.*{ONLY_HERE}",
+    ),
+    "index that nobody names": (write("other.index.json", b"{}"), "other.index.json is not a weight index"),
+    "adapter": (write("adapter_config.json", b"{}"), "an adapter of another model: merge"),
+    "kernel of the hub": (
+        change_config(attn_implementation="someone/kernel"),
+        "attn_implementation 'someone/kernel'.*run code.*eager, sdpa",
+    ),
+    "kernel of the hub by its other name": (change_config(_attn_implementation="x/y:z"), "run code"),
+    "experts of the hub": (change_config(experts_implementation="someone/kernel"), "run code"),
+    **{f"fifo for {name}": (fifo(name), f"{name} is no regular file") for name in (
+        "config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS, INDEX, "generation_config.json", "x"
+    )},
+    "device": (link("config.json", "/dev/zero"), "config.json is no regular file"),
+    "links in a loop": (link("config.json", "config.json"), "no config.json"),
+    "a billion layers": (change_config(num_hidden_layers=10**9), f"num_hidden_layers 1000000000, {TOO_MANY}"),
+    "a billion experts": (change_config(num_experts=10**9), f"num_experts 1000000000, {TOO_MANY}"),
+    "a billion heads": (change_config(num_attention_heads=10**9), TOO_MANY),
+    "a layer for each row": (change_config(num_hidden_layers=VOCABULARY), "describes more .* than the weights"),
+    "wide": (change_config(hidden_size=2**20), "describes more parameters than the weights hold"),
+    "wide experts": (change_config(intermediate_size=2**40), "describes more|cannot load it"),
+    "many words": (change_config(vocab_size=10**12), "describes more|cannot load it"),
+    "deep": (write("config.json", b"[" * 10**6), "config.json is no usable JSON"),
+    "large": (sparse("config.json"), "config.json is no usable JSON .it has more than"),
+    "epsilon that is no number": (change_config(rms_norm_eps=float("nan")), "rms_norm_eps NaN: give a number"),
+    "negative epsilon": (change_config(rms_norm_eps=-1e9), "a forward pass gives NaN; get a config.json that"),
+    "negative top-k": (change_config(num_experts_per_tok=-1), "num_experts_per_tok -1: give at least 1"),
+    "no experts for a token": (change_config(num_experts_per_tok=0), "num_experts_per_tok 0: give at least 1"),
+    "more experts for a token": (change_config(num_experts_per_tok=EXPERTS + 1), "forward pass fails"),
+    "no answer": (change_config(return_dict=False), "forward pass fails|cannot load"),
+    "no context": (change_config(max_position_embeddings=-1), "max_position_embeddings -1: get a config"),
+    "context of a fraction": (change_config(max_position_embeddings=0.5), "max_position_embeddings"),
+    "tokenizer that reads elsewhere": (
+        change_tokenizer(vocab_file="/etc/passwd"),
+        "tokenizer_config.json names vocab_file '/etc/passwd': only files of the same folder",
+    ),
+    "tokenizer that doubles every letter 60 times": (
+        change_tokenizer(normalizer={"type": "Sequence", "normalizers": [DOUBLE] * 60}),
+        "needs more than|cannot load its tokenizer",
+    ),
+    "tokenizer's config of garbage": (write("tokenizer_config.json", b"{"), "tokenizer_config.json is no usable"),
+}  # fmt: skip
 
 DAMAGE: dict[str, tuple[Damage, str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json.*give a folder"),
@@ -299,6 +451,21 @@ def test_damaged_checkpoint(name: str, offloaded: bool, copy: Path, tmp_path: Pa
     if offloaded:
         options = {"device": "auto", "max_memory": {"cpu": 0}, "offload_folder": tmp_path / "rest"}
     assert re.search(message, refusal(copy, **options))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_folder(
+    name: str, copy: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line within seconds, whatever the folder asks for."""
+    monkeypatch.setattr(importlib.import_module("realmodels.checkpoint"), "TOKENIZER_SECONDS", 3)
+    damage, message = HOSTILE[name]
+    damage(copy)
+    begin, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert re.search(message, refusal(copy))
+    assert time.monotonic() - begin < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 2**19  # KiB
+    assert capfd.readouterr().err == ""
 
 
 def test_missing_shard(tmp_path: Path) -> None:
@@ -367,6 +534,7 @@ def test_device_that_is_not_there(device: str, checkpoint: Path) -> None:
 SCRIPT = """
 import sys, time
 from realmodels import load
+from realmodels.checkpoint import LARGEST_CONFIG
 from theory.errors import InputError
 
 good, bad = sys.argv[1:]

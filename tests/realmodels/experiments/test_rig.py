@@ -1,6 +1,6 @@
 """Do exhibits choose on calibration text and measure on evaluation text, with seeds of their own for each?"""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 from small_models import TEXTS, small_model
 
+from figures.cache import Unit
 from realmodels import text
+from realmodels.calibrate import calibrate
 from realmodels.evaluate import token_blocks
-from realmodels.experiments import better_score, figure_6, rig, table_1
+from realmodels.experiments import better_score, figure_6, rig
 from realmodels.text import Documents, HeldOut, text_hash
 from theory.errors import InputError
 from theory.hardware import Hardware
+from theory.kept import keeping
+from theory.placement import STRATEGIES
 from theory.separation import seed
 
 LINES = tuple(f"{each}\nAnother paragraph, number {number}." for number, each in enumerate(TEXTS))
@@ -21,7 +25,7 @@ HELD_OUT = {
     "calibration": Documents(LINES[:6] * 4, "calibration"),
     "evaluation": Documents(LINES[6:], "evaluation"),
 }
-CACHED = (rig.scores, rig.calibration, rig._documents, rig._cut, table_1._calibration)
+CACHED = (rig.scores, rig.calibration, rig._documents, rig._cut)
 
 
 @pytest.fixture
@@ -54,8 +58,36 @@ def test_scores_and_ranges_are_of_calibration_text() -> None:
     for strategy in ("activation_weight", "activation_frequency"):
         assert rig.scores("small", "cpu", strategy).shape == (2, 8)
     for w_max in rig.GRANULARITIES:
-        assert rig.calibration("small", "cpu", w_max).hardware == Hardware(w_max=w_max)
-        assert table_1._calibration("small", "cpu", w_max, 4).hardware.dac_bits == 4
+        hardware = Hardware(w_max=w_max)
+        assert rig.calibration("small", "cpu", hardware) == calibrate(
+            rig.model("small", "cpu"), HELD_OUT["calibration"], hardware
+        )
+
+
+@pytest.mark.usefixtures("config")
+def test_what_is_kept_is_what_was_computed(tmp_path: Path) -> None:
+    """Scores and ranges come back from the cache exactly, and are computed once."""
+    unit = Unit(tmp_path, {"exhibit": "figure-3", "config": None})
+    computed: list[str] = []
+
+    def keep(name: str, decided_by: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+        def noted() -> Any:
+            computed.append(name)
+            return compute()
+
+        return unit.part(name, decided_by, noted)[0]
+
+    def all_of_them() -> list[Any]:
+        for each in CACHED:
+            each.cache_clear()
+        found: list[Any] = [rig.scores("small", "cpu", strategy).tolist() for strategy in STRATEGIES]
+        hardware = [Hardware(w_max=w_max, adc_bits=bits) for w_max in rig.GRANULARITIES for bits in (4, 8)]
+        return found + [rig.calibration("small", "cpu", each) for each in hardware]
+
+    expected = all_of_them()
+    with keeping(keep):
+        assert all_of_them() == all_of_them() == expected
+    assert len(computed) == len(expected)
 
 
 def test_frequencies_are_of_calibration_text(config: rig.Evaluated) -> None:

@@ -1,0 +1,89 @@
+"""How is a file written whole or not at all, and what becomes of a half that a killed process left?"""
+
+import errno
+import os
+import platform
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from theory.errors import InputError
+
+# EFBIG: a limit on the size of files is, for the user, the same as a full disk.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+HALF = re.compile(r"\.(?P<host>[\w-]*)\.(?P<process>\d+)\.[0-9a-f]{16}\.half")
+# Semaphores, and folders for large arguments. The number is that of the run's process.
+OF_WORKERS = re.compile(r"(sem\.loky-|joblib_memmapping_folder_)(?P<process>\d+)[-_]")
+SHARED_MEMORY = Path("/dev/shm")
+FORGOTTEN_SECONDS = 24 * 3600  # no process takes as long to write a file
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write the file whole or not at all. A link in the place of the file, or of the half, is not followed."""
+    half = path.with_name(f".{_host()}.{os.getpid()}.{secrets.token_hex(8)}.half")
+    try:
+        with half.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def remove_halves(folder: Path) -> None:
+    """Remove what processes that are gone were writing into the folder."""
+    with suppress(OSError):  # no such folder
+        for path in sorted(folder.iterdir()):
+            if found := HALF.fullmatch(path.name):
+                old = time.time() - path.lstat().st_mtime > FORGOTTEN_SECONDS
+                if old or (found["host"] == _host() and not is_running(int(found["process"]))):
+                    path.unlink(missing_ok=True)
+
+
+def remove_leftovers() -> None:
+    """Remove what workers of runs that are gone have left in shared memory and in the folder of temporary files."""
+    for folder in SHARED_MEMORY, Path(tempfile.gettempdir()):
+        with suppress(OSError):  # no such folder
+            for path in sorted(folder.iterdir()):
+                found = OF_WORKERS.match(path.name)
+                if found and path.lstat().st_uid == os.getuid() and not is_running(int(found["process"])):
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """True if this machine has a process of that number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", platform.node())[:32]
+
+
+def unwritable(path: Path, error: OSError, what: str) -> InputError:
+    """The one line about a file that could not be written."""
+    if is_disk_full(error):
+        return InputError(disk_full(error))
+    return InputError(f"{what} cannot be written ({error.strerror}: {path}); make it writable, run it again")
+
+
+def is_disk_full(error: OSError) -> bool:
+    return error.errno in DISK_FULL
+
+
+def disk_full(error: OSError) -> str:
+    """The one line about a full disk."""
+    return f"{error.strerror}: finished units are kept; free space (or choose another --out) and run it again"
