@@ -19,7 +19,7 @@ PIP = pip() { $(RUN) -m pip --disable-pip-version-check install "$$@" >$(LOG) 2>
 BASE := .venv/installed
 DEV := .venv/installed-dev
 
-.PHONY: help test test-all lint kernel benchmark publish install clean
+.PHONY: help test test-all faults lint kernel benchmark publish install clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,9 @@ test: lint ## lint and the tests; ARGS="-k analog" passes options on
 
 test-all: lint ## the same with the slow tests
 	$(PYTEST) -m "slow or not slow" $(ARGS)
+
+faults: $(DEV) ## 3,000 faults against the command line: kills, damage, full disks, hostile files
+	$(RUN) tests/faults/faults.py 3000 $(ARGS)
 
 lint: $(DEV) ## style and types
 	$(RUN) -m ruff check

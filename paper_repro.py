@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = "paper_repro.py"
@@ -144,14 +144,25 @@ def _main(
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """SIGTERM and SIGHUP interrupt as Ctrl-C does, but where they are ignored, as below nohup."""
-    before = {}
+    before: dict[int, Any] = {}
+    hook = sys.unraisablehook
+
+    def again(ignored: Any) -> None:
+        """An interrupt in a place that ignores exceptions, as the callback of a weak reference, comes once more."""
+        if isinstance(ignored.exc_value, KeyboardInterrupt):
+            threading.Timer(0.01, signal.raise_signal, [next(iter(before))]).start()
+        else:
+            hook(ignored)
+
     if threading.current_thread() is threading.main_thread():
+        sys.unraisablehook = again
         for number in INTERRUPTS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from figures.files import replace_file, unwritable
+from figures.files import remove_halves, replace_file, unwritable
 from theory.errors import InputError
 from theory.files import read_regular
 from theory.strict_json import loads, plain
@@ -142,6 +142,16 @@ class Unit:
                 # Whoever waits for the lock finds the record, also if others lock a new file.
                 if self.path.exists():
                     path.unlink(missing_ok=True)
+
+
+def tidy(out: Path, exhibit: str) -> None:
+    """Remove what killed processes have left beside the exhibit's finished units in `out`."""
+    folder = out / FOLDER / UNITS / exhibit
+    remove_halves(folder)
+    for lock in sorted(folder.glob("*.lock")):
+        if lock.with_suffix(".json").exists():
+            with suppress(OSError), FileLock(lock, timeout=0):  # Timeout is an OSError: somebody is at it
+                lock.unlink(missing_ok=True)
 
 
 def forget(out: Path, exhibit: str) -> tuple[int, int]:

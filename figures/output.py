@@ -196,7 +196,7 @@ class Steady:
 
     @property
     def encoding(self) -> str:
-        return "utf-8" if self._stream is None else self._stream.encoding
+        return getattr(self._stream, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
         return self._stream is not None and self._stream.isatty()

@@ -34,9 +34,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from figures.cache import DECIDING, FOLDER, UNITS, Unit, earlier_layout
+from figures.cache import DECIDING, FOLDER, Unit, earlier_layout, tidy
 from figures.catalogue import Exhibit
-from figures.files import remove_halves, remove_leftovers
+from figures.files import remove_leftovers
 from figures.options import flag
 from figures.provenance import judging, provenance, versions
 from theory.errors import InputError
@@ -91,7 +91,7 @@ def run(
         raise InputError(f"--device auto: {exhibit.option} loads no model; use cpu or cuda")
     configs = experiment.grid(preset, **{**exhibit.defaults, **options})
     calls = _calls(exhibit, experiment.measure, configs, out)
-    remove_halves(out / FOLDER / UNITS / exhibit.name)
+    tidy(out, exhibit.name)
     if line := earlier_layout(out):
         console.print(line, soft_wrap=True)
     with _backend(cluster):
@@ -127,15 +127,13 @@ def _backend(cluster: str | None) -> Iterator[None]:
     if cluster is None:
         known = os.environ.get("PYTHONWARNINGS", "").split(",")
         quiet = ",".join(filter(None, dict.fromkeys([*known, OF_THE_TRACKER])))
-        _start_tracker()
         # A safe path: else workers import a file called socket.py from the current folder.
-        with (
-            _environment(PYTHONSAFEPATH="1", PYTHONWARNINGS=quiet),
-            joblib.parallel_config(
+        with _environment(PYTHONSAFEPATH="1", PYTHONWARNINGS=quiet):
+            _start_tracker()
+            with joblib.parallel_config(
                 backend="loky", inner_max_num_threads=1, initializer=_end_with, initargs=(os.getpid(),)
-            ),
-        ):
-            yield
+            ):
+                yield
         return
     if importlib.util.find_spec("distributed") is None:
         raise InputError(
