@@ -163,8 +163,8 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _chosen(options: argparse.Namespace, exhibits: Sequence[Exhibit]) -> Sequence[Exhibit]:

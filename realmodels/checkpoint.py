@@ -26,6 +26,7 @@ from torch.nn.modules.module import (
 from theory.errors import InputError
 
 CONFIG = "config.json"
+INDEX = ".safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 TOKENIZER_CONFIG = "tokenizer_config.json"
 LARGEST_CONFIG = 2**24  # bytes
@@ -77,7 +78,7 @@ def check_folder(folder: Path) -> Shapes:
         pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl")))
         found = f"only {pickles[0]}, a pickle, which can run any code" if pickles else "no weights"
         raise InputError(f"model {folder}: {found}: convert them to safetensors with save_pretrained")
-    for name in sorted(name for name in names if name.endswith(".index.json")):
+    for name in sorted(name for name in names if name.endswith(INDEX)):
         _check_index(folder, name, names)
     shapes: dict[str, tuple[int, ...]] = {}
     for name in files:
@@ -144,9 +145,7 @@ def _check_config(folder: Path, shapes: Shapes, names: set[str]) -> None:
         raise InputError(f"{where} names no model_type: give a folder that save_pretrained wrote")
     weights = config.get("transformers_weights")
     if weights is not None and (
-        not isinstance(weights, str)
-        or weights not in names
-        or not weights.endswith((".safetensors", ".safetensors.index.json"))
+        not isinstance(weights, str) or weights not in names or not weights.endswith((".safetensors", INDEX))
     ):
         raise InputError(
             f"{where} names the weights {weights!r}: only safetensors files of the same folder are read"
@@ -196,15 +195,16 @@ def _json(path: Path) -> Any:
 
 
 @contextmanager
-def no_larger_than(shapes: Shapes) -> Iterator[None]:
+def no_larger_than(shapes: Shapes, *, packed: bool = False) -> Iterator[None]:
     """Within this block, InputError as soon as a network that is being built has more parts than the weights.
 
     shapes: of the tensors of the checkpoint. Tied embeddings are built twice, and layers have parts without weights:
     so a few times as many are let through. What does not fit exactly is found when the weights are loaded.
+    packed: True if a number of a tensor may hold several quantised weights.
     """
     left = {
         "modules": 1000 + 10 * len(shapes),
-        "parameters": 2 * sum(math.prod(shape) for shape in shapes.values()),
+        "parameters": (16 if packed else 2) * sum(math.prod(shape) for shape in shapes.values()),
     }
 
     def spend(what: str, amount: int) -> None:
@@ -242,9 +242,13 @@ def _check_tokenizer(folder: Path, names: set[str]) -> None:
                 f"model {folder}: {TOKENIZER_CONFIG} is no usable JSON ({error}): get an intact copy"
             ) from None
         for key, value in _entries(config):
-            if key.endswith("_file") and value is not None and value not in names:
+            named = (
+                key.endswith(("_file", "_files")) and key != "special_tokens_map_file"
+            )  # that is never read
+            if named and value is not None and value not in names:
                 raise InputError(
-                    f"model {folder}: {TOKENIZER_CONFIG} names {key} {value!r}: only files of the same folder are read"
+                    f"model {folder}: {TOKENIZER_CONFIG} names {key} {value!r}: only files of the same folder are"
+                    " read, take it out"
                 )
     digests = frozenset((name, _digest(folder / name)) for name in TOKENIZERS if name in names)
     if digests not in _tried:

@@ -80,7 +80,8 @@ def load(
     try:
         with _quiet_transformers():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            with no_larger_than(shapes), torch.device("meta"):
+            packed = getattr(config, "quantization_config", None) is not None
+            with no_larger_than(shapes, packed=packed), torch.device("meta"):
                 AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,

@@ -6,10 +6,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
@@ -18,6 +21,7 @@ from realmodels.pretrain.tokens import TokenFolder, write_json
 from realmodels.pretrain.training import Training, cast_parameters, held_out
 from theory.errors import InputError
 
+CHECKPOINT: Final = "checkpoint.safetensors"
 ENTRIES_PER_RUN: Final = 40  # log entries, each with a pass over the calibration text and a checkpoint
 WARM_UP_STEPS, TIMED_STEPS = 10, 30  # steps of the throwaway run that turns seconds into steps
 
@@ -93,7 +97,7 @@ def train(
     cast_parameters(training.model, torch.bfloat16)
     training.model.save_pretrained(out)
     PreTrainedTokenizerFast.from_pretrained(tokens.folder).save_pretrained(out)
-    (out / "checkpoint.pt").unlink()
+    (out / CHECKPOINT).unlink()
 
 
 def _entry_steps(steps: int, done: int) -> Iterator[int]:
@@ -103,23 +107,56 @@ def _entry_steps(steps: int, done: int) -> Iterator[int]:
 
 
 def _save_checkpoint(training: Training, out: Path, seconds: float) -> None:
+    """Tensors as safetensors, and all else as JSON beside them, in one file that is written whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    rest = _without_tensors(training.state() | {"seconds": seconds}, tensors)
     unfinished = out / "checkpoint.unfinished"
-    torch.save(training.state() | {"seconds": seconds}, unfinished)
-    unfinished.replace(out / "checkpoint.pt")
+    save_file(tensors, unfinished, metadata={"state": json.dumps(rest)})
+    unfinished.replace(out / CHECKPOINT)
+
+
+def _without_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value as JSON; tensors are moved into `tensors`, under the numbers that stand in their places."""
+    if isinstance(value, Tensor):
+        number = str(len(tensors))
+        tensors[number] = value.detach().contiguous()
+        return {"tensor": number}
+    if isinstance(value, dict):  # whose keys need not be texts
+        return {"pairs": [[key, _without_tensors(each, tensors)] for key, each in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_without_tensors(each, tensors) for each in value]
+    return value
+
+
+def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What `_without_tensors` was given."""
+    if isinstance(value, list):
+        return [_with_tensors(each, tensors) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    return {key: _with_tensors(each, tensors) for key, each in value["pairs"]}
 
 
 def _resume(training: Training, out: Path) -> float:
     """Load OUT's checkpoint, if any, and drop later log entries; the seconds that were spent up to it."""
-    log = out / "log.jsonl"
-    if not (out / "checkpoint.pt").exists():
+    log, path = out / "log.jsonl", out / CHECKPOINT
+    if not path.exists():
         log.unlink(missing_ok=True)
         return 0.0
-    state = torch.load(out / "checkpoint.pt", map_location=training.stream.device, weights_only=True)
-    if state["recipe"] != asdict(training.recipe):
+    try:
+        with safe_open(path, framework="pt", device=str(training.stream.device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = _with_tensors(json.loads(file.metadata()["state"]), tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no checkpoint ({error}): delete it to begin anew") from None
+    if state["recipe"] != json.loads(json.dumps(asdict(training.recipe))):
         raise InputError(
             f"{out} holds a checkpoint of another recipe: give its recipe.json, or another folder"
         )
     training.load_state(state)
     entries = log.read_text().splitlines(keepends=True)
     log.write_text("".join(entry for entry in entries if json.loads(entry)["step"] <= training.step))
-    return state["seconds"]
+    seconds: float = state["seconds"]
+    return seconds

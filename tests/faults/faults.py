@@ -48,6 +48,7 @@ from theory.evidence import Result  # noqa: E402
 Fault = Callable[[random.Random, Path], None]
 
 SECONDS = 60  # a command line that takes longer hangs
+AFTER_SECONDS = 2  # within which its workers end
 UNITS = 6
 RUN = ("--figure", "pi", "--seeds", str(UNITS), "--workers", "1", "--format", "png")
 NAME = f"figure-pi.default.seeds-{UNITS}.json"
@@ -82,21 +83,17 @@ class Started:
         limit: int | None = None,
         **environment: str,
     ) -> None:
-        # A limit on files must not be one on what is said.
-        self._outputs = [tempfile.TemporaryFile(dir=folder.parent) for _ in range(2)]  # noqa: SIM115
-        reader, writer = os.pipe()
-        self._piped = limit is not None
-        if self._piped:
-            stdout = os.open(os.devnull, os.O_WRONLY)
-            self._outputs[1] = os.fdopen(reader, "rb")
+        self._stdout = tempfile.TemporaryFile(dir=folder.parent)  # noqa: SIM115
+        self._stderr, writer = os.pipe()  # which ends with the last process that may write
         sys.stdout.flush()
         self.process = os.fork()
         if self.process == 0:
             status = 70
             try:
                 os.setsid()
-                os.dup2(self._outputs[0].fileno() if stdout is None else stdout, 1)
-                os.dup2(writer if self._piped else self._outputs[1].fileno(), 2)
+                os.dup2(self._stdout.fileno() if stdout is None else stdout, 1)
+                os.dup2(writer, 2)
+                os.close(writer)
                 os.environ |= environment
                 if limit is not None:
                     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -114,11 +111,6 @@ class Started:
             finally:
                 os._exit(status)
         os.close(writer)
-        if self._piped:
-            assert stdout is not None
-            os.close(stdout)
-        else:
-            os.close(reader)
 
     def signal(self, number: int) -> None:
         """To the whole group, as a terminal sends it; or to the process alone, if it has just been forked."""
@@ -136,16 +128,22 @@ class Started:
         if hangs:
             os.killpg(self.process, signal.SIGKILL)
         self.status = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
-        self.out, self.err = (self._read(file) for file in self._outputs)
+        self.err, ended = self._errors()
+        self._stdout.seek(0)
+        self.out = self._stdout.read().decode(errors="surrogateescape")
+        self._stdout.close()
         assert not hangs, f"it hangs: {self.out[-300:]} {self.err[-300:]}"
+        assert ended, "its workers outlive it"
         return self
 
-    @staticmethod
-    def _read(file: Any) -> str:
-        with file:
-            if file.seekable():
-                file.seek(0)
-            return str(file.read().decode(errors="surrogateescape"))
+    def _errors(self) -> tuple[str, bool]:
+        """What is on stderr, and whether nobody can write there any more."""
+        found, read = b"", b"?"
+        while read and select.select([self._stderr], [], [], AFTER_SECONDS)[0]:
+            read = os.read(self._stderr, 2**16)
+            found += read
+        os.close(self._stderr)
+        return found.decode(errors="surrogateescape"), not read
 
     def expect(self, *statuses: int) -> "Started":
         """The status is one of these, and what is on stderr goes with it: nothing, or one line."""
@@ -453,35 +451,9 @@ def damaged_result(rng: random.Random, folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- options
 
 WORDS = (
-    "pi",
-    "lost",
-    "3",
-    "quick",
-    "full",
-    "huge",
-    "cpu",
-    "cuda",
-    "0",
-    "1",
-    "2",
-    "-1",
-    "9" * 40,
-    "",
-    " ",
-    ".",
-)
-WORDS += (
-    "~",
-    "~nobody",
-    "/dev/null",
-    "png",
-    "png,pdf",
-    "x" * 300,
-    os.fsdecode(b"\xff"),
-    "a\nb",
-    "\u202e",
-    "'\"",
-)
+    "pi", "lost", "3", "quick", "full", "huge", "cpu", "cuda", "0", "1", "2", "-1", "9" * 40, "", " ", ".", "~",
+    "~nobody", "/dev/null", "png", "png,pdf", "x" * 300, os.fsdecode(b"\xff"), "a\nb", "\u202e", "'\"",
+)  # fmt: skip
 OPTIONS = (
     ("--figure", True), ("--table", True), ("--all", False), ("--list", False), ("--claims", False),
     ("--json", False), ("--model", True), ("--preset", True), ("--device", True), ("--seeds", True),

@@ -203,6 +203,10 @@ def change_tensors(change: Callable[[dict[str, Tensor]], object]) -> Damage:
     return rewrite
 
 
+def write(name: str, content: bytes) -> Damage:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
 def rename_token(folder: Path) -> None:
     """Two tokens of the vocabulary change places."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
@@ -256,6 +260,8 @@ DECIDES_NOTHING: dict[str, Damage] = {
     ),
     "the release that saved it": change_config(transformers_version="5.0.0"),
     "names of files": rename_weights,
+    "the index of files in another format": write("pytorch_model.bin.index.json", b"{}"),
+    "where its tokenizer once was": change_tokenizer(special_tokens_map_file="/home/someone/map.json"),
 }
 
 
@@ -285,10 +291,6 @@ def truncate(folder: Path) -> None:
 def pickle_instead(folder: Path) -> None:
     torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
     (folder / WEIGHTS).unlink()
-
-
-def write(name: str, content: bytes) -> Damage:
-    return lambda folder: (folder / name).write_bytes(content)
 
 
 def spoil(value: float) -> Damage:
@@ -362,7 +364,10 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
         name_weights("pytorch_model.bin", "x.safetensors.index.json", "x.safetensors.index.json"),
         f"pytorch_model.bin.*{ONLY_HERE}",
     ),
-    "index that nobody names": (write("other.index.json", b"{}"), "other.index.json is not a weight index"),
+    "index that nobody names": (
+        write("other.safetensors.index.json", b"{}"),
+        "other.safetensors.index.json is not a weight index",
+    ),
     "adapter": (write("adapter_config.json", b"{}"), "an adapter of another model: merge"),
     "kernel of the hub": (
         change_config(attn_implementation="someone/kernel"),
@@ -395,6 +400,10 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
     "tokenizer that reads elsewhere": (
         change_tokenizer(vocab_file="/etc/passwd"),
         "tokenizer_config.json names vocab_file '/etc/passwd': only files of the same folder",
+    ),
+    "one tokenizer for each release": (
+        change_tokenizer(fast_tokenizer_files=["../tokenizer.5.0.json"]),
+        "names fast_tokenizer_files '../tokenizer.5.0.json'",
     ),
     "tokenizer that doubles every letter 60 times": (
         change_tokenizer(normalizer={"type": "Sequence", "normalizers": [DOUBLE] * 60}),

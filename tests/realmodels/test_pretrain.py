@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -135,6 +136,11 @@ def test_a_stopped_run_ends_with_the_same_bits(
             pretrain.train(tokens, tmp_path / "stopped", recipe, CPU)
     with pytest.raises(InputError, match="another recipe"):
         pretrain.train(tokens, tmp_path / "stopped", replace(recipe, seed=1), CPU)
+    shutil.copytree(tmp_path / "stopped", tmp_path / "damaged")
+    with (tmp_path / "damaged" / runs.CHECKPOINT).open("wb") as file:
+        torch.save({"step": 8}, file)
+    with pytest.raises(InputError, match="is no checkpoint"):  # a pickle is not read
+        pretrain.train(tokens, tmp_path / "damaged", recipe, CPU)
     pretrain.train(tokens, tmp_path / "stopped", recipe, CPU)
 
     whole, stopped = (load_file(tmp_path / out / "model.safetensors") for out in ("whole", "stopped"))
@@ -144,7 +150,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
         for entry in (before, after):
             del entry["seconds"], entry["tokens_per_second"]
         assert before == after
-    assert not (tmp_path / "stopped" / "checkpoint.pt").exists()
+    assert not (tmp_path / "stopped" / runs.CHECKPOINT).exists()
 
 
 def test_transformers_loads_the_result_and_finds_the_same_loss(tokens: TokenFolder, trained: Path) -> None:
