@@ -245,6 +245,7 @@ def _reproduce(
 ) -> "Section":
     """Get the result, computed or committed, write everything of it and show its findings."""
     from figures.report import Section
+    from figures.results import origin
 
     brief = options.all and options.report
     if options.from_data:
@@ -276,9 +277,10 @@ def _reproduce(
         )
     formats = dict.fromkeys(("png", *options.format)) if options.report else options.format
     try:
+        origin(result)  # which the page tells
         drawn = pictures(result, exhibit, formats)
         written = write(result, exhibit, drawn, options.format, out, name)
-    except (LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         if not options.from_data or isinstance(error, InputError):
             raise
         raise InputError(

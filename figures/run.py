@@ -89,15 +89,23 @@ def run(
     device = options.get("device")
     if device == "auto" and "model" not in used:
         raise InputError(f"--device auto: {exhibit.option} loads no model; use cpu or cuda")
-    configs = experiment.grid(preset, **{**exhibit.defaults, **options})
-    calls = _calls(exhibit, experiment.measure, configs, out)
+    decided_by = {
+        "exhibit": exhibit.name,
+        "code": code_hash(exhibit.experiment),
+        "versions": versions(DECIDING),
+    }
     tidy(out, exhibit.name)
+    keep = _Keeper(Unit(out / FOLDER, decided_by))
+    with keeping(keep):
+        configs = experiment.grid(preset, **{**exhibit.defaults, **options})
+    calls = _calls(decided_by, experiment.measure, configs, out)
     if line := earlier_layout(out):
         console.print(line, soft_wrap=True)
     with _backend(cluster):
         records, computed = _compute(
             calls,
             exhibit.name,
+            damaged=keep.replaced,
             workers=workers or _default_workers(device, cluster),
             console=console,
             brief=brief,
@@ -178,28 +186,42 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
+class _Keeper:
+    """Keeps what a unit shares with others [Unit.part]; replaced: how many damaged results it replaced."""
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit, self.replaced = unit, 0
+
+    def __call__(self, name: str, decided_by: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+        record, damaged = self._unit.part(name, decided_by, compute)
+        self.replaced += damaged
+        return record
+
+
 def _calls(
-    exhibit: Exhibit, measure: Callable[[Any], Any], configs: Sequence[Any], out: Path
+    decided_by: Mapping[str, Any], measure: Callable[[Any], Any], configs: Sequence[Any], out: Path
 ) -> dict[str, Call]:
     """Each unit once, by its config as JSON."""
-    decided_by = {
-        "exhibit": exhibit.name,
-        "code": code_hash(exhibit.experiment),
-        "versions": versions(DECIDING),
-    }
     return {
-        (key := _key(config)): (Unit(out / FOLDER, decided_by | {"config": json.loads(key)}), measure, config)
+        (key := _key(config)): (
+            Unit(out / FOLDER, {**decided_by, "config": json.loads(key)}),
+            measure,
+            config,
+        )
         for config in configs
     }
 
 
 def _compute(
-    calls: Mapping[str, Call], name: str, *, workers: int, console: Console, brief: bool
+    calls: Mapping[str, Call], name: str, *, damaged: int, workers: int, console: Console, brief: bool
 ) -> tuple[dict[str, Any], int]:
-    """The records by key, and how many of the units had to be computed here."""
+    """The records by key, and how many of the units had to be computed here.
+
+    damaged: how many intermediate results were replaced so far.
+    """
     # Read here what is there, so that a finished exhibit starts no worker.
     found = {key: record for key, (unit, *_) in calls.items() if (record := unit.read()) is not None}
-    damaged = sum(unit.damaged for key, (unit, *_) in calls.items() if key not in found)
+    damaged += sum(unit.damaged for key, (unit, *_) in calls.items() if key not in found)
 
     def finished(keys: Iterable[str], wait: bool) -> Iterator[bool]:
         """Whether each unit that is done now was computed here; those that other runs compute are left out."""
@@ -263,18 +285,11 @@ def _compute_unit(key: str, call: Call, wait: bool) -> tuple[str, tuple[Any, boo
     What units share, such as scores and calibrations, is kept on disk, too.
     """
     unit, measure, config = call
-    replaced = 0
-
-    def keep(name: str, decided_by: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-        nonlocal replaced
-        record, damaged = unit.part(name, decided_by, compute)
-        replaced += damaged
-        return record
-
+    keep = _Keeper(unit)
     if "torch" in sys.modules:  # imported together with the experiment, if it uses it at all
         sys.modules["torch"].set_num_threads(1)
     with keeping(keep):
-        return key, unit.once(lambda: measure(config), wait), replaced
+        return key, unit.once(lambda: measure(config), wait), keep.replaced
 
 
 def _end_with(parent: int) -> None:

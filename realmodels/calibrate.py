@@ -13,6 +13,7 @@ where nothing saturates.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -50,9 +51,16 @@ class _Layer:
 
 
 @torch.inference_mode(False)  # gradients are needed, in whatever mode the caller is
-def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibration:
+def calibrate(
+    model: Model,
+    texts: Sequence[str],
+    hardware: Hardware,
+    *,
+    each: Callable[[str, Callable[[], Ranges]], Ranges] = lambda name, search: search(),
+) -> Calibration:
     """Ranges for every layer that can be analog, from CALIBRATION_TOKENS tokens spread over `texts`.
 
+    each: gets the name of every layer and what searches for its ranges, and returns these: a cache, say.
     InputError if the model is deployed. Programming noise plays no part, so that one calibration serves every c.
     """
     model.require_digital()
@@ -62,9 +70,9 @@ def calibrate(model: Model, texts: Sequence[str], hardware: Hardware) -> Calibra
     calls = record(model, modules, calibration_tokens(model, texts), rows=ROWS)
     found: dict[str, Ranges] = {}
     for names, layer in _layers(model, calls):
-        ranges = _search(names[0], layer, hardware)
-        each = (ranges,) if len(names) == 1 else for_experts(ranges, len(names))
-        found.update(zip(names, each, strict=True))
+        ranges = each(names[0], partial(_search, names[0], layer, hardware))
+        by_name = (ranges,) if len(names) == 1 else for_experts(ranges, len(names))
+        found.update(zip(names, by_name, strict=True))
     return Calibration(found, hardware)
 
 

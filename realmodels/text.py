@@ -29,6 +29,7 @@ from typing import Any, Final, Literal, Self, SupportsIndex, get_args, overload
 
 from theory.errors import InputError
 from theory.files import read_regular
+from theory.kept import kept
 
 Split = Literal["training", "calibration", "evaluation"]
 HeldOut = Literal["calibration", "evaluation"]
@@ -213,16 +214,18 @@ def _corpus() -> dict[str, Any]:
 @lru_cache(maxsize=2)
 def held_out(split: HeldOut) -> Documents:
     """The documents of a held-out split, rebuilt from the installed packages and proved equal by their hash."""
-    keep = FirstOccurrence(_corpus()["removed"][split])
-    found = Documents(
-        (
+
+    def rebuilt() -> list[str]:
+        keep = FirstOccurrence(_corpus()["removed"][split])
+        return [
             document
             for package in HELD_OUT_PACKAGES
             for document in documents(package_folder(package), package, keep, split)
-        ),
-        split,
-    )
-    if text_hash(found) != _corpus()["sha256"][split]:
+        ]
+
+    wanted = _corpus()["sha256"][split]
+    found = Documents(kept("held-out text", {"split": split, "sha256": wanted}, rebuilt), split)
+    if text_hash(found) != wanted:
         pins = " ".join(f"{name}=={version}" for name, version in _corpus()["held_out_packages"].items())
         raise InputError(
             f"the rebuilt {split} text differs from the one of the committed results: reinstall {pins} unmodified"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from typing import Any
 
 from theory.errors import InputError
 from theory.hardware import Hardware
@@ -48,6 +49,20 @@ def for_experts(ranges: Ranges, num_experts: int) -> tuple[LayerCalibration, ...
     return each
 
 
+def ranges_as_json(ranges: Ranges) -> list[Any]:
+    """Three numbers for a calibration, a list of threes for several."""
+    if isinstance(ranges, LayerCalibration):
+        return list(astuple(ranges))
+    return [list(astuple(each)) for each in ranges]
+
+
+def ranges_from_json(content: list[Any]) -> Ranges:
+    """What `ranges_as_json` was given."""
+    if isinstance(content[0], list):
+        return tuple(LayerCalibration(*each) for each in content)
+    return LayerCalibration(*content)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Converter ranges of a whole model.
@@ -66,22 +81,3 @@ class Calibration:
                 " calibrate this very model, or keep the module digital"
             )
         return self.layers[parameter]
-
-    def as_json(self) -> dict[str, list[list[float]]]:
-        """Three numbers for each calibration of each layer, as `from_json` reads them."""
-        return {
-            name: [
-                list(astuple(each))
-                for each in ((ranges,) if isinstance(ranges, LayerCalibration) else ranges)
-            ]
-            for name, ranges in self.layers.items()
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Sequence[Sequence[float]]], hardware: Hardware) -> "Calibration":
-        """The calibration that `as_json` gave."""
-        layers: dict[str, Ranges] = {}
-        for name, found in content.items():
-            ranges = tuple(LayerCalibration(*each) for each in found)
-            layers[name] = ranges[0] if len(ranges) == 1 else ranges
-        return cls(layers, hardware)

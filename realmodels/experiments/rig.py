@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from realmodels.analog import Ranges
+from realmodels.analog.ranges import ranges_as_json, ranges_from_json
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.deploy import DeploymentReport, deployed
 from realmodels.devices import weights_of
@@ -140,12 +142,19 @@ def scores(name: str, device: str, strategy: Strategy) -> Tensor:
 def calibration(name: str, device: str, hardware: Hardware) -> Calibration:
     """Converter ranges from calibration text. Programming noise plays no part."""
     loaded, texts = _calibrated_by(name, device)
-    found = kept(
-        "converter ranges",
-        _decided_by(loaded, texts, device) | {"hardware": asdict(hardware)},
-        lambda: calibrate(loaded, texts, hardware).as_json(),
-    )
-    return Calibration.from_json(found, hardware)
+    decided_by = _decided_by(loaded, texts, device) | {"hardware": asdict(hardware)}
+
+    def layer(parameter: str, search: Callable[[], Ranges]) -> Ranges:
+        of_layer = decided_by | {"parameter": parameter}
+        return ranges_from_json(kept("ranges of a layer", of_layer, lambda: ranges_as_json(search())))
+
+    def all_layers() -> dict[str, list[Any]]:
+        found = calibrate(loaded, texts, hardware, each=layer)
+        return {parameter: ranges_as_json(ranges) for parameter, ranges in found.layers.items()}
+
+    found = kept("converter ranges", decided_by, all_layers)
+    layers = {parameter: ranges_from_json(ranges) for parameter, ranges in found.items()}
+    return Calibration(layers, hardware)
 
 
 def _calibrated_by(name: str, device: str) -> tuple[Model, Sequence[str]]:
