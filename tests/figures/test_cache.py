@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from figures.cache import DECIDING, LARGEST, Unit, earlier_layout, forget
+from figures.cache import DECIDING, LARGEST, NO_LOCKS, Unit, earlier_layout, forget, tidy
 from figures.provenance import versions
 from theory.errors import InputError
 
@@ -155,6 +156,50 @@ def test_processes_share_units(tmp_path: Path) -> None:
         assert process.exitcode == 0
     assert len(log.read_text()) == 8
     assert [path.suffix for path in (folder / "units" / "figure-pi").iterdir()] == [".json"] * 8
+
+
+@pytest.mark.parametrize("number", NO_LOCKS)
+def test_a_file_system_without_locks(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units are computed and kept there, too."""
+
+    def acquire(self: Any, *_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    unit = Unit(tmp_path, KEY)
+    assert unit.once(lambda: RECORD, wait=True) == (RECORD, True)
+    assert unit.once(never, wait=True) == (RECORD, False)
+
+
+def test_parts_are_shared_by_the_units_of_an_exhibit(tmp_path: Path) -> None:
+    decided_by = {"weights": "a1", "hardware": {"c": 0.1}}
+    one, two = (Unit(tmp_path, KEY | {"config": number}) for number in range(2))
+    assert one.part("scores", decided_by, lambda: [0.1, 1 / 3]) == ([0.1, 1 / 3], False)
+    assert two.part("scores", decided_by, never) == ([0.1, 1 / 3], False)
+    others = [
+        (two, "ranges", decided_by),
+        (two, "scores", decided_by | {"weights": "a2"}),
+        (Unit(tmp_path, KEY | {"code": "other"}), "scores", decided_by),
+        (Unit(tmp_path, KEY | {"versions": {"torch": "3"}}), "scores", decided_by),
+    ]
+    for number, (unit, name, by) in enumerate(others):
+        assert unit.part(name, by, lambda number=number: number) == (number, False)
+    for file in tmp_path.rglob("*.json"):
+        file.write_text(file.read_text().replace("0.1,", "0.2,"))
+    assert one.part("scores", decided_by, lambda: 5) == (5, True)
+    assert two.part("scores", decided_by, never) == (5, False)
+
+
+def test_tidying_leaves_what_is_in_use(unit: Unit, tmp_path: Path) -> None:
+    lock, other = unit.path.with_suffix(".lock"), unit.path.with_name("other.lock")
+    for path in (lock, other):
+        path.write_text("")
+    with FileLock(lock):
+        tidy(tmp_path, "figure-pi")
+        assert lock.exists()
+    tidy(tmp_path, "figure-pi")
+    assert not lock.exists() and other.exists()  # the other one may be of a process that was killed
+    assert unit.read() == RECORD
 
 
 def test_the_claim_of_a_killed_process_is_free(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import importlib.metadata
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +171,57 @@ def test_documents_know_their_split() -> None:
     for texts in (found, found[::2]):
         with pytest.raises(InputError, match="calibration is asked for, but this is evaluation text"):
             check_split(texts, "calibration")
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_bytes("\ufeffSome words.".encode())
+    assert read_text(file) == ("Some words.",)
+    file.write_bytes("\ufeff \n".encode())
+    with pytest.raises(InputError, match="is empty"):
+        read_text(file)
+
+
+def test_a_text_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "LARGEST_TEXT", 10)
+    file = tmp_path / "text"
+    file.write_text("x" * 10)
+    assert read_text(file) == ("x" * 10,)
+    file.write_text("x" * 11)
+    with pytest.raises(InputError, match="has more than 10 bytes"):
+        read_text(file)
+
+
+def loop(folder: Path) -> Path:
+    (folder / "loop").symlink_to("loop")
+    return folder / "loop"
+
+
+def fifo(folder: Path) -> Path:
+    os.mkfifo(folder / "fifo")
+    return folder / "fifo"
+
+
+NO_TEXTS: dict[str, Callable[[Path], Path | str]] = {
+    "a fifo": fifo,
+    "a device": lambda folder: "/dev/zero",
+    "a folder": lambda folder: folder,
+    "links in a loop": loop,
+    "300 characters": lambda folder: folder / ("x" * 300),
+    "no such home": lambda folder: "~nobody-at-all/text",
+    "nothing": lambda folder: "",
+}
+
+
+@pytest.mark.parametrize("name", NO_TEXTS)
+def test_what_is_no_text_is_one_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="readable UTF-8 file") as caught:
+        read_text(NO_TEXTS[name](tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (os.fsdecode(b"\xff"), "a\nb", "-", "evaluation", "x" * 255):
+        (tmp_path / name).write_text("Some words.")
+        assert read_text(tmp_path / name) == read_text(f"~/{name}") == ("Some words.",)

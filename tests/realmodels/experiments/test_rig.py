@@ -114,6 +114,16 @@ def test_a_users_text_with_calibration_text_in_it_is_refused(content: str, tmp_p
     assert rig.evaluated("small", str(file), "cpu", 4, 16)["text"] == str(file)
 
 
+@pytest.mark.usefixtures("config")
+def test_a_file_may_have_the_name_of_our_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / rig.OUR_TEXT).write_text("Words of my own, and some more. " * 20)
+    found = rig.Evaluated(**rig.evaluated("small", rig.OUR_TEXT, "cpu", 4, 16))
+    assert found.text != rig.OUR_TEXT and found.text_hash != text_hash(HELD_OUT["evaluation"])
+    own = token_blocks(rig.model("small", "cpu"), ["Words of my own, and some more. " * 20], 16, 4).tokens
+    assert rig.tokens(found).equal(own)
+
+
 def searched(config: rig.Evaluated, **changes: Any) -> better_score.Config:
     return replace(
         better_score.Config(
