@@ -143,14 +143,20 @@ class _Crew:
         from distributed import Client
 
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):  # its own does not cover a port that says nothing
-                self.client = await Client(
-                    self.address, asynchronous=True, set_as_default=False, timeout=CONNECT_SECONDS / 2
-                )
+            async with asyncio.timeout(
+                CONNECT_SECONDS
+            ):  # the client's own leaves out a port that says nothing
+                await _greeted(self.address)
+                self.client = Client(self.address, asynchronous=True, set_as_default=False)
+                await self.client
+        except TimeoutError:
+            raise self._nobody(f"no answer for {CONNECT_SECONDS:g} s") from None
         except Exception as error:
-            reason = str(error.__cause__ or error) or f"no answer for {CONNECT_SECONDS:g} s"
-            raise self.error(f"no Dask scheduler there ({reason}); give its address") from None
+            raise self._nobody(str(error) or type(error).__name__) from None
         self.here = _facts(self.token, self._written(), *self.decided_by)
+
+    def _nobody(self, reason: str) -> InputError:
+        return self.error(f"no Dask scheduler there ({reason}); give its address")
 
     def _written(self) -> Path:
         """The nonce, which shows that a worker sees the same folder; deleted as soon as no worker has to look at it."""
@@ -169,7 +175,8 @@ class _Crew:
             task.cancel()
         if self.client is not None:
             with suppress(Exception):
-                await asyncio.wait_for(self.client._close(fast=True), CLOSE_SECONDS)
+                await asyncio.wait_for(self.client.close(), CLOSE_SECONDS)
+            self.client.status = "closed"  # else it would say, in the end, that it was not
 
     async def step(self) -> list[tuple[str, Done]]:
         """Give work to idle workers, and wait a moment; the units that are finished."""
@@ -277,6 +284,19 @@ class _Crew:
         for name, own in self.here.items():
             if (there := facts.get(name, "missing")) != own:
                 raise self.error(f"{who} differs in {name} ({there}, here {own}); make both the same")
+
+
+async def _greeted(address: str) -> None:
+    """OSError if what is there does not greet as a scheduler does: it says what it knows, before it is asked."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if "://" in host:
+        return  # encrypted
+    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    try:
+        if b"pickle-protocol" not in await reader.read(2**16):
+            raise OSError("something else answers")
+    finally:
+        writer.close()
 
 
 async def _outcome(future: "Future[Any]") -> Any:
