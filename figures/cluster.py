@@ -9,6 +9,7 @@ import asyncio
 import logging
 import pickle
 import secrets
+import sys
 import tempfile
 import threading
 import time
@@ -234,7 +235,7 @@ class _Crew:
     def _submit(self, worker: str, key: str | None, call: _Call) -> None:
         assert self.client is not None
         future = self.client.submit(pickle.loads, pickle.dumps(call), workers=[worker], pure=False)
-        self.tasks[worker] = key, asyncio.ensure_future(_outcome(future))
+        self.tasks[worker] = key, asyncio.ensure_future(_outcome(self.client, future))
 
     def _expect(self) -> None:
         """InputError if nothing is to be expected any more."""
@@ -251,23 +252,20 @@ class _Crew:
     def _settle(self, worker: str) -> tuple[str, Done] | None:
         """The unit that the worker has finished; None if that was a check, or if the unit was lost."""
         key, task = self.tasks.pop(worker)
-        try:
-            answer = None if task.cancelled() else task.result()
-        except Exception as error:
-            if key is not None:
-                raise
-            answer = error
-        if answer is None:  # the process is gone, or another one than that which was checked
+        answer = None if task.cancelled() else task.result()
+        if answer is None:  # its process is gone, or is not the one that was checked
             self.checked.discard(worker)
             if key is not None:
                 self.losses[key] += 1
                 (self.waiting if self.losses[key] < TRIES else self.given_up).append(key)
-            return None
-        if key is not None:
+        elif key is None:
+            self._compare(worker, answer)
+            self.checked.add(worker)
+        elif isinstance(answer, Exception):
+            raise answer
+        else:
             finished: tuple[str, Done] = answer
             return finished
-        self._compare(worker, answer)
-        self.checked.add(worker)
         return None
 
     def _compare(self, worker: str, facts: Mapping[str, str] | Exception) -> None:
@@ -282,8 +280,8 @@ class _Crew:
                 f"{who} does not see this --out ({facts[OUT]}): {self.nonce.parent}; share it, writable"
             )
         for name, own in self.here.items():
-            if (there := facts.get(name, "missing")) != own:
-                raise self.error(f"{who} differs in {name} ({there}, here {own}); make both the same")
+            if own and facts[name] and facts[name] != own:
+                raise self.error(f"{who} differs in {name} ({facts[name]}, here {own}); make both the same")
 
 
 async def _greeted(address: str) -> None:
@@ -299,12 +297,18 @@ async def _greeted(address: str) -> None:
         writer.close()
 
 
-async def _outcome(future: "Future[Any]") -> Any:
-    """What came of it; None if its process is gone."""
-    from distributed import CancelledError, KilledWorker
+async def _outcome(client: "Client", future: "Future[Any]") -> Any:
+    """What came of it, also an exception; None if its process, or the scheduler, is gone."""
+    from distributed import KilledWorker
 
-    with suppress(CancelledError, KilledWorker):
-        return await future
+    error = await future.exception()
+    if error is not None or future.status != "finished":
+        return None if isinstance(error, KilledWorker) else error
+    with suppress(OSError):
+        # Not by way of the future: those that are fetched at the same time all wait for a worker that hangs.
+        if client.scheduler is not None:
+            answer = await client.scheduler.gather(keys=[future.key])
+            return answer.get("data", {}).get(future.key)
     return None
 
 
@@ -317,22 +321,24 @@ def _unit(token: str, compute_unit: ComputeUnit, *call: Any) -> tuple[str, Done]
 
 
 def _facts(token: str, nonce: Path, experiment: str, device: str | None) -> dict[str, str]:
-    """In a worker, and here: all that decides a record. It has to be the same in both."""
-    import torch
-
+    """In a worker, and here: what decides a record. A fact that is empty decides nothing."""
     import_module(experiment)
     try:
         with tempfile.TemporaryFile(dir=nonce.parent):
             seen = nonce.read_text()
     except OSError as error:
         seen = str(error.strerror)
+    processor = ""
+    if device in ("cuda", "auto"):
+        processor = device_name(device)
+    elif "torch" in sys.modules:  # imported together with the experiment, if it uses it at all
+        processor = sys.modules["torch"].backends.cpu.get_cpu_capability()
     _admitted.add(token)
     return {
         OUT: seen,
         "its code": code_hash(experiment)[:12],
         "the code of figures": code_hash("figures")[:12],
+        "processor": processor,
+        **dict.fromkeys((*DECIDING, "distributed"), "missing"),
         **versions((*DECIDING, "distributed")),
-        "processor": device_name(device)
-        if device in ("cuda", "auto")
-        else torch.backends.cpu.get_cpu_capability(),
     }

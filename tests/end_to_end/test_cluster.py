@@ -17,13 +17,11 @@ from typing import Any
 
 import pytest
 from distributed import Client
-from test_command_line import HERE, executed, expect_one_line, finish, log, result, run, start, stored
+from test_command_line import HERE, executed, expect_one_line, finish, log, result, run, start, stored  # noqa: F401 (`log` is a fixture)
 
 import figures.cluster
 from figures.cluster import _unit
 from figures.run import Call, Done
-
-assert log  # a fixture
 
 ROOT = HERE.parents[1]
 LAST = "finished units are kept, the same command continues from there\n"
@@ -55,9 +53,9 @@ class Cluster:
         self.workers.append(self._start("worker", *given, **({"PYTHONPATH": paths} | environment)))
 
     def wait_for(self, workers: int) -> None:
-        """Until so many have joined."""
+        """Until so many are there."""
         with Client(self.address, set_as_default=False) as client:
-            client.wait_for_workers(workers, timeout=60)
+            until(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == workers)
 
     def _start(self, what: str, *options: str, **environment: str) -> subprocess.Popen[str]:
         module = f"distributed.cli.dask_{what}"
@@ -72,8 +70,12 @@ class Cluster:
 
     def stop(self) -> None:
         for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.wait()
+            end(process)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -100,7 +102,12 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def meanwhile(true: Callable[[], bool], act: Callable[[], Any]) -> Iterator[None]:
     """While a run goes on here: as soon as it is true, act."""
-    thread = threading.Thread(target=lambda: (until(true), act()))
+
+    def wait_and_act() -> None:
+        until(true)
+        act()
+
+    thread = threading.Thread(target=wait_and_act)
     thread.start()
     try:
         yield
@@ -191,8 +198,8 @@ def no_schedulers() -> Iterator[dict[str, str]]:
 
 
 NOBODY = {
-    "silent": "no answer for 10 s",
-    "http": "no answer for 10 s",
+    "silent": "no answer for 1 s",
+    "http": "no answer for 1 s",
     "talking": "something else answers",
     "closed": "Connect call failed",
     "nowhere": "Name or service not known",
@@ -201,12 +208,18 @@ NOBODY = {
 }
 
 
-def test_what_is_no_scheduler(tmp_path: Path, log: Path, no_schedulers: dict[str, str]) -> None:
-    started = {name: start(tmp_path, "--cluster", address) for name, address in no_schedulers.items()}
-    for name, process in started.items():
-        errors = finish(process, 2)
-        print(name, errors)
-        expect_one_line(errors, f"--cluster {no_schedulers[name]}: no Dask scheduler there (", NOBODY[name])
+def test_what_is_no_scheduler(
+    tmp_path: Path,
+    log: Path,
+    no_schedulers: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(figures.cluster, "CONNECT_SECONDS", 1.0)
+    for name, address in no_schedulers.items():
+        assert run(tmp_path, "--cluster", address) == 2
+        errors = capsys.readouterr().err
+        expect_one_line(errors, f"--cluster {address}: no Dask scheduler there (", NOBODY[name])
         assert errors.endswith("); give its address\n")
     assert not executed(log)
 
@@ -274,7 +287,9 @@ def read_only_folder(folder: Path) -> dict[str, str]:
 
 
 def other_processor(folder: Path) -> dict[str, str]:
-    return {"ATEN_CPU_CAPABILITY": "default"}
+    environment = hidden_folder(folder)
+    (folder / "sitecustomize.py").write_text("import torch\n")
+    return environment | {"ATEN_CPU_CAPABILITY": "default"}
 
 
 DIFFERENT: dict[Callable[[Path], dict[str, str]], str] = {
@@ -288,22 +303,31 @@ DIFFERENT: dict[Callable[[Path], dict[str, str]], str] = {
 }
 
 
+@pytest.fixture(scope="module")
+def equal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of one worker that is as it has to be, and never gets a unit."""
+    cluster = Cluster(tmp_path_factory.mktemp("equal"))
+    cluster.worker()
+    yield cluster
+    cluster.stop()
+
+
 @pytest.mark.parametrize("different", DIFFERENT, ids=lambda each: each.__name__)
 def test_a_worker_that_differs_is_named_before_units_are_sent(
     different: Callable[[Path], dict[str, str]],
     tmp_path: Path,
     log: Path,
-    cluster: Cluster,
+    equal: Cluster,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cluster.worker("--name", "equal")
-    cluster.worker("--name", "different", **different(tmp_path / "code"))
-    cluster.wait_for(2)
-    assert on(cluster, tmp_path / "out") == 2
-    errors = capsys.readouterr().err
-    print(errors)
-    expect_one_line(errors, f"--cluster {cluster.address}: the worker tcp://127.0.0.1:", DIFFERENT[different])
-    assert not executed(log) and not left(tmp_path / "out")
+    equal.worker(**different(tmp_path / "code"))
+    equal.wait_for(2)
+    assert on(equal, tmp_path / "out") == 2
+    told = f"--cluster {equal.address}: the worker tcp://127.0.0.1:"
+    expect_one_line(capsys.readouterr().err, told, DIFFERENT[different])
+    assert not left(tmp_path / "out") and not stored(tmp_path / "out")
+    end(equal.workers.pop())
+    equal.wait_for(1)
 
 
 def test_a_worker_that_joins_later_is_checked(
