@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_command_line
 from distributed import Client
-from test_command_line import HERE, executed, expect_one_line, finish, log, result, run, start, stored  # noqa: F401 (`log` is a fixture)
+from test_command_line import HERE, executed, expect_one_line, finish, result, run, start, stored
 
 import figures.cluster
 from figures.cluster import _unit
 from figures.run import Call, Done
 
+log = test_command_line.log  # a fixture
 ROOT = HERE.parents[1]
 LAST = "finished units are kept, the same command continues from there\n"
 
@@ -96,7 +98,7 @@ def cluster(tmp_path: Path, log: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """To have it over with; workers tell of themselves twice a second."""
-    monkeypatch.setattr(figures.cluster, "SILENCE_SECONDS", 4.0)
+    monkeypatch.setattr(figures.cluster, "SILENCE_SECONDS", 3.0)
 
 
 @contextmanager
@@ -229,7 +231,7 @@ def test_a_cluster_without_workers(
 ) -> None:
     assert on(cluster, tmp_path) == 2
     expect_one_line(
-        capsys.readouterr().err, f"--cluster {cluster.address}: no worker there for 4 s; start", LAST
+        capsys.readouterr().err, f"--cluster {cluster.address}: no worker there for 3 s; start", LAST
     )
     assert not executed(log) and not left(tmp_path)
 
@@ -366,9 +368,9 @@ def stop_one(cluster: Cluster) -> None:
 LOST: dict[Callable[[Cluster], None], str] = {
     kill: "the scheduler is gone; ",
     stop: "the scheduler is gone; ",
-    kill_workers: "no worker there for 4 s; start ",
-    stop_workers: " has said nothing for 4 s; ",
-    stop_one: " has said nothing for 4 s; ",
+    kill_workers: "no worker there for 3 s; start ",
+    stop_workers: " has said nothing for 3 s; ",
+    stop_one: " has said nothing for 3 s; ",
 }
 
 
@@ -398,7 +400,7 @@ def test_what_is_lost_is_told_and_finished_units_are_kept(
     expect_one_line(errors, f"--cluster {cluster.address}: ", LOST[lose], LAST)
     kept, noted = stored(tmp_path), len(executed(log))
     if lose is stop_one:  # the other one has done the rest
-        assert len(kept) == 11
+        assert len(kept) >= 11
     cluster.stop()
     assert run(tmp_path, "--seeds", "12", "--workers", "1") == 0
     assert sorted([*executed(log)[noted:], *kept]) == list(range(12))
