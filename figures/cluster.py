@@ -15,21 +15,22 @@ import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figures.cache import DECIDING
+from figures.files import passing, unwritable
 from figures.provenance import device_name, versions
-from figures.run import Call, Done, Killed, code_hash
+from figures.run import Call, Killed, Outcome, Outcomes, code_hash
 from theory.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-ComputeUnit = Callable[[str, Call, bool], tuple[str, Done]]
+ComputeUnit = Callable[[str, Call, bool], Outcome]
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 25.0
@@ -64,7 +65,7 @@ def on_cluster(
     experiment: str,
     device: str | None,
     limit: int | None,
-) -> Generator[tuple[str, Done], None, None]:
+) -> Outcomes:
     """What `compute_unit` returns for each of the calls, as workers finish them.
 
     address: that of the scheduler.
@@ -119,16 +120,15 @@ class _Crew:
         self.limit = limit or len(calls)
         self.client: Client | None = None
         self.token = secrets.token_hex(8)  # of this run
-        self.nonce = next(iter(calls.values()))[0].folder / f".cluster-{self.token}"
+        self.nonce = passing(next(iter(calls.values()))[0].path.parent)
         self.waiting = deque(calls)
         self.given_up: list[str] = []
         self.losses = Counter[str]()  # how often a unit's process was gone
         self.states: Mapping[str, Mapping[str, Any]] = {}  # of each worker, as the scheduler knows it
         self.heard: dict[str, float] = {}  # when each worker was heard of
         self.checked = set[str]()
-        self.tasks: dict[
-            str, tuple[str | None, asyncio.Task[Any]]
-        ] = {}  # by worker: its unit, or None for its check
+        # By worker: its unit, or None if that is its check.
+        self.tasks: dict[str, tuple[str | None, asyncio.Task[Any]]] = {}
         self.looked = -POLL_SECONDS
         self.began = self.heard_any = time.monotonic()
 
@@ -144,9 +144,8 @@ class _Crew:
         from distributed import Client
 
         try:
-            async with asyncio.timeout(
-                CONNECT_SECONDS
-            ):  # the client's own leaves out a port that says nothing
+            # The client's own does not end the wait for a port that says nothing.
+            async with asyncio.timeout(CONNECT_SECONDS):
                 await _greeted(self.address)
                 self.client = Client(self.address, asynchronous=True, set_as_default=False)
                 await self.client
@@ -165,9 +164,7 @@ class _Crew:
             self.nonce.parent.mkdir(parents=True, exist_ok=True)
             self.nonce.write_text(self.token)
         except OSError as error:
-            raise self.error(
-                f"{self.nonce.parent} cannot be written ({error.strerror}); make it writable"
-            ) from None
+            raise unwritable(self.nonce, error, "the cache") from None
         return self.nonce
 
     async def close(self) -> None:
@@ -179,7 +176,7 @@ class _Crew:
                 await asyncio.wait_for(self.client.close(), CLOSE_SECONDS)
             self.client.status = "closed"  # else it would say, in the end, that it was not
 
-    async def step(self) -> list[tuple[str, Done]]:
+    async def step(self) -> list[Outcome]:
         """Give work to idle workers, and wait a moment; the units that are finished."""
         if time.monotonic() - self.looked >= POLL_SECONDS:
             await self._look()
@@ -191,7 +188,7 @@ class _Crew:
             return_when="FIRST_COMPLETED",
         )
         done = [worker for worker, (_, task) in self.tasks.items() if task.done()]
-        return [finished for worker in done if (finished := self._settle(worker))]
+        return [outcome for worker in done if (outcome := self._settle(worker))]
 
     async def _look(self) -> None:
         """Which workers are there, and were heard of? Those that are gone have lost their units."""
@@ -249,7 +246,7 @@ class _Crew:
                 f" --nworkers -1 --nthreads 1; {KEPT}"
             )
 
-    def _settle(self, worker: str) -> tuple[str, Done] | None:
+    def _settle(self, worker: str) -> Outcome | None:
         """The unit that the worker has finished; None if that was a check, or if the unit was lost."""
         key, task = self.tasks.pop(worker)
         answer = None if task.cancelled() else task.result()
@@ -264,8 +261,8 @@ class _Crew:
         elif isinstance(answer, Exception):
             raise answer
         else:
-            finished: tuple[str, Done] = answer
-            return finished
+            outcome: Outcome = answer
+            return outcome
         return None
 
     def _compare(self, worker: str, facts: Mapping[str, str] | Exception) -> None:
@@ -277,7 +274,7 @@ class _Crew:
             )
         if facts[OUT] != self.here[OUT]:
             raise self.error(
-                f"{who} does not see this --out ({facts[OUT]}): {self.nonce.parent}; share it, writable"
+                f"{who} does not see this --out ({facts[OUT]}: {self.nonce.parent}); share it, writable"
             )
         for name, own in self.here.items():
             if own and facts[name] and facts[name] != own:
@@ -301,18 +298,19 @@ async def _outcome(client: "Client", future: "Future[Any]") -> Any:
     """What came of it, also an exception; None if its process, or the scheduler, is gone."""
     from distributed import KilledWorker
 
-    error = await future.exception()
-    if error is not None or future.status != "finished":
-        return None if isinstance(error, KilledWorker) else error
+    if isinstance(error := await future.exception(), KilledWorker):
+        return None
+    if error is not None:
+        return error.with_traceback(await future.traceback())
     with suppress(OSError):
         # Not by way of the future: those that are fetched at the same time all wait for a worker that hangs.
-        if client.scheduler is not None:
+        if future.status == "finished" and client.scheduler is not None:
             answer = await client.scheduler.gather(keys=[future.key])
             return answer.get("data", {}).get(future.key)
     return None
 
 
-def _unit(token: str, compute_unit: ComputeUnit, *call: Any) -> tuple[str, Done] | None:
+def _unit(token: str, compute_unit: ComputeUnit, *call: Any) -> Outcome | None:
     """In a worker: a unit, when its turn comes; None if this process was not checked for the run."""
     if token not in _admitted:
         return None

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +22,7 @@ from test_command_line import HERE, executed, expect_one_line, finish, result, r
 
 import figures.cluster
 from figures.cluster import _unit
-from figures.run import Call, Done
+from figures.run import Call, Outcome
 
 log = test_command_line.log  # a fixture
 ROOT = HERE.parents[1]
@@ -95,6 +95,14 @@ def cluster(tmp_path: Path, log: Path) -> Iterator[Cluster]:
     cluster.stop()
 
 
+def quick_and_slow(cases: Iterable[Callable[..., Any]], *slow: Callable[..., Any]) -> list[Any]:
+    """Parameters of a test; the slow ones are much as the others."""
+    return [
+        pytest.param(case, id=case.__name__, marks=[pytest.mark.slow] if case in slow else [])
+        for case in cases
+    ]
+
+
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """To have it over with; workers tell of themselves twice a second."""
@@ -142,6 +150,7 @@ def test_a_cluster_computes_the_same(tmp_path: Path, log: Path, cluster: Cluster
     assert run(tmp_path / "there", *options) == 0
 
 
+@pytest.mark.slow
 def test_runs_share_a_cluster_and_no_two_units_share_a_process(
     tmp_path: Path, log: Path, cluster: Cluster
 ) -> None:
@@ -299,8 +308,8 @@ DIFFERENT: dict[Callable[[Path], dict[str, str]], str] = {
     other_figures: "differs in the code of figures (",
     other_version: "differs in scipy (0.1, here ",
     no_code: "cannot import this project (ModuleNotFoundError: No module named 'toy_exhibit'); install it there",
-    hidden_folder: "does not see this --out (No such file): ",
-    read_only_folder: "does not see this --out (Read-only file system): ",
+    hidden_folder: "does not see this --out (No such file: ",
+    read_only_folder: "does not see this --out (Read-only file system: ",
     other_processor: "differs in processor (DEFAULT, here ",
 }
 
@@ -314,7 +323,9 @@ def equal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster.stop()
 
 
-@pytest.mark.parametrize("different", DIFFERENT, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "different", quick_and_slow(DIFFERENT, other_figures, read_only_folder, other_processor)
+)
 def test_a_worker_that_differs_is_named_before_units_are_sent(
     different: Callable[[Path], dict[str, str]],
     tmp_path: Path,
@@ -332,6 +343,7 @@ def test_a_worker_that_differs_is_named_before_units_are_sent(
     equal.wait_for(1)
 
 
+@pytest.mark.slow
 def test_a_worker_that_joins_later_is_checked(
     tmp_path: Path, log: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -374,7 +386,7 @@ LOST: dict[Callable[[Cluster], None], str] = {
 }
 
 
-@pytest.mark.parametrize("lose", LOST, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("lose", quick_and_slow(LOST, stop, stop_workers, stop_one))
 def test_what_is_lost_is_told_and_finished_units_are_kept(
     lose: Callable[[Cluster], None],
     tmp_path: Path,
@@ -414,6 +426,7 @@ def test_another_worker_takes_over(tmp_path: Path, log: Path, cluster: Cluster) 
     assert stored(tmp_path) == list(range(6)) and executed(log).count(3) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_comes_back_and_is_checked_again(tmp_path: Path, log: Path, cluster: Cluster) -> None:
     cluster.worker("--nthreads", "1", "--nanny", TOY_KILLED="3", TOY_KILLS="1")
     assert on(cluster, tmp_path) == 0
@@ -433,7 +446,7 @@ def test_a_unit_that_kills_every_process_is_named(
     cluster.wait_for(3)
     assert on(cluster, tmp_path) == 2
     expect_one_line(
-        capsys.readouterr().err, "each process of the unit seed 3 was killed", "finished units are kept"
+        capsys.readouterr().err, "every process of the unit seed 3 was killed", "finished units are kept"
     )
     assert stored(tmp_path) == [0, 1, 2, 4, 5] and executed(log).count(3) == 2
 
@@ -451,11 +464,14 @@ def test_an_unexpected_exception_of_a_worker_keeps_its_traceback(
     tmp_path: Path, log: Path, cluster: Cluster
 ) -> None:
     cluster.worker(TOY_PAUSE="not a number")
-    with pytest.raises(ValueError, match="could not convert string to float"):
+    with pytest.raises(ValueError, match="could not convert string to float") as caught:
         on(cluster, tmp_path)
+    assert "toy_exhibit.py" in str(caught.traceback[-1].path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_the_end_of_the_run_loses_nothing(
     number: signal.Signals, tmp_path: Path, log: Path, cluster: Cluster
 ) -> None:
@@ -484,13 +500,13 @@ def test_one_unit_at_a_time_in_a_process(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(figures.cluster, "_admitted", {"run"})
     inside, most = 0, 0
 
-    def compute_unit(key: str, call: Call, wait: bool) -> tuple[str, Done]:
+    def compute_unit(key: str, call: Call, wait: bool) -> Outcome:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
         time.sleep(0.02)
         inside -= 1
-        return key, None
+        return key, None, 0
 
     threads = [
         threading.Thread(target=_unit, args=("run", compute_unit, "key", None, False)) for _ in range(4)
