@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ComputeUnit = Callable[[str, Call, bool], Outcome]
 
 CONNECT_SECONDS = 10.0
-SILENCE_SECONDS = 25.0
+SILENCE_SECONDS = 20.0
 CLOSE_SECONDS = 2.0
 POLL_SECONDS = 1.0
 TRIES = 3  # machines of a cluster come and go: a unit whose process is gone is tried elsewhere
