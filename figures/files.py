@@ -24,7 +24,7 @@ FORGOTTEN_SECONDS = 24 * 3600  # no process takes as long to write a file
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write the file whole or not at all. A link in the place of the file, or of the half, is not followed."""
-    half = path.with_name(f".{_host()}.{os.getpid()}.{secrets.token_hex(8)}.half")
+    half = passing(path.parent)
     try:
         with half.open("xb") as file:
             file.write(content)
@@ -33,6 +33,11 @@ def replace_file(path: Path, content: bytes) -> None:
         half.replace(path)
     finally:
         half.unlink(missing_ok=True)
+
+
+def passing(folder: Path) -> Path:
+    """A new name in the folder, for a file that `remove_halves` removes if this process is killed."""
+    return folder / f".{_host()}.{os.getpid()}.{secrets.token_hex(8)}.half"
 
 
 def remove_halves(folder: Path) -> None:

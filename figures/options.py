@@ -95,7 +95,8 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
         "--cluster",
         type=_address,
         metavar="HOST:PORT",
-        help="a Dask scheduler whose workers see the same --out",
+        help="compute on the workers of this Dask scheduler, which see the same --out; --workers is then how many units"
+        " at once. Give one that you trust: the client, too, runs what comes from it",
     )
     add(
         "--from-data",
@@ -167,7 +168,7 @@ def _seed(text: str) -> int:
 
 
 def _address(text: str) -> str:
-    if not re.search(r":\d+$", text):  # without a port, Dask's client hangs for a minute
+    if not re.search(r":\d+$", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed: give HOST:PORT")
     return text
 

@@ -14,9 +14,10 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,12 +47,18 @@ from theory.strict_json import plain
 
 Item = TypeVar("Item")
 Call = tuple[Unit, Callable[[Any], Any], Any]  # a unit, what measures it, and its config
+Outcome = tuple[str, tuple[Any, bool] | None, int]  # what _compute_unit returns
+Outcomes = Generator[Outcome, None, None]
 
 # After workers were killed, the process that tracks their semaphores warns of those that it removes.
 OF_THE_TRACKER = "ignore:resource_tracker:UserWarning"
 TOO_LITTLE = "finished units are kept; if memory is short, free some or use fewer --workers, and run it again"
 PROGRESS_SECONDS = 10.0  # between two lines of progress where there is no terminal
 PARENT_POLL_SECONDS = 0.1  # between two looks of a worker at its parent
+
+
+class Killed(Exception):  # noqa: N818 (it is caught here)
+    """On a cluster: units, by their keys, whose process was killed however often they were tried."""
 
 
 def understood(exhibit: Exhibit) -> frozenset[str]:
@@ -76,7 +83,7 @@ def run(
     options: those of catalogue.EXPERIMENT_OPTIONS that the user gave.
     out: folder of the cache.
     command: the program and the arguments, for the provenance.
-    workers: number of processes; None leaves it to the device.
+    workers: number of processes, of the cluster if there is one; None leaves it to the device, or to the cluster.
     cluster: address of a Dask scheduler; None computes here.
     brief: True leaves out the lines of progress where there is no terminal.
     """
@@ -101,14 +108,9 @@ def run(
     calls = _calls(decided_by, experiment.measure, configs, out)
     if line := earlier_layout(out):
         console.print(line, soft_wrap=True)
-    with _backend(cluster):
+    with _backend(cluster, workers, exhibit.experiment, device) as outcomes:
         records, computed = _compute(
-            calls,
-            exhibit.name,
-            damaged=keep.replaced,
-            workers=workers or _default_workers(device, cluster),
-            console=console,
-            brief=brief,
+            calls, exhibit.name, damaged=keep.replaced, outcomes=outcomes, console=console, brief=brief
         )
     result: Result = experiment.summarise(configs, [records[_key(config)] for config in configs])
     origin = provenance(
@@ -123,15 +125,11 @@ def run(
     return replace(result, exhibit=exhibit.name, preset=preset, provenance=result.provenance | origin)
 
 
-def _default_workers(device: str | None, cluster: str | None) -> int:
-    if cluster:
-        return -1  # all that the cluster has
-    return 1 if device in ("cuda", "auto") else joblib.cpu_count()
-
-
 @contextmanager
-def _backend(cluster: str | None) -> Iterator[None]:
-    """Where joblib computes meanwhile."""
+def _backend(
+    cluster: str | None, workers: int | None, experiment: str, device: str | None
+) -> Iterator[Callable[[Mapping[str, Call], bool], Outcomes]]:
+    """What makes outcomes of calls; True lets it wait for other runs. Processes here do it, or a cluster."""
     if cluster is None:
         known = os.environ.get("PYTHONWARNINGS", "").split(",")
         quiet = ",".join(filter(None, dict.fromkeys([*known, OF_THE_TRACKER])))
@@ -141,20 +139,22 @@ def _backend(cluster: str | None) -> Iterator[None]:
             with joblib.parallel_config(
                 backend="loky", inner_max_num_threads=1, initializer=_end_with, initargs=(os.getpid(),)
             ):
-                yield
+                yield partial(_here, workers or (1 if device in ("cuda", "auto") else joblib.cpu_count()))
         return
     if importlib.util.find_spec("distributed") is None:
         raise InputError(
             "--cluster: the package distributed is missing; install the extra: pip install '.[cluster]'"
         )
-    try:
-        config = joblib.parallel_config(backend="dask", scheduler_host=cluster)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"--cluster {cluster}: no Dask scheduler there ({error}); give its address"
-        ) from None
-    with config:
-        yield
+    from figures.cluster import on_cluster
+
+    yield partial(on_cluster, cluster, _compute_unit, experiment=experiment, device=device, limit=workers)
+
+
+def _here(workers: int, calls: Mapping[str, Call], wait: bool) -> Outcomes:
+    outcomes: Outcomes = joblib.Parallel(
+        n_jobs=workers, batch_size=1, max_nbytes=None, return_as="generator_unordered"
+    )(joblib.delayed(_compute_unit)(key, call, wait) for key, call in calls.items())
+    return outcomes
 
 
 def _start_tracker() -> None:
@@ -213,7 +213,13 @@ def _calls(
 
 
 def _compute(
-    calls: Mapping[str, Call], name: str, *, damaged: int, workers: int, console: Console, brief: bool
+    calls: Mapping[str, Call],
+    name: str,
+    *,
+    damaged: int,
+    outcomes: Callable[[Mapping[str, Call], bool], Outcomes],
+    console: Console,
+    brief: bool,
 ) -> tuple[dict[str, Any], int]:
     """The records by key, and how many of the units had to be computed here.
 
@@ -225,15 +231,13 @@ def _compute(
 
     def finished(keys: Iterable[str], wait: bool) -> Iterator[bool]:
         """Whether each unit that is done now was computed here; those that other runs compute are left out."""
-        work = joblib.Parallel(
-            n_jobs=workers, batch_size=1, max_nbytes=None, return_as="generator_unordered"
-        )(joblib.delayed(_compute_unit)(key, calls[key], wait) for key in keys)
-        for key, done, replaced in work:
-            nonlocal damaged
-            damaged += replaced
-            if done is not None:
-                found[key] = done[0]
-                yield done[1]
+        nonlocal damaged
+        with closing(outcomes({key: calls[key] for key in keys}, wait)) as work:
+            for key, done, replaced in work:
+                damaged += replaced
+                if done is not None:
+                    found[key] = done[0]
+                    yield done[1]
 
     def all_finished() -> Iterator[bool]:
         killed = dict[str, None]()  # units whose process was killed: each is tried once more, alone
@@ -250,6 +254,11 @@ def _compute(
                     raise InputError(
                         f"{name}: workers were killed before they computed; {TOO_LITTLE}"
                     ) from None
+            except Killed as error:
+                named = "; ".join(_told(calls, key) for key in error.args)
+                raise InputError(
+                    f"{name}: every process of the unit {named} was killed; {TOO_LITTLE}"
+                ) from None
         twice = []
         for key in killed:
             try:
@@ -279,7 +288,7 @@ def _told(calls: Mapping[str, Call], key: str) -> str:
     )
 
 
-def _compute_unit(key: str, call: Call, wait: bool) -> tuple[str, tuple[Any, bool] | None, int]:
+def _compute_unit(key: str, call: Call, wait: bool) -> Outcome:
     """In a worker: the unit's key, its record once that is on disk [Unit.once], and how many damaged parts it replaced.
 
     What units share, such as scores and calibrations, is kept on disk, too.

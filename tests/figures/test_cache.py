@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_parts_are_shared_by_the_units_of_an_exhibit(tmp_path: Path) -> None:
         (Unit(tmp_path, KEY | {"versions": {"torch": "3"}}), "scores", decided_by),
     ]
     for number, (unit, name, by) in enumerate(others):
-        assert unit.part(name, by, lambda number=number: number) == (number, False)
+        assert unit.part(name, by, partial(int, number)) == (number, False)
     for file in tmp_path.rglob("*.json"):
         file.write_text(file.read_text().replace("0.1,", "0.2,"))
     assert one.part("scores", decided_by, lambda: 5) == (5, True)
