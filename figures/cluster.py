@@ -40,10 +40,10 @@ TRIES = 3  # machines of a cluster come and go: a unit whose process is gone is 
 OUT = "--out"
 KEPT = "finished units are kept, the same command continues from there"
 
-_admitted = set[str]()  # in a worker: the runs whose check this process has answered
-_alone = (
-    threading.Lock()
-)  # in a worker: units share models and torch's settings, so no two are computed at once
+# In a worker: the runs whose check this process has answered.
+_admitted = set[str]()
+# In a worker: units share models and torch's settings, so no two are computed at once.
+_alone = threading.Lock()
 
 
 class _Call:
