@@ -374,6 +374,7 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
         "attn_implementation 'someone/kernel'.*run code.*eager, sdpa",
     ),
     "kernel of the hub by its other name": (change_config(_attn_implementation="x/y:z"), "run code"),
+    "kernel of the hub for a part": (change_config(attn_implementation={"": "someone/kernel"}), "run code"),
     "experts of the hub": (change_config(experts_implementation="someone/kernel"), "run code"),
     **{f"fifo for {name}": (fifo(name), f"{name} is no regular file") for name in (
         "config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS, INDEX, "generation_config.json", "x"
@@ -446,7 +447,10 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "nan": (spoil(float("nan")), r"layers.1.mlp.experts.gate_up_proj.*not finite.*get an intact copy"),
     "infinity": (spoil(float("inf")), r"layers.1.mlp.experts.gate_up_proj.*not finite"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json.*save the"),
-    "tokenizer of garbage": (write("tokenizer.json", b"{}"), "cannot load it"),
+    "tokenizer of garbage": (
+        write("tokenizer.json", b"{}"),
+        "cannot load its tokenizer .*get an intact copy",
+    ),
     "another tokenizer": (other_tokenizer, f"tokenizer has 4.. tokens, its embedding {VOCABULARY}.*get the"),
 }
 
