@@ -124,10 +124,14 @@ def main() -> None:
     rows = []
     for tokens in options.tokens:
         inputs = inputs_of(tokens, generator)
-        calls = {name: partial(forward, *inputs) for name, forward in forwards.items()}
+        calls: dict[str, Callable[[], object]] = {
+            name: partial(forward, *inputs) for name, forward in forwards.items()
+        }
         for call in calls.values():
             call()  # compiles
-        graphs = {name: captured(forward, inputs) for name, forward in forwards.items()}
+        graphs: dict[str, Callable[[], object]] = {
+            name: captured(forward, inputs) for name, forward in forwards.items()
+        }
         weights = 3 * HIDDEN * INNER
         roofline = max(
             2 * weights * inputs[1].unique().numel() / bandwidth, 2 * weights * tokens * TOP_K / rate

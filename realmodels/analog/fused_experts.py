@@ -134,11 +134,11 @@ def fused_experts(
 
 
 def _tiles(layer: "AnalogExperts", name: str) -> Tiles:
-    crossbars, target = layer.crossbars[name], layer.layout.rows(layer.get_parameter(name))
-    bias = layer.get_parameter(f"{name}_bias") if layer.layout.biased else None
-    interleaved = int(layer.layout.interleaved or name == "down_proj")
+    crossbars, layout, parameters = layer.crossbars[name], layer.layout, layer._parameters
+    target, bias = parameters[name], parameters[f"{name}_bias"] if layout.biased else None
+    assert target is not None
     read = crossbars.programmed(), crossbars.scale, crossbars.by_expert, crossbars.counts
-    return Tiles(*read, target, bias, interleaved)
+    return Tiles(*read, layout.rows(target), bias, int(layout.interleaved or name == "down_proj"))
 
 
 @torch.library.custom_op("paper_repro::fused_experts", mutates_args=("gate_up_counts", "down_counts"))
@@ -204,12 +204,20 @@ def _experts(
         )
     hidden, index, weights = hidden.contiguous(), index.contiguous(), weights.contiguous()
     output = torch.empty_like(hidden)
-    for start in range(0, len(hidden), TOKENS):
+    for start in range(0, hidden.shape[0], TOKENS):
         part = slice(start, start + TOKENS)
         routing = _Routing(index[part], weights[part], place)
         both = _Product(gate_up, down, converters, routing), _Product(down, down, converters, routing)
         _pass(*both, hidden[part], output[part], gate, experts)
     return output
+
+
+def _parts(whole: int, part: int) -> int:
+    return -(-whole // part)
+
+
+def _power_of_2(least: int) -> int:
+    return 1 << (least - 1).bit_length()
 
 
 class _Routing:
@@ -226,14 +234,14 @@ class _Routing:
         place: Int[Tensor, " experts"],
     ) -> None:
         self.experts, self.weights, self.place = experts, weights, place
-        self.pairs, number = experts.numel(), len(place)
+        self.pairs, number = experts.numel(), place.shape[0]
         self.sizes = next(
             (sizes for most, sizes in BLOCKS.items() if self.pairs <= most * number), LARGEST_BLOCKS
         )
         self.most_blocks = min(self.pairs, self.pairs // self.sizes.rows + number)
-        columns = triton.next_power_of_2(number)
+        columns = _power_of_2(number)
         self.alone = self.pairs * columns <= ALONE
-        chunk = max(16, triton.next_power_of_2(self.pairs) if self.alone else CHUNK // columns)
+        chunk = max(16, _power_of_2(self.pairs) if self.alone else CHUNK // columns)
         make = torch.empty if self.alone else torch.zeros
         sizes = [columns, self.pairs, self.pairs, 3 * self.most_blocks]
         memory = make(sum(sizes), dtype=torch.int32, device=experts.device)
@@ -244,16 +252,17 @@ class _Routing:
         self, gate_up: "_Product", x: Float[Tensor, "tokens in"]
     ) -> Float[Tensor, "terms tokens columns"]:
         """Group the pairs; the DAC codes of x, which all experts read."""
-        codes = gate_up.codes(len(x))
-        chunks = 1 if self.alone else triton.cdiv(self.pairs, self.constants["chunk"])
-        parts = len(x) * triton.cdiv(gate_up.inputs, COLUMNS)
+        tokens = x.shape[0]
+        codes = gate_up.codes(tokens)
+        chunks = 1 if self.alone else _parts(self.pairs, self.constants["chunk"])
+        parts = tokens * _parts(gate_up.inputs, COLUMNS)
         experts_kernel.prepare[(chunks + parts,)](
             self.experts, self.counts, self.ranks, self.order, self.blocks, self.pairs, self.most_blocks, chunks,
-            x, codes, gate_up.tiles.by_expert, len(x), codes.shape[2],
+            x, codes, gate_up.tiles.by_expert, tokens, codes.shape[2],
             alone=self.alone, num_warps=8 if self.alone else 4, **self.constants, **gate_up.dac,
         )  # fmt: skip
         if not self.alone:
-            experts_kernel.place[(triton.cdiv(max(self.pairs, self.most_blocks), self.constants["chunk"]),)](
+            experts_kernel.place[(_parts(max(self.pairs, self.most_blocks), self.constants["chunk"]),)](
                 self.experts, self.counts, self.ranks, self.order, self.blocks, self.pairs, self.most_blocks,
                 **self.constants,
             )  # fmt: skip
@@ -268,11 +277,11 @@ def _constants(
     """What the kernel is compiled for, of weights `tiles`, parameter `target`, its item `size`, and down's weights."""
     terms = 1 if 0 < converters.dac_levels <= EXACT_CODES else 2
     if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).shared_memory_per_block_optin - SPARE
+        memory = torch.cuda.get_device_properties(device).shared_memory_per_block_optin - SPARE  # type: ignore[attr-defined, unused-ignore]
         fetched = 2 * sizes.inputs * (terms * sizes.rows + sizes.outputs)
         sizes = sizes._replace(stages=max(1, min(sizes.stages, memory // fetched)))
     (slices, _, outputs, width), (_, _, inputs) = tiles, target
-    block_inputs = max(16, min(sizes.inputs, triton.next_power_of_2(width)))
+    block_inputs = max(16, min(sizes.inputs, _power_of_2(width)))
     digital_inputs = max(16, sizes.inputs * 2 // size)
     whole = outputs % sizes.outputs == 0
     return {
@@ -319,7 +328,7 @@ class _Product:
     ) -> None:
         """Write the DAC codes of x; held: where the crossbars hold the expert of each row."""
         _, rows, columns = codes.shape
-        experts_kernel.convert[(rows, triton.cdiv(self.inputs, COLUMNS))](
+        experts_kernel.convert[(rows, _parts(self.inputs, COLUMNS))](
             x, codes, self.tiles.by_expert, held, rows, columns, **self.dac
         )
 
@@ -339,8 +348,8 @@ class _Product:
         digital_output: what down's digital experts read.
         """
         routing, tiles, sizes = self.routing, self.tiles, self.routing.sizes
-        across = triton.cdiv(self.outputs, sizes.outputs)
-        any_digital = self.analog < len(routing.place)
+        across = _parts(self.outputs, sizes.outputs)
+        any_digital = self.analog < routing.place.shape[0]
         target = tiles.target if any_digital else tiles.weight[0]  # which is not read
         gated = tiles is not self.down
         experts_kernel.multiply[(routing.most_blocks * across,)](
@@ -369,7 +378,7 @@ def _pass(
         uses = (routing.place[routing.experts] < gate_up.analog).sum(-1)
         count_inputs(gate_up.tiles.counts, hidden, gate_up.tiles.by_expert[0, 2], uses)
     # What digital experts hand on: nothing, if there are none.
-    rows = pairs if gate_up.analog < len(routing.place) else 0
+    rows = pairs if gate_up.analog < routing.place.shape[0] else 0
     inner = torch.empty(rows, down.inputs, dtype=hidden.dtype, device=device)
     if gate is not None:
         gate_up.multiply(codes, hidden, inner_codes, inner, gate)
@@ -387,6 +396,6 @@ def _pass(
             )
     results = torch.empty(pairs, down.outputs, device=device)
     down.multiply(inner_codes, inner, results, inner, Gate("weights"))
-    experts_kernel.combine[(len(hidden), triton.cdiv(down.outputs, COLUMNS))](
+    experts_kernel.combine[(hidden.shape[0], _parts(down.outputs, COLUMNS))](
         results, output, down.outputs, choices=routing.experts.shape[1], block=COLUMNS
     )
