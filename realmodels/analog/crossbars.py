@@ -30,6 +30,7 @@ MIN_PASS_ROWS = 64  # below this every pass would be spent on reading the weight
 FP16_UNIT, FP16_ROW = 16.0, 16
 # Without a DAC, inputs at the bound become numbers of about this size: 22 bits down to 2^-9 of the bound.
 FP16_INPUT = 2**4
+OLDEST_GPU = (8, 0)  # with products in bf16
 MOST_NOISE = 500.0  # sigma is at most c * w_max, and 8 sigma are within 4094 w_max
 
 
@@ -300,6 +301,8 @@ def why_not_fused(target: Tensor, hardware: Hardware) -> str | None:
     for reason, holds in reasons.items():
         if holds:
             return reason
+    if torch.cuda.get_device_capability(target.device) < OLDEST_GPU:
+        return f"the GPU is older than compute capability {OLDEST_GPU[0]}.{OLDEST_GPU[1]}"
     return None if _kernel_runs(target.device) else "Triton does not work there"
 
 

@@ -204,11 +204,12 @@ def _experts(
         )
     hidden, index, weights = hidden.contiguous(), index.contiguous(), weights.contiguous()
     output = torch.empty_like(hidden)
-    for start in range(0, hidden.shape[0], TOKENS):
-        part = slice(start, start + TOKENS)
-        routing = _Routing(index[part], weights[part], place)
-        both = _Product(gate_up, down, converters, routing), _Product(down, down, converters, routing)
-        _pass(*both, hidden[part], output[part], gate, experts)
+    with torch.cuda.device_of(hidden):
+        for start in range(0, hidden.shape[0], TOKENS):
+            part = slice(start, start + TOKENS)
+            routing = _Routing(index[part], weights[part], place)
+            first, second = (_Product(tiles, down, converters, routing) for tiles in (gate_up, down))
+            _pass(first, second, hidden[part], output[part], gate, experts)
     return output
 
 
@@ -277,9 +278,10 @@ def _constants(
     """What the kernel is compiled for, of weights `tiles`, parameter `target`, its item `size`, and down's weights."""
     terms = 1 if 0 < converters.dac_levels <= EXACT_CODES else 2
     if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).shared_memory_per_block_optin - SPARE  # type: ignore[attr-defined, unused-ignore]
+        properties: Any = torch.cuda.get_device_properties(device)
         fetched = 2 * sizes.inputs * (terms * sizes.rows + sizes.outputs)
-        sizes = sizes._replace(stages=max(1, min(sizes.stages, memory // fetched)))
+        fit = (properties.shared_memory_per_block_optin - SPARE) // fetched
+        sizes = sizes._replace(stages=max(1, min(sizes.stages, fit)))
     (slices, _, outputs, width), (_, _, inputs) = tiles, target
     block_inputs = max(16, min(sizes.inputs, _power_of_2(width)))
     digital_inputs = max(16, sizes.inputs * 2 // size)

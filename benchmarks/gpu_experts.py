@@ -1,6 +1,6 @@
 """Time of one OLMoE expert layer in bf16 on an NVIDIA GPU: analog experts against transformers' grouped_mm.
 
-    python benchmarks/fused_experts.py --out benchmarks/data/fused_experts.json
+    python benchmarks/gpu_experts.py --out benchmarks/data/gpu_experts.json
 
 All experts analog, and a quarter digital; called, and as CUDA graphs. The contestants take turns; times are medians. A
 call's includes what the host needs to launch it. Weights are random, routing is uniform, converters saturate rarely.
