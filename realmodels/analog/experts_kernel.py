@@ -34,18 +34,8 @@ def prepare(
         rank = tl.cumsum(chosen, 0) - 1
         if alone:
             rank = tl.sum(chosen * rank, 1)
-            _place(
-                expert,
-                rank,
-                tl.sum(chosen, 0)[None, :],
-                order,
-                blocks,
-                pair,
-                pairs,
-                most_blocks,
-                experts,
-                block_rows,
-            )
+            own = tl.sum(chosen, 0)[None, :]
+            _place(expert, rank, own, order, blocks, pair, pairs, most_blocks, experts, block_rows)
         else:
             # The rank of a pair is its own among those of its expert, in any order.
             before = tl.atomic_add(counts + every, tl.sum(chosen, 0))
@@ -54,20 +44,9 @@ def prepare(
         across: tl.constexpr = (inputs + block - 1) // block
         number = program - grouping
         _convert(
-            x,
-            codes,
-            by_expert,
-            number // across,
-            number % across,
-            rows,
-            columns,
-            inputs,
-            tile,
-            width,
-            levels,
-            terms,
-            block,
-        )
+            x, codes, by_expert, number // across, number % across, rows, columns, inputs, tile, width, levels,
+            terms, block,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["pairs", "most_blocks"])
