@@ -6,6 +6,7 @@ device, and differs between kinds of devices.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from theory.hardware import Hardware
 from theory.placement import Placement
 from theory.strict_json import is_whole
 
+_LOG = logging.getLogger(__name__)
 STATUSES = ("analog", "digital by placement", "never analog")
 
 
@@ -57,6 +59,7 @@ def deploy(
     seed: int = 0,
     *,
     mirrored: bool = False,
+    fp32: bool = False,
 ) -> DeploymentReport:
     """Replace what `placement` does not keep digital by analog modules with freshly programmed weights.
 
@@ -65,6 +68,7 @@ def deploy(
     calibration: texts, or what `calibrate` made of them for hardware with the same converters and tiles.
     seed: seed of the programming noise.
     mirrored: take the opposite noise [theory.hardware.program].
+    fp32: on an NVIDIA GPU, keep programmed weights of experts in fp32; that is slower [`AnalogExperts`].
     InputError, before anything is changed, if the model is deployed already or the placement does not fit it.
     """
     _check_seed(seed)
@@ -90,7 +94,7 @@ def deploy(
         if not layer.linears:
             both = {each: calibration[f"{layer.experts}.{each}"] for each in FUSED_WEIGHTS}
             experts = model.network.get_submodule(layer.experts)
-            analog[layer.experts] = AnalogExperts(experts, digital, hardware, both)
+            analog[layer.experts] = AnalogExperts(experts, digital, hardware, both, fp32=fp32)
         for expert, names in enumerate(layer.linears):
             for name in names:
                 analog[name] = _analog_linear(
@@ -98,6 +102,8 @@ def deploy(
                 )
     for name, module in analog.items():
         _program(name, module, seed, mirrored)
+        if isinstance(module, AnalogExperts) and device_of(module).type == "cuda" and module.why_not_fused:
+            _LOG.info("%s takes a slower path: %s", name, module.why_not_fused)
     for name, module in analog.items():
         model.network.set_submodule(name, module)
     return report

@@ -6,10 +6,15 @@ already in units of one ADC step: an ADC code is clamp(round(q @ W'.T)). What re
 grouped matrix product over (input slice, expert) pairs, a rounding, and the digital sum over slices. A
 property test holds every configuration to the reference, on ADC codes.
 
-    ranges      between which bounds the converters of a layer work
-    crossbars   programmed tiles, with a DAC in front of them and an ADC behind them
-    kernel      programming noise on an NVIDIA GPU, in one pass
-    layers      what replaces an `nn.Linear` and a fused experts module
+    ranges          between which bounds the converters of a layer work
+    crossbars       programmed tiles, with a DAC in front of them and an ADC behind them
+    layers          what replaces an `nn.Linear` and a fused experts module
+
+On an NVIDIA GPU:
+
+    kernel          programming noise, in one pass
+    fused_experts   a layer of experts in five launches, with programmed weights in fp16
+    experts_kernel  what their programs compute
 
 For inference only: no gradient flows through these modules.
 """

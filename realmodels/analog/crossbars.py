@@ -25,6 +25,13 @@ ACCELERATOR_PASS_BYTES = 2**28
 # them make the product of few rows with many weights about 8 % faster.
 ROW_GAP, ROW_GAP_PERIOD = 8, 256
 MIN_PASS_ROWS = 64  # below this every pass would be spent on reading the weights
+# In fp16, w_max is stored as this number: weights up to 4094 w_max are finite, and those above 4e-6 w_max have all of
+# fp16's 11 bits. Rows are filled up with zeros to a multiple of FP16_ROW, 32 bytes.
+FP16_UNIT, FP16_ROW = 16.0, 16
+# Without a DAC, inputs at the bound become numbers of about this size: 22 bits down to 2^-9 of the bound.
+FP16_INPUT = 2**4
+OLDEST_GPU = (8, 0)  # with products in bf16
+MOST_NOISE = 500.0  # sigma is at most c * w_max, and 8 sigma are within 4094 w_max
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,22 @@ class Crossbars(nn.Module):
     weight: with converters (slices, experts, matrices * out, width), in units of one ADC step per DAC code; without
         converters as programmed, stored as the parameter is.
     scale: the value of one ADC code, (slices, experts, blocks, 1). A block is a run of outputs that share it.
+    counts: int64, how many inputs were beyond the DAC's bound, of how many, and the same of outputs and the ADC.
+
+    What `fused_experts` reads is stored otherwise, and `is_fp16` says so:
+
+    weight: fp16 (slices, experts, out * matrices, width), w_max being FP16_UNIT; the first two outputs are gate 0 and
+        up 0. Each row is filled up with zeros.
+    scale: without an ADC the value of a DAC code times a stored 1.
+    by_expert: fp32 (experts, 3): DAC codes per unit of an input, ADC codes per DAC code times a stored 1, DAC bound.
     """
 
     weight: Tensor | None
     scale: Tensor
     input_bound: Tensor
     lam: Tensor
+    counts: Tensor
+    by_expert: Tensor
 
     def __init__(self, hardware: Hardware, calibrations: Sequence[LayerCalibration]) -> None:
         super().__init__()
@@ -62,9 +79,10 @@ class Crossbars(nn.Module):
         self.dac_levels = None if hardware.dac_bits is None else 2 ** (hardware.dac_bits - 1) - 1
         self.adc_levels = None if hardware.adc_bits is None else 2 ** (hardware.adc_bits - 1) - 1
         self.count_saturation = False
-        self.reset_saturation()
-        self.register_buffer("weight", None, persistent=False)
-        self.register_buffer("scale", None, persistent=False)
+        self.is_fp16 = False
+        self.register_buffer("counts", torch.zeros(4, dtype=torch.int64), persistent=False)
+        for name in ("weight", "scale", "by_expert"):
+            self.register_buffer(name, None, persistent=False)
 
     @property
     def has_converters(self) -> bool:
@@ -77,10 +95,9 @@ class Crossbars(nn.Module):
     ) -> None:
         """Store programmed weights in the form that `quantise` and `read` need."""
         weight = self._tiles(target.shape, programmed.dtype, programmed.device)
-        gain = self._set_scale(largest_weights(target, self.hardware).to(weight.dtype))
+        gain = self._set_scale(largest_weights(target, self.hardware).to(programmed.dtype))
         tiles = _cut(programmed, weight.shape[0], weight.shape[-1]).permute(3, 0, 1, 2, 4)
         torch.mul(tiles, gain.permute(3, 0, 1, 2).unsqueeze(-1), out=weight)
-        self.weight = weight.flatten(2, 3)
 
     def program_fused(
         self,
@@ -108,25 +125,39 @@ class Crossbars(nn.Module):
             weight = torch.empty_like(target[: len(experts)], dtype=w_max.dtype)
             gain = torch.ones_like(w_max[experts])
         fused_program(target, w_max, gain, experts, weight, self.hardware, generator, mirrored=mirrored)
-        self.weight = weight.flatten(2, 3) if self.has_converters else stored(weight)
+        if not self.has_converters:
+            self.weight = stored(weight)
 
     def _tiles(
         self, shape: Sequence[int], dtype: torch.dtype, device: torch.device
     ) -> Float[Tensor, "slices experts matrices out width"]:
-        """Memory for weights (experts, matrices, out, in) with converters: the present weights' memory, if it fits."""
+        """Make weights (experts, matrices, out, in) with converters, in the present weights' memory if it fits."""
         width = min(self.hardware.tile_size, shape[-1])
+        experts, matrices, outputs = shape[:-1]
+        if self.is_fp16:
+            rows = math.ceil(shape[-1] / width), experts, outputs * matrices
+            row = math.ceil(width / FP16_ROW) * FP16_ROW
+            fp16 = torch.zeros((), dtype=torch.half, device=device).expand(*rows, row)
+            own = self.weight
+            if own is None or (own.shape, own.dtype, own.device) != (fp16.shape, fp16.dtype, fp16.device):
+                self.weight = own = fp16.contiguous()
+            return own.unflatten(2, (outputs, matrices)).transpose(2, 3)[..., :width]
         sizes = (math.ceil(shape[-1] / width), *shape[:-1], width)
         weight = None if self.weight is None else self.weight.unflatten(2, shape[1:3])
         if weight is None or (weight.shape, weight.dtype, weight.device) != (sizes, dtype, device):
             gap = ROW_GAP if width % ROW_GAP_PERIOD == 0 else 0
             weight = torch.empty(*sizes[:-1], width + gap, dtype=dtype, device=device)[..., :width]
+        self.weight = weight.flatten(2, 3)
         return weight
 
     def _set_scale(
         self, w_max: Float[Tensor, "experts matrices out slices"]
     ) -> Float[Tensor, "experts matrices out slices"]:
         """Set the value of an ADC code; return the factor from programmed to stored weights."""
-        self.input_bound, self.lam = self.input_bound.to(w_max.device), self.lam.to(w_max.device)
+        for name in ("input_bound", "lam", "counts"):
+            setattr(self, name, getattr(self, name).to(w_max.device))
+        if self.is_fp16:
+            return self._set_fp16_scale(w_max)
 
         def per_expert(values: Tensor) -> Tensor:
             return values.to(w_max.dtype).expand(len(w_max)).view(-1, 1, 1, 1)
@@ -137,12 +168,36 @@ class Crossbars(nn.Module):
             self.scale = code_value.transpose(0, 1)
             return torch.ones_like(w_max)
         step = w_max * per_expert(self.lam * self.input_bound / self.adc_levels)
+        self.scale = self._by_block(step)
+        return torch.where(step > 0, code_value / step, 0)  # a tile of zeros has no scale and gives zeros
+
+    def _set_fp16_scale(
+        self, w_max: Float[Tensor, "experts matrices out slices"]
+    ) -> Float[Tensor, "experts matrices out slices"]:
+        """The same for weights in fp16: one step of the ADC is as many of them in all tiles of an expert."""
+        if self.dac_levels is None:
+            codes = torch.exp2(torch.round(torch.log2(FP16_INPUT / self.input_bound)))  # exact in any product
+        else:
+            codes = self.dac_levels / self.input_bound
+        # Without an ADC the step is one of a DAC code times a stored 1.
+        step = (
+            1 / (codes * FP16_UNIT)
+            if self.adc_levels is None
+            else self.lam * self.input_bound / self.adc_levels
+        )
+        by_expert = torch.stack([codes, 1 / (codes * step * FP16_UNIT), self.input_bound], -1).float()
+        self.by_expert = by_expert.expand(len(w_max), -1).contiguous()
+        self.scale = self._by_block(w_max * step.to(w_max.dtype).expand(len(w_max)).view(-1, 1, 1, 1))
+        return torch.where(w_max > 0, FP16_UNIT / w_max, 0)
+
+    def _by_block(
+        self, step: Float[Tensor, "experts matrices out slices"]
+    ) -> Float[Tensor, "slices experts blocks 1"]:
         # Runs of outputs with one step: what divides both tile and outputs crosses no border of a tile.
-        outputs = w_max.shape[2]
+        outputs = step.shape[2]
         block = {"column": 1, "layer": outputs, "tile": math.gcd(outputs, self.hardware.tile_size)}
         by_block = step[:, :, :: block[self.hardware.w_max]].flatten(1, 2)
-        self.scale = by_block.permute(2, 0, 1).unsqueeze(-1).contiguous()
-        return torch.where(step > 0, code_value / step, 0)  # a tile of zeros has no scale and gives zeros
+        return by_block.permute(2, 0, 1).unsqueeze(-1).contiguous()
 
     def quantise(
         self,
@@ -162,9 +217,7 @@ class Crossbars(nn.Module):
         if self.dac_levels is not None:
             bound = self.input_bound if expert is None else self.input_bound[expert, None]
             if self.count_saturation:
-                beyond = (codes.abs() > bound).sum(-1)
-                self.saturated_inputs += int((beyond if uses is None else beyond * uses).sum())
-                self.converted_inputs += x.shape[-1] * (x.shape[0] if uses is None else int(uses.sum()))
+                count_inputs(self.counts, codes, bound, uses)
             codes = codes * (self.dac_levels / bound).to(codes.dtype)
             codes.round_().clamp_(-self.dac_levels, self.dac_levels)
         return _cut(codes, slices, width).transpose(0, 1).contiguous()
@@ -175,8 +228,8 @@ class Crossbars(nn.Module):
         """Convert the product of each slice, in place, and add the slices digitally."""
         if self.adc_levels is not None:
             if self.count_saturation:
-                self.saturated_outputs += int((partial.abs() > self.adc_levels).sum())
-                self.converted_outputs += partial.numel()
+                self.counts[2] += (partial.abs() > self.adc_levels).sum()
+                self.counts[3] += partial.numel()
             partial.round_().clamp_(-self.adc_levels, self.adc_levels)
         partial.unflatten(-1, (scale.shape[2], -1)).mul_(scale)
         return partial.sum(0)
@@ -192,13 +245,13 @@ class Crossbars(nn.Module):
         return max(MIN_PASS_ROWS, budget // (weight.shape[0] * weight.shape[2] * weight.element_size()))
 
     def saturation(self) -> Saturation:
+        beyond_input, inputs, beyond_output, outputs = self.counts.tolist()
         return Saturation(
-            self.saturated_inputs / self.converted_inputs if self.converted_inputs else math.nan,
-            self.saturated_outputs / self.converted_outputs if self.converted_outputs else math.nan,
+            beyond_input / inputs if inputs else math.nan, beyond_output / outputs if outputs else math.nan
         )
 
     def reset_saturation(self) -> None:
-        self.saturated_inputs = self.converted_inputs = self.saturated_outputs = self.converted_outputs = 0
+        self.counts.zero_()
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Crossbars":
         """Move programmed weights to another device with the model, but never to another precision."""
@@ -208,6 +261,18 @@ class Crossbars(nn.Module):
                 device = fn(torch.empty(0, dtype=torch.int64, device=buffer.device)).device
                 self._buffers[name] = buffer.to(device)
         return self
+
+
+def count_inputs(
+    counts: Int[Tensor, " 4"],
+    x: Float[Tensor, "rows in"],
+    bound: Float[Tensor, "*rows_or_1 1"],
+    uses: Tensor | None,
+) -> None:
+    """Count the inputs beyond the DAC's bound; uses: how often each row is converted, by default once."""
+    uses = x.new_ones(len(x), dtype=torch.int64) if uses is None else uses
+    counts[0] += ((x.abs() > bound).sum(-1) * uses).sum()
+    counts[1] += x.shape[-1] * uses.sum()
 
 
 def takes_kernel(target: Tensor, hardware: Hardware, generator: torch.Generator) -> bool:
@@ -223,6 +288,22 @@ def takes_kernel(target: Tensor, hardware: Hardware, generator: torch.Generator)
         and torch.version.hip is None
         and _kernel_runs(target.device)
     )
+
+
+def why_not_fused(target: Tensor, hardware: Hardware) -> str | None:
+    """Why experts with these weights do not compute in `realmodels.analog.fused_experts`; None if they do."""
+    reasons = {
+        "they have no converters": hardware.dac_bits is None and hardware.adc_bits is None,
+        "they are not on an NVIDIA GPU": target.device.type != "cuda" or torch.version.hip is not None,
+        "they are in fp64": target.dtype == torch.float64,
+        f"noise of c > {MOST_NOISE:g} is beyond fp16": hardware.c > MOST_NOISE,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            return reason
+    if torch.cuda.get_device_capability(target.device) < OLDEST_GPU:
+        return f"the GPU is older than compute capability {OLDEST_GPU[0]}.{OLDEST_GPU[1]}"
+    return None if _kernel_runs(target.device) else "Triton does not work there"
 
 
 @cache
@@ -248,7 +329,7 @@ def _kernel_runs(device: torch.device) -> bool:
         fused_program(*arguments, torch.Generator(device))
     except Exception as error:
         warnings.warn(
-            "programming noise takes a slower way, with other draws: Triton does not work on"
+            "analog layers take a slower way, with other draws of noise: Triton does not work on"
             f" {device}: {type(error).__name__}: {error}",
             RuntimeWarning,
             stacklevel=2,

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from realmodels.analog.crossbars import Crossbars, Saturation, takes_kernel
+from realmodels.analog.crossbars import Crossbars, Saturation, takes_kernel, why_not_fused
 from realmodels.analog.ranges import LayerCalibration, Ranges, for_experts
 from realmodels.devices import device_of, hook_of, weights_of, without_hook
 from realmodels.fused import FUSED_WEIGHTS, apply_gate, fused_layout, grouped_matmul
@@ -165,11 +165,19 @@ class AnalogExperts(_Analog):
     experts read the same inputs through one DAC and have one calibration; `down_proj` may have one for each expert.
     Between DAC and final result analog experts compute in fp32 (fp64 if their weights are), digital experts in the
     model's dtype. InputError for a layout of `experts` that `fused.fused_layout` does not know.
+
+    On an NVIDIA GPU the layer computes in `fused_experts`, and programmed weights are stored in fp16: rounded by at
+    most 2^-11 of themselves, far below any programming noise. `why_not_fused` says why it does not.
+
+    fp32: keep programmed weights in fp32, and compute as elsewhere.
     """
 
     gate_up_proj: nn.Parameter
     down_proj: nn.Parameter
     sequence: Tensor  # all experts, the analog ones first
+    place: Tensor  # the place of each expert in it
+    why_not_fused: str | None  # since the last programming
+    gate: Any  # the activation as `fused_experts` knows it
 
     def __init__(
         self,
@@ -177,6 +185,8 @@ class AnalogExperts(_Analog):
         digital: Sequence[int],
         hardware: Hardware,
         calibration: Mapping[str, Ranges],
+        *,
+        fp32: bool = False,
     ) -> None:
         self.layout = fused_layout(experts)
         self.num_experts = experts.get_parameter("gate_up_proj").shape[0]
@@ -199,6 +209,8 @@ class AnalogExperts(_Analog):
         self.needs_parameters = bool(self.digital) or self.layout.biased
         sequence = torch.tensor(self.analog + self.digital, device=device_of(experts))
         self.register_buffer("sequence", sequence, persistent=False)
+        self.register_buffer("place", sequence.argsort().int(), persistent=False)
+        self.fp32, self.why_not_fused = fp32, "not programmed yet"
 
     @property
     def is_analog(self) -> bool:
@@ -212,7 +224,13 @@ class AnalogExperts(_Analog):
         the placement nor on the layout.
         """
         weights = weights_of(self)
+        self.why_not_fused = "fp32" if self.fp32 else why_not_fused(weights["down_proj"], self.hardware)
+        if self.why_not_fused is None:
+            from realmodels.analog.fused_experts import known_gate
+
+            self.gate = known_gate(self.original)
         for name in FUSED_WEIGHTS:
+            self.crossbars[name].is_fp16 = self.why_not_fused is None
             target, stored = self.layout.matrices(name, weights[name]), partial(self.layout.stored, name)
             experts = self.sequence[: len(self.analog)].to(target.device)
             self._program(name, target, experts, generator, stored, mirrored=mirrored)
@@ -231,6 +249,10 @@ class AnalogExperts(_Analog):
         if not gate_up.has_converters:
             weights = {name: self._swapped(name) for name in self.crossbars}
             return functional_call(self._digital[0], weights, (hidden_states, top_k_index, top_k_weights))
+        if gate_up.is_fp16:
+            from realmodels.analog.fused_experts import fused_experts
+
+            return fused_experts(self, hidden_states, top_k_index, top_k_weights)
         tokens, k = top_k_index.shape
 
         # One sort groups the (token, expert) pairs, those of analog experts first.
@@ -284,7 +306,7 @@ class AnalogExperts(_Analog):
         return digital.index_copy(0, self.sequence[: len(self.analog)], programmed)
 
     def extra_repr(self) -> str:
-        return f"experts={self.num_experts}, digital={self.digital}"
+        return f"experts={self.num_experts}, digital={self.digital}, why_not_fused={self.why_not_fused!r}"
 
 
 def _expert_products(

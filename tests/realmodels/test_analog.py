@@ -473,6 +473,40 @@ def test_which_weights_take_the_kernel(
     assert not analog_crossbars.takes_kernel(target, Hardware(c=c), generator)
 
 
+# (dtype, device, hardware, part of the reason that such experts are not fused)
+FUSED = [
+    (torch.bfloat16, "cuda:1", Hardware(), None),
+    (torch.float32, "cuda:0", Hardware(dac_bits=None), None),
+    (torch.float16, "cuda:0", Hardware(adc_bits=None, c=0.0), None),
+    (torch.bfloat16, "cuda:0", NO_CONVERTERS, "no converters"),
+    (torch.bfloat16, "cpu", Hardware(), "not on an NVIDIA GPU"),
+    (torch.float64, "cuda:0", Hardware(), "fp64"),
+    (torch.bfloat16, "cuda:0", Hardware(c=1e4), "beyond fp16"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "device", "hardware", "reason"), FUSED, ids=str)
+def test_which_experts_are_fused(
+    dtype: torch.dtype, device: str, hardware: Hardware, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target: Any = SimpleNamespace(dtype=dtype, device=torch.device(device))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(analog_crossbars, "_kernel_runs", lambda _: True)
+    found = analog_crossbars.why_not_fused(target, hardware)
+    assert found is None if reason is None else reason in str(found)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert analog_crossbars.why_not_fused(target, hardware)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(analog_crossbars, "_kernel_runs", lambda _: False)
+    assert analog_crossbars.why_not_fused(target, hardware)
+
+
+def test_on_a_cpu_experts_are_not_fused() -> None:
+    layer = deployed(fused_experts(EXPERTS, HIDDEN, INNER, seeded(0)), [], Hardware())
+    assert layer.why_not_fused == "they are not on an NVIDIA GPU" in repr(layer)
+    assert all(crossbars.programmed().dtype == torch.float32 for crossbars in layer.crossbars.values())
+
+
 def _with_triton(monkeypatch: pytest.MonkeyPatch, fused_program: Any) -> None:
     monkeypatch.setattr(analog_crossbars, "find_spec", lambda _: object())
     module = SimpleNamespace(fused_program=fused_program)

@@ -241,6 +241,14 @@ def test_deployed_again_as_often_as_wanted() -> None:
     assert torch.equal(logits(model), noisy)
 
 
+def test_experts_are_kept_in_fp32_if_that_is_wanted() -> None:
+    for fp32 in (False, True):
+        model = fresh()
+        deploy(model, ARMS["all experts"], Hardware(), calibration(Hardware()), fp32=fp32)
+        reasons = {module.why_not_fused for module in model.analog_modules.values()}
+        assert reasons == {"fp32" if fp32 else "they are not on an NVIDIA GPU"}
+
+
 def test_withdraw_after_a_change_of_precision() -> None:
     """The result is the model that a digital one would have become."""
     for converters in (NOISY, Hardware()):

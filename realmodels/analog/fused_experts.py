@@ -1,0 +1,403 @@
+"""How does a layer of analog experts compute on an NVIDIA GPU, without a partial product in memory?
+
+Five launches of `experts_kernel`, for none of which the host waits:
+
+    prepare     the DAC in front of gate and up; and how many pairs of a token and an expert each expert has
+    place       group the pairs by expert, and cut each expert's into blocks of rows (few pairs are placed by `prepare`)
+    multiply    gate and up: product, ADC, sum over slices, activation, and the DAC in front of down
+    multiply    down: product, ADC, sum over slices, times the routing weight
+    combine     sum over the experts of a token
+
+DAC codes up to 2048 are exact in fp16; larger ones, and inputs without a DAC, are sums of two fp16 numbers. An
+activation that the kernel does not know is computed by torch, in fp32, between the products. Digital experts take part
+in the same launches; they multiply in the model's dtype, and sum and activate in fp32.
+
+Importing this module needs Triton, which comes with torch for CUDA: `realmodels.analog` imports it only there.
+"""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.integrations import moe
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.models.openai_privacy_filter.modeling_openai_privacy_filter import (
+    OpenAIPrivacyFilterExperts,
+)
+
+from realmodels.analog import experts_kernel
+from realmodels.analog.crossbars import count_inputs
+from realmodels.fused import FUSED_WEIGHTS, apply_gate
+
+if TYPE_CHECKING:
+    from realmodels.analog.layers import AnalogExperts
+
+TOKENS = 2**14  # of one pass: with 8 experts a token and 2048 outputs, 1 GiB of results
+EXACT_CODES = 2**11  # fp16 holds all integers up to here
+# What programs take: they decide speed alone.
+CHUNK, ALONE = 2**13, 2**14  # pairs times experts of one that groups, and of the only one
+COLUMNS = 1024  # numbers of one that converts or combines
+
+
+class Blocks(NamedTuple):
+    """What a program of multiply takes: rows, outputs, inputs at a time; warps; inputs fetched ahead, at most."""
+
+    rows: int
+    outputs: int
+    inputs: int
+    warps: int
+    stages: int
+
+
+# By the rows of an expert, on average, at most.
+BLOCKS = {4: Blocks(16, 128, 128, 4, 3), 24: Blocks(32, 128, 64, 4, 4)}
+LARGEST_BLOCKS = Blocks(64, 256, 64, 8, 5)
+SPARE = 2**14  # bytes of shared memory that are not for inputs
+
+
+class Gate(NamedTuple):
+    """What is done with a product; alpha and limit are those of gpt-oss's clamped activation.
+
+    name: an activation. Or "products", to write gate and up as they are; or "weights", to weight what down gives.
+    """
+
+    name: str
+    alpha: float = 0.0
+    limit: float = 0.0
+
+
+ACTIVATIONS = {
+    nn.SiLU: "silu",
+    type(ACT2FN["silu"]): "silu",
+    nn.ReLU: "relu",
+    nn.Identity: "identity",
+}
+CLAMPED = (GptOssExperts._apply_gate, OpenAIPrivacyFilterExperts._apply_gate)
+
+
+def known_gate(experts: Any) -> Gate | None:
+    """The activation of `experts`; None if the kernel does not know it."""
+    gate = getattr(type(experts), "_apply_gate", None)
+    if "_apply_gate" in vars(experts):
+        return None
+    if gate in CLAMPED:
+        return Gate("clamped", experts.alpha, experts.limit)
+    if gate in (None, getattr(moe, "_default_apply_gate", None)) and type(experts.act_fn) in ACTIVATIONS:
+        return Gate(ACTIVATIONS[type(experts.act_fn)])
+    return None
+
+
+class Converters(NamedTuple):
+    """Tiles and converters, no converter having 0 levels; and if saturation is counted."""
+
+    tile_size: int
+    dac_levels: int
+    adc_levels: int
+    counted: int
+
+
+class Tiles(NamedTuple):
+    """What a product reads: its crossbars [`Crossbars`], and the parameters of the replaced module.
+
+    target: (experts, out, in), in the order of the stored product; the kernel reads those of digital experts.
+    interleaved: 1 if outputs are gate 0, up 0, gate 1, up 1, ... in this order.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    by_expert: Tensor
+    counts: Tensor
+    target: Tensor
+    bias: Tensor | None
+    interleaved: int
+
+
+def fused_experts(
+    layer: "AnalogExperts",
+    hidden_states: Float[Tensor, "tokens hidden"],
+    top_k_index: Int[Tensor, "tokens k"],
+    top_k_weights: Float[Tensor, "tokens k"],
+) -> Float[Tensor, "tokens hidden"]:
+    """The output of the layer, in the dtype of `hidden_states`."""
+    gate_up, down = (_tiles(layer, name) for name in FUSED_WEIGHTS)
+    crossbars = layer.crossbars["down_proj"]
+    levels = crossbars.dac_levels or 0, crossbars.adc_levels or 0
+    converters = Converters(layer.hardware.tile_size, *levels, int(layer.count_saturation))
+    routed = hidden_states, top_k_index, top_k_weights, layer.place
+    if torch.compiler.is_compiling() and layer.gate is not None:
+        return _one_operation(*routed, *gate_up, *down, list(converters), *layer.gate)
+    return _experts(*routed, gate_up, down, converters, layer.gate, layer.original)
+
+
+def _tiles(layer: "AnalogExperts", name: str) -> Tiles:
+    crossbars, layout, parameters = layer.crossbars[name], layer.layout, layer._parameters
+    target, bias = parameters[name], parameters[f"{name}_bias"] if layout.biased else None
+    assert target is not None
+    read = crossbars.programmed(), crossbars.scale, crossbars.by_expert, crossbars.counts
+    return Tiles(*read, layout.rows(target), bias, int(layout.interleaved or name == "down_proj"))
+
+
+@torch.library.custom_op("paper_repro::fused_experts", mutates_args=("gate_up_counts", "down_counts"))
+def _one_operation(
+    hidden: Tensor,
+    index: Tensor,
+    weights: Tensor,
+    place: Tensor,
+    gate_up_weight: Tensor,
+    gate_up_scale: Tensor,
+    gate_up_by_expert: Tensor,
+    gate_up_counts: Tensor,
+    gate_up_target: Tensor,
+    gate_up_bias: Tensor | None,
+    gate_up_interleaved: int,
+    down_weight: Tensor,
+    down_scale: Tensor,
+    down_by_expert: Tensor,
+    down_counts: Tensor,
+    down_target: Tensor,
+    down_bias: Tensor | None,
+    down_interleaved: int,
+    converters: list[int],
+    gate: str,
+    alpha: float,
+    limit: float,
+) -> Tensor:
+    """All of it as one node of torch.compile's graph, which cannot look into the kernels."""
+    gate_up = Tiles(
+        gate_up_weight, gate_up_scale, gate_up_by_expert, gate_up_counts, gate_up_target, gate_up_bias,
+        gate_up_interleaved,
+    )  # fmt: skip
+    down = Tiles(
+        down_weight, down_scale, down_by_expert, down_counts, down_target, down_bias, down_interleaved
+    )
+    gating = Gate(gate, alpha, limit)
+    return _experts(hidden, index, weights, place, gate_up, down, Converters(*converters), gating, None)
+
+
+@_one_operation.register_fake
+def _(hidden: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(hidden, memory_format=torch.contiguous_format)
+
+
+def _experts(
+    hidden: Float[Tensor, "tokens hidden"],
+    index: Int[Tensor, "tokens k"],
+    weights: Float[Tensor, "tokens k"],
+    place: Int[Tensor, " experts"],
+    gate_up: Tiles,
+    down: Tiles,
+    converters: Converters,
+    gate: Gate | None,
+    experts: nn.Module | None,
+) -> Float[Tensor, "tokens hidden"]:
+    """place: int32, where the crossbars hold each expert; beyond the analog experts for a digital one.
+
+    experts: the replaced module, whose activation is taken if the kernel does not know it.
+    """
+    if hidden.device.type != "cuda" and not triton.knobs.runtime.interpret:
+        raise RuntimeError(
+            f"{hidden.device} cannot compute with weights programmed on an NVIDIA GPU: program(generator) again"
+        )
+    hidden, index, weights = hidden.contiguous(), index.contiguous(), weights.contiguous()
+    output = torch.empty_like(hidden)
+    with torch.cuda.device_of(hidden):
+        for start in range(0, hidden.shape[0], TOKENS):
+            part = slice(start, start + TOKENS)
+            routing = _Routing(index[part], weights[part], place)
+            first, second = (_Product(tiles, down, converters, routing) for tiles in (gate_up, down))
+            _pass(first, second, hidden[part], output[part], gate, experts)
+    return output
+
+
+def _parts(whole: int, part: int) -> int:
+    return -(-whole // part)
+
+
+def _power_of_2(least: int) -> int:
+    return 1 << (least - 1).bit_length()
+
+
+class _Routing:
+    """Pairs of tokens and experts, grouped by expert into blocks of rows once `prepare` and `place` have been launched.
+
+    order: int32, the pair (token * k + choice) of each row.
+    blocks: int32 (most blocks, 3): expert, first row, end of the expert's rows, which is 0 for a block without rows.
+    """
+
+    def __init__(
+        self,
+        experts: Int[Tensor, "tokens k"],
+        weights: Float[Tensor, "tokens k"],
+        place: Int[Tensor, " experts"],
+    ) -> None:
+        self.experts, self.weights, self.place = experts, weights, place
+        self.pairs, number = experts.numel(), place.shape[0]
+        self.sizes = next(
+            (sizes for most, sizes in BLOCKS.items() if self.pairs <= most * number), LARGEST_BLOCKS
+        )
+        self.most_blocks = min(self.pairs, self.pairs // self.sizes.rows + number)
+        columns = _power_of_2(number)
+        self.alone = self.pairs * columns <= ALONE
+        chunk = max(16, _power_of_2(self.pairs) if self.alone else CHUNK // columns)
+        make = torch.empty if self.alone else torch.zeros
+        sizes = [columns, self.pairs, self.pairs, 3 * self.most_blocks]
+        memory = make(sum(sizes), dtype=torch.int32, device=experts.device)
+        self.counts, self.ranks, self.order, self.blocks = memory.split(sizes)
+        self.constants = {"experts": columns, "chunk": chunk, "block_rows": self.sizes.rows}
+
+    def prepare(
+        self, gate_up: "_Product", x: Float[Tensor, "tokens in"]
+    ) -> Float[Tensor, "terms tokens columns"]:
+        """Group the pairs; the DAC codes of x, which all experts read."""
+        tokens = x.shape[0]
+        codes = gate_up.codes(tokens)
+        chunks = 1 if self.alone else _parts(self.pairs, self.constants["chunk"])
+        parts = tokens * _parts(gate_up.inputs, COLUMNS)
+        experts_kernel.prepare[(chunks + parts,)](
+            self.experts, self.counts, self.ranks, self.order, self.blocks, self.pairs, self.most_blocks, chunks,
+            x, codes, gate_up.tiles.by_expert, tokens, codes.shape[2],
+            alone=self.alone, num_warps=8 if self.alone else 4, **self.constants, **gate_up.dac,
+        )  # fmt: skip
+        if not self.alone:
+            experts_kernel.place[(_parts(max(self.pairs, self.most_blocks), self.constants["chunk"]),)](
+                self.experts, self.counts, self.ranks, self.order, self.blocks, self.pairs, self.most_blocks,
+                **self.constants,
+            )  # fmt: skip
+        return codes
+
+
+@cache
+def _constants(
+    tiles: tuple[int, ...], target: tuple[int, ...], size: int, down: tuple[int, ...], inner: int,
+    converters: Converters, sizes: Blocks, device: torch.device,
+) -> dict[str, Any]:  # fmt: skip
+    """What the kernel is compiled for, of weights `tiles`, parameter `target`, its item `size`, and down's weights."""
+    terms = 1 if 0 < converters.dac_levels <= EXACT_CODES else 2
+    if device.type == "cuda":
+        properties: Any = torch.cuda.get_device_properties(device)
+        fetched = 2 * sizes.inputs * (terms * sizes.rows + sizes.outputs)
+        fit = (properties.shared_memory_per_block_optin - SPARE) // fetched
+        sizes = sizes._replace(stages=max(1, min(sizes.stages, fit)))
+    (slices, _, outputs, width), (_, _, inputs) = tiles, target
+    block_inputs = max(16, min(sizes.inputs, _power_of_2(width)))
+    digital_inputs = max(16, sizes.inputs * 2 // size)
+    whole = outputs % sizes.outputs == 0
+    return {
+        "slices": slices, "outputs": outputs, "width": width, "inputs": inputs,
+        "terms": terms,
+        "dac_levels": converters.dac_levels, "adc_levels": converters.adc_levels, "count": bool(converters.counted),
+        "down_tile": min(converters.tile_size, inner), "down_width": down[3], "down_columns": down[0] * down[3],
+        "block_rows": sizes.rows, "block_outputs": sizes.outputs, "block_inputs": block_inputs,
+        "digital_inputs": digital_inputs, "whole": whole and width % block_inputs == 0,
+        "digital_whole": whole and inputs % digital_inputs == 0,
+        "num_warps": sizes.warps, "num_stages": sizes.stages,
+    }  # fmt: skip
+
+
+class _Product:
+    """One of the two products of a layer: with gate and up of each expert, or with down."""
+
+    def __init__(self, tiles: Tiles, down: Tiles, converters: Converters, routing: _Routing) -> None:
+        self.tiles, self.down, self.converters, self.routing = tiles, down, converters, routing
+        self.constants = _constants(
+            tiles.weight.shape, tiles.target.shape, tiles.target.element_size(), down.weight.shape,
+            down.target.shape[2], converters, routing.sizes, tiles.weight.device,
+        )  # fmt: skip
+        self.outputs, self.inputs = tiles.target.shape[1:]
+        self.analog = tiles.weight.shape[1]
+        self.dac = {
+            "inputs": self.inputs, "tile": min(converters.tile_size, self.inputs), "block": COLUMNS,
+            "width": self.constants["width"], "levels": converters.dac_levels, "terms": self.constants["terms"],
+        }  # fmt: skip
+
+    def codes(self, rows: int) -> Float[Tensor, "terms rows columns"]:
+        """Memory for DAC codes, in slices as wide as the crossbars'. What no code is written to is zero."""
+        columns = self.constants["slices"] * self.constants["width"]
+        make = torch.empty if columns == self.inputs else torch.zeros
+        return make(
+            self.constants["terms"], rows, columns, dtype=torch.float16, device=self.tiles.weight.device
+        )
+
+    def convert(
+        self,
+        x: Float[Tensor, "rows in"],
+        codes: Float[Tensor, "terms rows columns"],
+        held: Int[Tensor, " rows"],
+    ) -> None:
+        """Write the DAC codes of x; held: where the crossbars hold the expert of each row."""
+        _, rows, columns = codes.shape
+        experts_kernel.convert[(rows, _parts(self.inputs, COLUMNS))](
+            x, codes, self.tiles.by_expert, held, rows, columns, **self.dac
+        )
+
+    def multiply(
+        self,
+        codes: Float[Tensor, "terms rows columns"],
+        digital: Float[Tensor, "rows in"],
+        output: Tensor,
+        digital_output: Float[Tensor, "rows inner"],
+        gate: Gate,
+    ) -> None:
+        """Multiply, and write what `gate` makes of the products.
+
+        codes, digital: what analog and digital experts read, by token before gate and up, by row before down.
+        output: for "weights" fp32 (pairs, out), in the order of pairs; for "products" fp32 (rows, out), in the order of
+            the stored product; else the codes that down's analog experts read.
+        digital_output: what down's digital experts read.
+        """
+        routing, tiles, sizes = self.routing, self.tiles, self.routing.sizes
+        across = _parts(self.outputs, sizes.outputs)
+        any_digital = self.analog < routing.place.shape[0]
+        target = tiles.target if any_digital else tiles.weight[0]  # which is not read
+        gated = tiles is not self.down
+        experts_kernel.multiply[(routing.most_blocks * across,)](
+            codes, tiles.weight, tiles.scale, tiles.by_expert, tiles.counts, digital, target, tiles.bias,
+            routing.order, routing.blocks, routing.place, routing.weights,
+            output, digital_output, self.down.by_expert, self.down.counts,
+            codes.shape[1], output.shape[-2], self.analog, tiles.scale.shape[2], *target.stride(),
+            gate.alpha, gate.limit, gate=gate.name, matrices=1 + gated, interleaved=bool(tiles.interleaved),
+            choices=routing.experts.shape[1] if gated else 0, any_digital=any_digital, **self.constants,
+        )  # fmt: skip
+
+
+def _pass(
+    gate_up: _Product,
+    down: _Product,
+    hidden: Float[Tensor, "tokens hidden"],
+    output: Float[Tensor, "tokens hidden"],
+    gate: Gate | None,
+    experts: nn.Module | None,
+) -> None:
+    """Write the output of some tokens."""
+    routing, count, device = gate_up.routing, gate_up.converters.counted, hidden.device
+    pairs = routing.pairs
+    codes, inner_codes = routing.prepare(gate_up, hidden), down.codes(pairs)
+    if count:
+        uses = (routing.place[routing.experts] < gate_up.analog).sum(-1)
+        count_inputs(gate_up.tiles.counts, hidden, gate_up.tiles.by_expert[0, 2], uses)
+    # What digital experts hand on: nothing, if there are none.
+    rows = pairs if gate_up.analog < routing.place.shape[0] else 0
+    inner = torch.empty(rows, down.inputs, dtype=hidden.dtype, device=device)
+    if gate is not None:
+        gate_up.multiply(codes, hidden, inner_codes, inner, gate)
+    else:
+        products = torch.empty(pairs, gate_up.outputs, device=device)
+        gate_up.multiply(codes, hidden, products, inner, Gate("products"))
+        activation = apply_gate(experts, products).contiguous()
+        inner.copy_(activation[:rows])
+        place = routing.place[routing.experts.flatten()[routing.order]]
+        held = place.clamp(max=gate_up.analog - 1)
+        down.convert(activation, inner_codes, held)
+        if count:
+            count_inputs(
+                down.tiles.counts, activation, down.tiles.by_expert[held, 2, None], place < gate_up.analog
+            )
+    results = torch.empty(pairs, down.outputs, device=device)
+    down.multiply(inner_codes, inner, results, inner, Gate("weights"))
+    experts_kernel.combine[(hidden.shape[0], _parts(down.outputs, COLUMNS))](
+        results, output, down.outputs, choices=routing.experts.shape[1], block=COLUMNS
+    )
