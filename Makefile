@@ -19,7 +19,7 @@ PIP = pip() { $(RUN) -m pip --disable-pip-version-check install "$$@" >$(LOG) 2>
 BASE := .venv/installed
 DEV := .venv/installed-dev
 
-.PHONY: help test test-all faults lint kernel benchmark publish install clean
+.PHONY: help test test-all faults interpret lint kernel benchmark publish install clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -50,6 +50,9 @@ lint: $(DEV) ## style and types
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+
+interpret: $(DEV) ## tests of the kernels for GPUs, on the CPU in Triton's interpreter
+	TRITON_INTERPRET=1 $(PYTEST) tests/realmodels/test_fused_experts.py tests/realmodels/test_analog_kernel.py
 
 kernel: $(BASE) ## the theorems that Coq checks; needs coq and libcoq-coquelicot of Debian or Ubuntu
 	$(RUN) -m theory.kernel
