@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,13 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PACKAGES = ("theory", "synthetic", "realmodels", "figures")
 
 
+def _ignore(numbers: Iterable[int]) -> None:
+    for each in numbers:
+        signal.signal(each, signal.SIG_IGN)
+
+
 def _stopped_early(*_: object) -> None:
+    _ignore(INTERRUPTS)
     os.write(2, f"{PROGRAM}: error: {INTERRUPTED}\n".encode())
     os._exit(130)
 
@@ -147,10 +153,16 @@ def _interruptible() -> Iterator[None]:
     before: dict[int, Any] = {}
     hook = sys.unraisablehook
 
+    def interrupt(*_: object) -> None:
+        """Once: what is answered must not be interrupted."""
+        _ignore(before)
+        raise KeyboardInterrupt
+
     def again(ignored: Any) -> None:
         """An interrupt in a place that ignores exceptions, as the callback of a weak reference, comes once more."""
         if isinstance(ignored.exc_value, KeyboardInterrupt):
-            threading.Timer(0.01, signal.raise_signal, [next(iter(before))]).start()
+            signal.signal(signal.SIGINT, interrupt)
+            threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
         else:
             hook(ignored)
 
@@ -158,13 +170,14 @@ def _interruptible() -> Iterator[None]:
         sys.unraisablehook = again
         for number in INTERRUPTS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.signal(number, signal.default_int_handler)
+                before[number] = signal.signal(number, interrupt)
     try:
         yield
     finally:
         sys.unraisablehook = hook
         for each, handler in before.items():
-            signal.signal(each, handler)
+            # Of the program only its end is left, which Python would answer with a traceback.
+            signal.signal(each, signal.SIG_IGN if handler is _stopped_early else handler)
 
 
 def _chosen(options: argparse.Namespace, exhibits: Sequence[Exhibit]) -> Sequence[Exhibit]:
@@ -318,7 +331,9 @@ def _findings(result: Result, exhibit: Exhibit) -> "Table":
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stderr is not None:  # else `print` would take the output
+        with suppress(OSError):  # a full disk, say
+            print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return status
 
 

@@ -19,7 +19,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from figures.files import remove_halves, replace_file, unwritable
-from theory.errors import InputError
 from theory.files import read_regular
 from theory.strict_json import loads, plain
 
@@ -30,7 +29,17 @@ LARGEST = 2**30  # bytes; no record is as large
 # On file systems without locks two runs may compute a unit twice.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 # Of what computes units; another release of one may give other digits.
-DECIDING = ("torch", "numpy", "scipy", "transformers", "lm-eval", "aihwkit", "aihwkit-lightning")
+DECIDING = (
+    "torch",
+    "numpy",
+    "scipy",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "lm-eval",
+    "aihwkit",
+    "aihwkit-lightning",
+)
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,11 @@ class Unit:
         """The record; None if there is none that can be believed."""
         try:
             content = loads(read_regular(self.path, LARGEST, follow=False).decode())
-        except (OSError, InputError, UnicodeDecodeError):
+            if not isinstance(content, dict) or content.keys() != {"key", "record", "sha256"}:
+                return None
+            whole = _checksum(content["key"], content["record"]) == content["sha256"]
+        except (OSError, ValueError, RecursionError):  # also what is no text, no JSON, or no number of JSON
             return None
-        if not isinstance(content, dict) or content.keys() != {"key", "record", "sha256"}:
-            return None
-        whole = _checksum(content["key"], content["record"]) == content["sha256"]
         return content["record"] if whole and content["key"] == self.key else None
 
     @property
@@ -77,7 +86,7 @@ class Unit:
         try:
             with FileLock(lock, timeout=0):
                 return True
-        except Timeout:
+        except OSError:  # Timeout is one
             return False
 
     def write(self, record: Any) -> None:
@@ -159,9 +168,14 @@ def forget(out: Path, exhibit: str) -> tuple[int, int]:
     records, size = 0, 0
     for path in sorted((out / FOLDER / UNITS / exhibit).glob("*")):
         if path.suffix in (".json", ".lock") or path.name.startswith("."):
+            try:
+                size += path.lstat().st_size
+                path.unlink()
+            except FileNotFoundError:  # another run was faster
+                continue
+            except OSError as error:
+                raise unwritable(path, error, "the cache") from None
             records += path.suffix == ".json"
-            size += path.lstat().st_size
-            path.unlink()
     return records, size
 
 

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import pickle
 import secrets
-import sys
 import tempfile
 import threading
 import time
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from figures.cache import DECIDING
 from figures.files import passing, unwritable
-from figures.provenance import device_name, versions
+from figures.provenance import processor, versions
 from figures.run import Call, Killed, Outcome, Outcomes, code_hash
 from theory.errors import InputError
 
@@ -326,17 +325,12 @@ def _facts(token: str, nonce: Path, experiment: str, device: str | None) -> dict
             seen = nonce.read_text()
     except OSError as error:
         seen = str(error.strerror)
-    processor = ""
-    if device in ("cuda", "auto"):
-        processor = device_name(device)
-    elif "torch" in sys.modules:  # imported together with the experiment, if it uses it at all
-        processor = sys.modules["torch"].backends.cpu.get_cpu_capability()
     _admitted.add(token)
     return {
         OUT: seen,
         "its code": code_hash(experiment)[:12],
         "the code of figures": code_hash("figures")[:12],
-        "processor": processor,
+        "processor": processor(device),
         **dict.fromkeys((*DECIDING, "distributed"), "missing"),
         **versions((*DECIDING, "distributed")),
     }

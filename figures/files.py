@@ -52,8 +52,9 @@ def remove_halves(folder: Path) -> None:
 
 def remove_leftovers() -> None:
     """Remove what workers of runs that are gone have left in shared memory and in the folder of temporary files."""
-    for folder in SHARED_MEMORY, Path(tempfile.gettempdir()):
+    for find in (lambda: SHARED_MEMORY), (lambda: Path(tempfile.gettempdir())):
         with suppress(OSError):  # no such folder
+            folder = find()
             for path in sorted(folder.iterdir()):
                 found = OF_WORKERS.match(path.name)
                 if found and path.lstat().st_uid == os.getuid() and not is_running(int(found["process"])):

@@ -1,5 +1,6 @@
 """Where a result comes from: command, commit, versions, machine, seeds and what all of its units share."""
 
+import os
 import platform
 import shlex
 import subprocess
@@ -13,6 +14,9 @@ from typing import Any
 from figures.catalogue import Exhibit
 from figures.rules import stamps
 
+# Where Linux says the model; `platform` knows only the architecture there.
+CPUINFO = Path("/proc/cpuinfo")
+INSTRUCTIONS = ("avx512f", "avx2")
 PACKAGES = (
     "torch",
     "transformers",
@@ -124,6 +128,16 @@ def _version(package: str) -> str | None:
         return None
 
 
+def processor(device: str | None) -> str:
+    """What of the machine decides digits: the GPU, or the instructions that torch computes with."""
+    if device in ("cuda", "auto"):
+        return device_name(device)
+    if given := os.environ.get("ATEN_CPU_CAPABILITY"):  # which torch obeys
+        return given.upper()
+    flags = set(CPUINFO.read_text().split()) if CPUINFO.is_file() else set()
+    return next((name.upper() for name in INSTRUCTIONS if name in flags), platform.machine())
+
+
 def device_name(device: str | None) -> str:
     """Name of the GPUs that were used, else of the processor with the number of cores."""
     import joblib
@@ -135,12 +149,10 @@ def device_name(device: str | None) -> str:
             name = torch.cuda.get_device_name()
             return name if device == "cuda" else f"{count} x {name}"
     processor = platform.processor() or platform.machine()
-    # Where Linux says the model; `platform` knows only the architecture there.
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
+    if CPUINFO.is_file():
         names = [
             line.partition(":")[2].strip()
-            for line in cpuinfo.read_text().splitlines()
+            for line in CPUINFO.read_text().splitlines()
             if "model name" in line
         ]
         processor = names[0] if names else processor

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,7 +39,7 @@ from figures.cache import DECIDING, FOLDER, Unit, earlier_layout, tidy
 from figures.catalogue import Exhibit
 from figures.files import remove_leftovers
 from figures.options import flag
-from figures.provenance import judging, provenance, versions
+from figures.provenance import judging, processor, provenance, versions
 from theory.errors import InputError
 from theory.evidence import Result
 from theory.kept import keeping
@@ -100,6 +100,7 @@ def run(
         "exhibit": exhibit.name,
         "code": code_hash(exhibit.experiment),
         "versions": versions(DECIDING),
+        "processor": processor(device),
     }
     tidy(out, exhibit.name)
     keep = _Keeper(Unit(out / FOLDER, decided_by))
@@ -324,15 +325,20 @@ def _key(config: Any) -> str:
 
 def code_hash(module: str) -> str:
     """Hash of the source that computes a unit: theory/ and the experiment's own package, not figures/."""
+    packages = ("theory", module.partition(".")[0])
+    return hashlib.sha256("".join(map(_package_hash, packages)).encode()).hexdigest()
+
+
+@cache  # of what this process has imported: a worker may outlive a change of the source
+def _package_hash(package: str) -> str:
     digest = hashlib.sha256()
-    for package in ("theory", module.partition(".")[0]):
-        spec = importlib.util.find_spec(package)
-        assert spec is not None and spec.origin is not None  # it was imported
-        origin = Path(spec.origin)
-        sources = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
-        for source in sources:
-            digest.update(str(source.relative_to(origin.parent)).encode() + b"\0")
-            digest.update(hashlib.sha256(source.read_bytes()).digest())
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None  # it was imported
+    origin = Path(spec.origin)
+    sources = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
+    for source in sources:
+        digest.update(str(source.relative_to(origin.parent)).encode() + b"\0")
+        digest.update(hashlib.sha256(source.read_bytes()).digest())
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ import re
 import stat
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,24 +30,26 @@ CONFIG = "config.json"
 INDEX = ".safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 TOKENIZER_CONFIG = "tokenizer_config.json"
-LARGEST_CONFIG = 2**24  # bytes
+WEIGHTS = "model.safetensors"
+READ = (".json", ".jinja", ".txt", ".model")  # what transformers may read besides weights
+TABLES = ("tokenizer.", "vocab", "merges")
+LARGEST_CONFIG, LARGEST_TABLE = 2**24, 2**27  # bytes
 HASHED_FILES = (CONFIG, "tokenizer*", "*.safetensors")
 # Numbers of parts in a config: each part is built, so there cannot be more than tensors, or rows of a tensor.
-COUNTS = re.compile(r"layers|experts|heads|blocks|depth|n_layer$|n_head$|head_dim")
+COUNTS = re.compile(r"layers|experts|heads|blocks|depth|labels|n_layer$|n_head$|head_dim")
 TOP_K = re.compile(r"experts_per_tok|moe_top_?k")
-# Other values make transformers fetch a kernel, that is code, from the hub.
-IMPLEMENTATIONS = {
-    "attn_implementation": (None, "eager", "sdpa"),
-    "experts_implementation": (None, "eager", "batched_mm", "grouped_mm"),
-}
 TOKENIZER_SECONDS = 60
 TOKENIZER_BYTES = 16 * 2**30  # of address space
+NEVER_READ = "special_tokens_map_file"  # of tokenizer_config.json: where its maker had it
+MOST_TOKENS = 20_000  # that tokenizer_config.json adds
 # One of these hangs a pattern that goes back too often.
 SAMPLE = "A sentence, and 12345.\n" + "".join(5000 * each for each in "a 1.\n") + "!"
 TRY_TOKENIZER = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
-if sys.argv[1].endswith(".json"):
+import os, resource, sys
+hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+most = int(sys.argv[2]) if hard == resource.RLIM_INFINITY else min(int(sys.argv[2]), hard)
+resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+if os.path.isfile(sys.argv[1]):
     from tokenizers import Tokenizer
     Tokenizer.from_file(sys.argv[1]).encode(sys.argv[3])
 else:
@@ -60,6 +63,10 @@ _tried = set[frozenset[tuple[str, str]]]()  # tokenizers that work, by the hashe
 
 def check_folder(folder: Path) -> Shapes:
     """The shapes of all tensors in the folder; InputError unless it holds a whole model, safe to read."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"model {folder}: the path is not UTF-8: rename the folder") from None
     names = _regular_files(folder)
     if CONFIG not in names:
         raise InputError(
@@ -73,15 +80,13 @@ def check_folder(folder: Path) -> Shapes:
         raise InputError(
             f"model {folder}: it is an adapter of another model: merge the two and save the result"
         )
-    files = sorted(name for name in names if name.endswith(".safetensors"))
-    if not files:
+    if not any(name.endswith(".safetensors") for name in names):
         pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl")))
         found = f"only {pickles[0]}, a pickle, which can run any code" if pickles else "no weights"
         raise InputError(f"model {folder}: {found}: convert them to safetensors with save_pretrained")
-    for name in sorted(name for name in names if name.endswith(INDEX)):
-        _check_index(folder, name, names)
+    config = _config(folder, names)
     shapes: dict[str, tuple[int, ...]] = {}
-    for name in files:
+    for name in _weights_files(folder, names, config.get("transformers_weights")):
         try:
             with safe_open(folder / name, framework="pt") as file:
                 shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
@@ -89,7 +94,7 @@ def check_folder(folder: Path) -> Shapes:
             raise InputError(
                 f"model {folder}: {name} is no intact safetensors file ({error}): get an intact copy"
             ) from None
-    _check_config(folder, shapes, names)
+    _check_numbers(folder, config, shapes)
     _check_tokenizer(folder, names)
     return shapes
 
@@ -105,37 +110,59 @@ def _regular_files(folder: Path) -> set[str]:
         ) from None
     for path in entries:
         try:
-            mode = path.stat().st_mode
+            about = path.stat()
         except OSError:  # a link to nothing
             continue
-        if stat.S_ISREG(mode):
+        if stat.S_ISREG(about.st_mode):
             names.add(path.name)
-        elif not stat.S_ISDIR(mode) or path.suffix in (".json", ".safetensors", ".model"):
+            most = (
+                LARGEST_TABLE if path.name.startswith(TABLES) or path.name.endswith(INDEX) else LARGEST_CONFIG
+            )
+            if path.suffix in READ and about.st_size > most:
+                raise InputError(
+                    f"model {folder}: {path.name} has more than {most} bytes: get an intact copy"
+                )
+        elif not stat.S_ISDIR(about.st_mode) or path.suffix in (".safetensors", *READ):
             raise InputError(f"model {folder}: {path.name} is no regular file: get an intact copy")
     return names
 
 
-def _check_index(folder: Path, name: str, names: set[str]) -> None:
-    """InputError unless the weight index is one, of safetensors files in this folder."""
+def _weights_files(folder: Path, names: set[str], named: str | None) -> list[str]:
+    """The safetensors files that hold the weights; InputError for an index, whatever its name, of other files.
+
+    named: what config.json names, a file or an index.
+    """
+    indexes = {
+        name: _indexed(folder, name) for name in sorted(name for name in names if name.endswith(INDEX))
+    }
+    # In the order of transformers.
+    read = named or next((name for name in (WEIGHTS, f"model{INDEX}") if name in names), WEIGHTS)
+    files = indexes.get(read, [read])
+    if missing := sorted(set(files) - names):
+        raise InputError(f"model {folder}: {missing[0]} is missing: get the complete checkpoint")
+    return files
+
+
+def _indexed(folder: Path, name: str) -> list[str]:
+    """The files that a weight index names."""
     try:
-        needed = set(_json(folder / name)["weight_map"].values())
-        outside = sorted(file for file in needed if not _is_weights_file(file))
+        needed = sorted(set(_json(folder / name)["weight_map"].values()))
+        outside = [file for file in needed if not _is_weights_file(file)]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"model {folder}: {name} is not a weight index: get an intact copy") from None
     if outside:
         raise InputError(
             f"model {folder}: {name} names {outside[0]!r}: only safetensors files of the same folder are read"
         )
-    if missing := sorted(needed - names):
-        raise InputError(f"model {folder}: {missing[0]} is missing: get the complete checkpoint")
+    return needed
 
 
 def _is_weights_file(name: str) -> bool:
     return Path(name).name == name and name.endswith(".safetensors")
 
 
-def _check_config(folder: Path, shapes: Shapes, names: set[str]) -> None:
-    """InputError for a config.json that asks for other files, for code, or for more parts than weights."""
+def _config(folder: Path, names: set[str]) -> dict[str, Any]:
+    """Content of config.json; InputError if it has none, or asks for weights in other files."""
     where = f"model {folder}: config.json"
     try:
         config = _json(folder / CONFIG)
@@ -143,20 +170,21 @@ def _check_config(folder: Path, shapes: Shapes, names: set[str]) -> None:
         raise InputError(f"{where} is no usable JSON ({error}): get an intact copy") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(f"{where} names no model_type: give a folder that save_pretrained wrote")
-    weights = config.get("transformers_weights")
-    if weights is not None and (
-        not isinstance(weights, str) or weights not in names or not weights.endswith((".safetensors", INDEX))
+    named = config.get("transformers_weights")
+    if named is not None and not (
+        isinstance(named, str) and named in names and named.endswith((".safetensors", INDEX))
     ):
         raise InputError(
-            f"{where} names the weights {weights!r}: only safetensors files of the same folder are read"
+            f"{where} names the weights {named!r}: only safetensors files of the same folder are read"
         )
+    return config
+
+
+def _check_numbers(folder: Path, config: dict[str, Any], shapes: Shapes) -> None:
+    """InputError for numbers that no forward pass can use, or of more parts than there are weights for."""
+    where = f"model {folder}: config.json"
     most = max([len(shapes), *(size for shape in shapes.values() for size in shape)])
     for key, value in _entries(config):
-        if (allowed := IMPLEMENTATIONS.get(key.lstrip("_"))) and value not in allowed:
-            given = ", ".join(str(each) for each in allowed[1:])
-            raise InputError(
-                f"{where} has {key} {value!r}, which may run code from elsewhere: give one of {given}"
-            )
         if isinstance(value, float) and math.isnan(value):
             raise InputError(f"{where} has {key} NaN: give a number")
         if isinstance(value, int) and value < 1 and TOP_K.search(key):
@@ -173,8 +201,6 @@ def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for name, each in value.items():
             yield from _entries(each, name)
-            if isinstance(each, dict):
-                yield name, each
     elif isinstance(value, list):
         for each in value:
             yield from _entries(each, key)
@@ -183,9 +209,7 @@ def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _json(path: Path) -> Any:
-    """Content of a JSON file; ValueError if it has none, or is larger than any config."""
-    if path.stat().st_size > LARGEST_CONFIG and path.name == CONFIG:
-        raise ValueError(f"it has more than {LARGEST_CONFIG} bytes")
+    """Content of a JSON file; ValueError if it has none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
@@ -241,11 +265,15 @@ def _check_tokenizer(folder: Path, names: set[str]) -> None:
             raise InputError(
                 f"model {folder}: {TOKENIZER_CONFIG} is no usable JSON ({error}): get an intact copy"
             ) from None
-        for key, value in _entries(config):
-            named = (
-                key.endswith(("_file", "_files")) and key != "special_tokens_map_file"
-            )  # that is never read
-            if named and value is not None and value not in names:
+        entries = list(_entries(config))
+        counts = [value for key, value in entries if key.endswith("_ids") and isinstance(value, int)]
+        if max([*counts, *Counter(key for key, _ in entries).values()], default=0) > MOST_TOKENS:
+            raise InputError(
+                f"model {folder}: {TOKENIZER_CONFIG} adds more than {MOST_TOKENS} tokens: get an intact copy"
+            )
+        for key, value in entries:
+            names_file = key.endswith(("_file", "_files")) and key != NEVER_READ
+            if names_file and value is not None and value not in names:
                 raise InputError(
                     f"model {folder}: {TOKENIZER_CONFIG} names {key} {value!r}: only files of the same folder are"
                     " read, take it out"

@@ -38,6 +38,8 @@ CHECKPOINTS = Path(__file__).with_name("checkpoints")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 TRIED_TOKENS = 8
+# Of a config.
+DECIDES_NOTHING = ("transformers_version", "transformers_weights", "architectures", "auto_map", "use_cache")
 
 
 def load(
@@ -80,6 +82,8 @@ def load(
     try:
         with _quiet_transformers():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            # Which of transformers' implementations computes is not the folder's choice: it may be code of the hub.
+            config._attn_implementation = config._experts_implementation = None
             packed = getattr(config, "quantization_config", None) is not None
             with no_larger_than(shapes, packed=packed), torch.device("meta"):
                 AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
@@ -209,6 +213,7 @@ def loaded_hash(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     backend = getattr(tokenizer, "backend_tokenizer", None)
     facts = {
         "config": _without_origin(network.config.to_dict()),
+        "computed by": [network.config._attn_implementation, network.config._experts_implementation],
         "tokenizer": {
             "vocabulary": tokenizer.get_vocab(),
             "special tokens": tokenizer.special_tokens_map,
@@ -216,6 +221,7 @@ def loaded_hash(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
                 getattr(tokenizer, f"add_{name}_token", None) for name in ("bos", "eos")
             ],
             "longest input": tokenizer.model_max_length,
+            "splits special tokens": tokenizer.split_special_tokens,
             "pieces": None if backend is None else backend.to_str(),
         },
     }
@@ -243,13 +249,13 @@ def _tensor_hash(name: str, tensor: Tensor) -> bytes:
 
 
 def _without_origin(config: Any) -> Any:
-    """The config without where it comes from: paths, and the release that wrote it."""
+    """The config without where it comes from, and without what changes no loss."""
     if not isinstance(config, dict):
         return config
     return {
         key: _without_origin(value)
         for key, value in config.items()
-        if not str(key).startswith("_") and key not in ("transformers_version", "transformers_weights")
+        if not str(key).startswith("_") and key not in DECIDES_NOTHING
     }
 
 

@@ -72,8 +72,9 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
             raise InputError(f"the key {key!r} occurs twice")
-    return dict(pairs)
+        found[key] = value
+    return found

@@ -217,7 +217,31 @@ def _documents(text: str) -> Sequence[str]:
     return found
 
 
+def require_unchanged(config: Any) -> None:
+    """InputError if the model or the text is no more what the config says: somebody has changed the files.
+
+    config: with `model`, `weights` and `device`, and `text` and `text_hash` unless the text is our own.
+    """
+    text = getattr(config, "text", OUR_TEXT)
+    for _ in range(2):
+        same_text = text == OUR_TEXT or text_hash(_documents(text)) == config.text_hash
+        if same_text and model(config.model, config.device).weights_hash == config.weights:
+            return
+        for each in (
+            model,
+            scores,
+            calibration,
+            _documents,
+            _cut,
+        ):  # this process may be older than the files
+            each.cache_clear()
+    raise InputError(
+        f"the model {config.model} or the text {text} was changed after the run began; run it again"
+    )
+
+
 def _blocks(config: Evaluated) -> TokenBlocks:
+    require_unchanged(config)
     return _cut(config.model, config.device, config.text, config.block_tokens, config.blocks)
 
 

@@ -125,6 +125,7 @@ def grid(
 
 def measure(config: Config) -> dict[str, Any]:
     """1 for each question where the model's choice is right, 0 where it is wrong; and the question's document."""
+    rig.require_unchanged(config)
     model = rig.model(config.model, config.device)
     if config.strategy is None:
         found = evaluate_tasks(model, (CONTINUATION,), config.questions)

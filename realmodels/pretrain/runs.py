@@ -111,6 +111,7 @@ def _save_checkpoint(training: Training, out: Path, seconds: float) -> None:
     tensors: dict[str, Tensor] = {}
     rest = _without_tensors(training.state() | {"seconds": seconds}, tensors)
     unfinished = out / "checkpoint.unfinished"
+    unfinished.unlink(missing_ok=True)  # of a run that was killed; or a link, which is not followed
     save_file(tensors, unfinished, metadata={"state": json.dumps(rest)})
     unfinished.replace(out / CHECKPOINT)
 
@@ -149,14 +150,14 @@ def _resume(training: Training, out: Path) -> float:
         with safe_open(path, framework="pt", device=str(training.stream.device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             state = _with_tensors(json.loads(file.metadata()["state"]), tensors)
+        recipe, seconds = state["recipe"], float(state["seconds"])
+        entries = [entry for entry in log.read_text().splitlines(keepends=True) if entry.endswith("}\n")]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no checkpoint ({error}): delete it to begin anew") from None
-    if state["recipe"] != json.loads(json.dumps(asdict(training.recipe))):
+    if recipe != json.loads(json.dumps(asdict(training.recipe))):
         raise InputError(
             f"{out} holds a checkpoint of another recipe: give its recipe.json, or another folder"
         )
     training.load_state(state)
-    entries = log.read_text().splitlines(keepends=True)
     log.write_text("".join(entry for entry in entries if json.loads(entry)["step"] <= training.step))
-    seconds: float = state["seconds"]
     return seconds

@@ -299,9 +299,7 @@ def read_only_folder(folder: Path) -> dict[str, str]:
 
 
 def other_processor(folder: Path) -> dict[str, str]:
-    environment = hidden_folder(folder)
-    (folder / "sitecustomize.py").write_text("import torch\n")
-    return environment | {"ATEN_CPU_CAPABILITY": "default"}
+    return {"PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)]), "ATEN_CPU_CAPABILITY": "default"}
 
 
 DIFFERENT: dict[Callable[[Path], dict[str, str]], str] = {

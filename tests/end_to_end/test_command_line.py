@@ -175,12 +175,15 @@ def test_forgetting(tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str
 def test_another_config_or_other_source_is_computed_anew(
     tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(tmp_path) == 0
-    assert run(tmp_path, "--text", "other") == 0
+    assert run(tmp_path, "--workers", "1") == 0
+    assert run(tmp_path, "--workers", "1", "--text", "other") == 0
     assert len(executed(log)) == 12
     monkeypatch.setattr(figures.run, "code_hash", lambda module: "edited")
-    assert run(tmp_path) == 0
+    assert run(tmp_path, "--workers", "1") == 0
     assert len(executed(log)) == 18
+    monkeypatch.setattr(figures.run, "processor", lambda device: "another")
+    assert run(tmp_path, "--workers", "1") == 0
+    assert len(executed(log)) == 24
 
 
 def test_the_code_hash_follows_the_sources_that_compute(
@@ -192,13 +195,19 @@ def test_the_code_hash_follows_the_sources_that_compute(
         (folder / "__init__.py").write_text("")
     (package / "one.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    hashes = [code_hash("some_experiments.inner.one"), code_hash("toy_exhibit")]
+
+    def of_a_new_process() -> str:
+        figures.run._package_hash.cache_clear()
+        return code_hash("some_experiments.inner.one")
+
+    hashes = [code_hash("toy_exhibit"), of_a_new_process()]
     (package / "one.py").write_text("x = 2\n")
-    hashes.append(code_hash("some_experiments.inner.one"))
+    assert code_hash("some_experiments.inner.one") == hashes[1]  # what this process has imported
+    hashes.append(of_a_new_process())
     (package / "one.py").rename(package / "two.py")
-    hashes.append(code_hash("some_experiments.inner.one"))
+    hashes.append(of_a_new_process())
     assert len(set(hashes)) == 4
-    assert hashes[3] == code_hash("some_experiments.inner.one")
+    assert hashes[3] == of_a_new_process()
 
 
 def test_workers_do_not_change_the_numbers(tmp_path: Path, log: Path) -> None:

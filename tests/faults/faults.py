@@ -42,6 +42,7 @@ from matplotlib.figure import Figure  # noqa: E402
 
 import figures.run  # noqa: E402, F401  (imported here, once)
 import paper_repro  # noqa: E402
+from figures.files import SHARED_MEMORY  # noqa: E402
 from theory.errors import InputError  # noqa: E402
 from theory.evidence import Result  # noqa: E402
 
@@ -86,6 +87,8 @@ class Started:
         self._stdout = tempfile.TemporaryFile(dir=folder.parent)  # noqa: SIM115
         self._stderr, writer = os.pipe()  # which ends with the last process that may write
         sys.stdout.flush()
+        # The program answers from its first line to its last: signals wait until then, and after that.
+        signal.pthread_sigmask(signal.SIG_BLOCK, paper_repro.INTERRUPTS)
         self.process = os.fork()
         if self.process == 0:
             status = 70
@@ -99,17 +102,17 @@ class Started:
                     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
                 for number in paper_repro.INTERRUPTS:
-                    signal.signal(number, signal.default_int_handler)
+                    signal.signal(number, paper_repro._stopped_early)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, paper_repro.INTERRUPTS)
                 status = call()
+                signal.pthread_sigmask(signal.SIG_BLOCK, paper_repro.INTERRUPTS)
                 sys.stdout.flush()
                 sys.stderr.flush()
-            except KeyboardInterrupt:  # before or after `main`, where the program's own handler would answer
-                status = 130
-                os.write(2, f"paper_repro.py: error: {paper_repro.INTERRUPTED}\n".encode())
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(status)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, paper_repro.INTERRUPTS)
         os.close(writer)
 
     def signal(self, number: int) -> None:
@@ -200,6 +203,21 @@ def undisturbed() -> tuple[Any, dict[str, bytes]]:
         return numbers(out), files
 
 
+@lru_cache(maxsize=1)
+def duration() -> float:
+    """Seconds that a run takes here and now."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        run(Path(folder) / "out", TOY_PAUSE="0.005").expect(0)
+        return time.monotonic() - began
+
+
+def some_moment(rng: random.Random) -> None:
+    """Wait until any moment of a run, or shortly after."""
+    moment = rng.uniform(0, 1.2)
+    time.sleep(moment * duration())
+
+
 def finished(out: Path) -> Path:
     """The folder after an undisturbed run."""
     for name, content in undisturbed()[1].items():
@@ -242,8 +260,8 @@ def kill_by_moment(rng: random.Random, folder: Path) -> None:
     out = folder / "out"
     for _ in range(rng.randint(1, 3)):
         before, noted = set(records(out)), len(executed(out))
-        started = start(out, TOY_PAUSE="0.005")
-        time.sleep(rng.uniform(0, 0.13))
+        started = start(out, TOY_PAUSE="0.005", TOY_LARGE=str(rng.randrange(UNITS)))
+        some_moment(rng)
         started.signal(signal.SIGKILL)
         started.finish().expect(0, -signal.SIGKILL)
         assert not before & set(executed(out)[noted:]), "a finished unit was computed again"
@@ -257,14 +275,14 @@ def kill_by_moment(rng: random.Random, folder: Path) -> None:
 
 @kind(10)
 def signal_by_moment(rng: random.Random, folder: Path) -> None:
+    """One signal, or several at once, as of an impatient user."""
     out = folder / "out"
-    number = rng.choice(paper_repro.INTERRUPTS)
     started = start(out, TOY_PAUSE="0.005")
-    time.sleep(rng.uniform(0.01, 0.13))
-    started.signal(number)
-    started.finish()
-    if started.status != -number:  # it had just been forked
-        started.expect(0, 130)
+    some_moment(rng)
+    for _ in range(rng.choice([1, 1, 4])):
+        started.signal(rng.choice(paper_repro.INTERRUPTS))
+        time.sleep(rng.uniform(0, 0.003))
+    started.finish().expect(0, 130)
     before, noted = set(records(out)), len(executed(out))
     run(out).expect(0)
     assert not before & set(executed(out)[noted:])
@@ -322,6 +340,28 @@ def output_that_ends(rng: random.Random, folder: Path) -> None:
 
 
 @kind(1)
+def killed_with_workers(rng: random.Random, folder: Path) -> None:
+    """Killed alone, while real workers start or compute; or with all of its processes: the next run cleans up."""
+    out = folder / "out"
+    started = start(out, "--workers", "2", TOY_PAUSE="0.2")
+    while not (out / ".cache").is_dir():
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, 2))
+    if rng.random() < 0.5:
+        os.kill(started.process, signal.SIGKILL)
+    else:
+        started.signal(signal.SIGKILL)
+    started.finish().expect(0, -signal.SIGKILL)
+    before, noted = set(records(out)), len(executed(out))
+    run(out).expect(0)
+    assert not before & set(executed(out)[noted:])
+    left = [path.name for path in SHARED_MEMORY.glob("*") if str(started.process) in path.name]
+    assert not left, left
+    expect_numbers(out)
+    expect_clean(out)
+
+
+@kind(1)
 def worker_killed(rng: random.Random, folder: Path) -> None:
     """Real workers; one kills itself in the middle of a unit, once or always."""
     out, seed, kills = folder / "out", str(rng.randrange(UNITS)), rng.choice(["1", "9"])
@@ -356,6 +396,8 @@ def damaged(rng: random.Random, content: bytes, explosive: bytes) -> bytes:
             b"[" * 10**5,
             b"1e999",
             content.replace(b'"pi": ', b'"pi": 1', 1),
+            content.replace(b'"pi": 3', b'"pi": 1e999', 1),
+            content.replace(b'"pi": 3', b'"pi": NaN, "x": 3', 1),
             content.replace(b'"throws": 1000', b'"throws": 999', 1),
         ]
     )
@@ -645,6 +687,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     undisturbed()
+    duration()
     gc.freeze()  # else collections in forks would copy all that was imported
     table: dict[str, dict[str, Any]] = {}
     for name in schedule(options.count, options.kind):

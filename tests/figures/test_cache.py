@@ -103,6 +103,9 @@ STRANGE: dict[str, Callable[[Path], Any]] = {
     "link": as_link,
     "loop": as_loop,
     "huge": as_hole,
+    "infinity": lambda path: path.write_text(path.read_text().replace("3.14", "1e999")),
+    "NaN": lambda path: path.write_text(path.read_text().replace("3.14", "NaN")),
+    "deep inside": lambda path: path.write_text(path.read_text().replace("3.14", "[" * 10**5)),
     "unreadable": lambda path: path.chmod(0) if os.getuid() else path.write_bytes(b"\xff"),
 }
 
@@ -227,6 +230,12 @@ def test_only_forgetting_deletes_and_only_what_it_names(unit: Unit) -> None:
     assert forget(unit.folder.parent, "figure-pi") == (1, size)
     assert unit.read() is None and other.read() == 1
     assert forget(unit.folder.parent, "figure-pi") == (0, 0)
+
+
+def test_what_cannot_be_forgotten_is_named(unit: Unit) -> None:
+    (unit.path.parent / "folder.json").mkdir()
+    with pytest.raises(InputError, match=r"the cache cannot be written \(.*folder\.json\)"):
+        forget(unit.folder.parent, "figure-pi")
 
 
 def test_the_earlier_layout_is_named(tmp_path: Path) -> None:

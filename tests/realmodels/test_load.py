@@ -36,7 +36,7 @@ from torch import Tensor
 
 import realmodels
 from realmodels import load
-from realmodels.checkpoint import LARGEST_CONFIG
+from realmodels.checkpoint import LARGEST_CONFIG, LARGEST_TABLE
 from realmodels.load import CHECKPOINTS, DEFAULT_MODEL
 from realmodels.pretrain import train_tokenizer
 from theory.errors import InputError
@@ -250,6 +250,7 @@ DECIDES: dict[str, Damage] = {
     "two tokens": rename_token,
     "normaliser": change_tokenizer(normalizer={"type": "Lowercase"}),
     "end of text": change_tokenizer(eos_token="a"),
+    "special tokens in texts": change_tokenizer(split_special_tokens=True),
 }
 DECIDES_NOTHING: dict[str, Damage] = {
     "a model card": lambda folder: (folder / "README.md").write_text(
@@ -260,6 +261,17 @@ DECIDES_NOTHING: dict[str, Damage] = {
     ),
     "the release that saved it": change_config(transformers_version="5.0.0"),
     "names of files": rename_weights,
+    "kernel of the hub": change_config(attn_implementation="someone/kernel"),
+    "kernel of the hub by its other name": change_config(_attn_implementation="someone/kernel:x"),
+    "kernel of the hub for a part": change_config(attn_implementation={"": "someone/kernel"}),
+    "another implementation": change_config(attn_implementation="flash_attention_2"),
+    "slow attention": change_config(attn_implementation="eager"),
+    "experts of the hub": change_config(experts_implementation="someone/kernel"),
+    "cache of keys": change_config(use_cache=False),
+    "an index of weights that were not fetched": write(
+        "model.fp16.safetensors.index.json", b'{"weight_map": {"a": "model.fp16-1.safetensors"}}'
+    ),
+    "weights that nobody names": write("lora.safetensors", b""),
     "the index of files in another format": write("pytorch_model.bin.index.json", b"{}"),
     "where its tokenizer once was": change_tokenizer(special_tokens_map_file="/home/someone/map.json"),
 }
@@ -337,10 +349,10 @@ def pickle_beside(folder: Path) -> None:
     change_config(transformers_weights="adapter_model.bin")(folder)
 
 
-def sparse(name: str) -> Damage:
+def sparse(name: str, size: int) -> Damage:
     def change(folder: Path) -> None:
         with (folder / name).open("ab") as file:
-            file.truncate(LARGEST_CONFIG + 1)
+            file.truncate(size + 1)
 
     return change
 
@@ -369,13 +381,6 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
         "other.safetensors.index.json is not a weight index",
     ),
     "adapter": (write("adapter_config.json", b"{}"), "an adapter of another model: merge"),
-    "kernel of the hub": (
-        change_config(attn_implementation="someone/kernel"),
-        "attn_implementation 'someone/kernel'.*run code.*eager, sdpa",
-    ),
-    "kernel of the hub by its other name": (change_config(_attn_implementation="x/y:z"), "run code"),
-    "kernel of the hub for a part": (change_config(attn_implementation={"": "someone/kernel"}), "run code"),
-    "experts of the hub": (change_config(experts_implementation="someone/kernel"), "run code"),
     **{f"fifo for {name}": (fifo(name), f"{name} is no regular file") for name in (
         "config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS, INDEX, "generation_config.json", "x"
     )},
@@ -389,7 +394,6 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
     "wide experts": (change_config(intermediate_size=2**40), "describes more|cannot load it"),
     "many words": (change_config(vocab_size=10**12), "describes more|cannot load it"),
     "deep": (write("config.json", b"[" * 10**6), "config.json is no usable JSON"),
-    "large": (sparse("config.json"), "config.json is no usable JSON .it has more than"),
     "epsilon that is no number": (change_config(rms_norm_eps=float("nan")), "rms_norm_eps NaN: give a number"),
     "negative epsilon": (change_config(rms_norm_eps=-1e9), "a forward pass gives NaN; get a config.json that"),
     "negative top-k": (change_config(num_experts_per_tok=-1), "num_experts_per_tok -1: give at least 1"),
@@ -398,6 +402,17 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
     "no answer": (change_config(return_dict=False), "forward pass fails|cannot load"),
     "no context": (change_config(max_position_embeddings=-1), "max_position_embeddings -1: get a config"),
     "context of a fraction": (change_config(max_position_embeddings=0.5), "max_position_embeddings"),
+    "a billion labels": (change_config(num_labels=10**9), TOO_MANY),
+    "tokens without end": (change_tokenizer(extra_ids=10**9), "adds more than 20000 tokens"),
+    "many tokens": (change_tokenizer(additional_special_tokens=["x"] * 30_000), "adds more than 20000 tokens"),
+    **{
+        f"large {name}": (sparse(name, size), f"{name} has more than {size} bytes: get an intact copy")
+        for name, size in (
+            ("config.json", LARGEST_CONFIG), ("generation_config.json", LARGEST_CONFIG),
+            ("added_tokens.json", LARGEST_CONFIG), ("chat_template.jinja", LARGEST_CONFIG),
+            ("tokenizer.json", LARGEST_TABLE), ("x.safetensors.index.json", LARGEST_TABLE),
+        )
+    },
     "tokenizer that reads elsewhere": (
         change_tokenizer(vocab_file="/etc/passwd"),
         "tokenizer_config.json names vocab_file '/etc/passwd': only files of the same folder",
@@ -547,7 +562,7 @@ def test_device_that_is_not_there(device: str, checkpoint: Path) -> None:
 SCRIPT = """
 import sys, time
 from realmodels import load
-from realmodels.checkpoint import LARGEST_CONFIG
+from realmodels.checkpoint import LARGEST_CONFIG, LARGEST_TABLE
 from theory.errors import InputError
 
 good, bad = sys.argv[1:]

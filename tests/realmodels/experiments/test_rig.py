@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from realmodels import text
 from realmodels.calibrate import calibrate
 from realmodels.evaluate import token_blocks
 from realmodels.experiments import better_score, figure_6, rig
+from realmodels.model import Model
 from realmodels.text import Documents, HeldOut, text_hash
 from theory.errors import InputError
 from theory.hardware import Hardware
@@ -39,7 +41,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[rig.Evaluated]:
 
     for module in (text, rig):
         monkeypatch.setattr(module, "held_out", held_out)
-    monkeypatch.setattr(rig, "model", lambda name, device: model)
+    monkeypatch.setattr(rig, "model", lru_cache(lambda name, device: model))
     for each in CACHED:
         each.cache_clear()
     yield rig.Evaluated(**rig.evaluated("small", None, "cpu", 4, 16))
@@ -122,6 +124,38 @@ def test_a_file_may_have_the_name_of_our_text(tmp_path: Path, monkeypatch: pytes
     assert found.text != rig.OUR_TEXT and found.text_hash != text_hash(HELD_OUT["evaluation"])
     own = token_blocks(rig.model("small", "cpu"), ["Words of my own, and some more. " * 20], 16, 4).tokens
     assert rig.tokens(found).equal(own)
+
+
+def test_a_text_that_was_changed_after_the_run_began_is_refused(
+    config: rig.Evaluated, tmp_path: Path
+) -> None:
+    file = tmp_path / "text"
+    file.write_text("Words of my own, and some more. " * 20)
+    own = rig.Evaluated(**rig.evaluated("small", str(file), "cpu", 4, 16))
+    assert rig.measured(own)["loss"]
+    file.write_text("Other words, none of them the same. " * 20)
+    rig._documents.cache_clear()  # as in another process
+    with pytest.raises(InputError, match="was changed after the run began; run it again"):
+        rig.measured(own)
+    file.write_text("Words of my own, and some more. " * 20)
+    assert rig.measured(own)["loss"]  # it is the same again
+
+
+def test_a_model_that_was_changed_after_the_run_began_is_refused(
+    config: rig.Evaluated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = rig.model("small", "cpu")
+    asked: list[str] = []
+
+    @lru_cache
+    def other(name: str, device: str) -> Model:
+        asked.append(name)
+        return model if len(asked) > 1 else replace(model, weights_hash="older")
+
+    monkeypatch.setattr(rig, "model", other)
+    assert rig.measured(config)["loss"] and len(asked) == 2  # this process had an older one
+    with pytest.raises(InputError, match="was changed after the run began"):
+        rig.measured(replace(config, weights="other"))
 
 
 def searched(config: rig.Evaluated, **changes: Any) -> better_score.Config:
