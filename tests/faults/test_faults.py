@@ -57,7 +57,7 @@ def test_the_harness_sees_what_it_is_there_for(kind: str) -> None:
     module, name, change = SABOTAGE[kind]
     code = (
         f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import faults, {module}\n"
-        f"faults.SECONDS = 5\nfaults.undisturbed(); faults.duration()\n{module}.{name} = {change}\n"
+        f"faults.SECONDS = 5\nfaults.undisturbed(); faults.duration()\nsys.modules[{module!r}].{name} = {change}\n"
         f"sys.exit(faults.main([{COUNTS.get(kind, '20')!r}, '--kind', {kind!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
