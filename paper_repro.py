@@ -22,9 +22,13 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PACKAGES = ("theory", "synthetic", "realmodels", "figures")
 
 
+def _nothing(*_: object) -> None:
+    """What a signal does that comes too late. Unlike SIG_IGN, Python accepts it while a signal is on its way."""
+
+
 def _ignore(numbers: Iterable[int]) -> None:
     for each in numbers:
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, _nothing)
 
 
 def _stopped_early(*_: object) -> None:
@@ -174,10 +178,13 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.unraisablehook = hook
         for each, handler in before.items():
-            # Of the program only its end is left, which Python would answer with a traceback.
-            signal.signal(each, signal.SIG_IGN if handler is _stopped_early else handler)
+            if handler is _stopped_early:  # of the program only its end is left, where Python resets handlers
+                _ignore([each])
+                signal.signal(each, signal.SIG_IGN)
+            else:
+                signal.signal(each, handler)
+        sys.unraisablehook = hook
 
 
 def _chosen(options: argparse.Namespace, exhibits: Sequence[Exhibit]) -> Sequence[Exhibit]:
