@@ -71,7 +71,7 @@ from figures.catalogue import (
     Exhibit,
     find,
 )
-from figures.files import disk_full, is_disk_full, replace_file, unwritable
+from figures.files import disk_full, is_disk_full, keep_file
 from figures.ledger import catalogue, ledger
 from figures.options import flag, parser
 from figures.output import (
@@ -246,11 +246,7 @@ def _reproduce_all(
     if options.report:
         from figures.answers import answers
 
-        content = page(sections, answers(exhibits, data)).encode()
-        try:
-            replace_file(out / REPORT, content)
-        except OSError as error:
-            raise unwritable(out / REPORT, error, "the report") from None
+        keep_file(out / REPORT, page(sections, answers(exhibits, data)).encode(), "the report")
         console.print(str(out / REPORT), soft_wrap=True)
     return status
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from figures.files import remove_halves, replace_file, unwritable
+from figures.files import keep_file, remove_halves, unwritable
 from theory.files import read_regular
 from theory.strict_json import loads, plain
 
@@ -92,10 +92,7 @@ class Unit:
     def write(self, record: Any) -> None:
         """Keep the record; InputError if that cannot be done."""
         content = {"key": self.key, "record": record, "sha256": _checksum(self.key, record)}
-        try:
-            replace_file(self.path, json.dumps(content, allow_nan=False).encode())
-        except OSError as error:
-            raise unwritable(self.path, error, "the cache") from None
+        keep_file(self.path, json.dumps(content, allow_nan=False).encode(), "the cache")
 
     def once(self, compute: Callable[[], Any], wait: bool) -> tuple[Any, bool] | None:
         """The record, computed and kept if there is none, and whether it was; None if another process is at it.

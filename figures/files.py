@@ -35,6 +35,14 @@ def replace_file(path: Path, content: bytes) -> None:
         half.unlink(missing_ok=True)
 
 
+def keep_file(path: Path, content: bytes, what: str) -> None:
+    """`replace_file` of something that a run has made; InputError, naming it, if that cannot be done."""
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise unwritable(path, error, what) from None
+
+
 def passing(folder: Path) -> Path:
     """A new name in the folder, for a file that `remove_halves` removes if this process is killed."""
     return folder / f".{_host()}.{os.getpid()}.{secrets.token_hex(8)}.half"
@@ -52,9 +60,11 @@ def remove_halves(folder: Path) -> None:
 
 def remove_leftovers() -> None:
     """Remove what workers of runs that are gone have left in shared memory and in the folder of temporary files."""
-    for find in (lambda: SHARED_MEMORY), (lambda: Path(tempfile.gettempdir())):
+    folders = [SHARED_MEMORY]
+    with suppress(OSError):  # there is no usable one
+        folders.append(Path(tempfile.gettempdir()))
+    for folder in folders:
         with suppress(OSError):  # no such folder
-            folder = find()
             for path in sorted(folder.iterdir()):
                 found = OF_WORKERS.match(path.name)
                 if found and path.lstat().st_uid == os.getuid() and not is_running(int(found["process"])):

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from figures.catalogue import DECIDES_NOTHING, NUMBERS_OPTIONS, PRESETS, Exhibit, committed, stored
 from figures.drawings.rows import with_bounds
-from figures.files import remove_halves, replace_file, unwritable
+from figures.files import keep_file, remove_halves
 from theory.errors import InputError
 from theory.evidence import Result
 
@@ -163,10 +163,7 @@ def write(
         for suffix in formats:
             contents[f"{picture.name(exhibit)}.{name}.{suffix}"] = picture.formats[suffix]
     for file, content in contents.items():
-        try:
-            replace_file(out / file, content)
-        except OSError as error:
-            raise unwritable(out / file, error, "a result") from None
+        keep_file(out / file, content, "a result")
     return [out / file for file in contents]
 
 

@@ -129,10 +129,10 @@ def documents(config: Evaluated) -> list[int]:
 @lru_cache(maxsize=len(STRATEGIES))
 def scores(name: str, device: str, strategy: Strategy) -> Tensor:
     """Scores of the experts, (layers, experts). Routing statistics are those of calibration text."""
-    loaded, texts = _calibrated_by(name, device)
+    loaded, texts, decided_by = _calibrated_by(name, device)
     found = kept(
         "scores",
-        _decided_by(loaded, texts, device) | {"strategy": strategy},
+        decided_by | {"strategy": strategy},
         lambda: scores_of(loaded, strategy, texts).tolist(),
     )
     return torch.tensor(found, dtype=torch.float64)
@@ -141,8 +141,8 @@ def scores(name: str, device: str, strategy: Strategy) -> Tensor:
 @lru_cache(maxsize=6)  # two granularities by three numbers of bits of one model
 def calibration(name: str, device: str, hardware: Hardware) -> Calibration:
     """Converter ranges from calibration text. Programming noise plays no part."""
-    loaded, texts = _calibrated_by(name, device)
-    decided_by = _decided_by(loaded, texts, device) | {"hardware": asdict(hardware)}
+    loaded, texts, decided_by = _calibrated_by(name, device)
+    decided_by |= {"hardware": asdict(hardware)}
 
     def layer(parameter: str, search: Callable[[], Ranges]) -> Ranges:
         of_layer = decided_by | {"parameter": parameter}
@@ -157,13 +157,11 @@ def calibration(name: str, device: str, hardware: Hardware) -> Calibration:
     return Calibration(layers, hardware)
 
 
-def _calibrated_by(name: str, device: str) -> tuple[Model, Sequence[str]]:
+def _calibrated_by(name: str, device: str) -> tuple[Model, Sequence[str], dict[str, Any]]:
+    """The model, the text that it is scored and calibrated with, and what of both decides the outcome."""
     loaded = model(name, device)
-    return loaded, loaded.texts("calibration")
-
-
-def _decided_by(loaded: Model, texts: Sequence[str], device: str) -> dict[str, Any]:
-    return {"weights": loaded.weights_hash, "text_hash": text_hash(texts), "device": device}
+    texts = loaded.texts("calibration")
+    return loaded, texts, {"weights": loaded.weights_hash, "text_hash": text_hash(texts), "device": device}
 
 
 @contextmanager
@@ -227,13 +225,8 @@ def require_unchanged(config: Any) -> None:
         same_text = text == OUR_TEXT or text_hash(_documents(text)) == config.text_hash
         if same_text and model(config.model, config.device).weights_hash == config.weights:
             return
-        for each in (
-            model,
-            scores,
-            calibration,
-            _documents,
-            _cut,
-        ):  # this process may be older than the files
+        # This process may be older than the files.
+        for each in (model, scores, calibration, _documents, _cut):
             each.cache_clear()
     raise InputError(
         f"the model {config.model} or the text {text} was changed after the run began; run it again"
