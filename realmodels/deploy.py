@@ -72,38 +72,11 @@ def deploy(
     InputError, before anything is changed, if the model is deployed already or the placement does not fit it.
     """
     _check_seed(seed)
-    model.require_digital()
-    if placement.num_experts != model.map.num_experts:
-        raise InputError(
-            f"placement.num_experts is {placement.num_experts}, but {model.name} has {model.map.num_experts}: make"
-            " the placement from scores of this model"
-        )
-    linears = model.map.resolve(placement.analog_modules)
-    report = _account(model, placement, linears)
-    if not isinstance(calibration, Calibration):
-        calibration = calibrate(model, calibration, hardware)
-    elif _ranges(calibration.hardware) != _ranges(hardware):
-        raise InputError(
-            f"calibration is for {calibration.hardware}, deployment for {hardware}: calibrate for the latter"
-        )
-    analog: dict[str, AnalogLinear | AnalogExperts] = {}
-    for name in linears:
-        analog[name] = _analog_linear(model, name, hardware, calibration)
-    for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
-        # Also what is digital: a deployment with nothing analog can then be told from none.
-        if not layer.linears:
-            both = {each: calibration[f"{layer.experts}.{each}"] for each in FUSED_WEIGHTS}
-            experts = model.network.get_submodule(layer.experts)
-            analog[layer.experts] = AnalogExperts(experts, digital, hardware, both, fp32=fp32)
-        for expert, names in enumerate(layer.linears):
-            for name in names:
-                analog[name] = _analog_linear(
-                    model, name, hardware, None if expert in digital else calibration
-                )
+    report, modules = _planned(model, placement)
+    calibration = _calibration(model, calibration, hardware)
+    analog = {name: _made(model, name, each, hardware, calibration, fp32) for name, each in modules.items()}
     for name, module in analog.items():
         _program(name, module, seed, mirrored)
-        if isinstance(module, AnalogExperts) and device_of(module).type == "cuda" and module.why_not_fused:
-            _LOG.info("%s takes a slower path: %s", name, module.why_not_fused)
     for name, module in analog.items():
         model.network.set_submodule(name, module)
     return report
@@ -120,6 +93,58 @@ def withdraw(model: Model) -> None:
     """Make the model digital again, bit for bit."""
     for name, module in _require_deployed(model).items():
         model.network.set_submodule(name, module.original)
+
+
+class Chip:
+    """A model's weights on analog hardware, programmed once for any number of placements.
+
+    A module is programmed when a placement first needs it, with all of its experts, and then kept: memory for all
+    programmed weights is needed. Under every placement the model gives what `deploy` with the same seed gives, bit for
+    bit.
+
+    Arguments are those of `deploy`, and so are the errors.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        hardware: Hardware,
+        calibration: Sequence[str] | Calibration,
+        seed: int = 0,
+        *,
+        mirrored: bool = False,
+        fp32: bool = False,
+    ) -> None:
+        _check_seed(seed)
+        self.model, self.hardware = model, hardware
+        self._calibration = _calibration(model, calibration, hardware)
+        self.seed, self._mirrored, self._fp32 = seed, mirrored, fp32
+        self._modules: dict[tuple[str, bool], AnalogLinear | AnalogExperts] = {}
+
+    @contextmanager
+    def placed(self, placement: Placement) -> Iterator[DeploymentReport]:
+        """Deploy with this placement for the length of a `with` block, as `deployed` does."""
+        report, modules = _planned(self.model, placement)
+        analog = {name: self._module(name, each) for name, each in modules.items()}
+        try:
+            for name, module in analog.items():
+                self.model.network.set_submodule(name, module)
+            yield report
+        finally:
+            for name, module in analog.items():
+                self.model.network.set_submodule(name, module.original)
+
+    def _module(self, name: str, digital: bool | tuple[int, ...]) -> AnalogLinear | AnalogExperts:
+        key = name, digital is True
+        if key not in self._modules:
+            made = digital if isinstance(digital, bool) else ()
+            self._modules[key] = _made(self.model, name, made, self.hardware, self._calibration, self._fp32)
+        module = self._modules[key]
+        if isinstance(module, AnalogExperts) and isinstance(digital, tuple):
+            module.keep_digital(digital)
+        if not module.is_programmed:
+            _program(name, module, self.seed, self._mirrored)
+        return module
 
 
 @contextmanager
@@ -147,12 +172,54 @@ def _require_deployed(model: Model) -> dict[str, AnalogLinear | AnalogExperts]:
     return deployed
 
 
-def _analog_linear(
-    model: Model, name: str, hardware: Hardware, calibration: Calibration | None
-) -> AnalogLinear:
-    linear = model.network.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    return AnalogLinear(linear, hardware, None if calibration is None else calibration[f"{name}.weight"])
+def _planned(
+    model: Model, placement: Placement
+) -> tuple[DeploymentReport, dict[str, bool | tuple[int, ...]]]:
+    """Where parameters will be; and of each module that is replaced whether it is digital, or its digital experts.
+
+    Also modules that stay digital are replaced: a deployment with nothing analog can then be told from none.
+    """
+    model.require_digital()
+    if placement.num_experts != model.map.num_experts:
+        raise InputError(
+            f"placement.num_experts is {placement.num_experts}, but {model.name} has {model.map.num_experts}: make"
+            " the placement from scores of this model"
+        )
+    linears = model.map.resolve(placement.analog_modules)
+    modules: dict[str, bool | tuple[int, ...]] = dict.fromkeys(linears, False)
+    for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
+        if not layer.linears:
+            modules[layer.experts] = digital
+        for expert, names in enumerate(layer.linears):
+            modules |= dict.fromkeys(names, expert in digital)
+    return _account(model, placement, linears), modules
+
+
+def _calibration(model: Model, given: Sequence[str] | Calibration, hardware: Hardware) -> Calibration:
+    if not isinstance(given, Calibration):
+        return calibrate(model, given, hardware)
+    if _ranges(given.hardware) != _ranges(hardware):
+        raise InputError(
+            f"calibration is for {given.hardware}, deployment for {hardware}: calibrate for the latter"
+        )
+    return given
+
+
+def _made(
+    model: Model,
+    name: str,
+    digital: bool | tuple[int, ...],
+    hardware: Hardware,
+    calibration: Calibration,
+    fp32: bool,
+) -> AnalogLinear | AnalogExperts:
+    """The module that replaces the one of this name, not yet programmed."""
+    original = model.network.get_submodule(name)
+    if isinstance(digital, tuple):
+        both = {each: calibration[f"{name}.{each}"] for each in FUSED_WEIGHTS}
+        return AnalogExperts(original, digital, hardware, both, fp32=fp32)
+    assert isinstance(original, nn.Linear)
+    return AnalogLinear(original, hardware, None if digital else calibration[f"{name}.weight"])
 
 
 def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int, mirrored: bool) -> None:
@@ -162,6 +229,8 @@ def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int, mirrore
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big", signed=True))
     module.program(generator, mirrored=mirrored)
+    if isinstance(module, AnalogExperts) and device.type == "cuda" and module.why_not_fused:
+        _LOG.info("%s takes a slower path: %s", name, module.why_not_fused)
 
 
 def _ranges(hardware: Hardware) -> tuple[object, ...]:

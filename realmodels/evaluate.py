@@ -11,6 +11,7 @@ whole text whose blocks are all chained), up to SECTIONS contiguous sections of 
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 from realmodels.devices import device_of
 from realmodels.model import Model
+from realmodels.prefix import Prefix
 from realmodels.text import HeldOut, check_split
 from theory.errors import InputError
 from theory.evidence import LEAST_UNITS, Interval, grouped, mean_interval
@@ -134,26 +136,30 @@ def units_of_text(first: Sequence[int], last: Sequence[int]) -> tuple[int, ...]:
 def blocks_per_batch(network: nn.Module, tokens: Int[Tensor, "blocks tokens_plus_1"]) -> int:
     """Number of blocks that `block_results` gives the network at once."""
     device = device_of(network)
-    return max(1, TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"]) // tokens.shape[1])
+    return max(1, TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"]) // (tokens.shape[1] - 1))
 
 
 @torch.no_grad()
 def block_results(
-    network: nn.Module, tokens: Int[Tensor, "blocks tokens_plus_1"]
+    network: nn.Module, tokens: Int[Tensor, "blocks tokens_plus_1"], prefix: Prefix | None = None
 ) -> tuple[Float[Tensor, " blocks"], Float[Tensor, " blocks"]]:
-    """Mean loss (nats per token) and share of correct top-1 predictions of each block, fp64 on the CPU."""
+    """Mean loss (nats per token) and share of correct top-1 predictions of each block, fp64 on the CPU.
+
+    prefix: that of the network and these tokens, if they are read more than once.
+    """
     device = device_of(network)
     losses, hits = [], []
-    for batch in tokens.to(device).split(blocks_per_batch(network, tokens)):
-        logits = network(input_ids=batch[:, :-1], use_cache=False).logits
+    for number, batch in enumerate(tokens.to(device).split(blocks_per_batch(network, tokens))):
+        with nullcontext() if prefix is None else prefix.reading(number):
+            logits = network(input_ids=batch[:, :-1], use_cache=False).logits
         rows_per_chunk = max(1, LOGITS_PER_CHUNK // (logits.shape[1] * logits.shape[2]))
         for scores, target in zip(
             logits.split(rows_per_chunk), batch[:, 1:].split(rows_per_chunk), strict=True
         ):
             loss = F.cross_entropy(scores.float().flatten(0, 1), target.flatten(), reduction="none")
-            losses.append(loss.view_as(target).double().mean(1).cpu())
-            hits.append((scores.argmax(-1) == target).double().mean(1).cpu())
-    return torch.cat(losses), torch.cat(hits)
+            losses.append(loss.view_as(target).double().mean(1))
+            hits.append((scores.argmax(-1) == target).double().mean(1))
+    return torch.cat(losses).cpu(), torch.cat(hits).cpu()
 
 
 def evaluate(

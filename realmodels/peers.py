@@ -207,17 +207,15 @@ class PeerExperts(AnalogExperts):
     ) -> None:
         super().__init__(experts, digital, hardware, calibration)
         each = {name: for_experts(ranges, self.num_experts) for name, ranges in calibration.items()}
-        of_analog = {name: [ranges[expert] for expert in self.analog] for name, ranges in each.items()}
-        self.tiles = _take_over(self, simulator, of_analog)
+        of_held = {name: [ranges[expert] for expert in self.held] for name, ranges in each.items()}
+        self.tiles = _take_over(self, simulator, of_held)
 
     def products(self, name: str) -> list[Product]:
         """Products with the matrix `name` of each expert."""
-        weight, on_tiles = (
-            self.get_parameter(name),
-            dict(zip(self.analog, self.tiles[name].products, strict=True)),
-        )
+        weight = self.get_parameter(name)
+        on_tiles = dict(zip(self.held, self.tiles[name].products, strict=True))
         return [
-            on_tiles.get(expert) or partial(F.linear, weight=weight[expert])
+            partial(F.linear, weight=weight[expert]) if expert in self.digital else on_tiles[expert]
             for expert in range(self.num_experts)
         ]
 

@@ -129,8 +129,8 @@ def fused_experts(
     converters = Converters(layer.hardware.tile_size, *levels, int(layer.count_saturation))
     routed = hidden_states, top_k_index, top_k_weights, layer.place
     if torch.compiler.is_compiling() and layer.gate is not None:
-        return _one_operation(*routed, *gate_up, *down, list(converters), *layer.gate)
-    return _experts(*routed, gate_up, down, converters, layer.gate, layer.original)
+        return _one_operation(*routed, bool(layer.digital), *gate_up, *down, list(converters), *layer.gate)
+    return _experts(*routed, bool(layer.digital), gate_up, down, converters, layer.gate, layer.original)
 
 
 def _tiles(layer: "AnalogExperts", name: str) -> Tiles:
@@ -147,6 +147,7 @@ def _one_operation(
     index: Tensor,
     weights: Tensor,
     place: Tensor,
+    any_digital: bool,
     gate_up_weight: Tensor,
     gate_up_scale: Tensor,
     gate_up_by_expert: Tensor,
@@ -175,7 +176,8 @@ def _one_operation(
         down_weight, down_scale, down_by_expert, down_counts, down_target, down_bias, down_interleaved
     )
     gating = Gate(gate, alpha, limit)
-    return _experts(hidden, index, weights, place, gate_up, down, Converters(*converters), gating, None)
+    known = Converters(*converters)
+    return _experts(hidden, index, weights, place, any_digital, gate_up, down, known, gating, None)
 
 
 @_one_operation.register_fake
@@ -188,13 +190,14 @@ def _experts(
     index: Int[Tensor, "tokens k"],
     weights: Float[Tensor, "tokens k"],
     place: Int[Tensor, " experts"],
+    any_digital: bool,
     gate_up: Tiles,
     down: Tiles,
     converters: Converters,
     gate: Gate | None,
     experts: nn.Module | None,
 ) -> Float[Tensor, "tokens hidden"]:
-    """place: int32, where the crossbars hold each expert; beyond the analog experts for a digital one.
+    """place: int32, where the crossbars hold each expert; for a digital one beyond all that they hold.
 
     experts: the replaced module, whose activation is taken if the kernel does not know it.
     """
@@ -208,7 +211,9 @@ def _experts(
         for start in range(0, hidden.shape[0], TOKENS):
             part = slice(start, start + TOKENS)
             routing = _Routing(index[part], weights[part], place)
-            first, second = (_Product(tiles, down, converters, routing) for tiles in (gate_up, down))
+            first, second = (
+                _Product(tiles, down, converters, routing, any_digital) for tiles in (gate_up, down)
+            )
             _pass(first, second, hidden[part], output[part], gate, experts)
     return output
 
@@ -301,8 +306,11 @@ def _constants(
 class _Product:
     """One of the two products of a layer: with gate and up of each expert, or with down."""
 
-    def __init__(self, tiles: Tiles, down: Tiles, converters: Converters, routing: _Routing) -> None:
+    def __init__(
+        self, tiles: Tiles, down: Tiles, converters: Converters, routing: _Routing, any_digital: bool
+    ) -> None:
         self.tiles, self.down, self.converters, self.routing = tiles, down, converters, routing
+        self.any_digital = any_digital
         self.constants = _constants(
             tiles.weight.shape, tiles.target.shape, tiles.target.element_size(), down.weight.shape,
             down.target.shape[2], converters, routing.sizes, tiles.weight.device,
@@ -351,8 +359,7 @@ class _Product:
         """
         routing, tiles, sizes = self.routing, self.tiles, self.routing.sizes
         across = _parts(self.outputs, sizes.outputs)
-        any_digital = self.analog < routing.place.shape[0]
-        target = tiles.target if any_digital else tiles.weight[0]  # which is not read
+        target = tiles.target if self.any_digital else tiles.weight[0]  # which is not read
         gated = tiles is not self.down
         experts_kernel.multiply[(routing.most_blocks * across,)](
             codes, tiles.weight, tiles.scale, tiles.by_expert, tiles.counts, digital, target, tiles.bias,
@@ -360,7 +367,7 @@ class _Product:
             output, digital_output, self.down.by_expert, self.down.counts,
             codes.shape[1], output.shape[-2], self.analog, tiles.scale.shape[2], *target.stride(),
             gate.alpha, gate.limit, gate=gate.name, matrices=1 + gated, interleaved=bool(tiles.interleaved),
-            choices=routing.experts.shape[1] if gated else 0, any_digital=any_digital, **self.constants,
+            choices=routing.experts.shape[1] if gated else 0, any_digital=self.any_digital, **self.constants,
         )  # fmt: skip
 
 
@@ -380,7 +387,7 @@ def _pass(
         uses = (routing.place[routing.experts] < gate_up.analog).sum(-1)
         count_inputs(gate_up.tiles.counts, hidden, gate_up.tiles.by_expert[0, 2], uses)
     # What digital experts hand on: nothing, if there are none.
-    rows = pairs if gate_up.analog < routing.place.shape[0] else 0
+    rows = pairs if gate_up.any_digital else 0
     inner = torch.empty(rows, down.inputs, dtype=hidden.dtype, device=device)
     if gate is not None:
         gate_up.multiply(codes, hidden, inner_codes, inner, gate)

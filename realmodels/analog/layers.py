@@ -49,6 +49,11 @@ class _Analog(nn.Module):
         return bool(self.crossbars)
 
     @property
+    def is_programmed(self) -> bool:
+        """True if there are programmed weights in all crossbars."""
+        return all(each.weight is not None for each in self.crossbars.values())
+
+    @property
     def original(self) -> nn.Module:
         """The replaced module, with the parameters that this one holds now."""
         return self._original[0]
@@ -174,8 +179,8 @@ class AnalogExperts(_Analog):
 
     gate_up_proj: nn.Parameter
     down_proj: nn.Parameter
-    sequence: Tensor  # all experts, the analog ones first
-    place: Tensor  # the place of each expert in it
+    groups: Tensor  # the expert of each group of rows: first as the crossbars hold them, then all, as digital experts
+    place: Tensor  # the group that each expert computes in now
     why_not_fused: str | None  # since the last programming
     gate: Any  # the activation as `fused_experts` knows it
 
@@ -190,12 +195,8 @@ class AnalogExperts(_Analog):
     ) -> None:
         self.layout = fused_layout(experts)
         self.num_experts = experts.get_parameter("gate_up_proj").shape[0]
-        if len(set(digital)) < len(digital) or not set(digital) <= set(range(self.num_experts)):
-            raise InputError(
-                f"digital experts {list(digital)}: give each at most once, from 0 to {self.num_experts - 1}"
-            )
-        self.digital = sorted(digital)
-        self.analog = [expert for expert in range(self.num_experts) if expert not in set(digital)]
+        self._require_experts(digital)
+        self.held = [expert for expert in range(self.num_experts) if expert not in set(digital)]
         gate_up, down = calibration["gate_up_proj"], for_experts(calibration["down_proj"], self.num_experts)
         if not isinstance(gate_up, LayerCalibration):
             raise InputError(
@@ -204,13 +205,35 @@ class AnalogExperts(_Analog):
         super().__init__(
             experts,
             hardware,
-            {"gate_up_proj": [gate_up], "down_proj": [down[expert] for expert in self.analog]},
+            {"gate_up_proj": [gate_up], "down_proj": [down[expert] for expert in self.held]},
         )
-        self.needs_parameters = bool(self.digital) or self.layout.biased
-        sequence = torch.tensor(self.analog + self.digital, device=device_of(experts))
-        self.register_buffer("sequence", sequence, persistent=False)
-        self.register_buffer("place", sequence.argsort().int(), persistent=False)
+        groups = torch.tensor([*self.held, *range(self.num_experts)], device=device_of(experts))
+        self.register_buffer("groups", groups, persistent=False)
+        self.register_buffer("place", None, persistent=False)
         self.fp32, self.why_not_fused = fp32, "not programmed yet"
+        self.keep_digital(digital)
+
+    def keep_digital(self, digital: Sequence[int]) -> None:
+        """Make these experts digital and all others analog, with the weights that are programmed.
+
+        InputError for an expert that would be analog, but was digital when the layer was made: no crossbar holds it.
+        """
+        self._require_experts(digital)
+        if missing := set(range(self.num_experts)) - set(digital) - set(self.held):
+            raise InputError(f"experts {sorted(missing)} are on no crossbar: they have to stay digital")
+        self.digital = sorted(digital)
+        self.analog = [expert for expert in self.held if expert not in set(digital)]
+        self.needs_parameters = bool(self.digital) or self.layout.biased
+        groups = {expert: group for group, expert in enumerate(self.held)}
+        groups |= {expert: len(self.held) + expert for expert in digital}
+        place = [groups[expert] for expert in range(self.num_experts)]
+        self.place = torch.tensor(place, dtype=torch.int32, device=self.groups.device)
+
+    def _require_experts(self, digital: Sequence[int]) -> None:
+        if len(set(digital)) < len(digital) or not set(digital) <= set(range(self.num_experts)):
+            raise InputError(
+                f"digital experts {list(digital)}: give each at most once, from 0 to {self.num_experts - 1}"
+            )
 
     @property
     def is_analog(self) -> bool:
@@ -232,7 +255,7 @@ class AnalogExperts(_Analog):
         for name in FUSED_WEIGHTS:
             self.crossbars[name].is_fp16 = self.why_not_fused is None
             target, stored = self.layout.matrices(name, weights[name]), partial(self.layout.stored, name)
-            experts = self.sequence[: len(self.analog)].to(target.device)
+            experts = self.groups[: len(self.held)].to(target.device)
             self._program(name, target, experts, generator, stored, mirrored=mirrored)
 
     @torch.no_grad()
@@ -256,15 +279,14 @@ class AnalogExperts(_Analog):
         tokens, k = top_k_index.shape
 
         # One sort groups the (token, expert) pairs, those of analog experts first.
-        position = self.sequence.argsort()
-        groups, order = torch.sort(position[top_k_index.reshape(-1)])
-        numbers = torch.arange(self.num_experts, device=groups.device)
+        groups, order = torch.sort(self.place[top_k_index.reshape(-1)])
+        numbers = torch.arange(len(self.groups), dtype=groups.dtype, device=groups.device)
         ends = torch.searchsorted(groups, numbers, right=True, out_int32=True)
-        analog_ends, digital_ends = ends[: len(self.analog)], ends[len(self.analog) :]
+        analog_ends, digital_ends = ends[: len(self.held)], ends[len(self.held) :]
         analog_pairs = int(analog_ends[-1])
         token, weight = order // k, top_k_weights.reshape(-1, 1)
 
-        uses = (position[top_k_index] < len(self.analog)).sum(-1)
+        uses = (self.place[top_k_index] < len(self.held)).sum(-1)
         codes = gate_up.quantise(hidden_states, uses=uses)
         results = codes.new_empty(tokens * k, hidden_states.shape[1])
         for part in _passes(analog_pairs, gate_up.rows_per_pass()):
@@ -278,13 +300,11 @@ class AnalogExperts(_Analog):
             results.index_copy_(0, order[part], result.mul_(weight[order[part]]))
         if analog_pairs < tokens * k:
             # The products take the whole parameter; the analog experts are groups without rows.
-            all_ends = torch.zeros_like(ends)
-            all_ends[self.digital] = digital_ends - analog_pairs
-            all_ends = all_ends.cummax(0).values
+            digital_ends = digital_ends - analog_pairs
             rest, expert = order[analog_pairs:], groups[analog_pairs:]
-            both = grouped_matmul(hidden_states[rest // k], self.layout.rows(self.gate_up_proj), all_ends)
+            both = grouped_matmul(hidden_states[rest // k], self.layout.rows(self.gate_up_proj), digital_ends)
             inner = apply_gate(self._original[0], self._biased("gate_up_proj", both, expert))
-            result = grouped_matmul(inner, self.layout.rows(self.down_proj), all_ends)
+            result = grouped_matmul(inner, self.layout.rows(self.down_proj), digital_ends)
             result = self._biased("down_proj", result, expert) * weight[rest]
             results.index_copy_(0, rest, result.to(results.dtype))
         return results.view(tokens, k, hidden_states.shape[1]).sum(1).to(hidden_states.dtype)
@@ -292,10 +312,10 @@ class AnalogExperts(_Analog):
     def _biased(
         self, name: str, outputs: Float[Tensor, "rows out"], group: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows out"]:
-        """The outputs of the stored product with the bias, if there is one; group: places in `sequence`."""
+        """The outputs of the stored product with the bias, if there is one; group: of each row."""
         if not self.layout.biased:
             return outputs
-        return outputs + self.get_parameter(f"{name}_bias")[self.sequence[group]]
+        return outputs + self.get_parameter(f"{name}_bias")[self.groups[group]]
 
     def _swapped(self, name: str) -> Tensor:
         """The layer's weights, in which those of the analog experts are the programmed ones."""
@@ -303,7 +323,9 @@ class AnalogExperts(_Analog):
         programmed = self.crossbars[name].programmed().to(digital.dtype)
         if not self.digital:
             return programmed
-        return digital.index_copy(0, self.sequence[: len(self.analog)], programmed)
+        if len(self.analog) < len(self.held):
+            programmed = programmed[self.place[self.analog]]
+        return digital.index_copy(0, torch.tensor(self.analog, device=digital.device), programmed)
 
     def extra_repr(self) -> str:
         return f"experts={self.num_experts}, digital={self.digital}, why_not_fused={self.why_not_fused!r}"

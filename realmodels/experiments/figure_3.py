@@ -120,9 +120,9 @@ def grid(
         *(
             replace(reference, w_max=w_max, part=part, c=c, seed=seed)
             for w_max in rig.GRANULARITIES
-            for part in parts(rig.model(model, device))
             for c in (0.0, *settings.magnitudes)
             for seed in (draws if c > 0 else draws[:1])
+            for part in parts(rig.model(model, device))  # innermost: they share a chip
         ),
     ]
 

@@ -136,9 +136,9 @@ def grid(
         *(
             replace(reference, w_max=w_max, strategy=strategy, digital_fraction=fraction, c=c, seed=seed)
             for w_max in rig.GRANULARITIES
-            for strategy, fraction in placements
             for c in settings.magnitudes
             for seed in draws
+            for strategy, fraction in placements  # innermost: they share a chip
         ),
     ]
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from realmodels.analog import Ranges
 from realmodels.analog.ranges import ranges_as_json, ranges_from_json
 from realmodels.calibrate import Calibration, calibrate
-from realmodels.deploy import DeploymentReport, deployed
+from realmodels.deploy import Chip, DeploymentReport
 from realmodels.devices import weights_of
 from realmodels.evaluate import TokenBlocks, block_results, token_blocks
 from realmodels.fused import FUSED_WEIGHTS, fused_layout
 from realmodels.load import Model, load
+from realmodels.prefix import Prefix
 from realmodels.scores import scores as scores_of
 from realmodels.text import held_out, read_text, shared_paragraphs, text_hash
 from theory.errors import InputError
@@ -181,7 +182,8 @@ def placed(
     digital_experts: fraction of the experts of each layer that stay digital, chosen by `strategy`.
     seed: noise seed, and seed of the choice where the strategy is random.
     analog_modules: kinds of dense modules that are analog, too.
-    deploy: `realmodels.deploy.deployed` if not given, or what takes the same arguments.
+    deploy: what takes the arguments of `realmodels.deploy.deployed`. Without it, units that follow each other and have
+        the same hardware and seed share a chip.
     """
     placement = place(
         scores(name, device, strategy),
@@ -190,15 +192,29 @@ def placed(
         analog_modules=analog_modules,
         generator=torch.Generator().manual_seed(seed),
     )
-    ranges = calibration(name, device, Hardware(w_max=hardware.w_max))
-    with (deploy or deployed)(model(name, device), placement, hardware, ranges, seed=seed) as report:
+    if deploy is None:
+        with _chip(name, device, hardware, seed).placed(placement) as report:
+            yield report
+        return
+    ranges = _ranges(name, device, hardware)
+    with deploy(model(name, device), placement, hardware, ranges, seed=seed) as report:
         yield report
+
+
+def _ranges(name: str, device: str, hardware: Hardware) -> Calibration:
+    return calibration(name, device, Hardware(w_max=hardware.w_max))
+
+
+@lru_cache(maxsize=1)
+def _chip(name: str, device: str, hardware: Hardware, seed: int) -> Chip:
+    return Chip(model(name, device), hardware, _ranges(name, device, hardware), seed)
 
 
 def measured(config: Evaluated) -> dict[str, Any]:
     """Mean loss and accuracy of every block of text, of the model as it is now, and the labels of `documents`."""
-    losses, hits = block_results(model(config.model, config.device).network, tokens(config))
-    return {"loss": losses.tolist(), "accuracy": hits.tolist(), "documents": documents(config)}
+    blocks, network = _blocks(config), model(config.model, config.device).network
+    losses, hits = block_results(network, blocks.tokens, _prefix(*_cut_by(config)))
+    return {"loss": losses.tolist(), "accuracy": hits.tolist(), "documents": list(blocks.documents)}
 
 
 @lru_cache(maxsize=1)
@@ -226,7 +242,7 @@ def require_unchanged(config: Any) -> None:
         if same_text and model(config.model, config.device).weights_hash == config.weights:
             return
         # This process may be older than the files.
-        for each in (model, scores, calibration, _documents, _cut):
+        for each in (model, scores, calibration, _chip, _documents, _cut, _prefix):
             each.cache_clear()
     raise InputError(
         f"the model {config.model} or the text {text} was changed after the run began; run it again"
@@ -235,7 +251,17 @@ def require_unchanged(config: Any) -> None:
 
 def _blocks(config: Evaluated) -> TokenBlocks:
     require_unchanged(config)
-    return _cut(config.model, config.device, config.text, config.block_tokens, config.blocks)
+    return _cut(*_cut_by(config))
+
+
+def _cut_by(config: Evaluated) -> tuple[str, str, str, int, int]:
+    return config.model, config.device, config.text, config.block_tokens, config.blocks
+
+
+@lru_cache(maxsize=1)
+def _prefix(name: str, device: str, text: str, block_tokens: int, blocks: int) -> Prefix:
+    tokens = _cut(name, device, text, block_tokens, blocks).tokens
+    return Prefix(model(name, device).network, tokens)
 
 
 @lru_cache(maxsize=1)

@@ -117,8 +117,9 @@ def grid(
     )
     return [
         replace(first, row=row, seed=seed)
-        for row in ROWS
-        for seed in (draws if row.digital_experts < 1 else draws[:1])
+        for seed in draws
+        for row in ROWS  # innermost: they share a chip
+        if row.digital_experts < 1 or seed == draws[0]
     ]
 
 

@@ -116,9 +116,9 @@ def grid(
         reference,
         *(
             replace(reference, strategy=strategy, digital_fraction=fraction, c=c, seed=seed)
-            for strategy, fraction in PLACEMENTS
             for c in settings.magnitudes
             for seed in draws
+            for strategy, fraction in PLACEMENTS  # innermost: they share a chip
         ),
     ]
 

@@ -410,6 +410,44 @@ def test_noise_of_an_expert_does_not_depend_on_the_placement() -> None:
         assert not torch.equal(crossbars.programmed(), other.crossbars[name].programmed())
 
 
+@settings(max_examples=40)
+@given(
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    made=st.sets(st.integers(0, EXPERTS - 1), max_size=EXPERTS - 2),
+    later=st.sets(st.integers(0, EXPERTS - 1)),
+    hardware=st.sampled_from([Hardware(c=1.0), Hardware(c=1.0, dac_bits=None, adc_bits=None)]),
+    seed=st.integers(0, 2**31),
+)
+def test_other_digital_experts_without_programming(
+    layout: str, made: set[int], later: set[int], hardware: Hardware, seed: int
+) -> None:
+    """The layer is then the one that was made with them, to the last bit; also its counts, and back again."""
+    experts = in_layout(fused_experts(EXPERTS, HIDDEN, INNER, seeded(seed)), layout)
+    layer, first = (deployed(experts, sorted(made), hardware, seed) for _ in range(2))
+    inputs = exact_inputs(9, 2, seeded(seed))
+    for digital, other in (
+        (made | later, deployed(experts, sorted(made | later), hardware, seed)),
+        (made, first),
+    ):
+        layer.keep_digital(sorted(digital))
+        for each in (layer, other):
+            each.count_saturation = True
+            each.reset_saturation()
+        assert torch.equal(layer(*inputs), other(*inputs))
+        if hardware.adc_bits and layer.analog:
+            assert layer.saturation() == other.saturation()
+        assert (layer.digital, layer.analog) == (other.digital, other.analog)
+
+
+def test_an_expert_on_no_crossbar_stays_digital() -> None:
+    layer = deployed(fused_experts(EXPERTS, HIDDEN, INNER, seeded(0)), [1, 3], Hardware())
+    with pytest.raises(InputError, match=r"experts \[1\] are on no crossbar: they have to stay digital"):
+        layer.keep_digital([3])
+    with pytest.raises(InputError, match="give each at most once"):
+        layer.keep_digital([1, 3, 3])
+    assert layer.digital == [1, 3]
+
+
 @pytest.mark.parametrize("kind", ["experts", "linear"])
 def test_a_mirror_image_has_the_opposite_noise(kind: str) -> None:
     hardware, linear = Hardware(c=1.0, dac_bits=None, adc_bits=None), nn.Linear(HIDDEN, INNER)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from realmodels import calibrate, deploy, evaluate, load, reprogram, scores, withdraw
 from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, for_experts
 from realmodels.calibrate import Calibration
-from realmodels.deploy import STATUSES
+from realmodels.deploy import STATUSES, Chip
 from realmodels.families import MoELayer
 from realmodels.load import Model
 from theory.errors import InputError
@@ -609,6 +609,70 @@ def test_placements_share_their_noise(data: st.DataObject, seed: int, hardware: 
         if isinstance(module, AnalogExperts):
             expected = expected.index_select(0 if hardware == NOISY else 1, torch.tensor(module.analog))
         assert torch.equal(weights, expected), name
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    data=st.data(),
+    seed=st.integers(),
+    hardware=st.sampled_from([NOISY, Hardware(c=1.5), Hardware(tile_size=16, w_max="column")]),
+    name=st.sampled_from(["olmoe", "gpt_oss", "list_moe"]),
+    mirrored=st.booleans(),
+)
+def test_a_chip_serves_every_placement_as_a_fresh_deployment_would(
+    data: st.DataObject, seed: int, hardware: Hardware, name: str, mirrored: bool
+) -> None:
+    """To the last bit, whatever was placed before; and the model is digital afterwards."""
+    model, ranges = fresh(name), calibration(hardware, name=name)
+    digital, before = logits(model), state(model)
+    chip = Chip(model, hardware, ranges, seed, mirrored=mirrored)
+    for placement in data.draw(st.lists(placements(model), min_size=1, max_size=3)):
+        other = fresh(name)
+        expected = deploy(other, placement, hardware, ranges, seed, mirrored=mirrored)
+        with chip.placed(placement) as report:
+            assert report == expected
+            assert torch.equal(logits(model), logits(other))
+            assert model.analog_modules.keys() == other.analog_modules.keys()
+        assert not model.analog_modules and equal(state(model), before)
+    assert torch.equal(logits(model), digital)
+
+
+def test_a_chip_programs_each_module_once_and_only_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    for kind in (AnalogLinear, AnalogExperts):
+        real = kind.program
+
+        def spy(module: Any, generator: Any, *, mirrored: bool, real: Any = real) -> None:
+            seen.append(module)
+            real(module, generator, mirrored=mirrored)
+
+        monkeypatch.setattr(kind, "program", spy)
+    model = fresh()
+    chip = Chip(model, NOISY, calibration(NOISY))
+    for arm in ("LM head", "nothing", "LM head"):
+        with chip.placed(ARMS[arm]):
+            pass
+    assert len(seen) == 1
+    for placement in (EVERYTHING, ARMS["all experts"], ARMS["experts of one layer"], EVERYTHING):
+        with chip.placed(placement):
+            pass
+    assert len(seen) == len(set(seen)) == 1 + 4 * LAYERS + LAYERS
+
+
+def test_a_chip_needs_a_digital_model_and_leaves_one() -> None:
+    model = fresh()
+    chip = Chip(model, NOISY, calibration(NOISY))
+    with chip.placed(EVERYTHING), pytest.raises(InputError, match="deployed already"):
+        chip.placed(EVERYTHING).__enter__()
+    with pytest.raises(RuntimeError, match="inside"), chip.placed(EVERYTHING):
+        raise RuntimeError("inside")
+    assert not model.analog_modules
+    with pytest.raises(InputError, match="seed is 0.5"):
+        Chip(model, NOISY, calibration(NOISY), 0.5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="calibrate for the latter"):
+        Chip(model, Hardware(), calibration(NOISY))
+    with pytest.raises(InputError, match="make the placement from scores of this model"):
+        chip.placed(Placement((EXPERTS,), ((),))).__enter__()
 
 
 @settings(max_examples=20)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from figures.drawings import figure_3 as drawing
+from realmodels.deploy import Chip
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.experiments import figure_3, rig
 from realmodels.experiments.figure_3 import Config, Part, grid, measure, summarise
@@ -235,13 +236,13 @@ def test_experts_with_the_lowest_scores_are_analog_first(
     units: list[Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placements = []
-    real = rig.deployed
+    real = Chip.placed
 
-    def spy(model: Any, placement: Any, *arguments: Any, **options: Any) -> Any:
+    def spy(chip: Chip, placement: Any) -> Any:
         placements.append(placement)
-        return real(model, placement, *arguments, **options)
+        return real(chip, placement)
 
-    monkeypatch.setattr(rig, "deployed", spy)
+    monkeypatch.setattr(Chip, "placed", spy)
     quarter = next(unit for unit in units if unit.part and unit.part.analog_experts == 0.25)
     measure(quarter)
     score = rig.scores(quarter.model, "cpu", "maxnn")

@@ -17,6 +17,7 @@ from small_models import save, small_network
 
 import paper_repro
 from figures.drawings import figure_4 as drawing
+from realmodels.deploy import Chip
 from realmodels.experiments import figure_4, rig
 from realmodels.experiments.figure_4 import (
     BASELINES,
@@ -423,13 +424,13 @@ def test_digital_experts_are_the_ones_that_the_strategy_ranks_first(
 ) -> None:
     """Statistics are of calibration text; random ones differ between draws; none means none."""
     placements: dict[Config, Any] = {}
-    real = rig.deployed
+    real = Chip.placed
 
-    def spy(model: Any, placement: Any, *arguments: Any, **options: Any) -> Any:
+    def spy(chip: Chip, placement: Any) -> Any:
         placements[unit] = placement.digital_experts
-        return real(model, placement, *arguments, **options)
+        return real(chip, placement)
 
-    monkeypatch.setattr(rig, "deployed", spy)
+    monkeypatch.setattr(Chip, "placed", spy)
     chosen = [unit for unit in units if unit.w_max == "tile" and unit.digital_fraction in (0.0, 0.25)]
     for unit in chosen:
         measure(unit)

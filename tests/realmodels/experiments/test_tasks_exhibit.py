@@ -10,6 +10,7 @@ from committed import assert_as_committed
 from small_models import save, small_network
 
 from figures.drawings import tasks as drawing
+from realmodels.deploy import Chip
 from realmodels.experiments import rig, tasks
 from realmodels.experiments.tasks import PLACEMENTS, RULE_C, Config, grid, measure, summarise
 from realmodels.load import load
@@ -210,13 +211,13 @@ def test_every_rule_is_judged_at_every_preset(folder: Path) -> None:
 def test_units_are_what_they_say(units: list[Config], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The placement and the noise of the config, lm-eval's answers, and a digital model afterwards."""
     seen: dict[Config, Any] = {}
-    real = rig.deployed
+    real = Chip.placed
 
-    def spy(model: Any, placement: Any, hardware: Any, calibration: Any, seed: int) -> Any:
-        seen[unit] = (placement.digital_experts, hardware.c, hardware.w_max, seed)
-        return real(model, placement, hardware, calibration, seed=seed)
+    def spy(chip: Chip, placement: Any) -> Any:
+        seen[unit] = (placement.digital_experts, chip.hardware.c, chip.hardware.w_max, chip.seed)
+        return real(chip, placement)
 
-    monkeypatch.setattr(rig, "deployed", spy)
+    monkeypatch.setattr(Chip, "placed", spy)
     small = [replace(unit, questions=6) for unit in units]
     answers = {}
     for unit in small:
