@@ -16,8 +16,9 @@ from theory.errors import InputError
 # EFBIG: a limit on the size of files is, for the user, the same as a full disk.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HALF = re.compile(r"\.(?P<host>[\w-]*)\.(?P<process>\d+)\.[0-9a-f]{16}\.half")
-# Semaphores, and folders for large arguments. The number is that of the run's process.
-OF_WORKERS = re.compile(r"(sem\.loky-|joblib_memmapping_folder_)(?P<process>\d+)[-_]")
+# Semaphores, folders for large arguments, and places of GPUs. The number is that of the run's process.
+OF_PLACES = "paper-repro-places-"
+OF_WORKERS = re.compile(rf"(sem\.loky-|joblib_memmapping_folder_|{OF_PLACES})(?P<process>\d+)[-_]")
 SHARED_MEMORY = Path("/dev/shm")
 FORGOTTEN_SECONDS = 24 * 3600  # no process takes as long to write a file
 

@@ -90,7 +90,12 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
     add(
         "--forget", action="store_true", help="delete what the exhibit's runs have kept in --out; run nothing"
     )
-    add("--workers", type=_count, metavar="N", help="processes (default: one per core; 1 on cuda and auto)")
+    add(
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="processes (default: one per core; 1 on cuda and auto); on cuda each has a GPU of its own",
+    )
     add(
         "--cluster",
         type=_address,

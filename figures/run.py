@@ -4,25 +4,30 @@ Every unit of work is written to the cache [cache.py] as soon as it is finished,
 roughly, continues where it was when the same command is given again. Two runs in one output folder share units.
 """
 
+import atexit
 import hashlib
 import importlib.util
 import inspect
+import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, TypeVar
 
 import joblib
+from filelock import FileLock, Timeout
 from joblib.externals.loky import BrokenProcessPool
 from joblib.externals.loky.backend import resource_tracker
 from rich.console import Console
@@ -37,7 +42,7 @@ from rich.progress import (
 
 from figures.cache import DECIDING, FOLDER, Unit, earlier_layout, tidy
 from figures.catalogue import Exhibit
-from figures.files import remove_leftovers
+from figures.files import OF_PLACES, remove_leftovers
 from figures.options import flag
 from figures.provenance import judging, processor, provenance, versions
 from theory.errors import InputError
@@ -55,6 +60,7 @@ OF_THE_TRACKER = "ignore:resource_tracker:UserWarning"
 TOO_LITTLE = "finished units are kept; if memory is short, free some or use fewer --workers, and run it again"
 PROGRESS_SECONDS = 10.0  # between two lines of progress where there is no terminal
 PARENT_POLL_SECONDS = 0.1  # between two looks of a worker at its parent
+_held: list[FileLock] = []  # of this process, which is a worker, for as long as it lives
 
 
 class Killed(Exception):  # noqa: N818 (it is caught here)
@@ -137,8 +143,10 @@ def _backend(
         # A safe path: else workers import a file called socket.py from the current folder.
         with _environment(PYTHONSAFEPATH="1", PYTHONWARNINGS=quiet):
             _start_tracker()
+            cards = _cards(device)
+            own = os.getpid(), cards, _places() if cards else None
             with joblib.parallel_config(
-                backend="loky", inner_max_num_threads=1, initializer=_end_with, initargs=(os.getpid(),)
+                backend="loky", inner_max_num_threads=1, initializer=_start_worker, initargs=own
             ):
                 yield partial(_here, workers or (1 if device in ("cuda", "auto") else joblib.cpu_count()))
         return
@@ -300,6 +308,41 @@ def _compute_unit(key: str, call: Call, wait: bool) -> Outcome:
         sys.modules["torch"].set_num_threads(1)
     with keeping(keep):
         return key, unit.once(lambda: measure(config), wait), keep.replaced
+
+
+def _cards(device: str | None) -> list[str]:
+    """The GPUs that workers share out among them, as CUDA_VISIBLE_DEVICES names them."""
+    if device != "cuda":
+        return []
+    count = sys.modules["torch"].cuda.device_count()  # it was imported with the experiment
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
+@cache
+def _places() -> Path:
+    """The folder in which each worker locks the file of its place."""
+    folder = Path(mkdtemp(prefix=f"{OF_PLACES}{os.getpid()}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _start_worker(parent: int, cards: Sequence[str], places: Path | None) -> None:
+    """Make this worker end with its parent, and give it a GPU of its own, as long as there are enough."""
+    _end_with(parent)
+    if places is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = cards[_first_free(places) % len(cards)]
+
+
+def _first_free(places: Path) -> int:
+    """The first place that no other worker has; it is this one's as long as this process lives."""
+    for place in itertools.count():
+        lock = FileLock(places / str(place), timeout=0)
+        with suppress(Timeout):
+            lock.acquire()
+            _held.append(lock)
+            return place
+    raise AssertionError("unreachable")
 
 
 def _end_with(parent: int) -> None:
