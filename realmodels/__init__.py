@@ -10,8 +10,9 @@ What a model is made of
 Analog hardware
     analog/                 linear layers and fused experts with DACs, tiles and ADCs
     calibrate.py            converter ranges from text
-    deploy.py               one placement, in place
+    deploy.py               one placement, in place; or a chip for one after the other
     compare.py              many placements at once
+    prefix.py               what is the same on every chip, and computed once
     peers.py                the same deployment on IBM's two simulators
 
 What placements rank experts by
@@ -40,9 +41,19 @@ if Path(next(iter(theory.__path__))).resolve().parent != Path(__file__).resolve(
 
 from realmodels.calibrate import calibrate
 from realmodels.damage import expected_damage
-from realmodels.deploy import deploy, reprogram, withdraw
+from realmodels.deploy import Chip, deploy, reprogram, withdraw
 from realmodels.evaluate import evaluate
 from realmodels.load import load
 from realmodels.scores import scores
 
-__all__ = ["calibrate", "deploy", "evaluate", "expected_damage", "load", "reprogram", "scores", "withdraw"]
+__all__ = [
+    "Chip",
+    "calibrate",
+    "deploy",
+    "evaluate",
+    "expected_damage",
+    "load",
+    "reprogram",
+    "scores",
+    "withdraw",
+]
