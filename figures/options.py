@@ -71,7 +71,8 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
         "--first-seed",
         type=_seed,
         metavar="N",
-        help=f"the first of the seeds (default: {FIRST_FRESH_SEED}): another one gives fresh draws and trainings",
+        help=f"the first of the seeds (default: {FIRST_FRESH_SEED}, or what the exhibit's rules say): another one gives"
+        " fresh draws and trainings",
     )
     add("--text", type=_text, metavar="FILE", help="evaluate on this UTF-8 text")
     add(

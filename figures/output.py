@@ -122,7 +122,8 @@ def pictures(result: Result, exhibit: Exhibit, formats: Iterable[str]) -> list[P
     drawn = []
     with mpl.rc_context(settings):
         for part, (draw, words) in {"": (drawing.draw, caption), **parts}.items():
-            figure = draw(result)
+            if (figure := draw(result)) is None:
+                continue
             if result.preset == "quick":
                 figure.text(0.5, 0, DECIDES_NOTHING, ha="center", va="top", weight="bold")
             drawn.append(Picture(part, words, {name: _saved(figure, name) for name in formats}))

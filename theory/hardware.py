@@ -29,6 +29,7 @@ Granularity = Literal["tile", "column", "layer"]
 # small.
 PROGRAMMED_AT_ONCE = {"cpu": 2**16, "cuda": 2**24}
 
+_NODES = 1000  # of an integral
 
 PCM_G_MAX = 25.0  # microsiemens
 HERMES_G_MAX = 180.0  # microsiemens
@@ -214,6 +215,34 @@ def _program(
             programmed.masked_fill_(dead, 0).add_(target.masked_fill(dead, 0))
         else:
             programmed.add_(target)
+
+
+def relative_output_error(hardware: Hardware) -> float:
+    """How noisy is hardware? Root mean square error of a product with a Gaussian matrix of the size of a tile.
+
+    In units of the product's own root mean square, from programming noise alone. Weights are independent and N(0, 1),
+    so that it is sqrt(E[(programmed - w)^2]), for any input. The largest of n weights, to which noise is relative, has
+    (2 Phi(m) - 1)^n as distribution function; given it, the other weights are normal between -m and m. InputError for
+    w_max per layer, which does not say how many weights there are.
+    """
+    if hardware.w_max == "layer":
+        raise InputError("hardware.w_max is 'layer', of unknown size: give 'tile' or 'column'")
+    weights = hardware.tile_size ** (2 if hardware.w_max == "tile" else 1)
+    noise = PROGRAMMING_NOISE[hardware.programming]
+
+    def squared_error(weight: Tensor, largest: Tensor) -> Tensor:
+        r = weight / largest
+        written = (hardware.c * largest * torch.as_tensor(noise.sigma(r))).square()
+        return written if not hardware.c else torch.where(r < noise.dead_zone, weight.square(), written)
+
+    # Midpoints of as many equally likely values of the largest weight, and of the other weights.
+    middle = (torch.arange(_NODES, dtype=torch.float64) + 0.5) / _NODES
+    inside = middle ** (1 / weights)  # 2 Phi(m) - 1
+    largest = math.sqrt(2) * torch.special.erfinv(inside)
+    others = math.sqrt(2) * torch.special.erfinv(inside[:, None] * middle)
+    of_others = squared_error(others, largest[:, None]).mean(1)
+    of_largest = squared_error(largest, largest)
+    return math.sqrt(float((of_others + (of_largest - of_others) / weights).mean()))
 
 
 def quantise_input(x: Tensor, bound: float | Tensor, bits: int | None) -> Tensor:

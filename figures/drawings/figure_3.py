@@ -11,12 +11,15 @@ from figures.drawings.style import (
     BLACK,
     BROWN,
     C_AXIS,
+    HERMES,
+    NOISES,
     OCHRE,
     VERMILLION,
     W_MAX,
     WIDTH,
     C,
     legend_below,
+    noise_of,
     percentage_points,
     styled,
     titled,
@@ -31,25 +34,21 @@ DENSE = (  # colour, marker, line of the parts without experts; the last one is 
     (VERMILLION, "s", "-"),
 )
 EXPERT_MARKERS, EXPERT_LINES = "<>Xpo", ((0, (1, 1)), (0, (3, 1, 1, 1)), "-.", "--", "-")
-TITLES = {
-    "tile": "Noise relative to a tile's largest weight",
-    "column": "... to a tile column's largest weight",
-}
 MEANING = (
     "Dense modules are attention and LM head, which every token uses; a token uses only some of the experts. In each"
     f" curve the named part is on simulated analog hardware and all else is digital. {C}; at c = 0 only the"
-    f" 8-bit converters are left. {W_MAX}. Bands are 95 % intervals over noise draws and documents."
+    f" 8-bit converters are left. {W_MAX}. {HERMES}. Bands are 95 % intervals over noise draws and documents."
     f" {DENSE_HURTS_MORE.cited}"
 )
 CAPTION = (
     "Curves of the loss increase against programming noise, one for each part of the model that is on analog"
-    f" hardware. The factors in the title are those of the left and of the right panel at the largest c. {MEANING}"
+    f" hardware. The factors in the title are those of the panels, from left to right, at the largest c. {MEANING}"
 )
 
 
 @styled
 def draw(result: Result) -> Figure:
-    """The loss increase, a panel for each granularity of w_max."""
+    """The loss increase, a panel for each noise."""
     return _panels(result, _message(result), "loss_change", "loss increase, nats per token")
 
 
@@ -98,7 +97,7 @@ PARTS = {
 
 
 def table(result: Result) -> list[dict[str, Any]]:
-    """The curves, one row for each part, magnitude and granularity."""
+    """The curves, one row for each part, magnitude and noise."""
     return with_bounds(result.data["curves"])
 
 
@@ -110,13 +109,13 @@ def _message(result: Result) -> str:
     most = max(experts, key=lambda part: float(part["analog_experts"]))["label"]
     c = max(curve["c"] for curve in data["curves"])
     cost = {
-        (curve["w_max"], curve["part"]): curve["loss_change"] for curve in data["curves"] if curve["c"] == c
+        (noise_of(curve), curve["part"]): curve["loss_change"] for curve in data["curves"] if curve["c"] == c
     }
-    shown = list(dict.fromkeys(w_max for w_max, _ in cost))
-    if any(cost[w_max, most] <= 0 for w_max in shown):
+    shown = list(dict.fromkeys(noise for noise, _ in cost))
+    if any(cost[noise, most] <= 0 for noise in shown):
         return "What noise costs, by what is on analog hardware"
-    times = " and ".join(f"{cost[w_max, dense] / cost[w_max, most]:.1f}" for w_max in shown)
-    return f"Noisy dense modules cost {times} times the loss of {most}"
+    *first, last = (f"{cost[noise, dense] / cost[noise, most]:.1f}" for noise in shown)
+    return f"Noisy dense modules cost {', '.join(first)} and {last} times the loss of {most}"
 
 
 def _looks(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -147,12 +146,12 @@ def _panels(
     per_million: bool = False,
 ) -> Figure:
     data = result.data
-    granularities = list(dict.fromkeys(curve["w_max"] for curve in data["curves"]))
+    noises = list(dict.fromkeys(noise_of(curve) for curve in data["curves"]))
     figure = Figure(figsize=(WIDTH, 4.3))
-    axes = figure.subplots(1, len(granularities), squeeze=False, sharex=True, sharey=True)[0]
-    for axis, w_max in zip(axes, granularities, strict=True):
-        _curves(axis, result, w_max, quantity, per_million)
-        axis.set_title(TITLES[w_max])
+    axes = figure.subplots(1, len(noises), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, noise in zip(axes, noises, strict=True):
+        _curves(axis, result, noise, quantity, per_million)
+        axis.set_title(NOISES[noise])
         axis.set_xlabel(C_AXIS)
     axes[0].set_ylabel(label)
     legend_below(figure, axes[0], columns=3, title="On analog hardware:", columnspacing=3)
@@ -166,9 +165,9 @@ def _panels(
     return figure
 
 
-def _curves(axis: Axes, result: Result, w_max: str, quantity: str, per_million: bool) -> None:
+def _curves(axis: Axes, result: Result, noise: tuple[str, str], quantity: str, per_million: bool) -> None:
     for label, look in _looks(result.data["parts"]).items():
-        curve = [each for each in result.data["curves"] if each["w_max"] == w_max and each["part"] == label]
+        curve = [each for each in result.data["curves"] if noise_of(each) == noise and each["part"] == label]
         curve.sort(key=lambda each: each["c"])
         units = [each["analog_millions"] if per_million else 1.0 for each in curve]
         c = [each["c"] for each in curve]

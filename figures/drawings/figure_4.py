@@ -13,8 +13,9 @@ from matplotlib.ticker import PercentFormatter
 from figures.drawings.rows import with_bounds
 from figures.drawings.style import (
     C_AXIS,
-    GRANULARITIES,
     GREY,
+    HERMES,
+    NOISES,
     SCORE,
     STRATEGIES,
     W_MAX,
@@ -22,6 +23,7 @@ from figures.drawings.style import (
     C,
     legend_below,
     lengths,
+    noise_of,
     percentage_points,
     styled,
     titled,
@@ -56,18 +58,29 @@ CAPTION = (
     f" former. The grey bar is what is published for OLMoE and DeepSeekMoE, of accuracy. {MEANING}"
     f" {MAXNN_IS_BEST.cited}"
 )
-Panel = tuple[str, float]
+Panel = tuple[tuple[str, str], float]  # a noise and a budget
 
 
 @styled
 def draw(result: Result) -> Figure:
-    """A row for each granularity and budget: recovered loss, paired difference to MaxNN, accuracy on tasks if any."""
+    """A row for each w_max and budget, under pcm: recovered loss, paired difference to MaxNN, tasks if any."""
+    return _recovered(result, _rows(result, "pcm"))
+
+
+@styled
+def draw_hermes(result: Result) -> Figure | None:
+    """The same under hermes; None if the result has none."""
+    rows = _rows(result, "hermes")
+    return _recovered(result, rows) if rows else None
+
+
+def _recovered(result: Result, rows: Sequence[Panel]) -> Figure:
     data = result.data
     tasks = data["digital"].get("tasks")
-    figure = _figure(result)
+    figure = _figure(rows)
     widths = (1.15, 1, 1) if tasks else (1.15, 1)
-    axes = figure.subplots(len(_rows(result)), len(widths), squeeze=False, sharex="col", width_ratios=widths)
-    for row, panel in zip(axes, _rows(result), strict=True):
+    axes = figure.subplots(len(rows), len(widths), squeeze=False, sharex="col", width_ratios=widths)
+    for row, panel in zip(axes, rows, strict=True):
         _curves(row[0], result, panel, "recovered")
         row[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         row[0].plot(
@@ -88,16 +101,17 @@ def draw(result: Result) -> Figure:
     axes[-1][0].set_xlabel(C_AXIS)
     axes[-1][1].set_xlabel("thousandths of a nat per token")
     legend_below(figure, axes[0][0], columns=2)
-    titled(figure, _message(result), _measured(result))
+    titled(figure, _message(result, rows), _measured(result))
     return figure
 
 
 @styled
 def draw_loss(result: Result) -> Figure:
-    """The loss increase and the change of accuracy."""
-    figure = _figure(result)
-    axes = figure.subplots(len(_rows(result)), 2, squeeze=False, sharex=True, sharey="col")
-    for row, panel in zip(axes, _rows(result), strict=True):
+    """The loss increase and the change of accuracy, under pcm."""
+    rows = _rows(result, "pcm")
+    figure = _figure(rows)
+    axes = figure.subplots(len(rows), 2, squeeze=False, sharex=True, sharey="col")
+    for row, panel in zip(axes, rows, strict=True):
         _curves(row[0], result, panel, "loss_change")
         _curves(row[1], result, panel, "accuracy_change")
         row[0].set_ylabel("loss increase,\nnats per token")
@@ -112,6 +126,13 @@ def draw_loss(result: Result) -> Figure:
 
 
 PARTS = {
+    "hermes": (
+        draw_hermes,
+        (
+            "Curves of the recovered loss against the programming noise of another chip, hermes, and beside them"
+            f" how much more each strategy loses than MaxNNScore. {HERMES}. All else is as in the picture before."
+        ),
+    ),
     "loss": (
         draw_loss,
         (
@@ -123,37 +144,38 @@ PARTS = {
 
 
 def table(result: Result) -> list[dict[str, Any]]:
-    """The curves, one row for each placement, magnitude and granularity."""
+    """The curves, one row for each placement, magnitude and noise."""
     return with_bounds(result.data["curves"])
 
 
-def _rows(result: Result) -> list[Panel]:
-    """(w_max, digital fraction), in order."""
-    return list(
-        dict.fromkeys(
-            (curve["w_max"], curve["digital_fraction"])
-            for curve in result.data["curves"]
-            if curve["strategy"] != "none"
-        )
+def _rows(result: Result, programming: str) -> list[Panel]:
+    """The panels of one programming noise, in order."""
+    panels = dict.fromkeys(
+        (noise_of(curve), curve["digital_fraction"])
+        for curve in result.data["curves"]
+        if curve["strategy"] != "none"
     )
+    return [panel for panel in panels if panel[0][0] == programming]
 
 
-def _figure(result: Result) -> Figure:
-    """A figure with room for a row of panels for each w_max and budget."""
-    return Figure(figsize=(WIDTH, 1.65 * len(_rows(result)) + 1.5))
+def _figure(rows: Sequence[Panel]) -> Figure:
+    """A figure with room for so many rows of panels."""
+    return Figure(figsize=(WIDTH, 1.65 * len(rows) + 1.5))
 
 
 def _title(panel: Panel) -> str:
-    w_max, fraction = panel
-    return f"{GRANULARITIES[w_max]}, {100 * fraction:g} % digital"
+    noise, fraction = panel
+    return f"{NOISES[noise]}, {100 * fraction:g} % digital"
 
 
-def _message(result: Result) -> str:
+def _message(result: Result, rows: Sequence[Panel]) -> str:
     """What MaxNN recovers at least and at most, at the c of the rules."""
     found = [
         curve["recovered"]
         for curve in result.data["curves"]
-        if curve["strategy"] == "maxnn" and curve["c"] == RECOVERED_AT.value
+        if curve["strategy"] == "maxnn"
+        and curve["c"] == RECOVERED_AT.value
+        and (noise_of(curve), curve["digital_fraction"]) in rows
     ]
     return (
         f"At c = {RECOVERED_AT.value:g}, digital experts chosen by MaxNNScore recover {100 * min(found):.0f} to"
@@ -177,8 +199,9 @@ def _measured(result: Result) -> str:
 
 def _differences(axis: Axes, findings: Sequence[Finding], panel: Panel) -> None:
     """How much more each strategy loses than MaxNN, from the findings that judge it."""
-    w_max, fraction = panel
-    where = f"w_max per {w_max}, {fraction:.1%} of experts digital"
+    (programming, w_max), fraction = panel
+    other = "" if programming == "pcm" else f", {programming}"
+    where = f"w_max per {w_max}{other}, {fraction:.1%} of experts digital"
     found = {
         finding.statistic.removeprefix(DIFFERENCE).partition(" at c")[0]: finding
         for finding in findings
@@ -216,7 +239,7 @@ def _differences(axis: Axes, findings: Sequence[Finding], panel: Panel) -> None:
 
 
 def _curves(axis: Axes, result: Result, panel: Panel, quantity: str) -> None:
-    w_max, fraction = panel
+    noise, fraction = panel
     for strategy in LABELS:
         if quantity == "recovered" and strategy == "none":
             continue
@@ -224,7 +247,7 @@ def _curves(axis: Axes, result: Result, panel: Panel, quantity: str) -> None:
             (
                 each
                 for each in result.data["curves"]
-                if (each["w_max"], each["strategy"]) == (w_max, strategy)
+                if (noise_of(each), each["strategy"]) == (noise, strategy)
                 and (strategy == "none" or each["digital_fraction"] == fraction)
             ),
             key=lambda each: float(each["c"]),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from textwrap import fill
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -31,10 +31,18 @@ BLACK, GREY = "#000000", "#6b6b6b"
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, ORANGE, BROWN, OCHRE = "#56B4E9", "#E69F00", "#7A4B00", "#BF7F00"
 
+# At c = 1, the relative error of a product with a Gaussian matrix of one tile, by programming noise and w_max
+# [theory.hardware.relative_output_error]: numbers, so that a caption needs no torch.
+ERRORS = {("pcm", "tile"): 0.1084, ("pcm", "column"): 0.0875, ("hermes", "column"): 0.1296}
 # What recurs in captions.
 C = (
     "c is the magnitude of programming noise: it multiplies the standard deviation with which weights are written, as"
-    " measured on phase-change memory (pcm)"
+    " measured on phase-change memory (pcm). At c = 1 the product with a Gaussian matrix then errs by"
+    f" {ERRORS['pcm', 'tile']:.1%} of its size for w_max per tile, by {ERRORS['pcm', 'column']:.1%} per column"
+)
+HERMES = (
+    "hermes is the other published noise that the paper may mean, measured on IBM's HERMES chip, with w_max per column:"
+    f" at c = 1 that product errs by {ERRORS['hermes', 'column']:.1%}"
 )
 W_MAX = (
     "w_max is the weight to which that noise is relative: the largest weight of a tile of an analog crossbar, or of"
@@ -42,6 +50,11 @@ W_MAX = (
 )
 SCORE = "MaxNNScore of an expert is the product, over the expert's linear layers, of the largest L2 norm of a neuron"
 C_AXIS = "noise c (1: as measured on PCM)"
+NOISES = {
+    ("pcm", "tile"): "pcm, w_max per tile",
+    ("pcm", "column"): "pcm, per tile column",
+    ("hermes", "column"): "hermes, per tile column",
+}
 GRANULARITIES = {"tile": "w_max per tile", "column": "w_max per tile column", "layer": "w_max per layer"}
 
 TITLE_SIZE, DETAIL_SIZE = 10.0, SMALLEST  # points
@@ -99,15 +112,23 @@ STRATEGIES: Mapping[str, Look] = {
 }
 
 
-def styled(draw: Callable[[Result], Figure]) -> Callable[[Result], Figure]:
+Drawn = TypeVar("Drawn", Figure, Figure | None)
+
+
+def styled(draw: Callable[[Result], Drawn]) -> Callable[[Result], Drawn]:
     """The drawing function, run under `STYLE`."""
 
     @wraps(draw)
-    def under_style(result: Result) -> Figure:
+    def under_style(result: Result) -> Drawn:
         with mpl.rc_context(STYLE):
             return draw(result)
 
     return under_style
+
+
+def noise_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Programming noise and w_max of a row of a result; those before there were two noises are of pcm."""
+    return row.get("programming", "pcm"), row["w_max"]
 
 
 def titled(figure: Figure, message: str, detail: str = "") -> None:

@@ -2,7 +2,7 @@
 
 One part of the model at a time has programming noise of magnitude c and 8-bit converters; everything else is
 digital. The experts with the lowest MaxNNScores go to analog hardware first, as in the paper. All parts, magnitudes and
-granularities of w_max share their noise draws and their text, so that differences are paired.
+noises share their noise draws and their text, so that differences are paired.
 
 Rules: rules/figure-3.md.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from realmodels.experiments import rig
-from realmodels.experiments.rig import Evaluated, Preset
+from realmodels.experiments.rig import Evaluated, Noise, Preset
 from realmodels.load import DEFAULT_MODEL, Model
 from theory.evidence import (
     Finding,
@@ -28,7 +28,7 @@ from theory.evidence import (
     ratio_interval,
     two_way_interval,
 )
-from theory.hardware import Granularity, Hardware
+from theory.hardware import Hardware
 from theory.paper import CONVERTER_BITS, EXPERTS_THAT_HURT_LESS, RECOVERED_AT, TABLE_2_C
 
 DENSE, EVERYTHING = "all dense modules", "everything"  # labels of two parts
@@ -57,7 +57,7 @@ class Config(Evaluated):
     part: None for the reference, which is all digital.
     """
 
-    w_max: Granularity
+    noise: Noise
     part: Part | None
     c: float
     seed: int
@@ -81,6 +81,7 @@ PRESETS = {
         draws=16,
         blocks=32,
         block_tokens=256,
+        noises=rig.NOISES,
     ),
 }
 
@@ -110,7 +111,7 @@ def grid(
     draws = settings.seeds(seeds, first_seed)
     reference = Config(
         **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
-        w_max=rig.GRANULARITIES[0],
+        noise=settings.noises[0],
         part=None,
         c=0.0,
         seed=0,
@@ -118,8 +119,8 @@ def grid(
     return [
         reference,
         *(
-            replace(reference, w_max=w_max, part=part, c=c, seed=seed)
-            for w_max in rig.GRANULARITIES
+            replace(reference, noise=noise, part=part, c=c, seed=seed)
+            for noise in settings.noises
             for c in (0.0, *settings.magnitudes)
             for seed in (draws if c > 0 else draws[:1])
             for part in parts(rig.model(model, device))  # innermost: they share a chip
@@ -139,7 +140,7 @@ def measure_with(deploy: rig.Deployer | None, config: Config) -> dict[str, Any]:
     with rig.placed(
         config.model,
         config.device,
-        Hardware(programming="pcm", c=config.c, w_max=config.w_max),
+        Hardware(c=config.c, **asdict(config.noise)),
         1 - config.part.analog_experts,
         config.seed,
         analog_modules=config.part.analog_modules,
@@ -151,29 +152,29 @@ def measure_with(deploy: rig.Deployer | None, config: Config) -> dict[str, Any]:
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
     """Curves with 95 % intervals, and the findings by the rules."""
     reference = next(record for config, record in zip(configs, records, strict=True) if config.part is None)
-    tables: dict[tuple[str, Part, float], list[dict[str, Any]]] = {}
+    tables: dict[tuple[Noise, Part, float], list[dict[str, Any]]] = {}
     for config, record in zip(configs, records, strict=True):
         if config.part is not None:
-            tables.setdefault((config.w_max, config.part, config.c), []).append(record)
+            tables.setdefault((config.noise, config.part, config.c), []).append(record)
 
-    def change(w_max: str, part: Part, c: float, quantity: str) -> NDArray[np.float64]:
+    def change(noise: Noise, part: Part, c: float, quantity: str) -> NDArray[np.float64]:
         """(draws, documents) of the change against the digital model."""
-        draws = tables[w_max, part, c]
+        draws = tables[noise, part, c]
         blocks = np.array([draw[quantity] for draw in draws]) - np.array(reference[quantity])
         return grouped(blocks, reference["documents"])
 
     curves = []
-    for (w_max, part, c), draws in tables.items():
+    for (noise, part, c), draws in tables.items():
         millions = draws[0]["analog_parameters"] / 1e6
         row: dict[str, Any] = {
-            "w_max": w_max,
+            **asdict(noise),
             "part": part.label,
             "c": c,
             "analog_millions": millions,
             "draws": len(draws),
         }
         for quantity in ("loss", "accuracy"):
-            table = change(w_max, part, c, quantity)
+            table = change(noise, part, c, quantity)
             row[f"{quantity}_change"] = float(table.mean())
             row[f"{quantity}_change_interval"] = (
                 mean_interval(table[0]) if len(table) == 1 else two_way_interval(table)
@@ -184,9 +185,9 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     first = configs[0]
     findings = [
         finding
-        for w_max in rig.GRANULARITIES
+        for noise in rig.those_of(tables)
         for finding in _findings(
-            f"{first.model}, w_max per {w_max}", analog_parameters, magnitudes, partial(change, w_max)
+            f"{first.model}, {noise}", analog_parameters, magnitudes, partial(change, noise)
         )
     ]
     return Result(
@@ -216,7 +217,7 @@ def _findings(
     magnitudes: Sequence[float],
     change: Callable[[Part, float, str], NDArray[np.float64]],
 ) -> list[Finding]:
-    """The rules, for one granularity."""
+    """The rules, for one noise."""
     by_label = {part.label: part for part in analog_parameters}
     dense, experts, everything = (by_label[label] for label in (DENSE, RULE_1_EXPERTS, EVERYTHING))
     findings = []

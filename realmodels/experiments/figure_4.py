@@ -14,7 +14,7 @@ Rules: rules/figure-4.md, and rules/figure-5.md.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from realmodels.experiments import rig
-from realmodels.experiments.rig import Evaluated, Preset
+from realmodels.experiments.rig import Evaluated, Noise, Preset
 from realmodels.load import DEFAULT_MODEL
 from realmodels.tasks import METRICS, PAPER_TASKS, TaskAccuracy, TasksAccuracy, evaluate_tasks, require_tasks
 from theory.errors import InputError, did_you_mean
@@ -37,7 +37,7 @@ from theory.evidence import (
     student_quantile,
     two_way_interval,
 )
-from theory.hardware import Granularity, Hardware
+from theory.hardware import Hardware
 from theory.paper import DIGITAL_EXPERTS, RECOVERED, RECOVERED_AT
 from theory.placement import Strategy
 
@@ -56,8 +56,8 @@ RULE_1_RECOVERED = RECOVERED.value[0]  # a third
 RULE_4_FRACTION = DIGITAL_EXPERTS.value[0]
 
 
-# The records of all noise draws by w_max, strategy, digital fraction and c.
-Tables = dict[tuple[Granularity, Strategy, float, float], list[dict[str, Any]]]
+# The records of all draws by noise, strategy, digital fraction and c.
+Tables = dict[tuple[Noise, Strategy, float, float], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Config(Evaluated):
     questions: the first so many of each task; None for all.
     """
 
-    w_max: Granularity
+    noise: Noise
     strategy: Strategy | None
     digital_fraction: float
     c: float
@@ -95,6 +95,7 @@ PRESETS = {
         draws=64,
         blocks=256,
         block_tokens=256,
+        noises=rig.NOISES,
     ),
 }
 QUESTIONS = {"quick": 40, "default": 200, "full": None}  # the first so many of each task
@@ -119,7 +120,7 @@ def grid(
     draws = settings.seeds(seeds, first_seed)
     reference = Config(
         **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
-        w_max=rig.GRANULARITIES[0],
+        noise=settings.noises[0],
         strategy=None,
         digital_fraction=1.0,
         c=0.0,
@@ -134,8 +135,8 @@ def grid(
     return [
         reference,
         *(
-            replace(reference, w_max=w_max, strategy=strategy, digital_fraction=fraction, c=c, seed=seed)
-            for w_max in rig.GRANULARITIES
+            replace(reference, noise=noise, strategy=strategy, digital_fraction=fraction, c=c, seed=seed)
+            for noise in settings.noises
             for c in settings.magnitudes
             for seed in draws
             for strategy, fraction in placements  # innermost: they share a chip
@@ -150,7 +151,7 @@ def measure(config: Config) -> dict[str, Any]:
     with rig.placed(
         config.model,
         config.device,
-        Hardware(c=config.c, w_max=config.w_max),
+        Hardware(c=config.c, **asdict(config.noise)),
         config.digital_fraction,
         config.seed,
         strategy=config.strategy,
@@ -190,24 +191,24 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     tables: Tables = {}
     for config, record in zip(configs, records, strict=True):
         if config.strategy is not None:
-            key = config.w_max, config.strategy, config.digital_fraction, config.c
+            key = config.noise, config.strategy, config.digital_fraction, config.c
             tables.setdefault(key, []).append(record)
 
     def change(
-        w_max: Granularity, strategy: Strategy, fraction: float, c: float, quantity: str = "loss"
+        noise: Noise, strategy: Strategy, fraction: float, c: float, quantity: str = "loss"
     ) -> NDArray[np.float64]:
         """(draws, documents) of the change against the digital model."""
-        draws = tables[w_max, strategy, fraction, c]
+        draws = tables[noise, strategy, fraction, c]
         blocks = np.array([draw[quantity] for draw in draws]) - np.array(reference[quantity])
         return grouped(blocks, reference["documents"])
 
     curves = []
-    for w_max, strategy, fraction, c in tables:
-        none = change(w_max, "none", 0.0, c)
-        loss, accuracy = (change(w_max, strategy, fraction, c, each) for each in ("loss", "accuracy"))
+    for noise, strategy, fraction, c in tables:
+        none = change(noise, "none", 0.0, c)
+        loss, accuracy = (change(noise, strategy, fraction, c, each) for each in ("loss", "accuracy"))
         curves.append(
             {
-                "w_max": w_max,
+                **asdict(noise),
                 "strategy": strategy,
                 "digital_fraction": fraction,
                 "c": c,
@@ -218,14 +219,15 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
                 "accuracy_change_interval": two_way_interval(accuracy),
                 "recovered": float((none - loss).mean() / none.mean()),
                 "recovered_interval": ratio_interval(none - loss, none),
-                **(_curve_on_tasks(tables, w_max, strategy, fraction, c) if first.tasks else {}),
+                **(_curve_on_tasks(tables, noise, strategy, fraction, c) if first.tasks else {}),
             }
         )
+    noises = rig.those_of(tables)
     findings = [
         finding
-        for w_max in rig.GRANULARITIES
+        for noise in noises
         for fraction in FRACTIONS
-        for finding in _findings(f"{first.model}, w_max per {w_max}", fraction, partial(change, w_max))
+        for finding in _findings(f"{first.model}, {noise}", fraction, partial(change, noise))
     ]
     digital: dict[str, Any] = {
         quantity: {
@@ -253,8 +255,8 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
                 each.task: {"mean": each.accuracy, "questions": len(each.correct)} for each in found.tasks
             },
         }
-        for w_max in rig.GRANULARITIES:
-            findings += _findings_on_tasks(tables, first.model, w_max, reference)
+        for noise in noises:
+            findings += _findings_on_tasks(tables, first.model, noise, reference)
     return Result(
         data={
             "digital": digital,
@@ -270,7 +272,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
 
 
 def _findings(setting: str, fraction: float, change: Callable[..., NDArray[np.float64]]) -> list[Finding]:
-    """Rules 1 to 3, for one granularity and one budget."""
+    """Rules 1 to 3, for one noise and one budget."""
     none, maxnn = change("none", 0.0, RULE_C), change("maxnn", fraction, RULE_C)
     where = f"{setting}, {fraction:.1%} of experts digital"
     findings = [
@@ -328,10 +330,10 @@ def _over_tasks(draws: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
 
 
 def _curve_on_tasks(
-    tables: Tables, w_max: Granularity, strategy: Strategy, fraction: float, c: float
+    tables: Tables, noise: Noise, strategy: Strategy, fraction: float, c: float
 ) -> dict[str, Any]:
     """Accuracy on the tasks, and accuracy minus that of MaxNN with as many digital experts, if there are any."""
-    draws = tables[w_max, strategy, fraction, c]
+    draws = tables[noise, strategy, fraction, c]
     accuracy = _over_tasks(draws)
     found: dict[str, Any] = {
         "tasks_accuracy": float(accuracy.mean()),
@@ -340,7 +342,7 @@ def _curve_on_tasks(
         "tasks_minus_maxnn_interval": None,
     }
     if strategy != "none":
-        difference = accuracy - _over_tasks(tables[w_max, "maxnn", fraction, c])
+        difference = accuracy - _over_tasks(tables[noise, "maxnn", fraction, c])
         found["tasks_minus_maxnn"] = float(difference.mean())
         found["tasks_minus_maxnn_interval"] = two_way_interval(difference)
     for task in draws[0]["tasks"]:
@@ -348,18 +350,16 @@ def _curve_on_tasks(
     return found
 
 
-def _findings_on_tasks(
-    tables: Tables, model: str, w_max: Granularity, reference: dict[str, Any]
-) -> list[Finding]:
-    """Rules 4 and 5, for one granularity."""
-    none = _over_tasks(tables[w_max, "none", 0.0, RULE_C])
-    gain = _over_tasks(tables[w_max, "maxnn", RULE_4_FRACTION, RULE_C]) - none
+def _findings_on_tasks(tables: Tables, model: str, noise: Noise, reference: dict[str, Any]) -> list[Finding]:
+    """Rules 4 and 5, for one noise."""
+    none = _over_tasks(tables[noise, "none", 0.0, RULE_C])
+    gain = _over_tasks(tables[noise, "maxnn", RULE_4_FRACTION, RULE_C]) - none
     cost = _over_tasks([reference]) - none  # the same digital model against every draw
     lost = round(float(cost.mean()), 12)  # rounding errors alone are no loss
     findings = [
         judged(
             claim="MaxNNScore recovers more than a third of the accuracy lost on the tasks;"
-            f" {model}, w_max per {w_max}, {RULE_4_FRACTION:.1%} of experts digital",
+            f" {model}, {noise}, {RULE_4_FRACTION:.1%} of experts digital",
             origin="paper",
             statistic=f"recovered fraction of the accuracy lost at c = {RULE_C:g}",
             estimate=float(gain.mean()) / lost if lost else 0.0,
@@ -370,13 +370,13 @@ def _findings_on_tasks(
         )
     ]
     for fraction in FRACTIONS:
-        maxnn = _over_tasks(tables[w_max, "maxnn", fraction, RULE_C])
+        maxnn = _over_tasks(tables[noise, "maxnn", fraction, RULE_C])
         findings += [
             mean_finding(
                 f"MaxNNScore is better than {strategy.replace('_', ' ')} on the tasks;"
-                f" {model}, w_max per {w_max}, {fraction:.1%} of experts digital",
+                f" {model}, {noise}, {fraction:.1%} of experts digital",
                 f"accuracy with MaxNN - with {strategy} at c = {RULE_C:g}",
-                maxnn - _over_tasks(tables[w_max, strategy, fraction, RULE_C]),
+                maxnn - _over_tasks(tables[noise, strategy, fraction, RULE_C]),
                 origin="paper",
                 family="against baselines on tasks",
             )

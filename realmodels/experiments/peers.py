@@ -88,7 +88,7 @@ def grid(
     settings = PRESETS[preset]
     reference = Config(
         **rig.evaluated(model, text, "cpu", settings.blocks, settings.block_tokens),
-        w_max=rig.GRANULARITIES[0],
+        noise=rig.PCM[0],
         part=None,
         c=0.0,
         seed=0,
@@ -109,7 +109,7 @@ def grid(
         *(
             replace(
                 reference,
-                w_max=w_max,
+                noise=noise,
                 part=part,
                 c=c,
                 seed=seed,
@@ -117,7 +117,7 @@ def grid(
                 version=versions[simulator],
             )
             for simulator in SIMULATORS
-            for w_max in rig.GRANULARITIES
+            for noise in rig.PCM
             for part, c, seed in units
         ),
     ]
@@ -245,7 +245,7 @@ def _comparisons(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -
     losses: dict[tuple[str, float, str, str], dict[int, list[float]]] = {}
     for config, record in zip(configs, records, strict=True):
         if config.part is not None:
-            key = config.w_max, config.c, config.part.label, config.simulator
+            key = config.noise.w_max, config.c, config.part.label, config.simulator
             losses.setdefault(key, {})[config.seed] = record["loss"]
 
     def increase(w_max: str, c: float, part: str, simulator: str) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """How does an exhibit get a model onto analog hardware? A process loads, scores and calibrates a model once."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -30,6 +30,31 @@ from theory.separation import evaluation_seeds
 Deployer = Callable[..., AbstractContextManager[DeploymentReport]]
 
 GRANULARITIES: tuple[Granularity, ...] = ("tile", "column")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A model of programming noise [theory.hardware.PROGRAMMING_NOISE], and whose largest weight it is relative to."""
+
+    programming: str
+    w_max: Granularity
+
+    def __str__(self) -> str:
+        other = "" if self.programming == "pcm" else f", {self.programming}"
+        return f"w_max per {self.w_max}{other}"
+
+
+PCM = tuple(Noise("pcm", w_max) for w_max in GRANULARITIES)
+# What the paper cites fits both models; hermes was published for w_max per column.
+NOISES = (*PCM, Noise("hermes", "column"))
+
+
+def those_of(keys: Iterable[tuple[Any, ...]]) -> list[Noise]:
+    """The noises that keys begin with, in the order of NOISES."""
+    found = {key[0] for key in keys}
+    return [noise for noise in NOISES if noise in found]
+
+
 OUR_TEXT = "evaluation"  # what a config names where the text is that split of our own corpus
 
 
@@ -57,12 +82,14 @@ class Preset:
     magnitudes: values of c.
     draws: number of noise draws.
     blocks, block_tokens: at most so many blocks of text, of at most so many predictions each.
+    noises: models of programming noise.
     """
 
     magnitudes: tuple[float, ...]
     draws: int
     blocks: int
     block_tokens: int
+    noises: tuple[Noise, ...] = PCM
 
     def seeds(self, given: int | None, first: int | None) -> range:
         """Seeds of the noise draws [evaluation_seeds]; `given` (at least 2) overrides the preset's number."""

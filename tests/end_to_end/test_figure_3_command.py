@@ -68,7 +68,7 @@ def test_a_run_writes_numbers_pictures_and_provenance(finished: Path) -> None:
     assert len(result.findings) == 6  # at c = 2.5 alone: two rules, and the converters, per granularity
     shared = result.provenance["shared"]
     assert shared["text"] == "evaluation" and len(shared["weights"]) == len(shared["text_hash"]) == 64
-    assert result.provenance["seeds"] == [0, 1000, 1001]
+    assert result.provenance["seeds"] == [0, 2000, 2001]
     assert (finished / "figure-3.quick.png").read_bytes().startswith(b"\x89PNG")
     assert (finished / "figure-3.quick.pdf").read_bytes().startswith(b"%PDF")
     with (finished / "figure-3.quick.csv").open() as file:

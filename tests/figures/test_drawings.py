@@ -18,9 +18,10 @@ from matplotlib.transforms import Bbox
 
 from figures.catalogue import DATA, Exhibit, committed
 from figures.catalogue import EXHIBITS as ALL
-from figures.drawings.style import SMALLEST, STRATEGIES, STYLE, WIDTH, styled
+from figures.drawings.style import ERRORS, SMALLEST, STRATEGIES, STYLE, WIDTH, styled
 from figures.text import first_sentence
 from theory.evidence import Result
+from theory.hardware import Hardware, relative_output_error
 
 EXHIBITS = [exhibit for exhibit in ALL if committed(exhibit, DATA) is not None]
 DPI = 100
@@ -190,3 +191,9 @@ def plain(**changes: Any) -> Figure:
 def test_every_fault_is_found(changes: dict[str, Any], expected: list[str]) -> None:
     assert STYLE["font.size"] >= SMALLEST
     assert faults(plain(**changes)) == expected
+
+
+def test_errors_that_captions_state_are_theorys() -> None:
+    for (programming, w_max), error in ERRORS.items():
+        hardware = Hardware(programming=programming, c=1.0, w_max=w_max)  # type: ignore[arg-type]
+        assert error == pytest.approx(relative_output_error(hardware), abs=1e-4)

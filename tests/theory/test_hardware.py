@@ -25,6 +25,7 @@ from theory.hardware import (
     programming_sigma,
     quantise_input,
     quantise_output,
+    relative_output_error,
 )
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -828,3 +829,56 @@ def test_a_mirror_image_is_the_same_noise_with_the_opposite_sign(
     torch.testing.assert_close(target, torch.where(dead, 0, weight), rtol=1e-12, atol=1e-9)
     torch.testing.assert_close(first - target, target - second, rtol=1e-9, atol=1e-9)
     assert ((first != second) | (sigma == 0)).all()
+
+
+# ----------------------------------------------------------------------------- noise of a Gaussian matrix
+
+
+@models
+@pytest.mark.parametrize("w_max", ["tile", "column"])
+def test_relative_output_error_is_that_of_gaussian_tiles(model: str, w_max: Granularity) -> None:
+    """Over independent tiles, the mean of their mean squared errors is within 6 standard errors (2e-9)."""
+    hardware = Hardware(programming=model, c=1.5, w_max=w_max, tile_size=24)
+    weight = torch.randn(4000, 24, 24, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    sigma = programming_sigma(weight, hardware)
+    # A weight in a dead zone is written as 0: its error is itself.
+    r = weight.abs() / largest_weights(weight, hardware).repeat_interleave(24, -1)
+    dead = r < PROGRAMMING_NOISE[model].dead_zone
+    errors = torch.where(dead, weight, sigma).square().mean((1, 2))
+    standard_error = float(errors.std()) / len(errors) ** 0.5
+    assert abs(float(errors.mean()) - relative_output_error(hardware) ** 2) < 6 * standard_error
+
+
+@given(c=st.floats(0.01, 10.0), model=st.sampled_from(["pcm", "proportional", "constant"]))
+def test_relative_output_error_grows_as_c(c: float, model: str) -> None:
+    unit = relative_output_error(Hardware(programming=model, c=1.0))
+    assert relative_output_error(Hardware(programming=model, c=c)) == pytest.approx(c * unit, rel=1e-12)
+
+
+@models
+def test_relative_output_error_where_it_is_known(model: str) -> None:
+    """Noise in proportion to a weight errs by c. A tile of one weight has sigma(1)."""
+    assert relative_output_error(Hardware(programming=model, c=0.0)) == 0.0
+    proportional = Hardware(programming="proportional", c=0.7, tile_size=8)
+    assert relative_output_error(proportional) == pytest.approx(0.7, rel=1e-4)
+    single = Hardware(programming=model, c=2.0, tile_size=1)
+    at_most = 2.0 * float(
+        torch.as_tensor(PROGRAMMING_NOISE[model].sigma(torch.tensor(1.0, dtype=torch.float64)))
+    )
+    assert relative_output_error(single) == pytest.approx(at_most, rel=1e-3)
+    with pytest.raises(InputError, match="w_max is 'layer'"):
+        relative_output_error(Hardware(w_max="layer"))
+
+
+@pytest.mark.parametrize(
+    ("model", "w_max", "error"),
+    [
+        ("pcm", "column", 0.0875),
+        ("pcm", "tile", 0.1084),
+        ("hermes", "column", 0.1296),
+        ("hermes", "tile", 0.1692),
+    ],
+)
+def test_relative_output_errors_that_captions_state(model: str, w_max: Granularity, error: float) -> None:
+    found = relative_output_error(Hardware(programming=model, c=1.0, w_max=w_max))
+    assert found == pytest.approx(error, abs=1e-4)

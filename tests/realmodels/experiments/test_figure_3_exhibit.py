@@ -1,6 +1,7 @@
 """Figure 3: its units, its verdicts on data with known answers, and its drawing."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,23 +34,27 @@ UNITS = list(range(BLOCKS))  # every block a document of its own
 
 
 def records(
-    damage: dict[str, float], converters: float = 0.001, spread: float = 0.01, seed: int = 0
+    damage: dict[str, float],
+    converters: float = 0.001,
+    spread: float = 0.01,
+    seed: int = 0,
+    noises: Sequence[rig.Noise] = rig.PCM,
 ) -> tuple[list[Config], list[dict[str, Any]]]:
     """Units whose loss increase at c is c * damage[part] on average, with effects of draw and block."""
     generator = np.random.default_rng(seed)
     digital = 2 + generator.random(BLOCKS)
-    reference = Config("tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 0.0, 0)
+    reference = Config("tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, rig.PCM[0], None, 0.0, 0)
     configs, found = (
         [reference],
         [{"loss": list(digital), "accuracy": [0.5] * BLOCKS, "documents": UNITS, "analog_parameters": 0}],
     )
-    for w_max in rig.GRANULARITIES:
+    for kind in noises:
         for name, part in PARTS.items():
             for c in (0.0, 1.5, 2.5):
                 for draw in range(DRAWS if c else 1):
                     noise = spread * generator.standard_normal(BLOCKS) + spread * generator.standard_normal()
                     increase = c * (damage[name] + noise) if c else converters + 0.1 * spread * noise
-                    configs.append(replace(reference, w_max=w_max, part=part, c=c, seed=draw))
+                    configs.append(replace(reference, noise=kind, part=part, c=c, seed=draw))
                     found.append(
                         {
                             "loss": list(digital + increase),
@@ -149,7 +154,8 @@ def test_curves_hold_every_part_magnitude_and_granularity() -> None:
     curve = next(
         each
         for each in result.data["curves"]
-        if (each["w_max"], each["part"], each["c"]) == ("column", "attention", 2.5)
+        if (each["programming"], each["w_max"], each["part"], each["c"])
+        == ("pcm", "column", "attention", 2.5)
     )
     assert curve["analog_millions"] == 1.0 and curve["draws"] == DRAWS
     assert curve["accuracy_change"] == pytest.approx(-0.25)
@@ -175,6 +181,20 @@ def test_the_picture_shows_every_curve_and_the_papers_claim() -> None:
     assert len(rows) == len(result.data["curves"]) and all(len(row) == len(rows[0]) for row in rows)
 
 
+def test_hermes_is_judged_by_the_same_rules_and_has_a_panel_of_its_own() -> None:
+    """And what is said of pcm stays as it is without hermes."""
+    pcm, both = (summarise(*records(DAMAGE, noises=noises)) for noises in (rig.PCM, rig.NOISES))
+    assert len(both.findings) == len(pcm.findings) * 3 / 2
+    claims = {finding.claim for finding in both.findings}
+    assert claims.issuperset(finding.claim for finding in pcm.findings)
+    assert sum("w_max per column, hermes" in claim for claim in claims) == len(pcm.findings) / 2
+    titles = [axis.get_title(loc="left") for axis in drawing.draw(both).axes]
+    assert titles == ["pcm, w_max per tile", "pcm, per tile column", "hermes, per tile column"]
+    assert {(row["programming"], row["w_max"]) for row in drawing.table(both)} == {
+        (noise.programming, noise.w_max) for noise in rig.NOISES
+    }
+
+
 # On a model
 
 
@@ -188,11 +208,11 @@ def test_the_grid_shares_everything_but_what_is_compared(units: list[Config]) ->
     reference = units[0]
     assert reference.part is None and all(unit.part is not None for unit in units[1:])
     for unit in units[1:]:
-        varied = replace(unit, w_max=reference.w_max, part=None, c=0.0, seed=0)
+        varied = replace(unit, noise=reference.noise, part=None, c=0.0, seed=0)
         assert varied == reference
     draws: dict[tuple[Any, ...], list[int]] = {}
     for unit in units[1:]:
-        draws.setdefault((unit.w_max, unit.part, unit.c), []).append(unit.seed)
+        draws.setdefault((unit.noise, unit.part, unit.c), []).append(unit.seed)
     for (_, _, c), seeds in draws.items():
         assert seeds == ([1000, 1001] if c else [1000])
     labels = [part.label for part in dict.fromkeys(unit.part for unit in units[1:]) if part]

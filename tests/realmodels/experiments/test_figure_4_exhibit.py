@@ -2,6 +2,7 @@
 
 import csv
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,19 @@ DAMAGE: dict[Strategy, float] = dict.fromkeys(STRATEGIES, 0.08) | {"none": 0.1, 
 
 
 def records(
-    damage: dict[Strategy, float], spread: float = 0.0005, seed: int = 0
+    damage: dict[Strategy, float],
+    spread: float = 0.0005,
+    seed: int = 0,
+    noises: Sequence[rig.Noise] = rig.PCM,
 ) -> tuple[list[Config], list[dict[str, Any]]]:
     """Units whose loss increase is c * damage on average, with effects of draw and block."""
     generator = np.random.default_rng(seed)
     digital = 2 + generator.random(BLOCKS)
-    reference = Config("tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 1.0, 0.0, 0, (), None)
+    reference = Config(
+        "tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, rig.PCM[0], None, 1.0, 0.0, 0, (), None
+    )
     configs, found = [reference], [{"loss": list(digital), "accuracy": [0.5] * BLOCKS, "documents": UNITS}]
-    for w_max in rig.GRANULARITIES:
+    for kind in noises:
         for strategy, fraction in [("none", 0.0), *((each, f) for f in FRACTIONS for each in STRATEGIES)]:
             for c in (1.0, RULE_C):
                 for draw in range(DRAWS):
@@ -59,7 +65,7 @@ def records(
                     configs.append(
                         replace(
                             reference,
-                            w_max=w_max,
+                            noise=kind,
                             strategy=strategy,
                             digital_fraction=fraction,
                             c=c,
@@ -134,6 +140,7 @@ def test_every_baseline_and_the_reverse_are_judged() -> None:
 def test_the_picture_shows_every_curve_and_the_papers_claim() -> None:
     result = summarise(*records(DAMAGE))
     figure, losses = drawing.draw(result), drawing.PARTS["loss"][0](result)
+    assert losses is not None and drawing.PARTS["hermes"][0](result) is None
     assert len(figure.axes) == len(losses.axes) == 2 * len(FRACTIONS) * 2
     labels = list(drawing.LABELS.values())
     for row in range(4):
@@ -153,6 +160,21 @@ def test_the_picture_shows_every_curve_and_the_papers_claim() -> None:
     assert "Published" in drawing.CAPTION
     rows = drawing.table(result)
     assert len(rows) == len(result.data["curves"]) and all(len(row) == len(rows[0]) for row in rows)
+
+
+def test_hermes_is_judged_by_the_same_rules_and_has_a_picture_of_its_own() -> None:
+    """And what is said of pcm stays as it is without hermes."""
+    pcm, both = (summarise(*records(DAMAGE, noises=noises)) for noises in (rig.PCM, rig.NOISES))
+    assert len(both.findings) == len(pcm.findings) * 3 / 2
+    claims = {finding.claim for finding in both.findings}
+    assert claims.issuperset(finding.claim for finding in pcm.findings)
+    of_hermes = [claim for claim in claims if "w_max per column, hermes, " in claim]
+    assert len(of_hermes) == len(pcm.findings) / 2
+    main, hermes = drawing.draw(both), drawing.PARTS["hermes"][0](both)
+    assert hermes is not None and len(main.axes) == 2 * len(hermes.axes)
+    for axes in (main.axes, hermes.axes):
+        assert all(len(axis.containers) == len(STRATEGIES) - 1 for axis in axes[1::2])
+    assert hermes.axes[0].get_title(loc="left") == "hermes, per tile column, 12.5 % digital"
 
 
 # On tasks
@@ -299,8 +321,8 @@ def test_one_task_is_judged_as_its_answers_are() -> None:
             [
                 record["tasks"][CONTINUATION]
                 for config, record in zip(configs, found, strict=True)
-                if (config.w_max, config.strategy, config.digital_fraction, config.c)
-                == ("tile", strategy, fraction, RULE_C)
+                if (config.noise, config.strategy, config.digital_fraction, config.c)
+                == (rig.PCM[0], strategy, fraction, RULE_C)
             ],
             dtype=float,
         )
@@ -404,7 +426,7 @@ def test_the_grid_shares_everything_but_what_is_compared(units: list[Config]) ->
     assert reference.strategy is None and all(unit.strategy is not None for unit in units[1:])
     for unit in units[1:]:
         same: dict[str, Any] = {
-            "w_max": reference.w_max,
+            "noise": reference.noise,
             "strategy": None,
             "digital_fraction": 1.0,
             "c": 0.0,
@@ -431,7 +453,7 @@ def test_digital_experts_are_the_ones_that_the_strategy_ranks_first(
         return real(chip, placement)
 
     monkeypatch.setattr(Chip, "placed", spy)
-    chosen = [unit for unit in units if unit.w_max == "tile" and unit.digital_fraction in (0.0, 0.25)]
+    chosen = [unit for unit in units if unit.noise == rig.PCM[0] and unit.digital_fraction in (0.0, 0.25)]
     for unit in chosen:
         measure(unit)
     model = load(small_model_folder)

@@ -37,7 +37,7 @@ def records(
     """
     generator = np.random.default_rng(seed)
     digital = 2 + generator.random(BLOCKS)
-    reference = Config("tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, "tile", None, 0.0, 0, "ours", "")
+    reference = Config("tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, rig.PCM[0], None, 0.0, 0, "ours", "")
     configs = [reference]
     found = [
         {
@@ -49,7 +49,7 @@ def records(
     ]
     effects = 100 * spread * generator.standard_normal(DRAWS)
     for simulator in SIMULATORS:
-        for w_max in rig.GRANULARITIES:
+        for kind in rig.PCM:
             for label, part in PARTS.items():
                 for c in (0.0,) if label == EVERYTHING else (1.5, 2.5):
                     for draw in range(DRAWS if c else 1):
@@ -60,7 +60,7 @@ def records(
                         configs.append(
                             replace(
                                 reference,
-                                w_max=w_max,
+                                noise=kind,
                                 part=part,
                                 c=c,
                                 seed=draw,
@@ -227,7 +227,7 @@ def test_the_simulators_share_everything(units: list[Config]) -> None:
         (RULE_1_EXPERTS, 2.5),
         (EVERYTHING, 0.0),
     }
-    assert {unit.w_max for unit in units} == {"tile", "column"}
+    assert {unit.noise for unit in units} == set(rig.PCM)
     assert {unit.seed for unit in units if unit.c} == {1000, 1001}
     assert all(bool(unit.version) == (unit.simulator != "ours") for unit in units)
 
@@ -242,7 +242,7 @@ def test_units_are_measured_on_their_simulator(units: list[Config], monkeypatch:
     reference = measure(units[0])
     fields = {name: getattr(units[0], name) for name in figure_3.Config.__dataclass_fields__}
     assert reference == figure_3.measure(figure_3.Config(**fields))
-    noisy = [unit for unit in units if unit.c and unit.w_max == "column" and unit.seed == 1001]
+    noisy = [unit for unit in units if unit.c and unit.noise == rig.PCM[1] and unit.seed == 1001]
     dense = {unit.simulator: measure(unit) for unit in noisy if unit.part and unit.part.label == DENSE}
     assert len(dense) == 3
     increase = np.mean(dense["ours"]["loss"]) - np.mean(reference["loss"])
