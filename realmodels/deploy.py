@@ -68,7 +68,7 @@ def deploy(
     calibration: texts, or what `calibrate` made of them for hardware with the same converters and tiles.
     seed: seed of the programming noise.
     mirrored: take the opposite noise [theory.hardware.program].
-    fp32: on an NVIDIA GPU, keep programmed weights of experts in fp32; that is slower [`AnalogExperts`].
+    fp32: on an NVIDIA GPU, keep programmed weights in fp32; that is slower [`realmodels.analog.layers`].
     InputError, before anything is changed, if the model is deployed already or the placement does not fit it.
     """
     _check_seed(seed)
@@ -88,7 +88,7 @@ def deploy(
         )
     analog: dict[str, AnalogLinear | AnalogExperts] = {}
     for name in linears:
-        analog[name] = _analog_linear(model, name, hardware, calibration)
+        analog[name] = _analog_linear(model, name, hardware, calibration, fp32)
     for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
         # Also what is digital: a deployment with nothing analog can then be told from none.
         if not layer.linears:
@@ -98,11 +98,11 @@ def deploy(
         for expert, names in enumerate(layer.linears):
             for name in names:
                 analog[name] = _analog_linear(
-                    model, name, hardware, None if expert in digital else calibration
+                    model, name, hardware, None if expert in digital else calibration, fp32
                 )
     for name, module in analog.items():
         _program(name, module, seed, mirrored)
-        if isinstance(module, AnalogExperts) and device_of(module).type == "cuda" and module.why_not_fused:
+        if module.is_analog and device_of(module).type == "cuda" and module.why_not_fused:
             _LOG.info("%s takes a slower path: %s", name, module.why_not_fused)
     for name, module in analog.items():
         model.network.set_submodule(name, module)
@@ -148,11 +148,12 @@ def _require_deployed(model: Model) -> dict[str, AnalogLinear | AnalogExperts]:
 
 
 def _analog_linear(
-    model: Model, name: str, hardware: Hardware, calibration: Calibration | None
+    model: Model, name: str, hardware: Hardware, calibration: Calibration | None, fp32: bool
 ) -> AnalogLinear:
     linear = model.network.get_submodule(name)
     assert isinstance(linear, nn.Linear)
-    return AnalogLinear(linear, hardware, None if calibration is None else calibration[f"{name}.weight"])
+    ranges = None if calibration is None else calibration[f"{name}.weight"]
+    return AnalogLinear(linear, hardware, ranges, fp32=fp32)
 
 
 def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int, mirrored: bool) -> None:

@@ -270,18 +270,29 @@ class _Routing:
         return codes
 
 
+def terms_of(converters: Converters) -> int:
+    """How many fp16 numbers a DAC code is the sum of."""
+    return 1 if 0 < converters.dac_levels <= EXACT_CODES else 2
+
+
+def fitting(sizes: Blocks, terms: int, device: torch.device) -> Blocks:
+    """With as many stages as there is shared memory for."""
+    if device.type != "cuda":
+        return sizes
+    properties: Any = torch.cuda.get_device_properties(device)
+    fetched = 2 * sizes.inputs * (terms * sizes.rows + sizes.outputs)
+    fit = (properties.shared_memory_per_block_optin - SPARE) // fetched
+    return sizes._replace(stages=max(1, min(sizes.stages, fit)))
+
+
 @cache
 def _constants(
     tiles: tuple[int, ...], target: tuple[int, ...], size: int, down: tuple[int, ...], inner: int,
     converters: Converters, sizes: Blocks, device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
     """What the kernel is compiled for, of weights `tiles`, parameter `target`, its item `size`, and down's weights."""
-    terms = 1 if 0 < converters.dac_levels <= EXACT_CODES else 2
-    if device.type == "cuda":
-        properties: Any = torch.cuda.get_device_properties(device)
-        fetched = 2 * sizes.inputs * (terms * sizes.rows + sizes.outputs)
-        fit = (properties.shared_memory_per_block_optin - SPARE) // fetched
-        sizes = sizes._replace(stages=max(1, min(sizes.stages, fit)))
+    terms = terms_of(converters)
+    sizes = fitting(sizes, terms, device)
     (slices, _, outputs, width), (_, _, inputs) = tiles, target
     block_inputs = max(16, min(sizes.inputs, _power_of_2(width)))
     digital_inputs = max(16, sizes.inputs * 2 // size)
