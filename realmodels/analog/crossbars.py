@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realmodels.analog.ranges import LayerCalibration
-from theory.hardware import Hardware, largest_weights
+from theory.hardware import Hardware, largest_of_columns, largest_weights
 
 # Rows are processed in passes whose ADC outputs fill about this many bytes. On a CPU a pass then stays in the
 # last-level cache and malloc hands the same pages out again (first touches of fresh pages cost more than the
@@ -113,9 +113,9 @@ class Crossbars(nn.Module):
         stored: how programmed weights are kept without converters.
         mirrored: take the opposite noise.
         """
-        from realmodels.analog.kernel import fused_program
+        from realmodels.analog.kernel import fused_largest, fused_program
 
-        w_max = largest_weights(target, self.hardware).float()
+        w_max = largest_of_columns(fused_largest(target, self.hardware.tile_size), self.hardware)
         inputs = target.shape[-1]
         if self.has_converters:
             weight = self._tiles((len(experts), *target.shape[1:]), w_max.dtype, w_max.device)

@@ -19,10 +19,10 @@ NAN = tl.constexpr(tl.PropagateNan.ALL)  # the smaller or larger of a number and
 
 @triton.jit(do_not_specialize=["pairs", "most_blocks", "grouping", "rows"])
 def prepare(
-    index, counts, ranks, order, blocks, pairs, most_blocks, grouping, x, codes, by_expert, rows, columns,
+    index, counts, ranks, order, blocks, x, codes, by_expert, pairs, most_blocks, grouping, rows,
     experts: tl.constexpr, chunk: tl.constexpr, alone: tl.constexpr, block_rows: tl.constexpr,
-    inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr, levels: tl.constexpr, terms: tl.constexpr,
-    block: tl.constexpr,
+    inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr, columns: tl.constexpr,
+    levels: tl.constexpr, terms: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """The first programs count the pairs of each expert; one alone also places them. The others are the DAC of rows."""
     program = tl.program_id(0)
@@ -82,8 +82,8 @@ def _place(
 
 @triton.jit(do_not_specialize=["rows"])
 def convert(
-    x, codes, by_expert, held, rows, columns, inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
-    levels: tl.constexpr, terms: tl.constexpr, block: tl.constexpr,
+    x, codes, by_expert, held, rows, inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
+    columns: tl.constexpr, levels: tl.constexpr, terms: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     if held is not None:
@@ -132,8 +132,9 @@ def _clamped(value, levels: tl.constexpr):
 def multiply(
     codes, weight, scale, by_expert, counts, digital, digital_weight, bias,
     order, blocks, places, routing_weights, output, digital_output, down_by_expert, down_counts,
-    code_rows, output_rows, analog, scale_blocks, digital_expert, digital_out, digital_in, alpha, limit,
-    gate: tl.constexpr, matrices: tl.constexpr, interleaved: tl.constexpr, choices: tl.constexpr,
+    code_rows, output_rows, analog, alpha, limit,
+    scale_blocks: tl.constexpr, digital_expert: tl.constexpr, digital_out: tl.constexpr,
+    digital_in: tl.constexpr, gate: tl.constexpr, matrices: tl.constexpr, interleaved: tl.constexpr, choices: tl.constexpr,
     any_digital: tl.constexpr, slices: tl.constexpr, outputs: tl.constexpr, width: tl.constexpr,
     inputs: tl.constexpr, terms: tl.constexpr, dac_levels: tl.constexpr, adc_levels: tl.constexpr,
     count: tl.constexpr, down_tile: tl.constexpr, down_width: tl.constexpr, down_columns: tl.constexpr,
@@ -224,7 +225,7 @@ def _analog(
     saturated = tl.zeros((block_rows, block_outputs), tl.int32)
     value = tl.load(scale, out_there, other=0)
     # One loop over slices and their inputs, so that the next slice is fetched while this one is read.
-    for step in range(slices * steps):
+    for step in tl.range(slices * steps, num_stages=4 if block_rows == 1 else None):
         number, start = step // steps, step % steps * block_inputs
         if bulk:
             weights = weight.load([number * outputs + first_out, start]).T
@@ -250,7 +251,10 @@ def _analog(
             else:
                 source = codes + term * code_rows.to(tl.int64) * columns + (number * width + start)
                 part = tl.load(source) if whole else tl.load(source, (start + inside < width)[None, :], other=0)
-            product = tl.dot(part, weights, product)
+            if block_rows == 1:
+                product += tl.sum(tl.trans(part.to(tl.float32)) * weights.to(tl.float32), 0)[None, :]
+            else:
+                product = tl.dot(part, weights, product)
         if start + block_inputs >= width:
             if levels > 0:
                 if count:
@@ -381,7 +385,7 @@ def _activation(gate, up, alpha, limit, name: tl.constexpr):
 
 
 @triton.jit
-def combine(results, output, outputs, choices: tl.constexpr, block: tl.constexpr):
+def combine(results, output, outputs: tl.constexpr, choices: tl.constexpr, block: tl.constexpr):
     """The sum over a token's experts."""
     token, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
     total = tl.zeros((block,), tl.float32)

@@ -26,6 +26,7 @@ from realmodels.analog.fused_experts import (
     Converters,
     _parts,
     _power_of_2,
+    dac_constants,
     fitting,
     terms_of,
 )
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from realmodels.analog.layers import AnalogLinear
 
 # What programs take, by rows, at most: they decide speed alone.
-BLOCKS = {16: Blocks(16, 16, 512, 4, 3), 64: Blocks(64, 32, 128, 4, 4), 256: Blocks(64, 64, 128, 4, 4)}
+BLOCKS = {1: Blocks(1, 16, 512, 4, 4), 16: Blocks(16, 16, 512, 4, 3), 64: Blocks(64, 32, 128, 4, 4), 256: Blocks(64, 64, 128, 4, 4)}
 LARGEST_BLOCKS = Blocks(128, 128, 64, 8, 5)
 CONVERTED = 64  # with more rows, DAC codes are written first
 GROUP = 8  # blocks of rows that take turns with one block of outputs
@@ -95,17 +96,18 @@ def _product(
         return output
     converted = rows > CONVERTED
     sizes = next((sizes for most, sizes in BLOCKS.items() if rows <= most), LARGEST_BLOCKS)
-    constants, dac = _constants(weight.shape, inputs, scale.shape[2], converters, sizes, converted, input.device)
+    constants = _constants(weight.shape, inputs, scale.shape[2], converters, sizes, converted, input.device)
     with torch.cuda.device_of(x):
         if converters.counted and converters.dac_levels:
             count_inputs(counts, x, by_expert[0, 2], None)
         read: Any = (x, weight)
         if converted:
-            terms, columns = dac["terms"], slices * width
+            terms, columns = constants["terms"], slices * width
             make = torch.empty if columns == inputs else torch.zeros
             codes = make(terms, rows, columns, dtype=torch.float16, device=x.device)
             grid = (rows, _parts(inputs, COLUMNS), 1)
-            _convert(grid, (x, codes, by_expert, None), (rows, columns), dac)
+            dac = dac_constants(inputs, slices, width, converters)
+            _convert(grid, (x, codes, by_expert, None), (rows,), dac)
             read = (
                 TensorDescriptor.from_tensor(codes.view(-1, columns), [sizes.rows, constants["block_inputs"]]),
                 TensorDescriptor.from_tensor(
@@ -121,21 +123,17 @@ def _product(
 def _constants(
     weight: tuple[int, ...], inputs: int, scale_blocks: int, converters: Converters, sizes: Blocks,
     converted: bool, device: torch.device,
-) -> tuple[Constants, Constants]:  # fmt: skip
-    """What `linear` and `convert` are compiled for, of weights with the shape `weight`."""
+) -> Constants:  # fmt: skip
+    """What `linear` is compiled for, of weights with the shape `weight`."""
     slices, _, outputs, width = weight
     terms, tile = terms_of(converters), min(converters.tile_size, inputs)
     sizes = fitting(sizes, terms, device)
     block_inputs = max(16, min(sizes.inputs, _power_of_2(width)))
     whole = outputs % sizes.outputs == 0 and width % block_inputs == 0 and slices * width == inputs
-    linear = Constants(
+    return Constants(
         converted=converted, bulk=converted, scale_blocks=scale_blocks, slices=slices, outputs=outputs,
         width=width, inputs=inputs, tile=tile, terms=terms, dac_levels=converters.dac_levels,
         adc_levels=converters.adc_levels, count=bool(converters.counted), block_rows=sizes.rows,
         block_outputs=sizes.outputs, block_inputs=block_inputs, whole=whole, group=GROUP,
         num_warps=sizes.warps, num_stages=sizes.stages,
     )  # fmt: skip
-    dac = Constants(
-        inputs=inputs, tile=tile, width=width, levels=converters.dac_levels, terms=terms, block=COLUMNS
-    )
-    return linear, dac

@@ -198,6 +198,7 @@ class AnalogExperts(_Analog):
     sequence: Tensor  # all experts, the analog ones first
     place: Tensor  # the place of each expert in it
     gate: Any  # the activation as `fused_experts` knows it
+    number: int  # of the replaced module, as `fused_experts` knows it
 
     def __init__(
         self,
@@ -245,9 +246,9 @@ class AnalogExperts(_Analog):
         """
         weights = weights_of(self)
         if self._choose_path(weights["down_proj"]):
-            from realmodels.analog.fused_experts import known_gate
+            from realmodels.analog.fused_experts import known_gate, numbered
 
-            self.gate = known_gate(self.original)
+            self.gate, self.number = known_gate(self.original), numbered(self.original)
         for name in FUSED_WEIGHTS:
             target, stored = self.layout.matrices(name, weights[name]), partial(self.layout.stored, name)
             experts = self.sequence[: len(self.analog)].to(target.device)
