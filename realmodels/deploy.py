@@ -68,7 +68,7 @@ def deploy(
     calibration: texts, or what `calibrate` made of them for hardware with the same converters and tiles.
     seed: seed of the programming noise.
     mirrored: take the opposite noise [theory.hardware.program].
-    fp32: on an NVIDIA GPU, keep programmed weights of experts in fp32; that is slower [`AnalogExperts`].
+    fp32: on an NVIDIA GPU, keep programmed weights in fp32; that is slower [`realmodels.analog.layers`].
     InputError, before anything is changed, if the model is deployed already or the placement does not fit it.
     """
     _check_seed(seed)
@@ -219,7 +219,7 @@ def _made(
         both = {each: calibration[f"{name}.{each}"] for each in FUSED_WEIGHTS}
         return AnalogExperts(original, digital, hardware, both, fp32=fp32)
     assert isinstance(original, nn.Linear)
-    return AnalogLinear(original, hardware, None if digital else calibration[f"{name}.weight"])
+    return AnalogLinear(original, hardware, None if digital else calibration[f"{name}.weight"], fp32=fp32)
 
 
 def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int, mirrored: bool) -> None:
@@ -229,7 +229,7 @@ def _program(name: str, module: AnalogLinear | AnalogExperts, seed: int, mirrore
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big", signed=True))
     module.program(generator, mirrored=mirrored)
-    if isinstance(module, AnalogExperts) and device.type == "cuda" and module.why_not_fused:
+    if device.type == "cuda" and module.why_not_fused:
         _LOG.info("%s takes a slower path: %s", name, module.why_not_fused)
 
 

@@ -136,7 +136,13 @@ def largest_weights(
 ) -> Float[Tensor, "*batch out slices"]:
     """w_max of every output and input slice: the largest |w| of the weights that `hardware.w_max` names."""
     slices = weight.split(hardware.tile_size, -1)
-    columns = torch.stack([_largest(part) for part in slices], -1)
+    return largest_of_columns(torch.stack([_largest(part) for part in slices], -1), hardware)
+
+
+def largest_of_columns(
+    columns: Float[Tensor, "*batch out slices"], hardware: Hardware
+) -> Float[Tensor, "*batch out slices"]:
+    """w_max, given the largest |w| of every output and input slice."""
     if hardware.w_max == "column":
         return columns
     if hardware.w_max == "layer":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realmodels.analog.ranges import LayerCalibration
-from theory.hardware import Hardware, largest_weights
+from theory.hardware import Hardware, largest_of_columns, largest_weights
 
 # Rows are processed in passes whose ADC outputs fill about this many bytes. On a CPU a pass then stays in the
 # last-level cache and malloc hands the same pages out again (first touches of fresh pages cost more than the
@@ -53,7 +53,7 @@ class Crossbars(nn.Module):
     scale: the value of one ADC code, (slices, experts, blocks, 1). A block is a run of outputs that share it.
     counts: int64, how many inputs were beyond the DAC's bound, of how many, and the same of outputs and the ADC.
 
-    What `fused_experts` reads is stored otherwise, and `is_fp16` says so:
+    What `fused_linear` and `fused_experts` read is stored otherwise, and `is_fp16` says so:
 
     weight: fp16 (slices, experts, out * matrices, width), w_max being FP16_UNIT; the first two outputs are gate 0 and
         up 0. Each row is filled up with zeros.
@@ -113,9 +113,9 @@ class Crossbars(nn.Module):
         stored: how programmed weights are kept without converters.
         mirrored: take the opposite noise.
         """
-        from realmodels.analog.kernel import fused_program
+        from realmodels.analog.kernel import fused_largest, fused_program
 
-        w_max = largest_weights(target, self.hardware).float()
+        w_max = largest_of_columns(fused_largest(target, self.hardware.tile_size), self.hardware)
         inputs = target.shape[-1]
         if self.has_converters:
             weight = self._tiles((len(experts), *target.shape[1:]), w_max.dtype, w_max.device)
@@ -291,7 +291,7 @@ def takes_kernel(target: Tensor, hardware: Hardware, generator: torch.Generator)
 
 
 def why_not_fused(target: Tensor, hardware: Hardware) -> str | None:
-    """Why experts with these weights do not compute in `realmodels.analog.fused_experts`; None if they do."""
+    """Why a module with these weights does not compute in `fused_linear` or `fused_experts`; None if it does."""
     reasons = {
         "they have no converters": hardware.dac_bits is None and hardware.adc_bits is None,
         "they are not on an NVIDIA GPU": target.device.type != "cuda" or torch.version.hip is not None,

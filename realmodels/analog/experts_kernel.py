@@ -19,10 +19,10 @@ NAN = tl.constexpr(tl.PropagateNan.ALL)  # the smaller or larger of a number and
 
 @triton.jit(do_not_specialize=["pairs", "most_blocks", "grouping", "rows"])
 def prepare(
-    index, counts, ranks, order, blocks, pairs, most_blocks, grouping, x, codes, by_expert, rows, columns,
+    index, counts, ranks, order, blocks, x, codes, by_expert, pairs, most_blocks, grouping, rows,
     experts: tl.constexpr, chunk: tl.constexpr, alone: tl.constexpr, block_rows: tl.constexpr,
-    inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr, levels: tl.constexpr, terms: tl.constexpr,
-    block: tl.constexpr,
+    inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr, columns: tl.constexpr,
+    levels: tl.constexpr, terms: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """The first programs count the pairs of each expert; one alone also places them. The others are the DAC of rows."""
     program = tl.program_id(0)
@@ -82,11 +82,12 @@ def _place(
 
 @triton.jit(do_not_specialize=["rows"])
 def convert(
-    x, codes, by_expert, held, rows, columns, inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
-    levels: tl.constexpr, terms: tl.constexpr, block: tl.constexpr,
+    x, codes, by_expert, held, rows, inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
+    columns: tl.constexpr, levels: tl.constexpr, terms: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
-    by_expert += 3 * tl.load(held + row)
+    if held is not None:
+        by_expert += 3 * tl.load(held + row)
     _convert(
         x, codes, by_expert, row, tl.program_id(1), rows, columns, inputs, tile, width, levels, terms, block
     )
@@ -109,11 +110,16 @@ def _convert(
 def _write_codes(target, value, rows, columns, there, levels: tl.constexpr, terms: tl.constexpr):
     """Round to DAC codes, if there is a DAC, and write them as sums of fp16 numbers."""
     if levels > 0:
-        value = (_clamped(value, levels) + MAGIC) - MAGIC
+        value = _rounded(value, levels)
     for term in tl.static_range(terms):
         part = value.to(tl.float16)
         tl.store(target + term * rows.to(tl.int64) * columns, part, there)
         value -= part.to(tl.float32)
+
+
+@triton.jit
+def _rounded(value, levels: tl.constexpr):
+    return (_clamped(value, levels) + MAGIC) - MAGIC
 
 
 @triton.jit
@@ -126,8 +132,9 @@ def _clamped(value, levels: tl.constexpr):
 def multiply(
     codes, weight, scale, by_expert, counts, digital, digital_weight, bias,
     order, blocks, places, routing_weights, output, digital_output, down_by_expert, down_counts,
-    code_rows, output_rows, analog, scale_blocks, digital_expert, digital_out, digital_in, alpha, limit,
-    gate: tl.constexpr, matrices: tl.constexpr, interleaved: tl.constexpr, choices: tl.constexpr,
+    code_rows, output_rows, analog, alpha, limit,
+    scale_blocks: tl.constexpr, digital_expert: tl.constexpr, digital_out: tl.constexpr,
+    digital_in: tl.constexpr, gate: tl.constexpr, matrices: tl.constexpr, interleaved: tl.constexpr, choices: tl.constexpr,
     any_digital: tl.constexpr, slices: tl.constexpr, outputs: tl.constexpr, width: tl.constexpr,
     inputs: tl.constexpr, terms: tl.constexpr, dac_levels: tl.constexpr, adc_levels: tl.constexpr,
     count: tl.constexpr, down_tile: tl.constexpr, down_width: tl.constexpr, down_columns: tl.constexpr,
@@ -195,13 +202,21 @@ def _analog(
     matrices: tl.constexpr, slices: tl.constexpr, outputs: tl.constexpr, width: tl.constexpr,
     terms: tl.constexpr, levels: tl.constexpr, count: tl.constexpr,
     block_rows: tl.constexpr, block_outputs: tl.constexpr, block_inputs: tl.constexpr, whole: tl.constexpr,
+    bulk: tl.constexpr = False, first_row=None, first_out=None,
+    dac=None, inputs: tl.constexpr = 0, tile: tl.constexpr = 0, dac_levels: tl.constexpr = 0,
 ):  # fmt: skip
-    """The sum over slices of what the ADCs read."""
+    """The sum over slices of what the ADCs read.
+
+    bulk: codes and weight are descriptors of tensors (terms * rows, columns) and (slices * outputs, width), from which
+        blocks are copied as a whole.
+    dac: codes are inputs (rows, inputs) that the DAC has not seen yet, and by this they are multiplied.
+    """
     columns: tl.constexpr = slices * width
     steps: tl.constexpr = (width + block_inputs - 1) // block_inputs
     experts, out_there, inside = analog.to(tl.int64), out < outputs, tl.arange(0, block_inputs)
-    codes += read[:, None] * columns + inside[None, :]
-    weight += (held * outputs + out)[None, :] * width + inside[:, None]
+    if not bulk:
+        codes += read[:, None] * (columns if dac is None else inputs) + inside[None, :]
+        weight += (held * outputs + out)[None, :] * width + inside[:, None]
     # The outputs of gate, then those of up, in runs with one scale.
     run = outputs // scale_blocks
     scale += held * scale_blocks + (out % matrices * (outputs // matrices) + out // matrices) // run
@@ -210,17 +225,38 @@ def _analog(
     saturated = tl.zeros((block_rows, block_outputs), tl.int32)
     value = tl.load(scale, out_there, other=0)
     # One loop over slices and their inputs, so that the next slice is fetched while this one is read.
-    for step in range(slices * steps):
+    for step in tl.range(slices * steps, num_stages=4 if block_rows == 1 else None):
         number, start = step // steps, step % steps * block_inputs
-        tile = weight + number * (experts * (outputs * width)) + start
-        if whole:
-            weights = tl.load(tile)
+        if bulk:
+            weights = weight.load([number * outputs + first_out, start]).T
         else:
-            weights = tl.load(tile, (start + inside < width)[:, None] & out_there[None, :], other=0)
+            block = weight + number * (experts * (outputs * width)) + start
+            if whole:
+                weights = tl.load(block)
+            else:
+                weights = tl.load(block, (start + inside < width)[:, None] & out_there[None, :], other=0)
+        if dac is not None:
+            source = number * tile + start
+            own = (start + inside < tile) & (source + inside < inputs)
+            values = tl.load(codes + source) if whole else tl.load(codes + source, own[None, :], other=0)
+            values = values.to(tl.float32) * dac
+            if dac_levels > 0:
+                values = _rounded(values, dac_levels)
         for term in tl.static_range(terms):
-            source = codes + term * code_rows.to(tl.int64) * columns + (number * width + start)
-            part = tl.load(source) if whole else tl.load(source, (start + inside < width)[None, :], other=0)
-            product = tl.dot(part, weights, product)
+            if dac is not None:
+                part = values.to(tl.float16)
+                values -= part.to(tl.float32)
+            elif bulk:
+                part = codes.load([term * code_rows + first_row, number * width + start])
+            else:
+                source = codes + term * code_rows.to(tl.int64) * columns + (number * width + start)
+                part = (
+                    tl.load(source) if whole else tl.load(source, (start + inside < width)[None, :], other=0)
+                )
+            if block_rows == 1:
+                product += tl.sum(tl.trans(part.to(tl.float32)) * weights.to(tl.float32), 0)[None, :]
+            else:
+                product = tl.dot(part, weights, product)
         if start + block_inputs >= width:
             if levels > 0:
                 if count:
@@ -237,6 +273,40 @@ def _analog(
         tl.atomic_add(counts + 2, tl.sum(saturated).to(tl.int64))
         tl.atomic_add(counts + 3, conversions.to(tl.int64))
     return total
+
+
+@triton.jit(do_not_specialize=["rows"])
+def linear(
+    x, weight, scale, by_expert, counts, bias, output, rows,
+    converted: tl.constexpr, bulk: tl.constexpr, scale_blocks: tl.constexpr, slices: tl.constexpr,
+    outputs: tl.constexpr, width: tl.constexpr, inputs: tl.constexpr, tile: tl.constexpr,
+    terms: tl.constexpr, dac_levels: tl.constexpr, adc_levels: tl.constexpr, count: tl.constexpr,
+    block_rows: tl.constexpr, block_outputs: tl.constexpr, block_inputs: tl.constexpr, whole: tl.constexpr,
+    group: tl.constexpr,
+):  # fmt: skip
+    """A block of rows times a block of outputs of one matrix.
+
+    x: DAC codes, if they are `converted`; else inputs.
+    group: as many blocks of rows take turns with one block of outputs.
+    """
+    across: tl.constexpr = (outputs + block_outputs - 1) // block_outputs
+    program, down = tl.program_id(0), tl.cdiv(rows, block_rows)
+    first = program // (group * across) * group
+    members = tl.minimum(down - first, group)
+    first_row = (first + program % (group * across) % members) * block_rows
+    first_out = program % (group * across) // members * block_outputs
+    row, out = first_row + tl.arange(0, block_rows), first_out + tl.arange(0, block_outputs)
+    there, one = row < rows, tl.full((), 1, tl.int64)
+    row = tl.minimum(row, rows - 1).to(tl.int64)
+    total = _analog(
+        x, weight, scale, tl.load(by_expert + 1), counts, one - 1, row, out, there, rows, one, scale_blocks,
+        1, slices, outputs, width, terms, adc_levels, count, block_rows, block_outputs, block_inputs, whole,
+        bulk, first_row, first_out, None if converted else tl.load(by_expert), inputs, tile, dac_levels,
+    )  # fmt: skip
+    if bias is not None:
+        total += tl.load(bias + out, out < outputs, other=0).to(tl.float32)[None, :]
+    target = output + row[:, None] * outputs + out[None, :]
+    tl.store(target, total.to(output.dtype.element_ty), there[:, None] & (out < outputs)[None, :])
 
 
 @triton.jit
@@ -317,7 +387,7 @@ def _activation(gate, up, alpha, limit, name: tl.constexpr):
 
 
 @triton.jit
-def combine(results, output, outputs, choices: tl.constexpr, block: tl.constexpr):
+def combine(results, output, outputs: tl.constexpr, choices: tl.constexpr, block: tl.constexpr):
     """The sum over a token's experts."""
     token, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
     total = tl.zeros((block,), tl.float32)

@@ -15,8 +15,11 @@ in the same launches; they multiply in the model's dtype, and sum and activate i
 Importing this module needs Triton, which comes with torch for CUDA: `realmodels.analog` imports it only there.
 """
 
+from collections.abc import Iterator
 from functools import cache
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -31,6 +34,7 @@ from transformers.models.openai_privacy_filter.modeling_openai_privacy_filter im
 
 from realmodels.analog import experts_kernel
 from realmodels.analog.crossbars import count_inputs
+from realmodels.analog.launch import Constants, Kernel
 from realmodels.fused import FUSED_WEIGHTS, apply_gate
 
 if TYPE_CHECKING:
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
 TOKENS = 2**14  # of one pass: with 8 experts a token and 2048 outputs, 1 GiB of results
 EXACT_CODES = 2**11  # fp16 holds all integers up to here
+# Replaced modules by number, for operations of torch.compile's graph, which take no module.
+REPLACED: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
 # What programs take: they decide speed alone.
 CHUNK, ALONE = 2**13, 2**14  # pairs times experts of one that groups, and of the only one
 COLUMNS = 1024  # numbers of one that converts or combines
@@ -57,6 +63,18 @@ class Blocks(NamedTuple):
 BLOCKS = {4: Blocks(16, 128, 128, 4, 3), 24: Blocks(32, 128, 64, 4, 4)}
 LARGEST_BLOCKS = Blocks(64, 256, 64, 8, 5)
 SPARE = 2**14  # bytes of shared memory that are not for inputs
+
+
+_prepare, _place, _convert, _multiply, _combine = map(
+    Kernel,
+    (
+        experts_kernel.prepare,
+        experts_kernel.place,
+        experts_kernel.convert,
+        experts_kernel.multiply,
+        experts_kernel.combine,
+    ),
+)
 
 
 class Gate(NamedTuple):
@@ -79,13 +97,20 @@ ACTIVATIONS = {
 CLAMPED = (GptOssExperts._apply_gate, OpenAIPrivacyFilterExperts._apply_gate)
 
 
+def numbered(experts: nn.Module, numbers: Iterator[int] = count()) -> int:  # noqa: B008
+    """A number of its own for a replaced module."""
+    number = next(numbers)
+    REPLACED[number] = experts
+    return number
+
+
 def known_gate(experts: Any) -> Gate | None:
     """The activation of `experts`; None if the kernel does not know it."""
     gate = getattr(type(experts), "_apply_gate", None)
     if "_apply_gate" in vars(experts):
         return None
     if gate in CLAMPED:
-        return Gate("clamped", experts.alpha, experts.limit)
+        return Gate("clamped", float(experts.alpha), float(experts.limit))
     if gate in (None, getattr(moe, "_default_apply_gate", None)) and type(experts.act_fn) in ACTIVATIONS:
         return Gate(ACTIVATIONS[type(experts.act_fn)])
     return None
@@ -128,9 +153,11 @@ def fused_experts(
     levels = crossbars.dac_levels or 0, crossbars.adc_levels or 0
     converters = Converters(layer.hardware.tile_size, *levels, int(layer.count_saturation))
     routed = hidden_states, top_k_index, top_k_weights, layer.place
-    if torch.compiler.is_compiling() and layer.gate is not None:
-        return _one_operation(*routed, bool(layer.digital), *gate_up, *down, list(converters), *layer.gate)
-    return _experts(*routed, bool(layer.digital), gate_up, down, converters, layer.gate, layer.original)
+    any_digital = bool(layer.digital)
+    if torch.compiler.is_compiling():
+        gate, number = layer.gate or Gate("products"), 0 if layer.gate else layer.number
+        return _one_operation(*routed, any_digital, *gate_up, *down, list(converters), *gate, number)
+    return _experts(*routed, any_digital, gate_up, down, converters, layer.gate, layer.original)
 
 
 def _tiles(layer: "AnalogExperts", name: str) -> Tiles:
@@ -166,8 +193,12 @@ def _one_operation(
     gate: str,
     alpha: float,
     limit: float,
+    number: int,
 ) -> Tensor:
-    """All of it as one node of torch.compile's graph, which cannot look into the kernels."""
+    """All of it as one node of torch.compile's graph, which cannot look into the kernels.
+
+    number: that of the replaced module in REPLACED, whose activation is taken for the gate "products".
+    """
     gate_up = Tiles(
         gate_up_weight, gate_up_scale, gate_up_by_expert, gate_up_counts, gate_up_target, gate_up_bias,
         gate_up_interleaved,
@@ -175,9 +206,9 @@ def _one_operation(
     down = Tiles(
         down_weight, down_scale, down_by_expert, down_counts, down_target, down_bias, down_interleaved
     )
-    gating = Gate(gate, alpha, limit)
-    known = Converters(*converters)
-    return _experts(hidden, index, weights, place, any_digital, gate_up, down, known, gating, None)
+    gating = None if gate == "products" else Gate(gate, alpha, limit)
+    experts, known = None if gating else REPLACED[number], Converters(*converters)
+    return _experts(hidden, index, weights, place, any_digital, gate_up, down, known, gating, experts)
 
 
 @_one_operation.register_fake
@@ -245,14 +276,13 @@ class _Routing:
             (sizes for most, sizes in BLOCKS.items() if self.pairs <= most * number), LARGEST_BLOCKS
         )
         self.most_blocks = min(self.pairs, self.pairs // self.sizes.rows + number)
-        columns = _power_of_2(number)
+        self.columns = columns = _power_of_2(number)
         self.alone = self.pairs * columns <= ALONE
-        chunk = max(16, _power_of_2(self.pairs) if self.alone else CHUNK // columns)
+        self.chunk = max(16, _power_of_2(self.pairs) if self.alone else CHUNK // columns)
         make = torch.empty if self.alone else torch.zeros
         sizes = [columns, self.pairs, self.pairs, 3 * self.most_blocks]
         memory = make(sum(sizes), dtype=torch.int32, device=experts.device)
         self.counts, self.ranks, self.order, self.blocks = memory.split(sizes)
-        self.constants = {"experts": columns, "chunk": chunk, "block_rows": self.sizes.rows}
 
     def prepare(
         self, gate_up: "_Product", x: Float[Tensor, "tokens in"]
@@ -260,47 +290,77 @@ class _Routing:
         """Group the pairs; the DAC codes of x, which all experts read."""
         tokens = x.shape[0]
         codes = gate_up.codes(tokens)
-        chunks = 1 if self.alone else _parts(self.pairs, self.constants["chunk"])
+        grouping, converting = _grouping(self.columns, self.chunk, self.sizes.rows, self.alone, gate_up.dac)
+        chunks = 1 if self.alone else _parts(self.pairs, self.chunk)
         parts = tokens * _parts(gate_up.inputs, COLUMNS)
-        experts_kernel.prepare[(chunks + parts,)](
-            self.experts, self.counts, self.ranks, self.order, self.blocks, self.pairs, self.most_blocks, chunks,
-            x, codes, gate_up.tiles.by_expert, tokens, codes.shape[2],
-            alone=self.alone, num_warps=8 if self.alone else 4, **self.constants, **gate_up.dac,
+        grouped = self.experts, self.counts, self.ranks, self.order, self.blocks
+        _prepare(
+            (chunks + parts, 1, 1), (*grouped, x, codes, gate_up.tiles.by_expert),
+            (self.pairs, self.most_blocks, chunks, tokens), converting,
         )  # fmt: skip
         if not self.alone:
-            experts_kernel.place[(_parts(max(self.pairs, self.most_blocks), self.constants["chunk"]),)](
-                self.experts, self.counts, self.ranks, self.order, self.blocks, self.pairs, self.most_blocks,
-                **self.constants,
-            )  # fmt: skip
+            programs = _parts(max(self.pairs, self.most_blocks), self.chunk)
+            _place((programs, 1, 1), grouped, (self.pairs, self.most_blocks), grouping)
         return codes
+
+
+def terms_of(converters: Converters) -> int:
+    """How many fp16 numbers a DAC code is the sum of."""
+    return 1 if 0 < converters.dac_levels <= EXACT_CODES else 2
+
+
+def fitting(sizes: Blocks, terms: int, device: torch.device) -> Blocks:
+    """With as many stages as there is shared memory for."""
+    if device.type != "cuda":
+        return sizes
+    properties: Any = torch.cuda.get_device_properties(device)
+    fetched = 2 * sizes.inputs * (terms * sizes.rows + sizes.outputs)
+    fit = (properties.shared_memory_per_block_optin - SPARE) // fetched
+    return sizes._replace(stages=max(1, min(sizes.stages, fit)))
+
+
+@cache
+def _grouping(
+    experts: int, chunk: int, block_rows: int, alone: bool, dac: Constants
+) -> tuple[Constants, Constants]:
+    """What `place` and `prepare` are compiled for."""
+    grouping = Constants(experts=experts, chunk=chunk, block_rows=block_rows)
+    return grouping, Constants(**grouping, **dac, alone=alone, num_warps=8 if alone else 4)
+
+
+@cache
+def dac_constants(inputs: int, slices: int, width: int, converters: Converters) -> Constants:
+    """What the conversion of inputs is compiled for."""
+    return Constants(
+        inputs=inputs, tile=min(converters.tile_size, inputs), width=width, columns=slices * width,
+        levels=converters.dac_levels, terms=terms_of(converters), block=COLUMNS,
+    )  # fmt: skip
 
 
 @cache
 def _constants(
-    tiles: tuple[int, ...], target: tuple[int, ...], size: int, down: tuple[int, ...], inner: int,
-    converters: Converters, sizes: Blocks, device: torch.device,
-) -> dict[str, Any]:  # fmt: skip
+    tiles: tuple[int, ...], target: tuple[int, ...], strides: tuple[int, ...], size: int, scale_blocks: int,
+    down: tuple[int, ...], inner: int, converters: Converters, sizes: Blocks, device: torch.device,
+    gate: str, interleaved: int, choices: int, any_digital: bool,
+) -> Constants:  # fmt: skip
     """What the kernel is compiled for, of weights `tiles`, parameter `target`, its item `size`, and down's weights."""
-    terms = 1 if 0 < converters.dac_levels <= EXACT_CODES else 2
-    if device.type == "cuda":
-        properties: Any = torch.cuda.get_device_properties(device)
-        fetched = 2 * sizes.inputs * (terms * sizes.rows + sizes.outputs)
-        fit = (properties.shared_memory_per_block_optin - SPARE) // fetched
-        sizes = sizes._replace(stages=max(1, min(sizes.stages, fit)))
+    terms = terms_of(converters)
+    sizes = fitting(sizes, terms, device)
     (slices, _, outputs, width), (_, _, inputs) = tiles, target
     block_inputs = max(16, min(sizes.inputs, _power_of_2(width)))
     digital_inputs = max(16, sizes.inputs * 2 // size)
     whole = outputs % sizes.outputs == 0
-    return {
-        "slices": slices, "outputs": outputs, "width": width, "inputs": inputs,
-        "terms": terms,
-        "dac_levels": converters.dac_levels, "adc_levels": converters.adc_levels, "count": bool(converters.counted),
-        "down_tile": min(converters.tile_size, inner), "down_width": down[3], "down_columns": down[0] * down[3],
-        "block_rows": sizes.rows, "block_outputs": sizes.outputs, "block_inputs": block_inputs,
-        "digital_inputs": digital_inputs, "whole": whole and width % block_inputs == 0,
-        "digital_whole": whole and inputs % digital_inputs == 0,
-        "num_warps": sizes.warps, "num_stages": sizes.stages,
-    }  # fmt: skip
+    return Constants(
+        scale_blocks=scale_blocks, digital_expert=strides[0], digital_out=strides[1], digital_in=strides[2],
+        gate=gate, matrices=2 if choices else 1, interleaved=bool(interleaved), choices=choices,
+        any_digital=any_digital, slices=slices, outputs=outputs, width=width, inputs=inputs, terms=terms,
+        dac_levels=converters.dac_levels, adc_levels=converters.adc_levels, count=bool(converters.counted),
+        down_tile=min(converters.tile_size, inner), down_width=down[3], down_columns=down[0] * down[3],
+        block_rows=sizes.rows, block_outputs=sizes.outputs, block_inputs=block_inputs,
+        digital_inputs=digital_inputs, whole=whole and width % block_inputs == 0,
+        digital_whole=whole and inputs % digital_inputs == 0,
+        num_warps=sizes.warps, num_stages=sizes.stages,
+    )  # fmt: skip
 
 
 class _Product:
@@ -311,24 +371,15 @@ class _Product:
     ) -> None:
         self.tiles, self.down, self.converters, self.routing = tiles, down, converters, routing
         self.any_digital = any_digital
-        self.constants = _constants(
-            tiles.weight.shape, tiles.target.shape, tiles.target.element_size(), down.weight.shape,
-            down.target.shape[2], converters, routing.sizes, tiles.weight.device,
-        )  # fmt: skip
-        self.outputs, self.inputs = tiles.target.shape[1:]
-        self.analog = tiles.weight.shape[1]
-        self.dac = {
-            "inputs": self.inputs, "tile": min(converters.tile_size, self.inputs), "block": COLUMNS,
-            "width": self.constants["width"], "levels": converters.dac_levels, "terms": self.constants["terms"],
-        }  # fmt: skip
+        self.slices, self.analog, self.outputs, self.width = tiles.weight.shape
+        self.inputs = tiles.target.shape[2]
+        self.dac = dac_constants(self.inputs, self.slices, self.width, converters)
 
     def codes(self, rows: int) -> Float[Tensor, "terms rows columns"]:
         """Memory for DAC codes, in slices as wide as the crossbars'. What no code is written to is zero."""
-        columns = self.constants["slices"] * self.constants["width"]
+        columns = self.dac["columns"]
         make = torch.empty if columns == self.inputs else torch.zeros
-        return make(
-            self.constants["terms"], rows, columns, dtype=torch.float16, device=self.tiles.weight.device
-        )
+        return make(self.dac["terms"], rows, columns, dtype=torch.float16, device=self.tiles.weight.device)
 
     def convert(
         self,
@@ -337,10 +388,9 @@ class _Product:
         held: Int[Tensor, " rows"],
     ) -> None:
         """Write the DAC codes of x; held: where the crossbars hold the expert of each row."""
-        _, rows, columns = codes.shape
-        experts_kernel.convert[(rows, _parts(self.inputs, COLUMNS))](
-            x, codes, self.tiles.by_expert, held, rows, columns, **self.dac
-        )
+        rows = codes.shape[1]
+        programs = rows, _parts(self.inputs, COLUMNS), 1
+        _convert(programs, (x, codes, self.tiles.by_expert, held), (rows,), self.dac)
 
     def multiply(
         self,
@@ -357,18 +407,27 @@ class _Product:
             the stored product; else the codes that down's analog experts read.
         digital_output: what down's digital experts read.
         """
-        routing, tiles, sizes = self.routing, self.tiles, self.routing.sizes
+        routing, tiles, sizes, down = self.routing, self.tiles, self.routing.sizes, self.down
         across = _parts(self.outputs, sizes.outputs)
         target = tiles.target if self.any_digital else tiles.weight[0]  # which is not read
-        gated = tiles is not self.down
-        experts_kernel.multiply[(routing.most_blocks * across,)](
+        choices = routing.experts.shape[1] if tiles is not down else 0
+        constants = _constants(
+            tiles.weight.shape, tiles.target.shape, target.stride(), tiles.target.element_size(),
+            tiles.scale.shape[2], down.weight.shape, down.target.shape[2], self.converters, sizes, codes.device,
+            gate.name, tiles.interleaved, choices, self.any_digital,
+        )  # fmt: skip
+        tensors = (
             codes, tiles.weight, tiles.scale, tiles.by_expert, tiles.counts, digital, target, tiles.bias,
             routing.order, routing.blocks, routing.place, routing.weights,
-            output, digital_output, self.down.by_expert, self.down.counts,
-            codes.shape[1], output.shape[-2], self.analog, tiles.scale.shape[2], *target.stride(),
-            gate.alpha, gate.limit, gate=gate.name, matrices=1 + gated, interleaved=bool(tiles.interleaved),
-            choices=routing.experts.shape[1] if gated else 0, any_digital=self.any_digital, **self.constants,
+            output, digital_output, down.by_expert, down.counts,
         )  # fmt: skip
+        numbers = codes.shape[1], output.shape[-2], self.analog, gate.alpha, gate.limit
+        _multiply((routing.most_blocks * across, 1, 1), tensors, numbers, constants)
+
+
+@cache
+def _combining(outputs: int, choices: int) -> Constants:
+    return Constants(outputs=outputs, choices=choices, block=COLUMNS)
 
 
 def _pass(
@@ -386,16 +445,17 @@ def _pass(
     if count:
         uses = (routing.place[routing.experts] < gate_up.analog).sum(-1)
         count_inputs(gate_up.tiles.counts, hidden, gate_up.tiles.by_expert[0, 2], uses)
-    # What digital experts hand on: nothing, if there are none.
+    # What digital experts hand on, if there are any.
     rows = pairs if gate_up.any_digital else 0
-    inner = torch.empty(rows, down.inputs, dtype=hidden.dtype, device=device)
+    inner = torch.empty(rows, down.inputs, dtype=hidden.dtype, device=device) if rows else hidden
     if gate is not None:
         gate_up.multiply(codes, hidden, inner_codes, inner, gate)
     else:
         products = torch.empty(pairs, gate_up.outputs, device=device)
         gate_up.multiply(codes, hidden, products, inner, Gate("products"))
         activation = apply_gate(experts, products).contiguous()
-        inner.copy_(activation[:rows])
+        if rows:
+            inner.copy_(activation)
         place = routing.place[routing.experts.flatten()[routing.order]]
         held = place.clamp(max=gate_up.analog - 1)
         down.convert(activation, inner_codes, held)
@@ -405,6 +465,5 @@ def _pass(
             )
     results = torch.empty(pairs, down.outputs, device=device)
     down.multiply(inner_codes, inner, results, inner, Gate("weights"))
-    experts_kernel.combine[(hidden.shape[0], _parts(down.outputs, COLUMNS))](
-        results, output, down.outputs, choices=routing.experts.shape[1], block=COLUMNS
-    )
+    programs = hidden.shape[0], _parts(down.outputs, COLUMNS), 1
+    _combine(programs, (results, output), (), _combining(down.outputs, routing.experts.shape[1]))

@@ -17,9 +17,11 @@ from theory.hardware import PROGRAMMING_NOISE, Hardware
 
 # One Philox counter gives four normals, to the weights of four runs of this many inputs; part of what a seed means.
 RUN: int = 32
+NAN = tl.constexpr(tl.PropagateNan.ALL)  # the larger of a number and none is none
 ROUNDS: int = 10  # rounds of Philox, as in torch
 # Rows that one program of the grid takes, and the warps for it: they decide speed alone.
-ROWS, WARPS = 16, 4
+ROWS, WARPS = 32, 4
+LARGEST_ROWS, LARGEST_INPUTS = 16, 512
 
 
 @torch.no_grad()
@@ -63,7 +65,7 @@ def fused_program(
             outputs, inputs, *target.stride(), *w_max.stride(), *gain.stride(), *strides,
             *cubics[0], *cubics[1], noise.x_max, noise.border, noise.dead_zone,
             float(-hardware.c if mirrored else hardware.c),
-            pieces=len(noise.pieces), tile=tile, rows=ROWS, run=RUN, rounds=ROUNDS, num_warps=WARPS,
+            pieces=len(noise.pieces), borders=len(noise.pieces) > 1 or noise.dead_zone > 0, tile=tile, rows=ROWS, run=RUN, rounds=ROUNDS, num_warps=WARPS,
             enable_fp_fusion=True,  # which later releases leave off unless told
         )  # fmt: skip
 
@@ -78,7 +80,7 @@ def _program(  # type: ignore[no-untyped-def]  # a kernel takes no types
     programmed_slice, programmed_expert, programmed_matrix, programmed_out, programmed_in,
     low_0, low_1, low_2, low_3, high_0, high_1, high_2, high_3,
     x_max, border, dead_zone, c,
-    pieces: tl.constexpr, tile: tl.constexpr, rows: tl.constexpr, run: tl.constexpr, rounds: tl.constexpr,
+    pieces: tl.constexpr, borders: tl.constexpr, tile: tl.constexpr, rows: tl.constexpr, run: tl.constexpr, rounds: tl.constexpr,
 ):  # fmt: skip
     """So many rows times four runs of inputs of one matrix. Strides are named tensor_axis."""
     across = tl.cdiv(inputs, 4 * run)
@@ -91,7 +93,7 @@ def _program(  # type: ignore[no-untyped-def]  # a kernel takes no types
     zeros = tl.zeros((rows, run), tl.int32)
     of_inputs, of_output = zeros + (group * run + tl.arange(0, run))[None, :], zeros + row[:, None]
     of_matrix, of_expert = zeros + matrix.to(tl.int32), zeros + expert.to(tl.int32)
-    bits = tl.philox(tl.load(seed), of_inputs, of_output, of_matrix, of_expert, rounds)
+    bits = _philox(tl.load(seed), of_inputs, of_output, of_matrix, of_expert, rounds)
     normals = _normals(bits[0], bits[1]) + _normals(bits[2], bits[3])
 
     wide_row = row.to(tl.int64)[:, None]  # products with strides may be beyond 2^31
@@ -109,16 +111,82 @@ def _program(  # type: ignore[no-untyped-def]  # a kernel takes no types
         wide_slice = slice_of.to(tl.int64)
         weight = tl.load(target + column.to(tl.int64) * target_in, there, other=0).to(tl.float32)
         largest = tl.load(w_max + wide_slice * w_max_slice, slice_there, other=0)
-        r = tl.div_rn(tl.abs(weight), tl.broadcast_to(tl.where(largest > 0, largest, 1.0), weight.shape))
-        x = x_max * r
+        divisor = tl.where(largest > 0, largest, 1.0)
+        if borders:  # on which side of them a weight is has to be as in the reference
+            r = tl.div_rn(tl.abs(weight), tl.broadcast_to(divisor, weight.shape))
+            x = x_max * r
+        else:
+            x = tl.abs(weight) * (x_max / divisor)
         sigma = ((low_3 * x + low_2) * x + low_1) * x + low_0
         if pieces == 2:
             sigma = tl.where(x <= border, sigma, ((high_3 * x + high_2) * x + high_1) * x + high_0)
         sigma *= c * largest
-        written = tl.where(r < dead_zone, 0.0, weight + normals[part] * sigma)
+        written = weight + normals[part] * sigma
+        if borders:
+            written = tl.where(r < dead_zone, 0.0, written)
         scaled = written * tl.load(gain + wide_slice * gain_slice, slice_there, other=0)
         place_in_slice = (column - slice_of * tile).to(tl.int64)
         tl.store(programmed + wide_slice * programmed_slice + place_in_slice * programmed_in, scaled, there)
+
+
+@torch.no_grad()
+def fused_largest(
+    target: Float[Tensor, "experts matrices out in"], tile_size: int
+) -> Float[Tensor, "experts matrices out slices"]:
+    """The largest |w| of every output and input slice, in fp32. target: as for `fused_program`."""
+    experts, matrices, outputs, inputs = target.shape
+    tile = min(tile_size, inputs)
+    slices = triton.cdiv(inputs, tile)
+    largest = torch.empty(experts, matrices, outputs, slices, device=target.device)
+    block = min(LARGEST_INPUTS, triton.next_power_of_2(tile))
+    grid = (triton.cdiv(outputs, LARGEST_ROWS) * slices, matrices, experts)
+    with torch.cuda.device_of(target):
+        _largest[grid](
+            target, largest, outputs, inputs, slices, *target.stride(),
+            tile=tile, rows=LARGEST_ROWS, block=block, num_warps=WARPS,
+        )  # fmt: skip
+    return largest
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _largest(  # type: ignore[no-untyped-def]
+    target, largest, outputs, inputs, slices, target_expert, target_matrix, target_out, target_in,
+    tile: tl.constexpr, rows: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """So many rows of one slice of one matrix."""
+    number = tl.program_id(0) % slices
+    row = (tl.program_id(0) // slices * rows + tl.arange(0, rows)).to(tl.int64)
+    matrix, expert = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    target += expert * target_expert + matrix * target_matrix + row[:, None] * target_out
+    found = tl.zeros((rows, block), tl.float32)
+    for start in range(0, tile, block):
+        inside = start + tl.arange(0, block)
+        column = number.to(tl.int64) * tile + inside
+        there = (row < outputs)[:, None] & ((inside < tile) & (column < inputs))[None, :]
+        weight = tl.load(target + column[None, :] * target_in, there, other=0).to(tl.float32)
+        found = tl.maximum(found, tl.abs(weight), propagate_nan=NAN)
+    matrices = tl.num_programs(1)
+    largest += ((expert * matrices + matrix) * outputs + row) * slices + number
+    tl.store(largest, tl.reduce(found, 1, _larger), row < outputs)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _larger(one, other):  # type: ignore[no-untyped-def]
+    return tl.maximum(one, other, propagate_nan=NAN)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _philox(seed, c0, c1, c2, c3, rounds: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What tl.philox gives for counters of 32 bits. Here both halves of a product come from one instruction."""
+    k0, k1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+    c0, c1, c2, c3 = c0.to(tl.uint32), c1.to(tl.uint32), c2.to(tl.uint32), c3.to(tl.uint32)
+    for _ in tl.static_range(rounds):
+        first, second = c0.to(tl.uint64) * 0xD2511F53, c2.to(tl.uint64) * 0xCD9E8D57
+        c0, c2 = (second >> 32).to(tl.uint32) ^ c1 ^ k0, (first >> 32).to(tl.uint32) ^ c3 ^ k1
+        c1, c3 = second.to(tl.uint32), first.to(tl.uint32)
+        k0 = tl.add(k0, 0x9E3779B9, sanitize_overflow=False)
+        k1 = tl.add(k1, 0xBB67AE85, sanitize_overflow=False)
+    return c0, c1, c2, c3
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]

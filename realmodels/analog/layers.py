@@ -24,13 +24,23 @@ class _Analog(nn.Module):
     """A module with crossbars in the place of another one, whose parameters it holds under the same names.
 
     If accelerate has a hook on the replaced module, calls run as the hook would run that module's calls.
+
+    On an NVIDIA GPU the module computes in `fused_linear` or `fused_experts`, and programmed weights are stored in
+    fp16: rounded by at most 2^-11 of themselves, far below any programming noise. `why_not_fused` says why it does not.
+
+    fp32: keep programmed weights in fp32, and compute as elsewhere.
     """
 
     crossbars: Mapping[str, Crossbars]  # the name is that of the parameter
     needs_parameters: bool  # True if a call computes with any parameter of the replaced module
+    why_not_fused: str | None  # since the last programming
 
     def __init__(
-        self, original: nn.Module, hardware: Hardware, calibration: dict[str, Sequence[LayerCalibration]]
+        self,
+        original: nn.Module,
+        hardware: Hardware,
+        calibration: dict[str, Sequence[LayerCalibration]],
+        fp32: bool,
     ) -> None:
         super().__init__()
         self._original = (original,)  # in a tuple: as a submodule its parameters would be counted twice
@@ -41,6 +51,7 @@ class _Analog(nn.Module):
         crossbars = {name: Crossbars(hardware, each) for name, each in calibration.items()}
         self.crossbars = nn.ModuleDict(crossbars)  # type: ignore[assignment]
         self.hardware = hardware
+        self.fp32, self.why_not_fused = fp32, "not programmed yet"
         self.train(original.training)
 
     @property
@@ -68,6 +79,13 @@ class _Analog(nn.Module):
         device = device_of(self)  # nothing has to be fetched, but inputs may be elsewhere
         there = {name: each.to(device) for name, each in named.items()}
         return super().__call__(*(each.to(device) for each in inputs), **there)
+
+    def _choose_path(self, target: Tensor) -> bool:
+        """Find out if the module with these weights computes fused, and tell the crossbars."""
+        self.why_not_fused = "fp32" if self.fp32 else why_not_fused(target, self.hardware)
+        for each in self.crossbars.values():
+            each.is_fp16 = self.why_not_fused is None
+        return self.why_not_fused is None
 
     def _program(
         self,
@@ -126,10 +144,11 @@ class AnalogLinear(_Analog):
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(self, linear: nn.Linear, hardware: Hardware, calibration: Ranges | None) -> None:
-        super().__init__(
-            linear, hardware, {} if calibration is None else {"weight": for_experts(calibration, 1)}
-        )
+    def __init__(
+        self, linear: nn.Linear, hardware: Hardware, calibration: Ranges | None, *, fp32: bool = False
+    ) -> None:
+        ranges = {} if calibration is None else {"weight": for_experts(calibration, 1)}
+        super().__init__(linear, hardware, ranges, fp32)
         self.needs_parameters = not self.is_analog or linear.bias is not None
         self.in_features, self.out_features = linear.in_features, linear.out_features
 
@@ -137,6 +156,7 @@ class AnalogLinear(_Analog):
     def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
         """Program the weights with fresh noise."""
         target = weights_of(self)["weight"][None, None]
+        self._choose_path(target)
         only = torch.zeros(1, dtype=torch.int64, device=target.device)
         self._program("weight", target, only, generator, lambda matrices: matrices[0, 0], mirrored=mirrored)
 
@@ -149,6 +169,10 @@ class AnalogLinear(_Analog):
         weight = crossbars.programmed()
         if not crossbars.has_converters:
             return functional_call(self._digital[0], {"weight": weight.to(self.weight.dtype)}, (input,))
+        if crossbars.is_fp16:
+            from realmodels.analog.fused_linear import fused_linear
+
+            return fused_linear(self, input)
         rows = input.reshape(-1, self.in_features)
         output = rows.new_empty(rows.shape[0], self.out_features)
         for part in _passes(rows.shape[0], crossbars.rows_per_pass()):
@@ -159,7 +183,8 @@ class AnalogLinear(_Analog):
 
     def extra_repr(self) -> str:
         return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None},"
+            f" why_not_fused={self.why_not_fused!r}"
         )
 
 
@@ -171,18 +196,14 @@ class AnalogExperts(_Analog):
     Between DAC and final result analog experts compute in fp32 (fp64 if their weights are), digital experts in the
     model's dtype. InputError for a layout of `experts` that `fused.fused_layout` does not know.
 
-    On an NVIDIA GPU the layer computes in `fused_experts`, and programmed weights are stored in fp16: rounded by at
-    most 2^-11 of themselves, far below any programming noise. `why_not_fused` says why it does not.
-
-    fp32: keep programmed weights in fp32, and compute as elsewhere.
     """
 
     gate_up_proj: nn.Parameter
     down_proj: nn.Parameter
     groups: Tensor  # the expert of each group of rows: first as the crossbars hold them, then all, as digital experts
     place: Tensor  # the group that each expert computes in now
-    why_not_fused: str | None  # since the last programming
     gate: Any  # the activation as `fused_experts` knows it
+    number: int  # of the replaced module, as `fused_experts` knows it
 
     def __init__(
         self,
@@ -206,11 +227,11 @@ class AnalogExperts(_Analog):
             experts,
             hardware,
             {"gate_up_proj": [gate_up], "down_proj": [down[expert] for expert in self.held]},
+            fp32,
         )
         groups = torch.tensor([*self.held, *range(self.num_experts)], device=device_of(experts))
         self.register_buffer("groups", groups, persistent=False)
         self.register_buffer("place", None, persistent=False)
-        self.fp32, self.why_not_fused = fp32, "not programmed yet"
         self.keep_digital(digital)
 
     def keep_digital(self, digital: Sequence[int]) -> None:
@@ -247,13 +268,11 @@ class AnalogExperts(_Analog):
         the placement nor on the layout.
         """
         weights = weights_of(self)
-        self.why_not_fused = "fp32" if self.fp32 else why_not_fused(weights["down_proj"], self.hardware)
-        if self.why_not_fused is None:
-            from realmodels.analog.fused_experts import known_gate
+        if self._choose_path(weights["down_proj"]):
+            from realmodels.analog.fused_experts import known_gate, numbered
 
-            self.gate = known_gate(self.original)
+            self.gate, self.number = known_gate(self.original), numbered(self.original)
         for name in FUSED_WEIGHTS:
-            self.crossbars[name].is_fp16 = self.why_not_fused is None
             target, stored = self.layout.matrices(name, weights[name]), partial(self.layout.stored, name)
             experts = self.groups[: len(self.held)].to(target.device)
             self._program(name, target, experts, generator, stored, mirrored=mirrored)

@@ -23,6 +23,7 @@ from theory.hardware import (
     PROGRAMMING_NOISE,
     Granularity,
     Hardware,
+    largest_of_columns,
     largest_weights,
     program,
     programming_sigma,
@@ -178,7 +179,41 @@ def test_tiles_of_zeros_stay_zeros(programming: str) -> None:
     assert (programmed[..., :10, :20] == 0).all() and programmed[..., 10:, :].isfinite().all()
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_largest_weights_are_the_references(transposed: bool) -> None:
+    """Also of weights that are no numbers."""
+    for tile_size, w_max in zip((1, 5, 32, 64, 512, 2**40), 2 * GRANULARITIES, strict=True):
+        target = weights(2, 2, 150, 19).mT if transposed else weights(2, 2, 19, 150)
+        target[1, 1, 7, 3] = -9.0
+        target[0, 1, 2, 11] = math.nan
+        hardware = Hardware(tile_size=tile_size, w_max=w_max)
+        for each in (target, target.bfloat16()):
+            found = largest_of_columns(kernel.fused_largest(each, tile_size), hardware)
+            assert torch.equal(
+                found.nan_to_num(-1.0), largest_weights(each, hardware).float().nan_to_num(-1.0)
+            )
+            assert found.isnan().any()
+
+
 # ------------------------------------------------------------------------------------ unit normals
+
+
+@triton.jit
+def _bits(seed, ours, philox):
+    place = tl.arange(0, 64)
+    counters = place, 3 * place, place + 2**20, -place
+    one = kernel._philox(tl.load(seed), *counters, 10)
+    other = tl.philox(tl.load(seed), *counters, 10)
+    for number in tl.static_range(4):
+        tl.store(ours + 64 * number + place, one[number].to(tl.int32, bitcast=True))
+        tl.store(philox + 64 * number + place, other[number].to(tl.int32, bitcast=True))
+
+
+def test_bits_are_philoxs() -> None:
+    for seed in (0, 1, 2**32 - 1, 2**40 + 7, 2**63 - 1):
+        ours, philox = (torch.zeros(256, dtype=torch.int32, device=DEVICE) for _ in range(2))
+        _bits[1,](torch.tensor([seed], device=DEVICE), ours, philox)
+        assert torch.equal(ours, philox) and ours.unique().numel() > 250
 
 
 def test_noise_is_normal_and_independent() -> None:
