@@ -231,7 +231,8 @@ class AnalogExperts(_Analog):
         )
         groups = torch.tensor([*self.held, *range(self.num_experts)], device=device_of(experts))
         self.register_buffer("groups", groups, persistent=False)
-        self.register_buffer("place", None, persistent=False)
+        place = torch.empty(self.num_experts, dtype=torch.int32, device=groups.device)
+        self.register_buffer("place", place, persistent=False)
         self.keep_digital(digital)
 
     def keep_digital(self, digital: Sequence[int]) -> None:
@@ -248,7 +249,7 @@ class AnalogExperts(_Analog):
         groups = {expert: group for group, expert in enumerate(self.held)}
         groups |= {expert: len(self.held) + expert for expert in digital}
         place = [groups[expert] for expert in range(self.num_experts)]
-        self.place = torch.tensor(place, dtype=torch.int32, device=self.groups.device)
+        self.place.copy_(torch.tensor(place))  # where a graph of CUDA sees it, too
 
     def _require_experts(self, digital: Sequence[int]) -> None:
         if len(set(digital)) < len(digital) or not set(digital) <= set(range(self.num_experts)):

@@ -141,6 +141,40 @@ def test_whole_layer_equals_reference_bit_for_bit(
     assert torch.equal(output.cpu(), expected)
 
 
+@some
+@given(
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    made=st.sets(st.integers(0, EXPERTS - 1), max_size=EXPERTS - 2),
+    later=st.sets(st.integers(0, EXPERTS - 1)),
+    activation=st.sampled_from(["fused", "torch"]),
+    hardware=st.sampled_from([Hardware(c=1.0, tile_size=8), Hardware(c=1.0, tile_size=8, w_max="column")]),
+    seed=st.integers(0, 2**31),
+)
+def test_other_digital_experts_without_programming(
+    layout: str, made: set[int], later: set[int], activation: str, hardware: Hardware, seed: int
+) -> None:
+    """The layer is then the one that was made with them, to the last bit; also its counts, and back again."""
+    experts = exact_experts(seeded(seed), layout)
+    inputs = on_device(*exact_inputs(7, 2, seeded(seed)))
+    with pytest.MonkeyPatch.context() as patch:
+        if activation == "torch":
+            patch.setattr(fused, "known_gate", lambda _: None)
+        layer, first = (layer_of(experts, sorted(made), hardware, EXACT, seed) for _ in range(2))
+        if len(made | later) < EXPERTS:
+            both: Any = layer_of(experts, sorted(made | later), hardware, EXACT, seed)
+        else:
+            both = first.original
+        for digital, other in ((made | later, both), (made, first)):
+            layer.keep_digital(sorted(digital))
+            if isinstance(other, AnalogExperts):
+                for each in (layer, other):
+                    each.count_saturation = True
+                    each.reset_saturation()
+            assert torch.equal(layer(*inputs), other(*inputs))
+            if isinstance(other, AnalogExperts):
+                assert layer.saturation() == other.saturation()
+
+
 def routings(patch: pytest.MonkeyPatch) -> list[_Routing]:
     """The routing of each pass from now on."""
     seen: list[_Routing] = []

@@ -159,3 +159,17 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         seen = calls(model.network)
         block_results(model.network, tokens, prefix)
     assert "model.layers.0" in seen
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_numbers_on_a_gpu_are_those_without_it() -> None:
+    model, ranges = fresh(), calibration(HARDWARE)
+    model.network.to("cuda")  # type: ignore[arg-type]
+    tokens, chip = blocks(model), Chip(model, HARDWARE, ranges)
+    prefix = Prefix(model.network, tokens)
+    for arm in ("attention", "LM head", "all experts", "LM head"):
+        with chip.placed(ARMS[arm]):
+            expected = block_results(model.network, tokens)
+            for _ in range(2):
+                found = block_results(model.network, tokens, prefix)
+                assert all(torch.equal(*each) for each in zip(found, expected, strict=True))
