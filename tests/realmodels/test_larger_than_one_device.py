@@ -17,11 +17,12 @@ from realmodels.analog import AnalogExperts, AnalogLinear
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.compare import expert_damage, losses, mean_shift
 from realmodels.damage import expected_damage
-from realmodels.deploy import deployed
+from realmodels.deploy import Chip, deployed
 from realmodels.devices import device_of, fetched_again_for_gradients, is_offloaded, weights_of
-from realmodels.evaluate import token_blocks
+from realmodels.evaluate import block_results, token_blocks
 from realmodels.families import describe
 from realmodels.load import Model
+from realmodels.prefix import Prefix
 from realmodels.tasks import CONTINUATION, evaluate_tasks
 from theory.errors import InputError
 from theory.hardware import Hardware
@@ -213,6 +214,25 @@ def test_modules_without_anything_digital_read_nothing(pair: Pair, monkeypatch: 
                 [expected, set()] if isinstance(module, AnalogLinear) else [expected]
             )
     assert read
+
+
+def test_one_chip_and_what_is_computed_once(pair: Pair) -> None:
+    """One placement after the other, and each twice; then nothing is patched any more."""
+    tokens = token_blocks(pair.whole, TEXT, 16, 3).tokens
+    sizes = pair.whole.map.num_experts
+    everything = Placement(sizes, ((),) * len(sizes))
+    found = []
+    for model, ranges in zip(pair, pair.ranges, strict=True):
+        chip, prefix = Chip(model, CONVERTERS, ranges, 3), Prefix(model.network, tokens)
+        for placement in (mixed(model), everything, mixed(model)):
+            with chip.placed(placement):
+                results = [block_results(model.network, tokens, each) for each in (None, prefix, prefix)]
+            found.append(torch.stack([torch.stack(each) for each in results]))
+            assert found[-1].diff(dim=0).eq(0).all()
+    assert all(torch.equal(*each) for each in zip(found[:3], found[3:], strict=True))
+    before = offloaded_parameters(pair.split)
+    assert evaluate(pair.split, TEXT) == evaluate(pair.whole, TEXT)
+    assert offloaded_parameters(pair.split) == before != set()
 
 
 def test_placements_at_once(pair: Pair) -> None:
