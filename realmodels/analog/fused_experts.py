@@ -40,7 +40,7 @@ from realmodels.fused import FUSED_WEIGHTS, apply_gate
 if TYPE_CHECKING:
     from realmodels.analog.layers import AnalogExperts
 
-TOKENS = 2**14  # of one pass: with 8 experts a token and 2048 outputs, 1 GiB of results
+RESULTS = 2**28  # numbers that the experts of one pass give: 1 GiB
 EXACT_CODES = 2**11  # fp16 holds all integers up to here
 # Replaced modules by number, for operations of torch.compile's graph, which take no module.
 REPLACED: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
@@ -239,8 +239,9 @@ def _experts(
     hidden, index, weights = hidden.contiguous(), index.contiguous(), weights.contiguous()
     output = torch.empty_like(hidden)
     with torch.cuda.device_of(hidden):
-        for start in range(0, hidden.shape[0], TOKENS):
-            part = slice(start, start + TOKENS)
+        tokens = max(1, RESULTS // (index.shape[1] * hidden.shape[1]))
+        for start in range(0, hidden.shape[0], tokens):
+            part = slice(start, start + tokens)
             routing = _Routing(index[part], weights[part], place)
             first, second = (
                 _Product(tiles, down, converters, routing, any_digital) for tiles in (gate_up, down)

@@ -134,7 +134,7 @@ def test_whole_layer_equals_reference_bit_for_bit(
     inputs = exact_inputs(tokens, k, generator)
     expected = expected_layer(experts, digital, hardware, inputs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "TOKENS", pass_tokens)
+        patch.setattr(fused, "RESULTS", pass_tokens * k * HIDDEN)
         if activation == "torch":
             patch.setattr(fused, "known_gate", lambda _: None)
         output = layer_of(experts, digital, hardware, EXACT)(*on_device(*inputs))
