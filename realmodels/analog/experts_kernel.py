@@ -82,7 +82,7 @@ def _place(
 
 @triton.jit(do_not_specialize=["rows"])
 def convert(
-    x, codes, by_expert, held, rows, inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
+    x, held, codes, by_expert, rows, inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
     columns: tl.constexpr, levels: tl.constexpr, terms: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
@@ -250,7 +250,9 @@ def _analog(
                 part = codes.load([term * code_rows + first_row, number * width + start])
             else:
                 source = codes + term * code_rows.to(tl.int64) * columns + (number * width + start)
-                part = tl.load(source) if whole else tl.load(source, (start + inside < width)[None, :], other=0)
+                part = (
+                    tl.load(source) if whole else tl.load(source, (start + inside < width)[None, :], other=0)
+                )
             if block_rows == 1:
                 product += tl.sum(tl.trans(part.to(tl.float32)) * weights.to(tl.float32), 0)[None, :]
             else:

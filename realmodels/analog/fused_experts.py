@@ -155,7 +155,9 @@ def fused_experts(
     routed = hidden_states, top_k_index, top_k_weights, layer.place
     if torch.compiler.is_compiling():
         gate = layer.gate or Gate("products")
-        return _one_operation(*routed, *gate_up, *down, list(converters), *gate, 0 if layer.gate else layer.number)
+        return _one_operation(
+            *routed, *gate_up, *down, list(converters), *gate, 0 if layer.gate else layer.number
+        )
     return _experts(*routed, gate_up, down, converters, layer.gate, layer.original)
 
 
@@ -382,7 +384,7 @@ class _Product:
         """Write the DAC codes of x; held: where the crossbars hold the expert of each row."""
         rows = codes.shape[1]
         programs = rows, _parts(self.inputs, COLUMNS), 1
-        _convert(programs, (x, codes, self.tiles.by_expert, held), (rows,), self.dac)
+        _convert(programs, (x, held, codes, self.tiles.by_expert), (rows,), self.dac)
 
     def multiply(
         self,

@@ -8,7 +8,7 @@ DAC codes are as in `fused_experts`. Importing this module needs Triton, which c
 """
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -33,25 +33,39 @@ from realmodels.analog.fused_experts import (
 from realmodels.analog.launch import Constants, Kernel
 
 if TYPE_CHECKING:
-    from realmodels.analog.layers import AnalogLinear
+    from realmodels.analog.crossbars import Crossbars
 
-# What programs take, by rows, at most: they decide speed alone.
-BLOCKS = {1: Blocks(1, 16, 512, 4, 4), 16: Blocks(16, 16, 512, 4, 3), 64: Blocks(64, 32, 128, 4, 4), 256: Blocks(64, 64, 128, 4, 4)}
-LARGEST_BLOCKS = Blocks(128, 128, 64, 8, 5)
-CONVERTED = 64  # with more rows, DAC codes are written first
+class Way(NamedTuple):
+    """What a program takes, and if DAC codes are written first."""
+
+    blocks: Blocks
+    converted: bool
+
+
+# By rows, at most: for as many outputs that ENOUGH programs have something to do, and for fewer. For speed alone.
+WAYS = {
+    1: (Way(Blocks(1, 8, 512, 2, 4), False), Way(Blocks(1, 8, 512, 2, 4), False)),
+    16: (Way(Blocks(16, 128, 128, 4, 4), False), Way(Blocks(16, 16, 512, 4, 3), False)),
+    64: (Way(Blocks(64, 128, 64, 4, 5), True), Way(Blocks(16, 32, 256, 4, 4), False)),
+}
+MANY_ROWS = Way(Blocks(128, 128, 64, 4, 3), True), Way(Blocks(64, 128, 128, 4, 3), True)
+ENOUGH = 128
 GROUP = 8  # blocks of rows that take turns with one block of outputs
 
 _linear, _convert = Kernel(experts_kernel.linear), Kernel(experts_kernel.convert)
 
 
-def fused_linear(layer: "AnalogLinear", input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-    """The output of the layer, in the dtype of `input`."""
-    crossbars, bias = layer.crossbars["weight"], layer._parameters["bias"]
+def fused_linear(
+    crossbars: "Crossbars", bias: Float[Tensor, " out"] | None, input: Float[Tensor, "*batch in"]
+) -> Float[Tensor, "*batch out"]:
+    """The output of a layer, in the dtype of `input`."""
+    buffers = crossbars._buffers  # as attributes, tensors are found slowly
+    read: Any = buffers["weight"], buffers["scale"], buffers["by_expert"], buffers["counts"]
     levels = crossbars.dac_levels or 0, crossbars.adc_levels or 0
-    converters = Converters(layer.hardware.tile_size, *levels, int(crossbars.count_saturation))
-    read = crossbars.programmed(), crossbars.scale, crossbars.by_expert, crossbars.counts
+    converters = Converters(crossbars.hardware.tile_size, *levels, int(crossbars.count_saturation))
     if torch.compiler.is_compiling():
-        return _one_operation(input, *read, bias, list(converters))
+        with torch.no_grad():
+            return _one_operation(input, *read, bias, list(converters))
     return _product(input, *read, bias, converters)
 
 
@@ -87,36 +101,48 @@ def _product(
         raise RuntimeError(
             f"{input.device} cannot compute with weights programmed on an NVIDIA GPU: program(generator) again"
         )
-    slices, _, outputs, width = weight.shape
-    inputs = input.shape[-1]
-    x = input.reshape(-1, inputs).contiguous()
-    rows = x.shape[0]
+    shape = weight.shape
+    outputs, inputs = shape[2], input.shape[-1]
+    x = input.contiguous()
+    rows = x.numel() // inputs
     output = x.new_empty(*input.shape[:-1], outputs)
     if rows == 0:
         return output
-    converted = rows > CONVERTED
-    sizes = next((sizes for most, sizes in BLOCKS.items() if rows <= most), LARGEST_BLOCKS)
-    constants = _constants(weight.shape, inputs, scale.shape[2], converters, sizes, converted, input.device)
+    way, few = next((ways for most, ways in WAYS.items() if rows <= most), MANY_ROWS)
+    sizes, converted = way
+    if _parts(rows, sizes.rows) * _parts(outputs, sizes.outputs) < ENOUGH:
+        sizes, converted = few
+    constants = _constants(shape, inputs, scale.shape[2], converters, sizes, converted, x.device)
+    if converters.counted and converters.dac_levels:
+        count_inputs(counts, x.view(rows, inputs), by_expert[0, 2], None)
+    programs = _parts(rows, sizes.rows) * _parts(outputs, sizes.outputs), 1, 1
     with torch.cuda.device_of(x):
-        if converters.counted and converters.dac_levels:
-            count_inputs(counts, x, by_expert[0, 2], None)
-        read: Any = (x, weight)
-        if converted:
-            terms, columns = constants["terms"], slices * width
-            make = torch.empty if columns == inputs else torch.zeros
-            codes = make(terms, rows, columns, dtype=torch.float16, device=x.device)
-            grid = (rows, _parts(inputs, COLUMNS), 1)
-            dac = dac_constants(inputs, slices, width, converters)
-            _convert(grid, (x, codes, by_expert, None), (rows,), dac)
-            read = (
-                TensorDescriptor.from_tensor(codes.view(-1, columns), [sizes.rows, constants["block_inputs"]]),
-                TensorDescriptor.from_tensor(
-                    weight.view(-1, width), [sizes.outputs, constants["block_inputs"]]
-                ),
-            )
-        programs = _parts(rows, sizes.rows) * _parts(outputs, sizes.outputs)
-        _linear((programs, 1, 1), (*read, scale, by_expert, counts, bias, output), (rows,), constants)
+        read = _converted(x, rows, weight, by_expert, converters, constants) if converted else (x, weight)
+        _linear(programs, (*read, scale, by_expert, counts, bias, output), (rows,), constants)
     return output
+
+
+def _converted(
+    x: Float[Tensor, "*batch in"],
+    rows: int,
+    weight: Float[Tensor, "slices 1 out width"],
+    by_expert: Float[Tensor, "1 3"],
+    converters: Converters,
+    constants: Constants,
+) -> tuple[TensorDescriptor, TensorDescriptor]:
+    """Blocks of DAC codes, which are written now, and of weights."""
+    slices, _, _, width = weight.shape
+    inputs, columns, block = constants["inputs"], slices * width, constants["block_inputs"]
+    make = torch.empty if columns == inputs else torch.zeros
+    codes = make(constants["terms"] * rows, columns, dtype=torch.float16, device=x.device)
+    dac = dac_constants(inputs, slices, width, converters)
+    _convert((rows, _parts(inputs, COLUMNS), 1), (x, None, codes, by_expert), (rows,), dac)
+    return (
+        TensorDescriptor(codes, codes.shape, (columns, 1), [constants["block_rows"], block]),
+        TensorDescriptor(
+            weight, (slices * weight.shape[2], width), (width, 1), [constants["block_outputs"], block]
+        ),
+    )
 
 
 @cache

@@ -7,6 +7,7 @@ dtypes of tensors, and which of them begin at a multiple of 16 bytes.
 
 from typing import Any
 
+import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 ALIGNMENT = 16  # bytes, of which Triton's programs know
@@ -32,19 +33,29 @@ class Kernel:
         self._compiled: dict[Any, tuple[Any, tuple[Any, ...]]] = {}
 
     def __call__(
-        self, programs: tuple[int, int, int], tensors: tuple[Any, ...], numbers: tuple[Any, ...], constants: Constants
+        self,
+        programs: tuple[int, int, int],
+        tensors: tuple[Any, ...],
+        numbers: tuple[Any, ...],
+        constants: Constants,
     ) -> None:
-        """Launch on the current device, to which the tensors belong."""
-        held = [each.base if isinstance(each, TensorDescriptor) else each for each in tensors]
+        """Launch on the device of the tensors, which is the current one. The last of them is no descriptor."""
+        device = tensors[-1].device
         key: tuple[Any, ...] = (
             constants,
-            held[0].device,
-            *[None if each is None else (each.dtype, each.data_ptr() % ALIGNMENT) for each in held],
+            device,
+            # A descriptor's tensor is in fp16, and aligned.
+            *[
+                None if each is None or each.__class__ is TensorDescriptor else (each.dtype, each.data_ptr() % ALIGNMENT)
+                for each in tensors
+            ],
         )
         found = self._compiled.get(key)
         if found is not None:
             compiled, rest = found
-            compiled[programs](*tensors, *numbers, *rest)
+            compiled[programs](
+                *tensors, *numbers, *rest, stream=torch._C._cuda_getCurrentRawStream(device.index)
+            )
             return
         compiled = self.kernel[programs](*tensors, *numbers, **constants)
         if compiled is not None:  # in Triton's interpreter nothing is compiled

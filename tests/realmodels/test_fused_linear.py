@@ -29,6 +29,7 @@ pytest.importorskip("triton")
 
 import realmodels.analog.fused_linear as fused  # noqa: E402
 from realmodels.analog.fused_experts import Blocks  # noqa: E402
+from realmodels.analog.fused_linear import Way  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 GPU_ONLY = pytest.mark.skipif(INTERPRETED, reason="not on a GPU")
@@ -56,9 +57,8 @@ def forced() -> Iterator[None]:
 
 def way_of(patch: pytest.MonkeyPatch, way: str) -> None:
     """Take this way whatever the number of rows, in blocks of which there are several."""
-    patch.setattr(fused, "CONVERTED", 0 if way == "many rows" else 2**30)
-    patch.setattr(fused, "BLOCKS", {})
-    patch.setattr(fused, "LARGEST_BLOCKS", Blocks(16, 32, 32, 4, 3))
+    patch.setattr(fused, "WAYS", {})
+    patch.setattr(fused, "MANY_ROWS", 2 * (Way(Blocks(16, 32, 32, 4, 3), way == "many rows"),))
     patch.setattr(fused, "GROUP", 2)
 
 
@@ -70,7 +70,11 @@ def linear_of(inputs: int, outputs: int, bias: bool = False, seed: int = 0, **op
 
 
 def layer_of(
-    linear: nn.Linear, hardware: Hardware, calibration: LayerCalibration = PLAIN, seed: int = 0, fp32: bool = False
+    linear: nn.Linear,
+    hardware: Hardware,
+    calibration: LayerCalibration = PLAIN,
+    seed: int = 0,
+    fp32: bool = False,
 ) -> AnalogLinear:
     layer = AnalogLinear(linear.to(DEVICE), hardware, calibration, fp32=fp32)
     layer.program(torch.Generator(DEVICE).manual_seed(seed))
@@ -89,7 +93,11 @@ def stored_weights(layer: AnalogLinear) -> Tensor:
 
 
 def flips_and_codes(
-    hardware: Hardware, sizes: tuple[int, int, int], bias: bool, seed: int, calibration: LayerCalibration = PLAIN
+    hardware: Hardware,
+    sizes: tuple[int, int, int],
+    bias: bool,
+    seed: int,
+    calibration: LayerCalibration = PLAIN,
 ) -> tuple[int, int]:
     """Compare a layer with the reference: how many codes are off by one, as may be near a half, and of how many."""
     rows, inputs, outputs = sizes
@@ -134,15 +142,19 @@ def flips_and_codes(
 def test_products_equal_the_reference_on_the_stored_weights(
     hardware: Hardware, rows: int, bias: bool, way: str, data: st.DataObject, seed: int
 ) -> None:
-    inputs, outputs = (data.draw(matrix_sizes(min(hardware.tile_size, 64)), label=name) for name in ("in", "out"))
+    inputs, outputs = (
+        data.draw(matrix_sizes(min(hardware.tile_size, 64)), label=name) for name in ("in", "out")
+    )
     with pytest.MonkeyPatch.context() as patch:
         way_of(patch, way)
         flips_and_codes(hardware, (rows, inputs, outputs), bias, seed)
 
 
+@pytest.mark.parametrize("enough", [1, 2**30])
 @pytest.mark.parametrize("rows", [1, 16, 64, 200])
-def test_few_codes_are_off(rows: int) -> None:
+def test_few_codes_are_off(rows: int, enough: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those within rounding of a half: of 8-bit codes at most one in 10000. With the blocks that such rows take."""
+    monkeypatch.setattr(fused, "ENOUGH", enough)
     flips, codes = flips_and_codes(Hardware(c=1.5, tile_size=64), (rows, 200, 300), True, 5)
     assert codes >= 1000 * rows and flips <= max(1, 1e-4 * codes)
 
@@ -203,7 +215,9 @@ def test_inputs_of_any_strides(rows: int) -> None:
 # --------------------------------------------------------------------------------------- on a GPU alone
 
 
-def large(fp32: bool = False, dtype: torch.dtype = torch.bfloat16, outputs: int = 1000, **bits: Any) -> AnalogLinear:
+def large(
+    fp32: bool = False, dtype: torch.dtype = torch.bfloat16, outputs: int = 1000, **bits: Any
+) -> AnalogLinear:
     linear = linear_of(1024, outputs, bias=True, dtype=dtype)
     linear.weight.data.mul_(0.02)
     return layer_of(linear, Hardware(tile_size=256, **bits), LayerCalibration(1.0, 3.0, 3.0), fp32=fp32)
