@@ -237,12 +237,11 @@ def _experts(
         )
     hidden, index, weights = hidden.contiguous(), index.contiguous(), weights.contiguous()
     output = torch.empty_like(hidden)
-    with torch.cuda.device_of(hidden):
-        for start in range(0, hidden.shape[0], TOKENS):
-            part = slice(start, start + TOKENS)
-            routing = _Routing(index[part], weights[part], place)
-            first, second = (_Product(tiles, down, converters, routing) for tiles in (gate_up, down))
-            _pass(first, second, hidden[part], output[part], gate, experts)
+    for start in range(0, hidden.shape[0], TOKENS):
+        part = slice(start, start + TOKENS)
+        routing = _Routing(index[part], weights[part], place)
+        first, second = (_Product(tiles, down, converters, routing) for tiles in (gate_up, down))
+        _pass(first, second, hidden[part], output[part], gate, experts)
     return output
 
 

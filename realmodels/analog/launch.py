@@ -39,14 +39,20 @@ class Kernel:
         numbers: tuple[Any, ...],
         constants: Constants,
     ) -> None:
-        """Launch on the device of the tensors, which is the current one. The last of them is no descriptor."""
+        """Launch on the device of the tensors. The last of them is no descriptor."""
         device = tensors[-1].device
+        if device.index is not None and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                self(programs, tensors, numbers, constants)
+            return
         key: tuple[Any, ...] = (
             constants,
             device,
             # A descriptor's tensor is in fp16, and aligned.
             *[
-                None if each is None or each.__class__ is TensorDescriptor else (each.dtype, each.data_ptr() % ALIGNMENT)
+                None
+                if each is None or each.__class__ is TensorDescriptor
+                else (each.dtype, each.data_ptr() % ALIGNMENT)
                 for each in tensors
             ],
         )

@@ -157,7 +157,9 @@ class AnalogLinear(_Analog):
 
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """The same as `nn.Linear.forward`, in the dtype of `input`."""
-        crossbars: Any = self._modules["crossbars"]._modules.get("weight")  # as attributes they are found slowly
+        crossbars: Any = self._modules["crossbars"]._modules.get(
+            "weight"
+        )  # as attributes they are found slowly
         if crossbars is not None and crossbars.is_fp16:
             from realmodels.analog.fused_linear import fused_linear
 

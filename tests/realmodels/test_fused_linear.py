@@ -41,7 +41,7 @@ some = settings(
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take many minutes
 )
 GRANULARITIES: list[Granularity] = ["tile", "column", "layer"]
-WAYS = ["few rows", "many rows"]
+WAYS = ["inputs", "codes", "copies"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,7 +58,8 @@ def forced() -> Iterator[None]:
 def way_of(patch: pytest.MonkeyPatch, way: str) -> None:
     """Take this way whatever the number of rows, in blocks of which there are several."""
     patch.setattr(fused, "WAYS", {})
-    patch.setattr(fused, "MANY_ROWS", 2 * (Way(Blocks(16, 32, 32, 4, 3), way == "many rows"),))
+    patch.setattr(fused, "MANY_ROWS", 2 * (Way(Blocks(16, 32, 32, 4, 3), way != "inputs", way == "copies"),))
+    patch.setattr(fused, "_plan", fused._plan.__wrapped__)
     patch.setattr(fused, "GROUP", 2)
 
 
@@ -151,10 +152,11 @@ def test_products_equal_the_reference_on_the_stored_weights(
 
 
 @pytest.mark.parametrize("enough", [1, 2**30])
-@pytest.mark.parametrize("rows", [1, 16, 64, 200])
+@pytest.mark.parametrize("rows", [1, 16, 64, 200, 300])
 def test_few_codes_are_off(rows: int, enough: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those within rounding of a half: of 8-bit codes at most one in 10000. With the blocks that such rows take."""
     monkeypatch.setattr(fused, "ENOUGH", enough)
+    monkeypatch.setattr(fused, "_plan", fused._plan.__wrapped__)
     flips, codes = flips_and_codes(Hardware(c=1.5, tile_size=64), (rows, 200, 300), True, 5)
     assert codes >= 1000 * rows and flips <= max(1, 1e-4 * codes)
 
