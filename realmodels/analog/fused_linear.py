@@ -79,7 +79,13 @@ def fused_linear(
 ) -> Float[Tensor, "*batch out"]:
     """The output of a layer, in the dtype of `input`."""
     buffers = crossbars._buffers  # as attributes, tensors are found slowly
-    read: Any = buffers["weight"], buffers["scale"], buffers["by_expert"], buffers["counts"], bias
+    read: tuple[Any, Any, Any, Any, Any] = (
+        buffers["weight"],
+        buffers["scale"],
+        buffers["by_expert"],
+        buffers["counts"],
+        bias,
+    )
     count = crossbars.count_saturation
     if torch.compiler.is_compiling():
         with torch.no_grad():

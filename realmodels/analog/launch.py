@@ -8,7 +8,9 @@ dtypes of tensors, and which of them begin at a multiple of 16 bytes.
 from typing import Any
 
 import torch
-from triton.tools.tensor_descriptor import TensorDescriptor
+from triton.tools.tensor_descriptor import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    TensorDescriptor,
+)
 
 ALIGNMENT = 16  # bytes, of which Triton's programs know
 

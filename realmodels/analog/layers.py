@@ -39,7 +39,7 @@ class _Analog(nn.Module):
         self,
         original: nn.Module,
         hardware: Hardware,
-        calibration: dict[str, Sequence[LayerCalibration]],
+        calibration: Mapping[str, Sequence[LayerCalibration]],
         fp32: bool,
     ) -> None:
         super().__init__()
@@ -157,9 +157,8 @@ class AnalogLinear(_Analog):
 
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """The same as `nn.Linear.forward`, in the dtype of `input`."""
-        crossbars: Any = self._modules["crossbars"]._modules.get(
-            "weight"
-        )  # as attributes they are found slowly
+        modules: Any = self._modules["crossbars"]  # as attributes, modules are found slowly
+        crossbars = modules._modules.get("weight")
         if crossbars is not None and crossbars.is_fp16:
             from realmodels.analog.fused_linear import fused_linear
 
@@ -268,9 +267,9 @@ class AnalogExperts(_Analog):
         top_k_weights: Float[Tensor, "tokens k"],
     ) -> Float[Tensor, "tokens hidden"]:
         """The same as the forward of the replaced module, in the dtype of `hidden_states`."""
-        gate_up, down = self.crossbars["gate_up_proj"], self.crossbars["down_proj"]
         if not self.analog:
             return self._digital[0](hidden_states, top_k_index, top_k_weights)
+        gate_up, down = self.crossbars["gate_up_proj"], self.crossbars["down_proj"]
         if not gate_up.has_converters:
             weights = {name: self._swapped(name) for name in self.crossbars}
             return functional_call(self._digital[0], weights, (hidden_states, top_k_index, top_k_weights))

@@ -218,11 +218,19 @@ def test_inputs_of_any_strides(rows: int) -> None:
 
 
 def large(
-    fp32: bool = False, dtype: torch.dtype = torch.bfloat16, outputs: int = 1000, **bits: Any
+    fp32: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
+    outputs: int = 1000,
+    bits: tuple[int | None, int | None] = (8, 8),
 ) -> AnalogLinear:
     linear = linear_of(1024, outputs, bias=True, dtype=dtype)
     linear.weight.data.mul_(0.02)
-    return layer_of(linear, Hardware(tile_size=256, **bits), LayerCalibration(1.0, 3.0, 3.0), fp32=fp32)
+    return layer_of(
+        linear,
+        Hardware(tile_size=256, dac_bits=bits[0], adc_bits=bits[1]),
+        LayerCalibration(1.0, 3.0, 3.0),
+        fp32=fp32,
+    )
 
 
 def rows_of(rows: int, dtype: torch.dtype = torch.bfloat16, seed: int = 1) -> Tensor:
@@ -247,8 +255,7 @@ def test_all_sizes_of_blocks_give_what_the_slower_path_gives(rows: int, dtype: t
 @pytest.mark.parametrize("rows", [1, 64, 3000])
 @pytest.mark.parametrize("bits", [(None, 8), (16, 8), (8, None)], ids=str)
 def test_all_converters_fit_in_all_blocks(bits: tuple[int | None, int | None], rows: int) -> None:
-    both = {"dac_bits": bits[0], "adc_bits": bits[1]}
-    layer, other = large(**both), large(True, **both)
+    layer, other = large(bits=bits), large(True, bits=bits)
     output, expected = layer(rows_of(rows)), other(rows_of(rows))
     assert expected.any() and (output - expected).norm() <= 0.02 * expected.norm()
 
