@@ -45,7 +45,7 @@ COPIED, MULTIPLIED = (
     8192,
 )  # bytes, and rows of square matrices, from which the card's rates are measured
 
-Inputs = tuple[Tensor, Tensor, Tensor]
+Inputs = tuple[Tensor, ...]
 Forward = Callable[..., Tensor]
 
 

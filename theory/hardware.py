@@ -147,6 +147,9 @@ def largest_of_columns(
         return columns
     if hardware.w_max == "layer":
         return columns.amax((-2, -1), keepdim=True).expand_as(columns)
+    if columns.shape[-2] % hardware.tile_size == 0:
+        bands = columns.unflatten(-2, (-1, hardware.tile_size))
+        return bands.amax(-2, keepdim=True).expand_as(bands).flatten(-3, -2)
     bands = columns.split(hardware.tile_size, -2)
     return torch.cat([band.amax(-2, keepdim=True).expand_as(band) for band in bands], -2)
 

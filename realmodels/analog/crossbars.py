@@ -59,6 +59,7 @@ class Crossbars(nn.Module):
         up 0. Each row is filled up with zeros.
     scale: without an ADC the value of a DAC code times a stored 1.
     by_expert: fp32 (experts, 3): DAC codes per unit of an input, ADC codes per DAC code times a stored 1, DAC bound.
+    step: fp32 (experts, 1, 1, 1): the value of one ADC code, over w_max.
     """
 
     weight: Tensor | None
@@ -67,6 +68,7 @@ class Crossbars(nn.Module):
     lam: Tensor
     counts: Tensor
     by_expert: Tensor
+    step: Tensor
 
     def __init__(self, hardware: Hardware, calibrations: Sequence[LayerCalibration]) -> None:
         super().__init__()
@@ -81,7 +83,7 @@ class Crossbars(nn.Module):
         self.count_saturation = False
         self.is_fp16 = False
         self.register_buffer("counts", torch.zeros(4, dtype=torch.int64), persistent=False)
-        for name in ("weight", "scale", "by_expert"):
+        for name in ("weight", "scale", "by_expert", "step"):
             self.register_buffer(name, None, persistent=False)
 
     @property
@@ -119,8 +121,9 @@ class Crossbars(nn.Module):
         inputs = target.shape[-1]
         if self.has_converters:
             weight = self._tiles((len(experts), *target.shape[1:]), w_max.dtype, w_max.device)
-            weight[-1, ..., inputs - (len(weight) - 1) * weight.shape[-1] :] = 0
-            gain = self._set_scale(w_max[experts])
+            if inputs < len(weight) * weight.shape[-1]:
+                weight[-1, ..., inputs - (len(weight) - 1) * weight.shape[-1] :] = 0
+            gain = self._set_scale(w_max if len(experts) == len(target) else w_max[experts])
         else:  # with the target's strides, so that `stored` is a view
             weight = torch.empty_like(target[: len(experts)], dtype=w_max.dtype)
             gain = torch.ones_like(w_max[experts])
@@ -137,10 +140,9 @@ class Crossbars(nn.Module):
         if self.is_fp16:
             rows = math.ceil(shape[-1] / width), experts, outputs * matrices
             row = math.ceil(width / FP16_ROW) * FP16_ROW
-            fp16 = torch.zeros((), dtype=torch.half, device=device).expand(*rows, row)
             own = self.weight
-            if own is None or (own.shape, own.dtype, own.device) != (fp16.shape, fp16.dtype, fp16.device):
-                self.weight = own = fp16.contiguous()
+            if own is None or (own.shape, own.dtype, own.device) != ((*rows, row), torch.half, device):
+                self.weight = own = torch.zeros(*rows, row, dtype=torch.half, device=device)
             return own.unflatten(2, (outputs, matrices)).transpose(2, 3)[..., :width]
         sizes = (math.ceil(shape[-1] / width), *shape[:-1], width)
         weight = None if self.weight is None else self.weight.unflatten(2, shape[1:3])
@@ -154,8 +156,9 @@ class Crossbars(nn.Module):
         self, w_max: Float[Tensor, "experts matrices out slices"]
     ) -> Float[Tensor, "experts matrices out slices"]:
         """Set the value of an ADC code; return the factor from programmed to stored weights."""
-        for name in ("input_bound", "lam", "counts"):
-            setattr(self, name, getattr(self, name).to(w_max.device))
+        if self.counts.device != w_max.device:
+            for name in ("input_bound", "lam", "counts"):
+                setattr(self, name, getattr(self, name).to(w_max.device))
         if self.is_fp16:
             return self._set_fp16_scale(w_max)
 
@@ -175,6 +178,15 @@ class Crossbars(nn.Module):
         self, w_max: Float[Tensor, "experts matrices out slices"]
     ) -> Float[Tensor, "experts matrices out slices"]:
         """The same for weights in fp16: one step of the ADC is as many of them in all tiles of an expert."""
+        if self.by_expert is None or self.by_expert.device != w_max.device:
+            self._set_by_expert(len(w_max))
+        self.scale = self._by_block(w_max * self.step)
+        return (FP16_UNIT / w_max).nan_to_num_(
+            posinf=0.0
+        )  # a tile of zeros stays one; w_max may be no number
+
+    def _set_by_expert(self, experts: int) -> None:
+        """What does not depend on the weights."""
         if self.dac_levels is None:
             codes = torch.exp2(torch.round(torch.log2(FP16_INPUT / self.input_bound)))  # exact in any product
         else:
@@ -186,9 +198,8 @@ class Crossbars(nn.Module):
             else self.lam * self.input_bound / self.adc_levels
         )
         by_expert = torch.stack([codes, 1 / (codes * step * FP16_UNIT), self.input_bound], -1).float()
-        self.by_expert = by_expert.expand(len(w_max), -1).contiguous()
-        self.scale = self._by_block(w_max * step.to(w_max.dtype).expand(len(w_max)).view(-1, 1, 1, 1))
-        return torch.where(w_max > 0, FP16_UNIT / w_max, 0)
+        self.by_expert = by_expert.expand(experts, -1).contiguous()
+        self.step = step.float().expand(experts).view(-1, 1, 1, 1)
 
     def _by_block(
         self, step: Float[Tensor, "experts matrices out slices"]

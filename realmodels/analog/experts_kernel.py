@@ -82,7 +82,7 @@ def _place(
 
 @triton.jit(do_not_specialize=["rows"])
 def convert(
-    x, codes, by_expert, held, rows, inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
+    x, held, codes, by_expert, rows, inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
     columns: tl.constexpr, levels: tl.constexpr, terms: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
@@ -134,7 +134,8 @@ def multiply(
     order, blocks, places, routing_weights, output, digital_output, down_by_expert, down_counts,
     code_rows, output_rows, analog, alpha, limit,
     scale_blocks: tl.constexpr, digital_expert: tl.constexpr, digital_out: tl.constexpr,
-    digital_in: tl.constexpr, gate: tl.constexpr, matrices: tl.constexpr, interleaved: tl.constexpr, choices: tl.constexpr,
+    digital_in: tl.constexpr, gate: tl.constexpr, matrices: tl.constexpr,
+    interleaved: tl.constexpr, choices: tl.constexpr,
     any_digital: tl.constexpr, slices: tl.constexpr, outputs: tl.constexpr, width: tl.constexpr,
     inputs: tl.constexpr, terms: tl.constexpr, dac_levels: tl.constexpr, adc_levels: tl.constexpr,
     count: tl.constexpr, down_tile: tl.constexpr, down_width: tl.constexpr, down_columns: tl.constexpr,

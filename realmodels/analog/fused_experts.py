@@ -149,22 +149,31 @@ def fused_experts(
 ) -> Float[Tensor, "tokens hidden"]:
     """The output of the layer, in the dtype of `hidden_states`."""
     gate_up, down = (_tiles(layer, name) for name in FUSED_WEIGHTS)
-    crossbars = layer.crossbars["down_proj"]
+    crossbars: Any = layer._modules["crossbars"]._modules["down_proj"]  # type: ignore[union-attr]
     levels = crossbars.dac_levels or 0, crossbars.adc_levels or 0
-    converters = Converters(layer.hardware.tile_size, *levels, int(layer.count_saturation))
-    routed = hidden_states, top_k_index, top_k_weights, layer.place
+    converters = Converters(layer.hardware.tile_size, *levels, int(crossbars.count_saturation))
     any_digital = bool(layer.digital)
+    routed: tuple[Tensor, Tensor, Tensor, Any, bool] = (
+        hidden_states,
+        top_k_index,
+        top_k_weights,
+        layer._buffers["place"],
+        any_digital,
+    )
     if torch.compiler.is_compiling():
         gate, number = layer.gate or Gate("products"), 0 if layer.gate else layer.number
-        return _one_operation(*routed, any_digital, *gate_up, *down, list(converters), *gate, number)
-    return _experts(*routed, any_digital, gate_up, down, converters, layer.gate, layer.original)
+        return _one_operation(*routed, *gate_up, *down, list(converters), *gate, number)
+    return _experts(*routed, gate_up, down, converters, layer.gate, layer.original)
 
 
 def _tiles(layer: "AnalogExperts", name: str) -> Tiles:
-    crossbars, layout, parameters = layer.crossbars[name], layer.layout, layer._parameters
+    layout, parameters = layer.layout, layer._parameters
+    # As attributes, modules and tensors are found slowly.
+    crossbars: Any = layer._modules["crossbars"]._modules[name]  # type: ignore[union-attr]
+    buffers = crossbars._buffers
     target, bias = parameters[name], parameters[f"{name}_bias"] if layout.biased else None
     assert target is not None
-    read = crossbars.programmed(), crossbars.scale, crossbars.by_expert, crossbars.counts
+    read = buffers["weight"], buffers["scale"], buffers["by_expert"], buffers["counts"]
     return Tiles(*read, layout.rows(target), bias, int(layout.interleaved or name == "down_proj"))
 
 
@@ -238,15 +247,16 @@ def _experts(
         )
     hidden, index, weights = hidden.contiguous(), index.contiguous(), weights.contiguous()
     output = torch.empty_like(hidden)
-    with torch.cuda.device_of(hidden):
-        tokens = max(1, RESULTS // (index.shape[1] * hidden.shape[1]))
-        for start in range(0, hidden.shape[0], tokens):
-            part = slice(start, start + tokens)
-            routing = _Routing(index[part], weights[part], place)
-            first, second = (
-                _Product(tiles, down, converters, routing, any_digital) for tiles in (gate_up, down)
-            )
-            _pass(first, second, hidden[part], output[part], gate, experts)
+    tokens = hidden.shape[0]
+    at_once = max(1, RESULTS // (index.shape[1] * hidden.shape[1]))
+    for start in range(0, tokens, at_once):
+        passed = hidden, index, weights, output
+        if tokens > at_once:
+            passed = tuple(each[start : start + at_once] for each in passed)  # type: ignore[assignment]
+        x, chosen, routing_weights, result = passed
+        routing = _Routing(chosen, routing_weights, place)
+        first, second = (_Product(tiles, down, converters, routing, any_digital) for tiles in (gate_up, down))
+        _pass(first, second, x, result, gate, experts)
     return output
 
 
@@ -391,7 +401,7 @@ class _Product:
         """Write the DAC codes of x; held: where the crossbars hold the expert of each row."""
         rows = codes.shape[1]
         programs = rows, _parts(self.inputs, COLUMNS), 1
-        _convert(programs, (x, codes, self.tiles.by_expert, held), (rows,), self.dac)
+        _convert(programs, (x, held, codes, self.tiles.by_expert), (rows,), self.dac)
 
     def multiply(
         self,
@@ -410,10 +420,11 @@ class _Product:
         """
         routing, tiles, sizes, down = self.routing, self.tiles, self.routing.sizes, self.down
         across = _parts(self.outputs, sizes.outputs)
-        target = tiles.target if self.any_digital else tiles.weight[0]  # which is not read
+        target = tiles.target if self.any_digital else tiles.weight  # which is not read
+        strides = target.stride() if self.any_digital else (0, 0, 0)
         choices = routing.experts.shape[1] if tiles is not down else 0
         constants = _constants(
-            tiles.weight.shape, tiles.target.shape, target.stride(), tiles.target.element_size(),
+            tiles.weight.shape, tiles.target.shape, strides, tiles.target.element_size(),
             tiles.scale.shape[2], down.weight.shape, down.target.shape[2], self.converters, sizes, codes.device,
             gate.name, tiles.interleaved, choices, self.any_digital,
         )  # fmt: skip

@@ -7,12 +7,13 @@ DAC codes are as in `fused_experts`. Importing this module needs Triton, which c
 `realmodels.analog` imports it only there.
 """
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from triton.tools.tensor_descriptor import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
     TensorDescriptor,
@@ -33,31 +34,78 @@ from realmodels.analog.fused_experts import (
 from realmodels.analog.launch import Constants, Kernel
 
 if TYPE_CHECKING:
-    from realmodels.analog.layers import AnalogLinear
+    from realmodels.analog.crossbars import Crossbars
 
-# What programs take, by rows, at most: they decide speed alone.
-BLOCKS = {
-    1: Blocks(1, 16, 512, 4, 4),
-    16: Blocks(16, 16, 512, 4, 3),
-    64: Blocks(64, 32, 128, 4, 4),
-    256: Blocks(64, 64, 128, 4, 4),
+
+class Way(NamedTuple):
+    """How some rows are computed.
+
+    blocks: what a program takes.
+    converted: DAC codes are written first, by a launch of their own.
+    copied: blocks of codes and weights are copied as a whole, by descriptors. For the host that is more work.
+    """
+
+    blocks: Blocks
+    converted: bool = False
+    copied: bool = False
+
+
+# By rows, at most: for as many outputs that ENOUGH programs have something to do, and for fewer. For speed alone.
+WAYS = {
+    1: (Way(Blocks(1, 8, 512, 2, 4)), Way(Blocks(1, 8, 512, 2, 4))),
+    16: (Way(Blocks(16, 128, 128, 4, 4)), Way(Blocks(16, 16, 512, 4, 3))),
+    64: (Way(Blocks(64, 128, 64, 4, 5), True), Way(Blocks(16, 64, 256, 4, 3))),
+    256: (Way(Blocks(128, 128, 64, 8, 4), True, True), Way(Blocks(64, 64, 128, 4, 4), True)),
 }
-LARGEST_BLOCKS = Blocks(128, 128, 64, 8, 5)
-CONVERTED = 64  # with more rows, DAC codes are written first
+MANY_ROWS = Way(Blocks(128, 256, 64, 8, 4), True, True), Way(Blocks(64, 128, 128, 4, 3), True, True)
+ENOUGH = 128
 GROUP = 8  # blocks of rows that take turns with one block of outputs
 
+
+class Plan(NamedTuple):
+    """What is launched for some number of rows, and compiled for what. dac: None if codes are not written first."""
+
+    programs: tuple[int, int, int]
+    linear: Constants
+    dac: Constants | None
+
+
 _linear, _convert = Kernel(experts_kernel.linear), Kernel(experts_kernel.convert)
+_plans: WeakKeyDictionary["Crossbars", dict[Any, Plan]] = WeakKeyDictionary()
 
 
-def fused_linear(layer: "AnalogLinear", input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-    """The output of the layer, in the dtype of `input`."""
-    crossbars, bias = layer.crossbars["weight"], layer._parameters["bias"]
-    levels = crossbars.dac_levels or 0, crossbars.adc_levels or 0
-    converters = Converters(layer.hardware.tile_size, *levels, int(crossbars.count_saturation))
-    read = crossbars.programmed(), crossbars.scale, crossbars.by_expert, crossbars.counts
+def fused_linear(
+    crossbars: "Crossbars", bias: Float[Tensor, " out"] | None, input: Float[Tensor, "*batch in"]
+) -> Float[Tensor, "*batch out"]:
+    """The output of a layer, in the dtype of `input`."""
+    buffers = crossbars._buffers  # as attributes, tensors are found slowly
+    read: tuple[Any, Any, Any, Any, Any] = (
+        buffers["weight"],
+        buffers["scale"],
+        buffers["by_expert"],
+        buffers["counts"],
+        bias,
+    )
+    count = crossbars.count_saturation
     if torch.compiler.is_compiling():
-        return _one_operation(input, *read, bias, list(converters))
-    return _product(input, *read, bias, converters)
+        with torch.no_grad():
+            return _one_operation(input, *read, list(_converters(crossbars, count)))
+    inputs = input.shape[-1]
+    rows = input.numel() // inputs
+    plans = _plans.get(crossbars)
+    if plans is None:
+        plans = _plans[crossbars] = {}
+    plan = plans.get((rows, count, input.device))
+    if plan is None:
+        converters = _converters(crossbars, count)
+        plan = _plan(read[0].shape, inputs, read[1].shape[2], converters, rows, input.device)
+        plans[rows, count, input.device] = plan
+    return _product(input, rows, *read, plan)
+
+
+def _converters(crossbars: "Crossbars", count: bool) -> Converters:
+    levels = crossbars.dac_levels or 0, crossbars.adc_levels or 0
+    return Converters(crossbars.hardware.tile_size, *levels, int(count))
 
 
 @torch.library.custom_op("paper_repro::fused_linear", mutates_args=("counts",))
@@ -71,7 +119,10 @@ def _one_operation(
     converters: list[int],
 ) -> Tensor:
     """All of it as one node of torch.compile's graph, which cannot look into the kernels."""
-    return _product(input, weight, scale, by_expert, counts, bias, Converters(*converters))
+    inputs = input.shape[-1]
+    rows = input.numel() // inputs
+    plan = _plan(weight.shape, inputs, scale.shape[2], Converters(*converters), rows, input.device)
+    return _product(input, rows, weight, scale, by_expert, counts, bias, plan)
 
 
 @_one_operation.register_fake
@@ -81,64 +132,73 @@ def _(input: Tensor, weight: Tensor, *_: Any) -> Tensor:
 
 def _product(
     input: Float[Tensor, "*batch in"],
+    rows: int,
     weight: Float[Tensor, "slices 1 out width"],
     scale: Float[Tensor, "slices 1 blocks 1"],
     by_expert: Float[Tensor, "1 3"],
-    counts: Tensor,
+    counts: Int[Tensor, " 4"],
     bias: Float[Tensor, " out"] | None,
-    converters: Converters,
+    plan: Plan,
 ) -> Float[Tensor, "*batch out"]:
-    if input.device.type != "cuda" and not triton.knobs.runtime.interpret:
-        raise RuntimeError(
-            f"{input.device} cannot compute with weights programmed on an NVIDIA GPU: program(generator) again"
-        )
-    slices, _, outputs, width = weight.shape
-    inputs = input.shape[-1]
-    x = input.reshape(-1, inputs).contiguous()
-    rows = x.shape[0]
-    output = x.new_empty(*input.shape[:-1], outputs)
+    constants, dac = plan.linear, plan.dac
+    x: Any = input.contiguous()
+    output = x.new_empty(*x.shape[:-1], constants["outputs"])
     if rows == 0:
         return output
-    converted = rows > CONVERTED
-    sizes = next((sizes for most, sizes in BLOCKS.items() if rows <= most), LARGEST_BLOCKS)
-    constants = _constants(weight.shape, inputs, scale.shape[2], converters, sizes, converted, input.device)
-    with torch.cuda.device_of(x):
-        if converters.counted and converters.dac_levels:
-            count_inputs(counts, x, by_expert[0, 2], None)
-        read: Any = (x, weight)
-        if converted:
-            terms, columns = constants["terms"], slices * width
-            make = torch.empty if columns == inputs else torch.zeros
-            codes = make(terms, rows, columns, dtype=torch.float16, device=x.device)
-            grid = (rows, _parts(inputs, COLUMNS), 1)
-            dac = dac_constants(inputs, slices, width, converters)
-            _convert(grid, (x, codes, by_expert, None), (rows,), dac)
-            read = (
-                TensorDescriptor.from_tensor(
-                    codes.view(-1, columns), [sizes.rows, constants["block_inputs"]]
-                ),
-                TensorDescriptor.from_tensor(
-                    weight.view(-1, width), [sizes.outputs, constants["block_inputs"]]
-                ),
+    if constants["count"] and constants["dac_levels"]:
+        count_inputs(counts, x.view(rows, -1), by_expert[0, 2], None)
+    tiles: Any = weight
+    if dac is not None:
+        columns = dac["columns"]
+        make = torch.empty if columns == dac["inputs"] else torch.zeros
+        codes = make(constants["terms"] * rows, columns, dtype=torch.float16, device=x.device)
+        _convert((rows, _parts(dac["inputs"], COLUMNS), 1), (x, None, codes, by_expert), (rows,), dac)
+        x = codes
+        if constants["bulk"]:
+            shapes = [(constants[f"block_{each}"], constants["block_inputs"]) for each in ("rows", "outputs")]
+            x, tiles = (
+                TensorDescriptor.from_tensor(each, list(shape))
+                for each, shape in zip((codes, weight.view(-1, weight.shape[3])), shapes, strict=True)
             )
-        programs = _parts(rows, sizes.rows) * _parts(outputs, sizes.outputs)
-        _linear((programs, 1, 1), (*read, scale, by_expert, counts, bias, output), (rows,), constants)
+    _linear(plan.programs, (x, tiles, scale, by_expert, counts, bias, output), (rows,), constants)
     return output
+
+
+@lru_cache(maxsize=2**12)
+def _plan(
+    weight: tuple[int, ...],
+    inputs: int,
+    scale_blocks: int,
+    converters: Converters,
+    rows: int,
+    device: torch.device,
+) -> Plan:
+    """What to launch for so many rows and weights with the shape `weight`."""
+    if device.type != "cuda" and not triton.knobs.runtime.interpret:
+        raise RuntimeError(
+            f"{device} cannot compute with weights programmed on an NVIDIA GPU: program(generator) again"
+        )
+    slices, _, outputs, width = weight
+    way, few = next((ways for most, ways in WAYS.items() if rows <= most), MANY_ROWS)
+    if _parts(rows, way.blocks.rows) * _parts(outputs, way.blocks.outputs) < ENOUGH:
+        way = few
+    programs = _parts(rows, way.blocks.rows) * _parts(outputs, way.blocks.outputs), 1, 1
+    dac = dac_constants(inputs, slices, width, converters) if way.converted else None
+    return Plan(programs, _constants(weight, inputs, scale_blocks, converters, way, device), dac)
 
 
 @cache
 def _constants(
-    weight: tuple[int, ...], inputs: int, scale_blocks: int, converters: Converters, sizes: Blocks,
-    converted: bool, device: torch.device,
+    weight: tuple[int, ...], inputs: int, scale_blocks: int, converters: Converters, way: Way, device: torch.device
 ) -> Constants:  # fmt: skip
     """What `linear` is compiled for, of weights with the shape `weight`."""
     slices, _, outputs, width = weight
     terms, tile = terms_of(converters), min(converters.tile_size, inputs)
-    sizes = fitting(sizes, terms, device)
+    sizes = fitting(way.blocks, terms, device)
     block_inputs = max(16, min(sizes.inputs, _power_of_2(width)))
     whole = outputs % sizes.outputs == 0 and width % block_inputs == 0 and slices * width == inputs
     return Constants(
-        converted=converted, bulk=converted, scale_blocks=scale_blocks, slices=slices, outputs=outputs,
+        converted=way.converted, bulk=way.copied, scale_blocks=scale_blocks, slices=slices, outputs=outputs,
         width=width, inputs=inputs, tile=tile, terms=terms, dac_levels=converters.dac_levels,
         adc_levels=converters.adc_levels, count=bool(converters.counted), block_rows=sizes.rows,
         block_outputs=sizes.outputs, block_inputs=block_inputs, whole=whole, group=GROUP,

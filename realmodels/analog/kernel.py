@@ -7,12 +7,15 @@ else: not on which experts are programmed, nor on how weights are stored or cut 
 Importing this module needs Triton, which comes with torch for CUDA: `realmodels.analog` imports it only there.
 """
 
+from functools import cache
+
 import torch
 import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from realmodels.analog.launch import Constants, Kernel
 from theory.hardware import PROGRAMMING_NOISE, Hardware
 
 # One Philox counter gives four normals, to the weights of four runs of this many inputs; part of what a seed means.
@@ -20,7 +23,7 @@ RUN: int = 32
 NAN = tl.constexpr(tl.PropagateNan.ALL)  # the larger of a number and none is none
 ROUNDS: int = 10  # rounds of Philox, as in torch
 # Rows that one program of the grid takes, and the warps for it: they decide speed alone.
-ROWS, WARPS = 32, 4
+ROWS, WARPS = 16, 2
 LARGEST_ROWS, LARGEST_INPUTS = 16, 512
 
 
@@ -53,34 +56,59 @@ def fused_program(
         [piece.get(power, 0.0) / noise.scale for power in range(4)]
         for piece in (noise.pieces[0], noise.pieces[-1])
     ]
+    constants = _constants(
+        target.shape, target.stride(), w_max.shape[-1], w_max.stride(), gain.stride(), programmed.stride(),
+        hardware.tile_size, hardware.programming, ROWS, WARPS,
+    )  # fmt: skip
+    _program(
+        (triton.cdiv(outputs, ROWS) * triton.cdiv(inputs, 4 * RUN), matrices, len(experts)),
+        (target, w_max, gain, experts, seed, programmed),
+        (*cubics[0], *cubics[1], noise.x_max, noise.border, noise.dead_zone,
+         float(-hardware.c if mirrored else hardware.c)),
+        constants,
+    )  # fmt: skip
+
+
+@cache
+def _constants(
+    shape: tuple[int, ...], target: tuple[int, ...], slices: int, w_max: tuple[int, ...], gain: tuple[int, ...],
+    programmed: tuple[int, ...], tile_size: int, programming: str, rows: int, warps: int,
+) -> Constants:  # fmt: skip
+    """What the kernel is compiled for: the shape of the targets, and the strides of all tensors."""
+    _, _, outputs, inputs = shape
     # All inputs in one slice: as in a tile of whole runs, which is faster, and no size is too large.
-    tile = hardware.tile_size if w_max.shape[-1] > 1 else triton.cdiv(inputs, RUN) * RUN
-    strides = programmed.stride()
-    if programmed.ndim == 4:
-        strides = (tile * strides[-1], *strides)
-    grid = (triton.cdiv(outputs, ROWS) * triton.cdiv(inputs, 4 * RUN), matrices, len(experts))
-    with torch.cuda.device_of(target):
-        _program[grid](
-            target, w_max, gain, experts, seed, programmed,
-            outputs, inputs, *target.stride(), *w_max.stride(), *gain.stride(), *strides,
-            *cubics[0], *cubics[1], noise.x_max, noise.border, noise.dead_zone,
-            float(-hardware.c if mirrored else hardware.c),
-            pieces=len(noise.pieces), borders=len(noise.pieces) > 1 or noise.dead_zone > 0, tile=tile, rows=ROWS, run=RUN, rounds=ROUNDS, num_warps=WARPS,
-            enable_fp_fusion=True,  # which later releases leave off unless told
-        )  # fmt: skip
+    tile = tile_size if slices > 1 else triton.cdiv(inputs, RUN) * RUN
+    if len(programmed) == 4:
+        programmed = (tile * programmed[-1], *programmed)
+    noise = PROGRAMMING_NOISE[programming]
+    axes = "expert", "matrix", "out"
+    strides = {
+        **{f"target_{axis}": each for axis, each in zip((*axes, "in"), target, strict=True)},
+        **{f"w_max_{axis}": each for axis, each in zip((*axes, "slice"), w_max, strict=True)},
+        **{f"gain_{axis}": each for axis, each in zip((*axes, "slice"), gain, strict=True)},
+        **{f"programmed_{axis}": each for axis, each in zip(("slice", *axes, "in"), programmed, strict=True)},
+    }
+    return Constants(
+        outputs=outputs, inputs=inputs, **strides, pieces=len(noise.pieces),
+        borders=len(noise.pieces) > 1 or noise.dead_zone > 0, tile=tile, rows=rows, run=RUN, rounds=ROUNDS,
+        num_warps=warps, enable_fp_fusion=True,  # which later releases leave off unless told
+    )  # fmt: skip
 
 
+@Kernel
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _program(  # type: ignore[no-untyped-def]  # a kernel takes no types
     target, w_max, gain, experts, seed, programmed,
-    outputs, inputs,
-    target_expert, target_matrix, target_out, target_in,
-    w_max_expert, w_max_matrix, w_max_out, w_max_slice,
-    gain_expert, gain_matrix, gain_out, gain_slice,
-    programmed_slice, programmed_expert, programmed_matrix, programmed_out, programmed_in,
     low_0, low_1, low_2, low_3, high_0, high_1, high_2, high_3,
     x_max, border, dead_zone, c,
-    pieces: tl.constexpr, borders: tl.constexpr, tile: tl.constexpr, rows: tl.constexpr, run: tl.constexpr, rounds: tl.constexpr,
+    outputs: tl.constexpr, inputs: tl.constexpr,
+    target_expert: tl.constexpr, target_matrix: tl.constexpr, target_out: tl.constexpr, target_in: tl.constexpr,
+    w_max_expert: tl.constexpr, w_max_matrix: tl.constexpr, w_max_out: tl.constexpr, w_max_slice: tl.constexpr,
+    gain_expert: tl.constexpr, gain_matrix: tl.constexpr, gain_out: tl.constexpr, gain_slice: tl.constexpr,
+    programmed_slice: tl.constexpr, programmed_expert: tl.constexpr, programmed_matrix: tl.constexpr,
+    programmed_out: tl.constexpr, programmed_in: tl.constexpr,
+    pieces: tl.constexpr, borders: tl.constexpr, tile: tl.constexpr, rows: tl.constexpr, run: tl.constexpr,
+    rounds: tl.constexpr,
 ):  # fmt: skip
     """So many rows times four runs of inputs of one matrix. Strides are named tensor_axis."""
     across = tl.cdiv(inputs, 4 * run)
@@ -138,19 +166,29 @@ def fused_largest(
     tile = min(tile_size, inputs)
     slices = triton.cdiv(inputs, tile)
     largest = torch.empty(experts, matrices, outputs, slices, device=target.device)
-    block = min(LARGEST_INPUTS, triton.next_power_of_2(tile))
-    grid = (triton.cdiv(outputs, LARGEST_ROWS) * slices, matrices, experts)
-    with torch.cuda.device_of(target):
-        _largest[grid](
-            target, largest, outputs, inputs, slices, *target.stride(),
-            tile=tile, rows=LARGEST_ROWS, block=block, num_warps=WARPS,
-        )  # fmt: skip
+    programs = triton.cdiv(outputs, LARGEST_ROWS) * slices, matrices, experts
+    constants = _largest_constants(outputs, inputs, slices, tile, target.stride())
+    _largest(programs, (target, largest), (), constants)
     return largest
 
 
+@cache
+def _largest_constants(
+    outputs: int, inputs: int, slices: int, tile: int, strides: tuple[int, ...]
+) -> Constants:
+    names = (f"target_{axis}" for axis in ("expert", "matrix", "out", "in"))
+    block = min(LARGEST_INPUTS, triton.next_power_of_2(tile))
+    return Constants(
+        outputs=outputs, inputs=inputs, slices=slices, **dict(zip(names, strides, strict=True)),
+        tile=tile, rows=LARGEST_ROWS, block=block, num_warps=4,
+    )  # fmt: skip
+
+
+@Kernel
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _largest(  # type: ignore[no-untyped-def]
-    target, largest, outputs, inputs, slices, target_expert, target_matrix, target_out, target_in,
+    target, largest, outputs: tl.constexpr, inputs: tl.constexpr, slices: tl.constexpr,
+    target_expert: tl.constexpr, target_matrix: tl.constexpr, target_out: tl.constexpr, target_in: tl.constexpr,
     tile: tl.constexpr, rows: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """So many rows of one slice of one matrix."""

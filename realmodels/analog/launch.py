@@ -7,7 +7,10 @@ dtypes of tensors, and which of them begin at a multiple of 16 bytes.
 
 from typing import Any
 
-from triton.tools.tensor_descriptor import TensorDescriptor
+import torch
+from triton.tools.tensor_descriptor import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    TensorDescriptor,
+)
 
 ALIGNMENT = 16  # bytes, of which Triton's programs know
 
@@ -38,17 +41,29 @@ class Kernel:
         numbers: tuple[Any, ...],
         constants: Constants,
     ) -> None:
-        """Launch on the current device, to which the tensors belong."""
-        held = [each.base if isinstance(each, TensorDescriptor) else each for each in tensors]
+        """Launch on the device of the tensors. The last of them is no descriptor."""
+        device = tensors[-1].device
+        if device.index is not None and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                self(programs, tensors, numbers, constants)
+            return
         key: tuple[Any, ...] = (
             constants,
-            held[0].device,
-            *[None if each is None else (each.dtype, each.data_ptr() % ALIGNMENT) for each in held],
+            device,
+            # A descriptor's tensor is in fp16, and aligned.
+            *[
+                None
+                if each is None or each.__class__ is TensorDescriptor
+                else (each.dtype, each.data_ptr() % ALIGNMENT)
+                for each in tensors
+            ],
         )
         found = self._compiled.get(key)
         if found is not None:
             compiled, rest = found
-            compiled[programs](*tensors, *numbers, *rest)
+            compiled[programs](
+                *tensors, *numbers, *rest, stream=torch._C._cuda_getCurrentRawStream(device.index)
+            )
             return
         compiled = self.kernel[programs](*tensors, *numbers, **constants)
         if compiled is not None:  # in Triton's interpreter nothing is compiled

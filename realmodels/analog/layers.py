@@ -39,7 +39,7 @@ class _Analog(nn.Module):
         self,
         original: nn.Module,
         hardware: Hardware,
-        calibration: dict[str, Sequence[LayerCalibration]],
+        calibration: Mapping[str, Sequence[LayerCalibration]],
         fp32: bool,
     ) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class _Analog(nn.Module):
     @property
     def is_analog(self) -> bool:
         """True if the module has anything to program."""
-        return bool(self.crossbars)
+        return len(self.crossbars) > 0
 
     @property
     def is_programmed(self) -> bool:
@@ -70,7 +70,7 @@ class _Analog(nn.Module):
         return self._original[0]
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        hook = hook_of(self)
+        hook = self.__dict__.get("_hf_hook")  # what `hook_of` finds, but slowly
         if hook is None:
             return super().__call__(*inputs, **named)
         if self.needs_parameters:
@@ -160,19 +160,24 @@ class AnalogLinear(_Analog):
         only = torch.zeros(1, dtype=torch.int64, device=target.device)
         self._program("weight", target, only, generator, lambda matrices: matrices[0, 0], mirrored=mirrored)
 
-    @torch.no_grad()
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """The same as `nn.Linear.forward`, in the dtype of `input`."""
+        modules: Any = self._modules["crossbars"]  # as attributes, modules are found slowly
+        crossbars = modules._modules.get("weight")
+        if crossbars is not None and crossbars.is_fp16:
+            from realmodels.analog.fused_linear import fused_linear
+
+            return fused_linear(crossbars, self._parameters["bias"], input)
+        return self._forward(input)
+
+    @torch.no_grad()
+    def _forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         if not self.is_analog:
             return self._digital[0](input)
         crossbars = self.crossbars["weight"]
         weight = crossbars.programmed()
         if not crossbars.has_converters:
             return functional_call(self._digital[0], {"weight": weight.to(self.weight.dtype)}, (input,))
-        if crossbars.is_fp16:
-            from realmodels.analog.fused_linear import fused_linear
-
-            return fused_linear(self, input)
         rows = input.reshape(-1, self.in_features)
         output = rows.new_empty(rows.shape[0], self.out_features)
         for part in _passes(rows.shape[0], crossbars.rows_per_pass()):
@@ -286,9 +291,9 @@ class AnalogExperts(_Analog):
         top_k_weights: Float[Tensor, "tokens k"],
     ) -> Float[Tensor, "tokens hidden"]:
         """The same as the forward of the replaced module, in the dtype of `hidden_states`."""
-        gate_up, down = self.crossbars["gate_up_proj"], self.crossbars["down_proj"]
         if not self.analog:
             return self._digital[0](hidden_states, top_k_index, top_k_weights)
+        gate_up, down = self.crossbars["gate_up_proj"], self.crossbars["down_proj"]
         if not gate_up.has_converters:
             weights = {name: self._swapped(name) for name in self.crossbars}
             return functional_call(self._digital[0], weights, (hidden_states, top_k_index, top_k_weights))

@@ -301,7 +301,9 @@ def test_experts_are_stored_as_without_the_kernel(
     hardware = Hardware(c=1.5, tile_size=16, w_max="column", dac_bits=bits[0], adc_bits=bits[1])
 
     def layer() -> AnalogExperts:
-        result = AnalogExperts(experts, digital, hardware, {"gate_up_proj": PLAIN, "down_proj": each})
+        result = AnalogExperts(
+            experts, digital, hardware, {"gate_up_proj": PLAIN, "down_proj": each}, fp32=True
+        )
         result.program(generator(4))
         result.program(generator(3), mirrored=True)
         return result
@@ -313,7 +315,9 @@ def test_weights_in_bf16_are_programmed_in_fp32() -> None:
     experts = fused_experts(3, 40, 24, seeded(0), torch.bfloat16).to(DEVICE)
 
     def layer() -> AnalogExperts:
-        result = AnalogExperts(experts, [1], Hardware(), {"gate_up_proj": PLAIN, "down_proj": PLAIN})
+        result = AnalogExperts(
+            experts, [1], Hardware(), {"gate_up_proj": PLAIN, "down_proj": PLAIN}, fp32=True
+        )
         result.program(generator(3))
         return result
 
@@ -331,7 +335,7 @@ def test_linear_layers_are_stored_as_without_the_kernel(
     hardware = Hardware(programming="hermes", c=1.5, tile_size=32, dac_bits=bits[0], adc_bits=bits[1])
 
     def layer() -> AnalogLinear:
-        result = AnalogLinear(linear, hardware, PLAIN)
+        result = AnalogLinear(linear, hardware, PLAIN, fp32=True)
         result.program(generator(3))
         return result
 
@@ -346,7 +350,7 @@ def test_programming_again_takes_the_same_memory_and_leaves_nothing_behind() -> 
     linear, hardware = nn.Linear(70, 30, device=DEVICE), Hardware(tile_size=32)
 
     def layer() -> AnalogLinear:
-        result = AnalogLinear(linear, hardware, PLAIN)
+        result = AnalogLinear(linear, hardware, PLAIN, fp32=True)
         result.program(generator(3))
         before = result.crossbars["weight"].programmed()
         address = before.data_ptr()
@@ -379,7 +383,7 @@ def test_which_weights_take_the_kernel() -> None:
 def test_programming_takes_no_memory_but_the_weights(bits: int | None) -> None:
     experts = fused_experts(8, 512, 1024, seeded(0), torch.bfloat16).to(DEVICE)
     hardware = Hardware(dac_bits=bits, adc_bits=bits)
-    layer = AnalogExperts(experts, [0], hardware, {"gate_up_proj": PLAIN, "down_proj": PLAIN})
+    layer = AnalogExperts(experts, [0], hardware, {"gate_up_proj": PLAIN, "down_proj": PLAIN}, fp32=True)
     layer.program(generator(0))  # compiles, and makes what stays
     for crossbars in layer.crossbars.values():
         crossbars.weight = None

@@ -445,8 +445,11 @@ def olmoe_like(
     dtype: torch.dtype = torch.bfloat16,
     bits: tuple[int | None, int | None] = (8, 8),
     fp32: bool = False,
+    activation: nn.Module | None = None,
 ) -> AnalogExperts:
     experts = fused_experts(16, 512, 256, seeded(0), dtype)
+    if activation is not None:
+        experts.act_fn = activation
     for parameter in experts.parameters():
         parameter.data.mul_(0.02)
     wide = {
@@ -510,9 +513,11 @@ def test_the_host_never_waits(digital: list[int]) -> None:
 
 
 @GPU_ONLY
+@pytest.mark.parametrize("activation", [nn.SiLU(), nn.Tanh()], ids=str)
 @pytest.mark.parametrize("digital", [[], [0, 5, 9]])
-def test_torch_compile_keeps_one_graph(digital: list[int]) -> None:
-    layer = olmoe_like(digital)
+def test_torch_compile_keeps_one_graph(digital: list[int], activation: nn.Module) -> None:
+    layer = olmoe_like(digital, activation=activation)
+    assert (layer.gate is None) is isinstance(activation, nn.Tanh)
     compiled = torch.compile(lambda *inputs: 2 * layer(*inputs), fullgraph=True)
     for tokens in (70, 71):
         inputs = routed(tokens)

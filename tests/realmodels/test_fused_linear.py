@@ -29,6 +29,7 @@ pytest.importorskip("triton")
 
 import realmodels.analog.fused_linear as fused  # noqa: E402
 from realmodels.analog.fused_experts import Blocks  # noqa: E402
+from realmodels.analog.fused_linear import Way  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 GPU_ONLY = pytest.mark.skipif(INTERPRETED, reason="not on a GPU")
@@ -40,7 +41,7 @@ some = settings(
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take many minutes
 )
 GRANULARITIES: list[Granularity] = ["tile", "column", "layer"]
-WAYS = ["few rows", "many rows"]
+WAYS = ["inputs", "codes", "copies"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -56,9 +57,9 @@ def forced() -> Iterator[None]:
 
 def way_of(patch: pytest.MonkeyPatch, way: str) -> None:
     """Take this way whatever the number of rows, in blocks of which there are several."""
-    patch.setattr(fused, "CONVERTED", 0 if way == "many rows" else 2**30)
-    patch.setattr(fused, "BLOCKS", {})
-    patch.setattr(fused, "LARGEST_BLOCKS", Blocks(16, 32, 32, 4, 3))
+    patch.setattr(fused, "WAYS", {})
+    patch.setattr(fused, "MANY_ROWS", 2 * (Way(Blocks(16, 32, 32, 4, 3), way != "inputs", way == "copies"),))
+    patch.setattr(fused, "_plan", fused._plan.__wrapped__)
     patch.setattr(fused, "GROUP", 2)
 
 
@@ -150,9 +151,12 @@ def test_products_equal_the_reference_on_the_stored_weights(
         flips_and_codes(hardware, (rows, inputs, outputs), bias, seed)
 
 
-@pytest.mark.parametrize("rows", [1, 16, 64, 200])
-def test_few_codes_are_off(rows: int) -> None:
+@pytest.mark.parametrize("enough", [1, 2**30])
+@pytest.mark.parametrize("rows", [1, 16, 64, 200, 300])
+def test_few_codes_are_off(rows: int, enough: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those within rounding of a half: of 8-bit codes at most one in 10000. With the blocks that such rows take."""
+    monkeypatch.setattr(fused, "ENOUGH", enough)
+    monkeypatch.setattr(fused, "_plan", fused._plan.__wrapped__)
     flips, codes = flips_and_codes(Hardware(c=1.5, tile_size=64), (rows, 200, 300), True, 5)
     assert codes >= 1000 * rows and flips <= max(1, 1e-4 * codes)
 
@@ -214,11 +218,19 @@ def test_inputs_of_any_strides(rows: int) -> None:
 
 
 def large(
-    fp32: bool = False, dtype: torch.dtype = torch.bfloat16, outputs: int = 1000, **bits: Any
+    fp32: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
+    outputs: int = 1000,
+    bits: tuple[int | None, int | None] = (8, 8),
 ) -> AnalogLinear:
     linear = linear_of(1024, outputs, bias=True, dtype=dtype)
     linear.weight.data.mul_(0.02)
-    return layer_of(linear, Hardware(tile_size=256, **bits), LayerCalibration(1.0, 3.0, 3.0), fp32=fp32)
+    return layer_of(
+        linear,
+        Hardware(tile_size=256, dac_bits=bits[0], adc_bits=bits[1]),
+        LayerCalibration(1.0, 3.0, 3.0),
+        fp32=fp32,
+    )
 
 
 def rows_of(rows: int, dtype: torch.dtype = torch.bfloat16, seed: int = 1) -> Tensor:
@@ -243,8 +255,7 @@ def test_all_sizes_of_blocks_give_what_the_slower_path_gives(rows: int, dtype: t
 @pytest.mark.parametrize("rows", [1, 64, 3000])
 @pytest.mark.parametrize("bits", [(None, 8), (16, 8), (8, None)], ids=str)
 def test_all_converters_fit_in_all_blocks(bits: tuple[int | None, int | None], rows: int) -> None:
-    both = {"dac_bits": bits[0], "adc_bits": bits[1]}
-    layer, other = large(**both), large(True, **both)
+    layer, other = large(bits=bits), large(True, bits=bits)
     output, expected = layer(rows_of(rows)), other(rows_of(rows))
     assert expected.any() and (output - expected).norm() <= 0.02 * expected.norm()
 
