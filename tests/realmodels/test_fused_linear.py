@@ -41,7 +41,7 @@ some = settings(
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take many minutes
 )
 GRANULARITIES: list[Granularity] = ["tile", "column", "layer"]
-WAYS = ["inputs", "codes", "copies"]
+WAYS = ["one row", "inputs", "codes", "copies"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,8 +57,9 @@ def forced() -> Iterator[None]:
 
 def way_of(patch: pytest.MonkeyPatch, way: str) -> None:
     """Take this way whatever the number of rows, in blocks of which there are several."""
+    blocks = Blocks(1, 8, 16, 4, 3) if way == "one row" else Blocks(16, 32, 32, 4, 3)
     patch.setattr(fused, "WAYS", {})
-    patch.setattr(fused, "MANY_ROWS", 2 * (Way(Blocks(16, 32, 32, 4, 3), way != "inputs", way == "copies"),))
+    patch.setattr(fused, "MANY_ROWS", 2 * (Way(blocks, way in ("codes", "copies"), way == "copies"),))
     patch.setattr(fused, "_plan", fused._plan.__wrapped__)
     patch.setattr(fused, "GROUP", 2)
 
