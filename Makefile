@@ -52,7 +52,8 @@ lint: $(DEV) ## style and types
 	$(RUN) -m mypy
 
 interpret: $(DEV) ## tests of the kernels for GPUs, on the CPU in Triton's interpreter
-	TRITON_INTERPRET=1 $(PYTEST) tests/realmodels/test_fused_experts.py tests/realmodels/test_analog_kernel.py
+	TRITON_INTERPRET=1 $(PYTEST) tests/realmodels/test_fused_experts.py tests/realmodels/test_fused_linear.py \
+		tests/realmodels/test_analog_kernel.py
 
 kernel: $(BASE) ## the theorems that Coq checks; needs coq and libcoq-coquelicot of Debian or Ubuntu
 	$(RUN) -m theory.kernel

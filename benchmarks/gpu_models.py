@@ -2,7 +2,8 @@
 
     python benchmarks/gpu_models.py --model olmoe --out benchmarks/data/gpu_models-olmoe.json
 
-At full size, in bf16, with random weights; dense modules are digital, and digital experts are transformers' grouped_mm.
+At full size, in bf16, with random weights; dense modules are digital, and digital experts are transformers' grouped_mm,
+which `generate` replaces by batched_mm after the first token.
 Read are texts of 512 tokens, one to 32 at a time; generated are 24 tokens after 32, of one text and of 32. The
 contestants take turns; times are medians. Target: at least .9 of the digital model's tokens/s. Also: programming all
 experts, against randn_like for as many numbers; and the memory of the programmed weights, against two bytes for each.

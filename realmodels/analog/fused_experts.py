@@ -10,7 +10,8 @@ Five launches of `experts_kernel`, for none of which the host waits:
 
 DAC codes up to 2048 are exact in fp16; larger ones, and inputs without a DAC, are sums of two fp16 numbers. An
 activation that the kernel does not know is computed by torch, in fp32, between the products. Digital experts take part
-in the same launches; they multiply in the model's dtype, and sum and activate in fp32.
+in the same launches; they multiply in the model's dtype, and sum and activate in fp32. For torch.compile all of it is
+one operation, whatever the activation.
 
 Importing this module needs Triton, which comes with torch for CUDA: `realmodels.analog` imports it only there.
 """

@@ -32,6 +32,7 @@ from realmodels.analog.fused_experts import Blocks  # noqa: E402
 from realmodels.analog.fused_linear import Way  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
+BACKEND = "aot_eager" if INTERPRETED else "inductor"
 GPU_ONLY = pytest.mark.skipif(INTERPRETED, reason="not on a GPU")
 # Each hardware is compiled for a GPU, which takes seconds.
 some = settings(
@@ -41,7 +42,7 @@ some = settings(
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take many minutes
 )
 GRANULARITIES: list[Granularity] = ["tile", "column", "layer"]
-WAYS = ["inputs", "codes", "copies"]
+WAYS = ["one row", "inputs", "codes", "copies"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,8 +58,9 @@ def forced() -> Iterator[None]:
 
 def way_of(patch: pytest.MonkeyPatch, way: str) -> None:
     """Take this way whatever the number of rows, in blocks of which there are several."""
+    blocks = Blocks(1, 8, 16, 4, 3) if way == "one row" else Blocks(16, 32, 32, 4, 3)
     patch.setattr(fused, "WAYS", {})
-    patch.setattr(fused, "MANY_ROWS", 2 * (Way(Blocks(16, 32, 32, 4, 3), way != "inputs", way == "copies"),))
+    patch.setattr(fused, "MANY_ROWS", 2 * (Way(blocks, way in ("codes", "copies"), way == "copies"),))
     patch.setattr(fused, "_plan", fused._plan.__wrapped__)
     patch.setattr(fused, "GROUP", 2)
 
@@ -282,12 +284,12 @@ def test_the_host_never_waits(rows: int) -> None:
         assert torch.equal(output, layer(x))
 
 
-@GPU_ONLY
 def test_torch_compile_keeps_one_graph() -> None:
-    layer = large()
-    compiled = torch.compile(lambda x: 2 * layer(x), fullgraph=True)
+    dtype = torch.float32 if INTERPRETED else torch.bfloat16
+    layer = large(dtype=dtype, outputs=100)
+    compiled = torch.compile(lambda x: 2 * layer(x), fullgraph=True, backend=BACKEND)
     for rows in (1, 70, 71):
-        assert torch.equal(compiled(rows_of(rows)), 2 * layer(rows_of(rows)))
+        assert torch.equal(compiled(rows_of(rows, dtype)), 2 * layer(rows_of(rows, dtype)))
 
 
 @GPU_ONLY
