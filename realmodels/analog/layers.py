@@ -5,6 +5,7 @@ For inference only: no gradient flows through these modules.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -83,13 +84,16 @@ class _Analog(nn.Module):
         if isinstance(crossbars, Crossbars) and takes_kernel(target, self.hardware, generator):
             crossbars.program_fused(target, experts, generator, stored, mirrored=mirrored)
             return
+        if isinstance(crossbars, Crossbars) and crossbars.has_converters:
+            crossbars.program(target, experts, generator, mirrored=mirrored)
+            return
         programmed = program(target, self.hardware, generator, mirrored=mirrored)
         if len(experts) < len(target):
             target, programmed = target[experts], programmed[experts]
-        if crossbars.has_converters:
-            crossbars.program(target, programmed)
-        else:
+        if isinstance(crossbars, Crossbars):
             crossbars.weight = stored(programmed)
+        else:
+            crossbars.program(target, programmed)
 
     @property
     def count_saturation(self) -> bool:
@@ -141,14 +145,18 @@ class AnalogLinear(_Analog):
         if not self.is_analog:
             return self._digital[0](input)
         crossbars = self.crossbars["weight"]
-        weight = crossbars.programmed()
         if not crossbars.has_converters:
-            return functional_call(self._digital[0], {"weight": weight.to(self.weight.dtype)}, (input,))
+            weight = crossbars.programmed().to(self.weight.dtype)
+            return functional_call(self._digital[0], {"weight": weight}, (input,))
         rows = input.reshape(-1, self.in_features)
         output = rows.new_empty(rows.shape[0], self.out_features)
-        for part in _passes(rows.shape[0], crossbars.rows_per_pass()):
-            products = torch.bmm(crossbars.quantise(rows[part]), weight[:, 0].transpose(1, 2))
-            result = crossbars.read(products, crossbars.scale)
+        for part in _passes([0, rows.shape[0]], crossbars.rows_per_pass()):
+            codes = crossbars.quantise(rows[part])
+            if crossbars.packed:
+                result = crossbars.product(codes, 0)
+            else:
+                products = torch.bmm(codes, crossbars.programmed()[:, 0].transpose(1, 2))
+                result = crossbars.read(products, crossbars.scale)
             output[part] = result if self.bias is None else result + self.bias
         return output.view(*input.shape[:-1], self.out_features)
 
@@ -267,7 +275,9 @@ class AnalogExperts(_Analog):
         uses = (position[top_k_index] < len(self.analog)).sum(-1)
         codes = gate_up.quantise(hidden_states, uses=uses)
         results = codes.new_empty(tokens * k, hidden_states.shape[1])
-        for part in _passes(analog_pairs, gate_up.rows_per_pass()):
+        # Packed tiles are multiplied one expert at a time.
+        borders = [0, *analog_ends.tolist()] if gate_up.packed or down.packed else [0, analog_pairs]
+        for part in _passes(borders, gate_up.rows_per_pass()):
             expert = groups[part]
             part_ends = (analog_ends - part.start).clamp_(0, len(expert))
             part_codes = codes.index_select(1, token[part])
@@ -316,6 +326,8 @@ def _expert_products(
     ends: Int[Tensor, " experts"],
 ) -> Float[Tensor, "rows out"]:
     """Multiply rows, sorted by expert, by the tiles of their experts; all slices in one grouped product."""
+    if crossbars.packed:
+        return crossbars.product(codes, int(expert[0]))
     slices, rows, _ = codes.shape
     shift = rows * torch.arange(slices, dtype=torch.int32, device=codes.device)
     products = grouped_matmul(
@@ -324,5 +336,10 @@ def _expert_products(
     return crossbars.read(products.unflatten(0, (slices, rows)), crossbars.scale[:, expert])
 
 
-def _passes(rows: int, rows_per_pass: int) -> list[slice]:
-    return [slice(start, min(start + rows_per_pass, rows)) for start in range(0, rows, rows_per_pass)]
+def _passes(borders: Sequence[int], rows_per_pass: int) -> list[slice]:
+    """The rows of each pass, which crosses no border."""
+    return [
+        slice(start, min(start + rows_per_pass, last))
+        for first, last in pairwise(borders)
+        for start in range(first, last, rows_per_pass)
+    ]
