@@ -23,7 +23,7 @@ PASS_BYTES = {"cpu": 2**24}
 ACCELERATOR_PASS_BYTES = 2**28
 # On a CPU, tiles of at least so many numbers are packed once for oneDNN, for which smaller ones are too small.
 PACKED_FROM = 2**18
-PACKED_PASS_BYTES = 2**22  # the product of one slice, so that it is converted while it is in the cache
+PACKED_PASS_BYTES = 2**22  # of the product of a slice, which is converted while it is in the cache
 MIN_PASS_ROWS = 64  # below this every pass would be spent on reading the weights
 # In fp16, w_max is stored as this number: weights up to 4094 w_max are finite, and those above 4e-6 w_max have all of
 # fp16's 11 bits. Rows are filled up with zeros to a multiple of FP16_ROW, 32 bytes.
@@ -184,7 +184,7 @@ class Crossbars(nn.Module):
         tile = torch.empty(tiles.shape[:2] + tiles.shape[3:])
         for number, packed in enumerate(self.packed):
             torch.mul(tiles[:, :, number], gain[:, :, number], out=tile)
-            packed[place] = torch.ops.mkldnn._reorder_linear_weight(tile.flatten(0, 1))
+            packed[place] = _packed(tile.flatten(0, 1))
 
     def _tiles(
         self, shape: Sequence[int], dtype: torch.dtype, device: torch.device
@@ -297,24 +297,26 @@ class Crossbars(nn.Module):
         if not clamped:
             partial.clamp_(-self.adc_levels, self.adc_levels)
 
-    def product(self, codes: Float[Tensor, "slices rows width"], expert: int) -> Float[Tensor, "rows out"]:
-        """Multiply rows by the packed tiles of one expert, and `read`: slice by slice, while each is in the cache."""
+    def product(
+        self,
+        codes: Float[Tensor, "slices rows width"],
+        expert: int,
+        out: Float[Tensor, "rows out"],
+    ) -> None:
+        """Multiply rows by the packed tiles of one expert and `read`: slice by slice, while each is in the cache."""
         # Before or after rounding, clamping is the same, as the bound is a whole number; here it costs no pass.
         bound, clamped = self.adc_levels, self.adc_levels is not None and not self.count_saturation
         then = ("hardtanh", [-bound, bound]) if bound is not None and clamped else ("none", [])
         scales = self.scale[:, expert].expand(len(self.packed), -1, -1)
-        output: Tensor | None = None
-        for each, tiles, scale in zip(codes, self.packed, scales, strict=True):
+        outputs = out.unflatten(-1, (scales.shape[1], -1))
+        for number, (each, tiles, scale) in enumerate(zip(codes, self.packed, scales, strict=True)):
             partial = torch.ops.mkldnn._linear_pointwise(each, tiles[expert], None, *then, "")
             self._convert(partial, clamped)
-            blocks = partial.unflatten(-1, (len(scale), -1))
-            if output is None:
-                blocks.mul_(scale)
-                output = partial
+            blocks = partial.view_as(outputs)
+            if number == 0:
+                torch.mul(blocks, scale, out=outputs)
             else:
-                output.unflatten(-1, (len(scale), -1)).addcmul_(blocks, scale)
-        assert output is not None
-        return output
+                outputs.addcmul_(blocks, scale)
 
     def programmed(self) -> Tensor:
         """The stored weights, unpacked."""
@@ -338,6 +340,14 @@ class Crossbars(nn.Module):
             return max(MIN_PASS_ROWS, PACKED_PASS_BYTES // (outputs * dtype.itemsize))
         budget = PASS_BYTES.get(self.programmed().device.type, ACCELERATOR_PASS_BYTES)
         return max(MIN_PASS_ROWS, budget // (slices * outputs * dtype.itemsize))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled; torch can do neither with packed tiles."""
+        return {**self.__dict__, "packed": [[tile.to_dense() for tile in tiles] for tiles in self.packed]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.packed = [[_packed(tile) for tile in tiles] for tiles in self.packed]
 
     def saturation(self) -> Saturation:
         beyond_input, inputs, beyond_output, outputs = self.counts.tolist()
@@ -433,6 +443,12 @@ def _kernel_runs(device: torch.device) -> bool:
         )
         return False
     return True
+
+
+def _packed(tile: Float[Tensor, "out width"]) -> Tensor:
+    """The tile in the layout of oneDNN. Such tensors are never written to."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(tile)
+    return packed
 
 
 def _is_packed(numbers: int, dtype: torch.dtype, device: torch.device) -> bool:

@@ -153,7 +153,8 @@ class AnalogLinear(_Analog):
         for part in _passes([0, rows.shape[0]], crossbars.rows_per_pass()):
             codes = crossbars.quantise(rows[part])
             if crossbars.packed:
-                result = crossbars.product(codes, 0)
+                result = codes.new_empty(codes.shape[1], self.out_features)
+                crossbars.product(codes, 0, result)
             else:
                 products = torch.bmm(codes, crossbars.programmed()[:, 0].transpose(1, 2))
                 result = crossbars.read(products, crossbars.scale)
@@ -326,9 +327,13 @@ def _expert_products(
     ends: Int[Tensor, " experts"],
 ) -> Float[Tensor, "rows out"]:
     """Multiply rows, sorted by expert, by the tiles of their experts; all slices in one grouped product."""
-    if crossbars.packed:
-        return crossbars.product(codes, int(expert[0]))
     slices, rows, _ = codes.shape
+    if crossbars.packed:
+        result = codes.new_empty(rows, crossbars.packed[0][0].shape[0])
+        for number, (first, last) in enumerate(pairwise([0, *ends.tolist()])):
+            if first < last:
+                crossbars.product(codes[:, first:last], number, result[first:last])
+        return result
     shift = rows * torch.arange(slices, dtype=torch.int32, device=codes.device)
     products = grouped_matmul(
         codes.flatten(0, 1), crossbars.programmed().flatten(0, 1), (shift[:, None] + ends).flatten()
