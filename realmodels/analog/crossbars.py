@@ -22,7 +22,7 @@ from theory.hardware import Hardware, drawn_in_parts, largest_weights, program
 PASS_BYTES = {"cpu": 2**24}
 ACCELERATOR_PASS_BYTES = 2**28
 # On a CPU, tiles of at least so many numbers are packed once for oneDNN, for which smaller ones are too small.
-PACKED_FROM = 2**18
+PACKED_FROM = 2**16
 PACKED_PASS_BYTES = 2**22  # of the product of a slice, which is converted while it is in the cache
 MIN_PASS_ROWS = 64  # below this every pass would be spent on reading the weights
 # In fp16, w_max is stored as this number: weights up to 4094 w_max are finite, and those above 4e-6 w_max have all of
@@ -284,7 +284,7 @@ class Crossbars(nn.Module):
         """Convert the product of each slice, in place, and add the slices digitally."""
         self._convert(partial)
         partial.unflatten(-1, (scale.shape[2], -1)).mul_(scale)
-        return partial.sum(0)
+        return partial[0] if len(partial) == 1 else partial.sum(0)
 
     def _convert(self, partial: Float[Tensor, "*slices rows out"], clamped: bool = False) -> None:
         """ADC codes of products, in place; clamped: they are within the bound."""
@@ -333,6 +333,11 @@ class Crossbars(nn.Module):
             return tile.dtype, (len(self.packed), *tile.shape)
         weight = self.programmed()
         return weight.dtype, (weight.shape[0], *weight.shape[2:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which codes are multiplied."""
+        return self._form()[0]
 
     def rows_per_pass(self) -> int:
         dtype, (slices, outputs, _) = self._form()

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from realmodels.analog.crossbars import Crossbars, Saturation, takes_kernel, why_not_fused
 from realmodels.analog.ranges import LayerCalibration, Ranges, for_experts
@@ -149,17 +150,17 @@ class AnalogLinear(_Analog):
             weight = crossbars.programmed().to(self.weight.dtype)
             return functional_call(self._digital[0], {"weight": weight}, (input,))
         rows = input.reshape(-1, self.in_features)
-        output = rows.new_empty(rows.shape[0], self.out_features)
+        output = rows.new_empty(rows.shape[0], self.out_features, dtype=crossbars.dtype)
         for part in _passes([0, rows.shape[0]], crossbars.rows_per_pass()):
             codes = crossbars.quantise(rows[part])
             if crossbars.packed:
-                result = codes.new_empty(codes.shape[1], self.out_features)
-                crossbars.product(codes, 0, result)
+                crossbars.product(codes, 0, output[part])
             else:
                 products = torch.bmm(codes, crossbars.programmed()[:, 0].transpose(1, 2))
-                result = crossbars.read(products, crossbars.scale)
-            output[part] = result if self.bias is None else result + self.bias
-        return output.view(*input.shape[:-1], self.out_features)
+                output[part] = crossbars.read(products, crossbars.scale)
+        if self.bias is not None:
+            output += self.bias
+        return output.to(input.dtype).view(*input.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return (
@@ -286,19 +287,21 @@ class AnalogExperts(_Analog):
             inner = apply_gate(self._original[0], self._biased("gate_up_proj", both, expert))
             result = _expert_products(down, down.quantise(inner, expert=expert), expert, part_ends)
             result = self._biased("down_proj", result, expert)
-            results.index_copy_(0, order[part], result.mul_(weight[order[part]]))
+            results[part] = result.mul_(weight[order[part]])
         if analog_pairs < tokens * k:
             # The products take the whole parameter; the analog experts are groups without rows.
             all_ends = torch.zeros_like(ends)
             all_ends[self.digital] = digital_ends - analog_pairs
             all_ends = all_ends.cummax(0).values
-            rest, expert = order[analog_pairs:], groups[analog_pairs:]
-            both = grouped_matmul(hidden_states[rest // k], self.layout.rows(self.gate_up_proj), all_ends)
+            rest, expert = token[analog_pairs:], groups[analog_pairs:]
+            both = grouped_matmul(hidden_states[rest], self.layout.rows(self.gate_up_proj), all_ends)
             inner = apply_gate(self._original[0], self._biased("gate_up_proj", both, expert))
             result = grouped_matmul(inner, self.layout.rows(self.down_proj), all_ends)
-            result = self._biased("down_proj", result, expert) * weight[rest]
-            results.index_copy_(0, rest, result.to(results.dtype))
-        return results.view(tokens, k, hidden_states.shape[1]).sum(1).to(hidden_states.dtype)
+            result = self._biased("down_proj", result, expert) * weight[order[analog_pairs:]]
+            results[analog_pairs:] = result
+        # The sum of each token's results, gathered in one pass.
+        pairs = order.argsort().view(tokens, k)
+        return F.embedding_bag(pairs, results, mode="sum").to(hidden_states.dtype)
 
     def _biased(
         self, name: str, outputs: Float[Tensor, "rows out"], group: Int[Tensor, " rows"]
