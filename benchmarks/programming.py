@@ -61,9 +61,9 @@ def main() -> None:
         parameter.normal_(0, WEIGHT_STD, generator=generator)
     calibration = {name: LayerCalibration(1.0, kappa=3.0, lam=0.1) for name in ("gate_up_proj", "down_proj")}
     layer = AnalogExperts(experts, [], Hardware(), calibration)
-    actions: dict[str, Callable[[], object]] = {
+    actions: dict[str, Callable[[], object]] = {  # `shape` holds no memory
         "program": lambda: layer.program(generator),
-        "randn_like": lambda: [torch.randn_like(parameter) for parameter in experts.parameters()],
+        "randn_like": lambda: [torch.randn_like(parameter).shape for parameter in experts.parameters()],
     }
     numbers = sum(parameter.numel() for parameter in experts.parameters())
     table = Table(title=f"{numbers:,} weights of {arguments.experts} experts, medians of {arguments.runs}")
