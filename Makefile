@@ -58,8 +58,9 @@ interpret: $(DEV) ## tests of the kernels for GPUs, on the CPU in Triton's inter
 kernel: $(BASE) ## the theorems that Coq checks; needs coq and libcoq-coquelicot of Debian or Ubuntu
 	$(RUN) -m theory.kernel
 
-benchmark: $(DEV) ## speed of analog experts and of programming noise
+benchmark: $(DEV) ## speed of analog experts, of programming them, and of noise by tables
 	$(RUN) benchmarks/analog_experts.py $(ARGS)
+	$(RUN) benchmarks/programming.py $(ARGS)
 	$(RUN) benchmarks/noise_table.py $(ARGS)
 
 publish: $(BASE) ## EXHIBIT=figure-3: commit its full result: copies, redraws, rewrites README, RESULTS and docs

@@ -33,8 +33,8 @@ from theory.paper import OLMOE
 EXPERTS, HIDDEN, INNER, TOP_K = OLMOE.experts, OLMOE.hidden, OLMOE.expert_width, OLMOE.top_k
 WEIGHT_STD = 0.02  # OLMoE's initialisation
 # Ours over the faster of transformers' two and lightning over ours, by number of tokens.
-AT_MOST_OF_DIGITAL = {64: 1.25, 512: 1.25, 2048: 1.5}
-AT_LEAST_LIGHTNING = {64: 2.0, 512: 1.0, 2048: 1.0}
+AT_MOST_OF_DIGITAL = {64: 1.05, 512: 1.05, 2048: 1.05}
+AT_LEAST_LIGHTNING = {64: 2.0, 512: 1.6, 2048: 1.4}
 
 
 def contestants(generator: torch.Generator) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:

@@ -27,7 +27,8 @@ Granularity = Literal["tile", "column", "layer"]
 
 # Weights that are programmed at once: as many as stay in the cache of a CPU, or keep temporary memory of an accelerator
 # small.
-PROGRAMMED_AT_ONCE = {"cpu": 2**16, "cuda": 2**24}
+PROGRAMMED_AT_ONCE = {"cpu": 2**19, "cuda": 2**24}
+DRAWN_AT_ONCE = 16  # torch draws normal numbers in such groups on a CPU
 
 _NODES = 1000  # of an integral
 
@@ -65,6 +66,14 @@ class ProgrammingNoise:
 
 
 def _polynomial(coefficients: Mapping[int, float], x: Any) -> Any:
+    if isinstance(x, Tensor):  # Horner's scheme, in one pass over x for each power
+        *rest, highest = (
+            x.new_tensor(coefficients.get(power, 0.0)) for power in range(max(coefficients) + 1)
+        )
+        value = torch.add(rest.pop(), x, alpha=highest.item())
+        while rest:
+            value = torch.addcmul(rest.pop(), value, x)
+        return value
     terms = (
         coefficient * x**power if power > 1 else coefficient * x if power else coefficient
         for power, coefficient in coefficients.items()
@@ -135,8 +144,12 @@ def largest_weights(
     weight: Float[Tensor, "*batch out in"], hardware: Hardware
 ) -> Float[Tensor, "*batch out slices"]:
     """w_max of every output and input slice: the largest |w| of the weights that `hardware.w_max` names."""
-    slices = weight.split(hardware.tile_size, -1)
-    return largest_of_columns(torch.stack([_largest(part) for part in slices], -1), hardware)
+    inputs, size = weight.shape[-1], hardware.tile_size
+    if inputs > size and inputs % size == 0:
+        columns = _largest(weight.unflatten(-1, (-1, size)))
+    else:
+        columns = torch.stack([_largest(part) for part in weight.split(size, -1)], -1)
+    return largest_of_columns(columns, hardware)
 
 
 def largest_of_columns(
@@ -180,23 +193,39 @@ def program(
     generator: torch.Generator,
     *,
     mirrored: bool = False,
+    w_max: Float[Tensor, "*batch out slices"] | None = None,
+    out: Float[Tensor, "*batch out in"] | None = None,
 ) -> Float[Tensor, "*batch out in"]:
     """The weights as they are on the tiles after one programming event: W + N(0, sigma(|W|)^2).
 
     mirrored: True for the same noise with the opposite sign, which is just as likely. What is odd in the noise cancels
         in the mean of the two [antithetic draws].
+    w_max: `largest_weights`, where they are known.
+    out: where to put the result, on the CPU; contiguous.
 
     The result is fp32 at least (a bf16 weight is exact in fp32). c = 0 is no programming noise at all: it gives the
     exact weights, also in a dead zone. Noise is drawn on the generator's device.
     """
     weight = _precise(weight)
     if hardware.c == 0:
-        return weight.clone()
-    noise = torch.randn(weight.shape, dtype=weight.dtype, device=generator.device, generator=generator)
-    noise = noise.neg_() if mirrored else noise
-    programmed = noise.to(weight.device)
-    _program(weight, largest_weights(weight, hardware), programmed, hardware)
+        return weight.clone() if out is None else out.copy_(weight)
+    w_max = largest_weights(weight, hardware) if w_max is None else w_max.to(weight.dtype)
+    sign = -1 if mirrored else 1
+    if weight.device.type == "cpu" and drawn_in_parts(weight.shape[-1], generator):
+        programmed = torch.empty(weight.shape, dtype=weight.dtype) if out is None else out
+        _program(weight, w_max, programmed, hardware, sign, generator)
+    else:
+        noise = torch.randn(
+            weight.shape, dtype=weight.dtype, device=generator.device, generator=generator, out=out
+        )
+        programmed = noise.to(weight.device)
+        _program(weight, w_max, programmed, hardware, sign)
     return programmed
+
+
+def drawn_in_parts(numbers: int, generator: torch.Generator) -> bool:
+    """True if normal numbers are the same in one call of torch and in parts of so many each."""
+    return generator.device.type == "cpu" and numbers > 0 and numbers % DRAWN_AT_ONCE == 0
 
 
 def _program(
@@ -204,21 +233,28 @@ def _program(
     w_max: Float[Tensor, "*batch out slices"],
     noise: Float[Tensor, "*batch out in"],
     hardware: Hardware,
+    sign: int,
+    generator: torch.Generator | None = None,
 ) -> None:
-    """Turns unit noise into target + sigma * noise [`programming_sigma`], in place and block by block."""
+    """Turns unit noise into target + sign * sigma * noise [`programming_sigma`], in place and block by block.
+
+    generator: draws the noise of each block, so that it is used while it is in the cache.
+    """
     at_once = PROGRAMMED_AT_ONCE.get(weight.device.type, PROGRAMMED_AT_ONCE["cpu"])
     while len(weight) == 1 and weight.ndim > 2:
         weight, w_max, noise = weight[0], w_max[0], noise[0]
     if weight.numel() > at_once and len(weight) > 1:
         size = max(1, at_once // weight[0].numel())
         for block in zip(weight.split(size), w_max.split(size), noise.split(size), strict=True):
-            _program(*block, hardware)
+            _program(*block, hardware, sign, generator)
         return
+    if generator is not None:
+        noise.normal_(generator=generator)
     model = PROGRAMMING_NOISE[hardware.programming]
     parts = (each.split(hardware.tile_size, -1) for each in (weight, noise))
     for target, programmed, largest in zip(*parts, w_max.split(1, -1), strict=True):
         r = target.abs().div_(torch.where(largest > 0, largest, 1))
-        programmed.mul_(model.sigma(r).mul_(hardware.c * largest))
+        programmed.mul_(model.sigma(r).mul_(sign * hardware.c * largest))
         if model.dead_zone:
             dead = r < model.dead_zone
             programmed.masked_fill_(dead, 0).add_(target.masked_fill(dead, 0))

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realmodels.analog.ranges import LayerCalibration
-from theory.hardware import Hardware, largest_of_columns, largest_weights
+from theory.hardware import Hardware, drawn_in_parts, largest_of_columns, largest_weights, program
 
 # Rows are processed in passes whose ADC outputs fill about this many bytes. On a CPU a pass then stays in the
 # last-level cache and malloc hands the same pages out again (first touches of fresh pages cost more than the
 # arithmetic); an accelerator wants fewer, larger kernels.
 PASS_BYTES = {"cpu": 2**24}
 ACCELERATOR_PASS_BYTES = 2**28
-# Rows of weights whose length is a multiple of 1 KiB fall into the same few cache sets: 8 numbers between
-# them make the product of few rows with many weights about 8 % faster.
-ROW_GAP, ROW_GAP_PERIOD = 8, 256
+# On a CPU, tiles of at least so many numbers are packed once for oneDNN, for which smaller ones are too small.
+PACKED_FROM = 2**16
+PACKED_PASS_BYTES = 2**22  # of the product of a slice, which is converted while it is in the cache
 MIN_PASS_ROWS = 64  # below this every pass would be spent on reading the weights
 # In fp16, w_max is stored as this number: weights up to 4094 w_max are finite, and those above 4e-6 w_max have all of
 # fp16's 11 bits. Rows are filled up with zeros to a multiple of FP16_ROW, 32 bytes.
@@ -50,6 +50,8 @@ class Crossbars(nn.Module):
     input_bound, lam: fp64, one number for each of the `calibrations`: one for all experts, or one for each.
     weight: with converters (slices, experts, matrices * out, width), in units of one ADC step per DAC code; without
         converters as programmed, stored as the parameter is.
+    packed: the same in oneDNN's own layout, slices of experts of matrices (matrices * out, width), instead of `weight`;
+        for large tiles in fp32 on a CPU.
     scale: the value of one ADC code, (slices, experts, blocks, 1). A block is a run of outputs that share it.
     counts: int64, how many inputs were beyond the DAC's bound, of how many, and the same of outputs and the ADC.
 
@@ -82,6 +84,7 @@ class Crossbars(nn.Module):
         self.adc_levels = None if hardware.adc_bits is None else 2 ** (hardware.adc_bits - 1) - 1
         self.count_saturation = False
         self.is_fp16 = False
+        self.packed: list[list[Tensor]] = []
         self.register_buffer("counts", torch.zeros(4, dtype=torch.int64), persistent=False)
         for name in ("weight", "scale", "by_expert", "step"):
             self.register_buffer(name, None, persistent=False)
@@ -90,16 +93,45 @@ class Crossbars(nn.Module):
     def has_converters(self) -> bool:
         return self.dac_levels is not None or self.adc_levels is not None
 
+    @property
+    def is_programmed(self) -> bool:
+        return bool(self.packed) or self.weight is not None
+
     def program(
         self,
-        target: Float[Tensor, "experts matrices out in"],
-        programmed: Float[Tensor, "experts matrices out in"],
+        target: Float[Tensor, "all_experts matrices out in"],
+        experts: Int[Tensor, " experts"],
+        generator: torch.Generator,
+        *,
+        mirrored: bool,
     ) -> None:
-        """Store programmed weights in the form that `quantise` and `read` need."""
-        weight = self._tiles(target.shape, programmed.dtype, programmed.device)
-        gain = self._set_scale(largest_weights(target, self.hardware).to(programmed.dtype))
-        tiles = _cut(programmed, weight.shape[0], weight.shape[-1]).permute(3, 0, 1, 2, 4)
-        torch.mul(tiles, gain.permute(3, 0, 1, 2).unsqueeze(-1), out=weight)
+        """Draw noise for all experts, and store the noisy weights of the given ones.
+
+        Where draws allow it, expert by expert: the weights are then stored while they are in the cache.
+        """
+        dtype, device = torch.promote_types(target.dtype, torch.float32), target.device
+        w_max = largest_weights(target, self.hardware).to(dtype)
+        gain = self._set_scale(w_max[experts]).unsqueeze(-1)
+        room = self._room((len(experts), *target.shape[1:]), dtype, device)
+        places = {expert: place for place, expert in enumerate(experts.tolist())}
+        at_once = 1 if drawn_in_parts(target[0].numel(), generator) else len(target)
+        out = torch.empty(at_once, *target.shape[1:], dtype=dtype) if device.type == "cpu" else None
+        for first in range(0, len(target), at_once):
+            part = slice(first, first + at_once)
+            programmed = program(
+                target[part], self.hardware, generator, mirrored=mirrored, w_max=w_max[part], out=out
+            )
+            for expert, weights in enumerate(programmed, first):
+                if expert not in places:
+                    continue
+                place, tiles = (
+                    places[expert],
+                    _cut(weights, gain.shape[-2], min(self.hardware.tile_size, weights.shape[-1])),
+                )
+                if room is None:
+                    self._pack(place, tiles, gain[place])
+                else:
+                    torch.mul(tiles.permute(2, 0, 1, 3), gain[place].permute(2, 0, 1, 3), out=room[:, place])
 
     def program_fused(
         self,
@@ -131,6 +163,32 @@ class Crossbars(nn.Module):
         if not self.has_converters:
             self.weight = stored(weight)
 
+    def _room(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+    ) -> Float[Tensor, "slices experts matrices out width"] | None:
+        """Where weights (experts, matrices, out, in) with converters go; None where they are packed."""
+        width = min(self.hardware.tile_size, shape[-1])
+        slices, experts = math.ceil(shape[-1] / width), shape[0]
+        if not _is_packed(math.prod(shape[1:3]) * width, dtype, device):
+            self.packed = []
+            return self._tiles(shape, dtype, device)
+        self.weight = None
+        if [len(each) for each in self.packed] != [experts] * slices:
+            self.packed = [[torch.empty(0)] * experts for _ in range(slices)]
+        return None
+
+    def _pack(
+        self,
+        place: int,
+        tiles: Float[Tensor, "matrices out slices width"],
+        gain: Float[Tensor, "matrices out slices 1"],
+    ) -> None:
+        """Store weights of an expert in the layout of oneDNN."""
+        tile = torch.empty(tiles.shape[:2] + tiles.shape[3:])
+        for number, packed in enumerate(self.packed):
+            torch.mul(tiles[:, :, number], gain[:, :, number], out=tile)
+            packed[place] = _packed(tile.flatten(0, 1))
+
     def _tiles(
         self, shape: Sequence[int], dtype: torch.dtype, device: torch.device
     ) -> Float[Tensor, "slices experts matrices out width"]:
@@ -147,8 +205,7 @@ class Crossbars(nn.Module):
         sizes = (math.ceil(shape[-1] / width), *shape[:-1], width)
         weight = None if self.weight is None else self.weight.unflatten(2, shape[1:3])
         if weight is None or (weight.shape, weight.dtype, weight.device) != (sizes, dtype, device):
-            gap = ROW_GAP if width % ROW_GAP_PERIOD == 0 else 0
-            weight = torch.empty(*sizes[:-1], width + gap, dtype=dtype, device=device)[..., :width]
+            weight = torch.empty(sizes, dtype=dtype, device=device)
         self.weight = weight.flatten(2, 3)
         return weight
 
@@ -222,9 +279,8 @@ class Crossbars(nn.Module):
         expert: the expert that reads each row, where each expert has a bound of its own.
         uses: how often each row is used, by which its saturation counts; default: once.
         """
-        weight = self.programmed()
-        slices, width = weight.shape[0], weight.shape[-1]
-        codes = x.to(weight.dtype)
+        dtype, (slices, _, width) = self._form()
+        codes = x.to(dtype)
         if self.dac_levels is not None:
             bound = self.input_bound if expert is None else self.input_bound[expert, None]
             if self.count_saturation:
@@ -237,23 +293,77 @@ class Crossbars(nn.Module):
         self, partial: Float[Tensor, "slices rows out"], scale: Float[Tensor, "slices rows_or_1 blocks 1"]
     ) -> Float[Tensor, "rows out"]:
         """Convert the product of each slice, in place, and add the slices digitally."""
-        if self.adc_levels is not None:
-            if self.count_saturation:
-                self.counts[2] += (partial.abs() > self.adc_levels).sum()
-                self.counts[3] += partial.numel()
-            partial.round_().clamp_(-self.adc_levels, self.adc_levels)
+        self._convert(partial)
         partial.unflatten(-1, (scale.shape[2], -1)).mul_(scale)
-        return partial.sum(0)
+        return partial[0] if len(partial) == 1 else partial.sum(0)
+
+    def _convert(self, partial: Float[Tensor, "*slices rows out"], clamped: bool = False) -> None:
+        """ADC codes of products, in place; clamped: they are within the bound."""
+        if self.adc_levels is None:
+            return
+        if self.count_saturation:
+            self.counts[2] += (partial.abs() > self.adc_levels).sum()
+            self.counts[3] += partial.numel()
+        partial.round_()
+        if not clamped:
+            partial.clamp_(-self.adc_levels, self.adc_levels)
+
+    def product(
+        self,
+        codes: Float[Tensor, "slices rows width"],
+        expert: int,
+        out: Float[Tensor, "rows out"],
+    ) -> None:
+        """Multiply rows by the packed tiles of one expert and `read`: slice by slice, while each is in the cache."""
+        # Before or after rounding, clamping is the same, as the bound is a whole number; here it costs no pass.
+        bound, clamped = self.adc_levels, self.adc_levels is not None and not self.count_saturation
+        then = ("hardtanh", [-bound, bound]) if bound is not None and clamped else ("none", [])
+        scales = self.scale[:, expert].expand(len(self.packed), -1, -1)
+        outputs = out.unflatten(-1, (scales.shape[1], -1))
+        for number, (each, tiles, scale) in enumerate(zip(codes, self.packed, scales, strict=True)):
+            partial = torch.ops.mkldnn._linear_pointwise(each, tiles[expert], None, *then, "")
+            self._convert(partial, clamped)
+            blocks = partial.view_as(outputs)
+            if number == 0:
+                torch.mul(blocks, scale, out=outputs)
+            else:
+                outputs.addcmul_(blocks, scale)
 
     def programmed(self) -> Tensor:
+        """The stored weights, unpacked."""
+        if self.packed:
+            return torch.stack([torch.stack([tile.to_dense() for tile in tiles]) for tiles in self.packed])
         if self.weight is None:
             raise RuntimeError("no weights have been programmed yet: call program(generator) first")
         return self.weight
 
-    def rows_per_pass(self) -> int:
+    def _form(self) -> tuple[torch.dtype, tuple[int, int, int]]:
+        """Of the stored weights: dtype, and number of slices, outputs and inputs of a slice."""
+        if self.packed:
+            tile = self.packed[0][0]
+            return tile.dtype, (len(self.packed), *tile.shape)
         weight = self.programmed()
-        budget = PASS_BYTES.get(weight.device.type, ACCELERATOR_PASS_BYTES)
-        return max(MIN_PASS_ROWS, budget // (weight.shape[0] * weight.shape[2] * weight.element_size()))
+        return weight.dtype, (weight.shape[0], *weight.shape[2:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which codes are multiplied."""
+        return self._form()[0]
+
+    def rows_per_pass(self) -> int:
+        dtype, (slices, outputs, _) = self._form()
+        if self.packed:
+            return max(MIN_PASS_ROWS, PACKED_PASS_BYTES // (outputs * dtype.itemsize))
+        budget = PASS_BYTES.get(self.programmed().device.type, ACCELERATOR_PASS_BYTES)
+        return max(MIN_PASS_ROWS, budget // (slices * outputs * dtype.itemsize))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled; torch can do neither with packed tiles."""
+        return {**self.__dict__, "packed": [[tile.to_dense() for tile in tiles] for tiles in self.packed]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.packed = [[_packed(tile) for tile in tiles] for tiles in self.packed]
 
     def saturation(self) -> Saturation:
         beyond_input, inputs, beyond_output, outputs = self.counts.tolist()
@@ -266,6 +376,8 @@ class Crossbars(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Crossbars":
         """Move programmed weights to another device with the model, but never to another precision."""
+        if self.packed and fn(torch.empty(0, dtype=torch.int64)).device.type != "cpu":
+            self.weight, self.packed = self.programmed(), []
         for name, buffer in self._buffers.items():
             if buffer is not None:
                 # What fn does to an empty tensor tells the device without touching the weights.
@@ -347,6 +459,22 @@ def _kernel_runs(device: torch.device) -> bool:
         )
         return False
     return True
+
+
+def _packed(tile: Float[Tensor, "out width"]) -> Tensor:
+    """The tile in the layout of oneDNN. Such tensors are never written to."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(tile)
+    return packed
+
+
+def _is_packed(numbers: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """True if oneDNN multiplies by tiles of so many numbers in its own layout."""
+    return (
+        device.type == "cpu"
+        and dtype == torch.float32
+        and numbers >= PACKED_FROM
+        and torch.backends.mkldnn.is_available()
+    )
 
 
 def _cut(x: Float[Tensor, "*batch in"], slices: int, width: int) -> Float[Tensor, "*batch slices width"]:

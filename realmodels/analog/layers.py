@@ -5,12 +5,14 @@ For inference only: no gradient flows through these modules.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from realmodels.analog.crossbars import Crossbars, Saturation, takes_kernel, why_not_fused
 from realmodels.analog.ranges import LayerCalibration, Ranges, for_experts
@@ -62,7 +64,7 @@ class _Analog(nn.Module):
     @property
     def is_programmed(self) -> bool:
         """True if there are programmed weights in all crossbars."""
-        return all(each.weight is not None for each in self.crossbars.values())
+        return all(each.is_programmed for each in self.crossbars.values())
 
     @property
     def original(self) -> nn.Module:
@@ -106,13 +108,16 @@ class _Analog(nn.Module):
         if isinstance(crossbars, Crossbars) and takes_kernel(target, self.hardware, generator):
             crossbars.program_fused(target, experts, generator, stored, mirrored=mirrored)
             return
+        if isinstance(crossbars, Crossbars) and crossbars.has_converters:
+            crossbars.program(target, experts, generator, mirrored=mirrored)
+            return
         programmed = program(target, self.hardware, generator, mirrored=mirrored)
         if len(experts) < len(target):
             target, programmed = target[experts], programmed[experts]
-        if crossbars.has_converters:
-            crossbars.program(target, programmed)
-        else:
+        if isinstance(crossbars, Crossbars):
             crossbars.weight = stored(programmed)
+        else:
+            crossbars.program(target, programmed)
 
     @property
     def count_saturation(self) -> bool:
@@ -175,16 +180,21 @@ class AnalogLinear(_Analog):
         if not self.is_analog:
             return self._digital[0](input)
         crossbars = self.crossbars["weight"]
-        weight = crossbars.programmed()
         if not crossbars.has_converters:
-            return functional_call(self._digital[0], {"weight": weight.to(self.weight.dtype)}, (input,))
+            weight = crossbars.programmed().to(self.weight.dtype)
+            return functional_call(self._digital[0], {"weight": weight}, (input,))
         rows = input.reshape(-1, self.in_features)
-        output = rows.new_empty(rows.shape[0], self.out_features)
-        for part in _passes(rows.shape[0], crossbars.rows_per_pass()):
-            products = torch.bmm(crossbars.quantise(rows[part]), weight[:, 0].transpose(1, 2))
-            result = crossbars.read(products, crossbars.scale)
-            output[part] = result if self.bias is None else result + self.bias
-        return output.view(*input.shape[:-1], self.out_features)
+        output = rows.new_empty(rows.shape[0], self.out_features, dtype=crossbars.dtype)
+        for part in _passes([0, rows.shape[0]], crossbars.rows_per_pass()):
+            codes = crossbars.quantise(rows[part])
+            if crossbars.packed:
+                crossbars.product(codes, 0, output[part])
+            else:
+                products = torch.bmm(codes, crossbars.programmed()[:, 0].transpose(1, 2))
+                output[part] = crossbars.read(products, crossbars.scale)
+        if self.bias is not None:
+            output += self.bias
+        return output.to(input.dtype).view(*input.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return (
@@ -314,7 +324,9 @@ class AnalogExperts(_Analog):
         uses = (self.place[top_k_index] < len(self.held)).sum(-1)
         codes = gate_up.quantise(hidden_states, uses=uses)
         results = codes.new_empty(tokens * k, hidden_states.shape[1])
-        for part in _passes(analog_pairs, gate_up.rows_per_pass()):
+        # Packed tiles are multiplied one expert at a time.
+        borders = [0, *analog_ends.tolist()] if gate_up.packed or down.packed else [0, analog_pairs]
+        for part in _passes(borders, gate_up.rows_per_pass()):
             expert = groups[part]
             part_ends = (analog_ends - part.start).clamp_(0, len(expert))
             part_codes = codes.index_select(1, token[part])
@@ -322,17 +334,19 @@ class AnalogExperts(_Analog):
             inner = apply_gate(self._original[0], self._biased("gate_up_proj", both, expert))
             result = _expert_products(down, down.quantise(inner, expert=expert), expert, part_ends)
             result = self._biased("down_proj", result, expert)
-            results.index_copy_(0, order[part], result.mul_(weight[order[part]]))
+            results[part] = result.mul_(weight[order[part]])
         if analog_pairs < tokens * k:
             # The products take the whole parameter; the analog experts are groups without rows.
             digital_ends = digital_ends - analog_pairs
-            rest, expert = order[analog_pairs:], groups[analog_pairs:]
-            both = grouped_matmul(hidden_states[rest // k], self.layout.rows(self.gate_up_proj), digital_ends)
+            rest, expert = token[analog_pairs:], groups[analog_pairs:]
+            both = grouped_matmul(hidden_states[rest], self.layout.rows(self.gate_up_proj), digital_ends)
             inner = apply_gate(self._original[0], self._biased("gate_up_proj", both, expert))
             result = grouped_matmul(inner, self.layout.rows(self.down_proj), digital_ends)
-            result = self._biased("down_proj", result, expert) * weight[rest]
-            results.index_copy_(0, rest, result.to(results.dtype))
-        return results.view(tokens, k, hidden_states.shape[1]).sum(1).to(hidden_states.dtype)
+            result = self._biased("down_proj", result, expert) * weight[order[analog_pairs:]]
+            results[analog_pairs:] = result
+        # The sum of each token's results, gathered in one pass.
+        pairs = order.argsort().view(tokens, k)
+        return F.embedding_bag(pairs, results, mode="sum").to(hidden_states.dtype)
 
     def _biased(
         self, name: str, outputs: Float[Tensor, "rows out"], group: Int[Tensor, " rows"]
@@ -364,6 +378,12 @@ def _expert_products(
 ) -> Float[Tensor, "rows out"]:
     """Multiply rows, sorted by expert, by the tiles of their experts; all slices in one grouped product."""
     slices, rows, _ = codes.shape
+    if crossbars.packed:
+        result = codes.new_empty(rows, crossbars.packed[0][0].shape[0])
+        for number, (first, last) in enumerate(pairwise([0, *ends.tolist()])):
+            if first < last:
+                crossbars.product(codes[:, first:last], number, result[first:last])
+        return result
     shift = rows * torch.arange(slices, dtype=torch.int32, device=codes.device)
     products = grouped_matmul(
         codes.flatten(0, 1), crossbars.programmed().flatten(0, 1), (shift[:, None] + ends).flatten()
@@ -371,5 +391,10 @@ def _expert_products(
     return crossbars.read(products.unflatten(0, (slices, rows)), crossbars.scale[:, expert])
 
 
-def _passes(rows: int, rows_per_pass: int) -> list[slice]:
-    return [slice(start, min(start + rows_per_pass, rows)) for start in range(0, rows, rows_per_pass)]
+def _passes(borders: Sequence[int], rows_per_pass: int) -> list[slice]:
+    """The rows of each pass, which crosses no border."""
+    return [
+        slice(start, min(start + rows_per_pass, last))
+        for first, last in pairwise(borders)
+        for start in range(first, last, rows_per_pass)
+    ]

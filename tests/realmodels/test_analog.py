@@ -2,7 +2,10 @@
 
 import copy
 import math
+import pickle
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +28,7 @@ import realmodels.analog.crossbars as analog_crossbars
 import realmodels.analog.layers as analog_layers
 from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, Ranges, for_experts
 from theory.errors import InputError
-from theory.hardware import Granularity, Hardware, analog_matmul, program
+from theory.hardware import Granularity, Hardware, analog_matmul, program, programming_sigma
 
 PLAIN = LayerCalibration(input_std=1.0, kappa=2.5, lam=0.2)
 NO_CONVERTERS = Hardware(c=0.0, dac_bits=None, adc_bits=None)
@@ -115,6 +118,17 @@ def matrix_sizes(tile_size: int) -> st.SearchStrategy[int]:
     return st.integers(1, min(3 * tile_size, tile_size + 40))
 
 
+# Tiles from so many numbers on are packed for oneDNN: all, some, none of the tests' small ones.
+packed_from = st.sampled_from([0, 50, 2**18])
+
+
+@contextmanager
+def packing(numbers: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(analog_crossbars, "PACKED_FROM", numbers)
+        yield
+
+
 # ------------------------------------------------------------------------------ equal to the reference
 
 
@@ -123,14 +137,18 @@ def matrix_sizes(tile_size: int) -> st.SearchStrategy[int]:
     hardware=hardwares(st.none() | st.integers(2, 10)).filter(has_converters),
     data=st.data(),
     bias=st.booleans(),
+    packed_from=packed_from,
     seed=st.integers(0, 2**31),
 )
-def test_linear_equals_reference(hardware: Hardware, data: st.DataObject, bias: bool, seed: int) -> None:
+def test_linear_equals_reference(
+    hardware: Hardware, data: st.DataObject, bias: bool, packed_from: int, seed: int
+) -> None:
     inputs, outputs = (data.draw(matrix_sizes(hardware.tile_size), label=name) for name in ("in", "out"))
     linear = nn.Linear(inputs, outputs, bias=bias)
     linear.weight.data.normal_(generator=seeded(seed))
     layer = AnalogLinear(linear, hardware, PLAIN)
-    layer.program(seeded(seed))
+    with packing(packed_from):
+        layer.program(seeded(seed))
     x = settled(
         torch.randn(data.draw(st.integers(0, 9)), inputs, generator=seeded(seed + 1)), hardware, PLAIN
     )
@@ -151,10 +169,11 @@ def test_linear_equals_reference(hardware: Hardware, data: st.DataObject, bias: 
     hardware=hardwares(st.none() | st.integers(2, 10)).filter(has_converters),
     layout=st.sampled_from(sorted(LAYOUTS)),
     data=st.data(),
+    packed_from=packed_from,
     seed=st.integers(0, 2**31),
 )
 def test_expert_matrices_equal_reference(
-    hardware: Hardware, layout: str, data: st.DataObject, seed: int
+    hardware: Hardware, layout: str, data: st.DataObject, packed_from: int, seed: int
 ) -> None:
     """Compare gate, up and down of each expert, on rows grouped by expert, some experts without rows.
 
@@ -163,7 +182,8 @@ def test_expert_matrices_equal_reference(
     hidden, inner = (data.draw(matrix_sizes(min(hardware.tile_size, 64)), label=name) for name in ("H", "I"))
     counts = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=5), label="rows of each expert")
     experts = fused_experts(len(counts), hidden, inner, seeded(seed))
-    layer = deployed(in_layout(experts, layout), [], hardware, seed)
+    with packing(packed_from):
+        layer = deployed(in_layout(experts, layout), [], hardware, seed)
     generator = seeded(seed)
     gate_up, down = experts.gate_up_proj.detach().unflatten(1, (2, inner)), experts.down_proj.detach()
     noisy_gate_up, noisy_down = program(gate_up, hardware, generator), program(down, hardware, generator)
@@ -259,6 +279,7 @@ def expected_layer(
     tile_size=st.sampled_from([4, 8, 512]),
     w_max=st.sampled_from(["tile", "column", "layer"]),
     pass_bytes=st.sampled_from([1, 2**24]),
+    packed_from=packed_from,
     seed=st.integers(0, 2**31),
 )
 def test_whole_layer_equals_reference_bit_for_bit(
@@ -269,6 +290,7 @@ def test_whole_layer_equals_reference_bit_for_bit(
     tile_size: int,
     w_max: Granularity,
     pass_bytes: int,
+    packed_from: int,
     seed: int,
 ) -> None:
     """Try any layout, placement, pass length and routing: one token, none, idle experts, one expert twice."""
@@ -276,22 +298,68 @@ def test_whole_layer_equals_reference_bit_for_bit(
     experts, hardware = exact_experts(generator, layout), Hardware(c=0.0, tile_size=tile_size, w_max=w_max)
     inputs = exact_inputs(tokens, k, generator)
     layer = AnalogExperts(experts, digital, hardware, EXACT)
-    layer.program(generator)
+    with packing(packed_from):
+        layer.program(generator)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(analog_crossbars.PASS_BYTES, "cpu", pass_bytes)
+        patch.setattr(analog_crossbars, "PACKED_PASS_BYTES", pass_bytes)
         patch.setattr(analog_crossbars, "MIN_PASS_ROWS", 7)
         output = layer(*inputs)
     assert torch.equal(output, expected_layer(experts, digital, hardware, inputs))
 
 
 def test_exact_numbers_reach_both_sides_of_every_bound() -> None:
-    """Without saturation the test above would miss a wrong clamp."""
-    layer = AnalogExperts(exact_experts(seeded(0)), [], Hardware(c=0.0, tile_size=8), EXACT)
-    layer.program(seeded(0))
-    layer.count_saturation = True
-    layer(*exact_inputs(40, 2, seeded(1)))
-    for fractions in layer.saturation().values():
-        assert 0 < fractions.input < 1 and 0 < fractions.output < 1
+    """Without saturation the test above would miss a wrong clamp. Counting it changes no output."""
+    found = []
+    for numbers in (0, 2**18):
+        layer = AnalogExperts(exact_experts(seeded(0)), [], Hardware(c=0.0, tile_size=8), EXACT)
+        with packing(numbers):
+            layer.program(seeded(0))
+        assert all(bool(each.packed) == (numbers == 0) for each in layer.crossbars.values())
+        plain = layer(*exact_inputs(40, 2, seeded(1)))
+        layer.count_saturation = True
+        assert torch.equal(layer(*exact_inputs(40, 2, seeded(1))), plain)
+        for fractions in layer.saturation().values():
+            assert 0 < fractions.input < 1 and 0 < fractions.output < 1
+        found.append(layer.saturation())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("hidden", [16, 12, 15], ids=["expert by expert", "in rows", "at once"])
+@pytest.mark.parametrize("numbers", [0, 2**18], ids=["packed", "plain"])
+def test_experts_are_programmed_as_all_at_once(hidden: int, numbers: int) -> None:
+    """The draws are those of one call of torch for each parameter; the digital experts' are left out."""
+    hardware = Hardware(c=1.0, tile_size=8)
+    experts, generator = fused_experts(5, hidden, 4, seeded(0)), seeded(2)
+    with packing(numbers):
+        layer = deployed(experts, [1], hardware, seed=2)
+    for name, matrices in (("gate_up_proj", 2), ("down_proj", 1)):
+        target = experts.get_parameter(name).detach().unflatten(1, (matrices, -1))
+        noise = torch.randn(target.shape, generator=generator)
+        expected = (target + programming_sigma(target, hardware) * noise)[[0, 2, 3, 4]].flatten(1, 2)
+        crossbars = layer.crossbars[name]
+        step = crossbars.scale.repeat_interleave(expected.shape[1] // crossbars.scale.shape[2], 2)
+        assert crossbars.dac_levels is not None
+        code = (crossbars.input_bound / crossbars.dac_levels).float()
+        tiles = crossbars.programmed() * step / code
+        found = torch.cat(tuple(tiles), -1)[..., : target.shape[-1]]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_packed_weights_are_copied_pickled_and_moved() -> None:
+    experts, inputs = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0)), exact_inputs(9, 2, seeded(1))
+    with packing(0):
+        layer = deployed(experts, [1], Hardware())
+    output = layer(*inputs)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert all(each.packed for each in other.crossbars.values())
+        assert torch.equal(other(*inputs), output)
+    crossbars = copy.deepcopy(layer.crossbars["down_proj"])
+    with packing(2**18):
+        plain = deployed(experts, [1], Hardware()).crossbars["down_proj"]
+    assert torch.equal(crossbars.programmed(), plain.programmed())
+    crossbars.to("meta")
+    assert not crossbars.packed and crossbars.programmed().device.type == "meta"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

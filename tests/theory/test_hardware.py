@@ -15,6 +15,7 @@ from torch import Tensor
 
 from theory.errors import InputError
 from theory.hardware import (
+    PROGRAMMED_AT_ONCE,
     PROGRAMMING_NOISE,
     AnalogProduct,
     Granularity,
@@ -829,6 +830,29 @@ def test_a_mirror_image_is_the_same_noise_with_the_opposite_sign(
     torch.testing.assert_close(target, torch.where(dead, 0, weight), rtol=1e-12, atol=1e-9)
     torch.testing.assert_close(first - target, target - second, rtol=1e-9, atol=1e-9)
     assert ((first != second) | (sigma == 0)).all()
+
+
+@models
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 32), (3, 5, 31), (2, 48), (1, 3), (4, 16)], ids=str)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_draws_are_those_of_one_call(
+    model: str, dtype: torch.dtype, shape: tuple[int, ...], mirrored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many weights are programmed at once; the generator ends where one call leaves it."""
+    weight = torch.randn(shape, generator=seeded(0), dtype=dtype)
+    hardware = Hardware(programming=model, tile_size=16)
+    generator = seeded(1)
+    noise = torch.randn(shape, generator=generator, dtype=dtype) * (-1 if mirrored else 1)
+    sigma = programming_sigma(weight, hardware)
+    expected = torch.where(sigma > 0, weight + sigma * noise, 0)
+    for at_once in (1, 64, 2**19):
+        monkeypatch.setitem(PROGRAMMED_AT_ONCE, "cpu", at_once)
+        other, out = seeded(1), torch.empty_like(weight)
+        for into in (None, out):
+            found = program(weight, hardware, other.manual_seed(1), mirrored=mirrored, out=into)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(out, found) and torch.equal(other.get_state(), generator.get_state())
 
 
 # ----------------------------------------------------------------------------- noise of a Gaussian matrix
