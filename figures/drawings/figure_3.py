@@ -10,8 +10,8 @@ from figures.drawings.rows import with_bounds
 from figures.drawings.style import (
     BLACK,
     BROWN,
-    C_AXIS,
     HERMES,
+    NOISE_AXIS,
     NOISES,
     OCHRE,
     VERMILLION,
@@ -152,7 +152,7 @@ def _panels(
     for axis, noise in zip(axes, noises, strict=True):
         _curves(axis, result, noise, quantity, per_million)
         axis.set_title(NOISES[noise])
-        axis.set_xlabel(C_AXIS)
+        axis.set_xlabel(NOISE_AXIS)
     axes[0].set_ylabel(label)
     legend_below(figure, axes[0], columns=3, title="On analog hardware:", columnspacing=3)
     digital = data["digital"]

@@ -12,9 +12,9 @@ from matplotlib.ticker import PercentFormatter
 
 from figures.drawings.rows import with_bounds
 from figures.drawings.style import (
-    C_AXIS,
     GREY,
     HERMES,
+    NOISE_AXIS,
     NOISES,
     SCORE,
     STRATEGIES,
@@ -96,9 +96,9 @@ def _recovered(result: Result, rows: Sequence[Panel]) -> Figure:
             row[2].axhline(tasks["mean"], color=GREY, linewidth=0.8)
             row[2].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
             row[2].set_ylabel("accuracy on the tasks")
-            row[2].set_xlabel(C_AXIS if row is axes[-1] else "")
+            row[2].set_xlabel(NOISE_AXIS if row is axes[-1] else "")
     axes[0][1].set_title("Loss beyond MaxNNScore's")
-    axes[-1][0].set_xlabel(C_AXIS)
+    axes[-1][0].set_xlabel(NOISE_AXIS)
     axes[-1][1].set_xlabel("thousandths of a nat per token")
     legend_below(figure, axes[0][0], columns=2)
     titled(figure, _message(result, rows), _measured(result))
@@ -119,7 +119,7 @@ def draw_loss(result: Result) -> Figure:
         row[1].yaxis.set_major_formatter(percentage_points())
         row[0].set_title(_title(panel))
     for axis in axes[-1]:
-        axis.set_xlabel(C_AXIS)
+        axis.set_xlabel(NOISE_AXIS)
     legend_below(figure, axes[0][0], columns=4)
     titled(figure, "What noise on the experts costs, by which experts stay digital", _measured(result))
     return figure

@@ -50,6 +50,7 @@ W_MAX = (
 )
 SCORE = "MaxNNScore of an expert is the product, over the expert's linear layers, of the largest L2 norm of a neuron"
 C_AXIS = "noise c (1: as measured on PCM)"
+NOISE_AXIS = "noise c (1: as measured)"  # of whichever noise
 NOISES = {
     ("pcm", "tile"): "pcm, w_max per tile",
     ("pcm", "column"): "pcm, per tile column",

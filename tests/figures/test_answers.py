@@ -120,3 +120,13 @@ def test_verdicts_in_a_word(verdicts: list[str], word: str) -> None:
         for verdict in verdicts
     ]
     assert said(findings) == word
+
+
+@pytest.mark.parametrize("name", ["figure-3", "figure-4", "figure-5"])
+def test_hermes_has_the_verdicts_of_pcm_per_column(name: str) -> None:
+    """As docs/findings.md says."""
+    findings = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))["findings"]
+    verdicts = {finding["claim"]: finding["verdict"] for finding in findings}
+    hermes = [claim for claim in verdicts if ", hermes" in claim]
+    assert len(hermes) == len(verdicts) / 3
+    assert all(verdicts[claim] == verdicts[claim.replace(", hermes", "")] for claim in hermes)
