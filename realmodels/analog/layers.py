@@ -211,6 +211,7 @@ class AnalogExperts(_Analog):
     Between DAC and final result analog experts compute in fp32 (fp64 if their weights are), digital experts in the
     model's dtype. InputError for a layout of `experts` that `fused.fused_layout` does not know.
 
+    `keep_digital` chooses other digital experts later. fp32: as for `_Analog`.
     """
 
     gate_up_proj: nn.Parameter

@@ -72,6 +72,7 @@ def refusal(name: str | Path, **options: Any) -> str:
 
 def test_public_names() -> None:
     assert realmodels.__all__ == [
+        "Chip",
         "calibrate",
         "deploy",
         "evaluate",
