@@ -43,7 +43,7 @@ class Exhibit:
     times: how long each preset takes.
     like: the exhibit that this one does with other `defaults`; both share experiment and drawing.
     defaults: options passed to `grid` unless the user overrides them.
-    repeats: the exhibit whose findings these are, on the same draws and text, measured by other means.
+    repeats: the exhibit whose findings these are, on the same text, measured by other means.
     """
 
     name: str
@@ -85,8 +85,8 @@ class Exhibit:
     def repetition(self) -> str:
         """What to think of findings that are another exhibit's."""
         return (
-            f"This is one finding repeated: the findings are those of {self.repeats}, on the same draws and text. They"
-            " say that simulators agree, and are no further evidence for the claims."
+            f"This is one finding repeated: the findings are those of {self.repeats}, on the same text. They say that"
+            " simulators agree, and are no further evidence for the claims."
         )
 
     @property

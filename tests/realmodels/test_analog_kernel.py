@@ -64,7 +64,7 @@ def weights(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> T
 
 
 def by_generator(
-    target: Tensor, hardware: Hardware, source: torch.Generator, *, mirrored: bool = False
+    target: Tensor, hardware: Hardware, source: torch.Generator, *, mirrored: bool = False, **_: Any
 ) -> Tensor:
     """Program as theory.hardware.program does, for (experts, matrices, out, in) and with the kernel's draws."""
     w_max = largest_weights(target, hardware).float()
@@ -270,7 +270,10 @@ def both_ways(program_layers: Callable[[], Any]) -> tuple[Any, Any]:
         fused = program_layers()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(analog_layers, "takes_kernel", lambda *_: False)
-        patch.setattr(analog_layers, "program", by_generator)
+        # The kernel's draws are for all experts at once, and come in memory of their own.
+        patch.setattr(analog_crossbars, "drawn_in_parts", lambda *_: False)
+        for module in (analog_layers, analog_crossbars):
+            patch.setattr(module, "program", by_generator)
         return fused, program_layers()
 
 
