@@ -169,7 +169,7 @@ class Crossbars(nn.Module):
         """Where weights (experts, matrices, out, in) with converters go; None where they are packed."""
         width = min(self.hardware.tile_size, shape[-1])
         slices, experts = math.ceil(shape[-1] / width), shape[0]
-        if not _is_packed(math.prod(shape[1:3]) * width, dtype, device):
+        if self.is_fp16 or not _is_packed(math.prod(shape[1:3]) * width, dtype, device):
             self.packed = []
             return self._tiles(shape, dtype, device)
         self.weight = None
