@@ -124,10 +124,8 @@ class Crossbars(nn.Module):
             for expert, weights in enumerate(programmed, first):
                 if expert not in places:
                     continue
-                place, tiles = (
-                    places[expert],
-                    _cut(weights, gain.shape[-2], min(self.hardware.tile_size, weights.shape[-1])),
-                )
+                place = places[expert]
+                tiles = _cut(weights, gain.shape[-2], min(self.hardware.tile_size, weights.shape[-1]))
                 if room is None:
                     self._pack(place, tiles, gain[place])
                 else:

@@ -6,7 +6,7 @@ Placements, calibrations, programmed weights and text are the same bit for bit. 
 rounding. In fp32 they sum in different orders, so that a code within rounding of the border to the next code may differ
 by one step. What follows is another sample of rounding errors of the same size, which hardly changes a mean loss.
 
-The findings on the three simulators are figure 3's finding repeated: the same draws, the same text, the same model.
+The findings on the three simulators are figure 3's finding repeated: the same text, the same model.
 
 Rules: rules/figure-peers.md.
 """
