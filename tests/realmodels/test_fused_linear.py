@@ -5,35 +5,25 @@ On an NVIDIA GPU; or, with TRITON_INTERPRET=1 and Triton installed, in Triton's 
 
 import copy
 import math
-import os
-from collections.abc import Iterator
 from typing import Any
 
-import adc_parity
 import hypothesis.strategies as st
 import pytest
 import torch
 from adc_parity import reference, settled
 from hypothesis import Phase, given, settings
 from test_analog import PLAIN, matrix_sizes, seeded
+
+# Where there is neither a GPU nor the interpreter, this import skips the module. `forced` is a fixture for all of it.
+from test_fused_experts import BACKEND, DEVICE, GPU_ONLY, GRANULARITIES, INTERPRETED, forced  # noqa: F401
 from torch import Tensor, nn
 
-import realmodels.analog.layers as analog_layers
+import realmodels.analog.fused_linear as fused
 from realmodels.analog import AnalogLinear, LayerCalibration
+from realmodels.analog.fused_experts import Blocks
+from realmodels.analog.fused_linear import Way
 from theory.hardware import Granularity, Hardware, largest_weights
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if not (INTERPRETED or torch.cuda.is_available()):
-    pytest.skip("no CUDA device here, and TRITON_INTERPRET is not 1", allow_module_level=True)
-pytest.importorskip("triton")
-
-import realmodels.analog.fused_linear as fused  # noqa: E402
-from realmodels.analog.fused_experts import Blocks  # noqa: E402
-from realmodels.analog.fused_linear import Way  # noqa: E402
-
-DEVICE = "cpu" if INTERPRETED else "cuda"
-BACKEND = "aot_eager" if INTERPRETED else "inductor"
-GPU_ONLY = pytest.mark.skipif(INTERPRETED, reason="not on a GPU")
 # Each hardware is compiled for a GPU, which takes seconds.
 some = settings(
     max_examples=60 if INTERPRETED else 20,
@@ -41,19 +31,7 @@ some = settings(
     derandomize=not INTERPRETED,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take many minutes
 )
-GRANULARITIES: list[Granularity] = ["tile", "column", "layer"]
 WAYS = ["one row", "inputs", "codes", "copies"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def forced() -> Iterator[None]:
-    """The fused path on the CPU, too. On a GPU, tensor cores truncate: 2^-22 for each term of a sum, not 2^-24."""
-    with pytest.MonkeyPatch.context() as patch:
-        if INTERPRETED:
-            patch.setattr(analog_layers, "why_not_fused", lambda *_: None)
-        else:
-            patch.setattr(adc_parity, "UNIT_ROUNDOFF", 2.0**-22)
-        yield
 
 
 def way_of(patch: pytest.MonkeyPatch, way: str) -> None:
