@@ -87,7 +87,8 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _generate(options: argparse.Namespace) -> None:
     recipe = _recipe(options)
-    generate(*_opened(options.dense, options.device), recipe, options.tokens)
+    with processes(torch.device(options.device)) as (group, device):
+        generate(*_opened(options.dense, device), recipe, options.tokens, *group)
 
 
 def _encode(options: argparse.Namespace) -> None:

@@ -229,12 +229,22 @@ class Writer:
         return self.written.cpu().numpy().astype(np.uint16)
 
 
-def generate(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, out: Path) -> None:
-    """Write all rounds to OUT, one file each; those that are there are kept."""
+def generate(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    out: Path,
+    rank: int = 0,
+    size: int = 1,
+) -> None:
+    """Write all rounds to OUT, one file each; those that are there are kept.
+
+    rank, size: of `size` processes, which each write their share of the missing rounds, this is number `rank`.
+    """
     if model.config.vocab_size > np.iinfo(np.uint16).max + 1:
         raise InputError(f"the dense model has {model.config.vocab_size} tokens: give one with at most 65536")
     out.mkdir(parents=True, exist_ok=True)
-    missing = [number for number in range(recipe.rounds) if not block_file(out, number).exists()]
+    missing = [number for number in range(rank, recipe.rounds, size) if not block_file(out, number).exists()]
     if not missing:
         return
     ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TEXT)}
@@ -242,14 +252,16 @@ def generate(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, recipe
     start = time.perf_counter()
     for number in tqdm(missing, unit="round"):
         blocks = writer.round(number)
-        unfinished = out / "unfinished"
+        unfinished = out / f"unfinished-{rank}"
         with unfinished.open("wb") as file:
             np.save(file, blocks)
         unfinished.replace(block_file(out, number))
     seconds = time.perf_counter() - start
     speed = len(missing) * recipe.rows * recipe.context / seconds
-    write_json(out / FILE, {"recipe": asdict(recipe), "hash": recipe.hash(), "tokens_per_second": speed})
-    print(json.dumps({"tokens": recipe.generated_tokens, "seconds": seconds, "tokens_per_second": speed}))
+    if rank == 0:
+        write_json(out / FILE, {"recipe": asdict(recipe), "hash": recipe.hash(), "tokens_per_second": speed})
+    written = len(missing) * recipe.rows * recipe.context
+    print(json.dumps({"tokens": written, "seconds": seconds, "tokens_per_second": speed}), flush=True)
 
 
 def block_file(folder: Path, number: int) -> Path:
