@@ -67,7 +67,7 @@ def _opened(folder: Path, device: torch.device | str, **kwargs: Any) -> tuple[An
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no model: make it first")
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **kwargs)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **kwargs)
     return model.to(device), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 

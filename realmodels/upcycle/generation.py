@@ -88,7 +88,8 @@ class Decoder:
     """One step of a Llama for rows that are all at one position, with the keys and values of earlier positions."""
 
     def __init__(self, model: LlamaForCausalLM, rows: int, context: int) -> None:
-        self.model, config = model, model.config
+        self.model: Any = model
+        config: Any = model.config
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
         self.width, self.activation = config.head_dim, model.model.layers[0].mlp.act_fn
         shape = (config.num_hidden_layers, 2, rows, self.groups, context, self.width)

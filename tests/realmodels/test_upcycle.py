@@ -432,7 +432,7 @@ def test_passes_of_a_step_add_up() -> None:
     steps = [healing(each) for each in (recipe, replace(recipe, micro_tokens=256))]
     found = [each.advance() for each in steps]
     torch.testing.assert_close(found[0].divergence, found[1].divergence)
-    torch.testing.assert_close(steps[0].master.grad, steps[1].master.grad, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(steps[0].gradient, steps[1].gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_processes_share_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
