@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
@@ -145,7 +145,7 @@ def check_types(recipe: Any) -> None:
     require(recipe, "recipe", own)
 
 
-def read_recipe(kind: type[Kind], file: Path | None, overrides: Sequence[str]) -> Kind:
+def read_recipe(kind: Callable[..., Kind], file: Path | None, overrides: Sequence[str]) -> Kind:
     """Read a recipe: the defaults, changed by the entries of a JSON file and then by texts `key=value`."""
     values = {} if file is None else json.loads(read(file))
     for override in overrides:
@@ -156,7 +156,7 @@ def read_recipe(kind: type[Kind], file: Path | None, overrides: Sequence[str]) -
             values[key] = json.loads(value)
         except json.JSONDecodeError:
             values[key] = value  # a bare word
-    allowed = [field.name for field in fields(kind)]
+    allowed = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in allowed:
             raise InputError(f"recipe: unknown entry {key!r}; allowed: {', '.join(allowed)}")

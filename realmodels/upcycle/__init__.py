@@ -17,6 +17,7 @@ KEY=VALUE are entries of the recipe, the same for all steps.
     conversion   copies, slices, routers, perturbation
     prompts      topics and forms
     generation   what the dense model writes
+    experts      the experts' products, for training
     healing      KL to the dense model, and balance
     acceptance   distance from the dense model, shares of the experts, spread of MaxNNScore
 """

@@ -14,6 +14,7 @@ from realmodels.load import load
 from realmodels.pretrain.recipe import read_recipe
 from realmodels.pretrain.tokens import encode, read
 from realmodels.text import held_out, read_text
+from realmodels.upcycle import experts
 from realmodels.upcycle.acceptance import check, write
 from realmodels.upcycle.conversion import convert
 from realmodels.upcycle.generation import block_file, cut, generate, read_blocks
@@ -66,7 +67,7 @@ def _opened(folder: Path, device: torch.device | str, **kwargs: Any) -> tuple[An
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no model: make it first")
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **kwargs)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **kwargs)
     return model.to(device), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
@@ -106,7 +107,7 @@ def _heal(options: argparse.Namespace) -> None:
     blocks = read_blocks(options.tokens, recipe.context)
     with processes(torch.device(options.device)) as (group, device):
         dense, tokenizer = _opened(options.dense, device)
-        network, _ = _opened(options.moe, device, experts_implementation="grouped_mm")
+        network, _ = _opened(options.moe, device, experts_implementation=experts.NAME)
         healing = Healing(recipe, dense, network, blocks, group, compiled=device.type == "cuda")
         finished = heal(healing, tokenizer, options.out, options.minutes)
     if group.rank == 0:

@@ -71,9 +71,9 @@ def convert(
         noise = _generator(recipe, NOISE, number)
         own.pop(f"{name}gate.weight").copy_(_router(inputs, recipe, number))
         for tensor, slices in (("gate_up_proj", torch.cat([gate, up], 1)), ("down_proj", down)):
-            weight = slices.float().cpu().repeat(recipe.copies, 1, 1)
-            weight += recipe.weight_perturbation * weight.std() * torch.randn(weight.shape, generator=noise)
-            own.pop(f"{name}experts.{tensor}").copy_(weight)
+            fused = slices.float().cpu().repeat(recipe.copies, 1, 1)
+            fused += recipe.weight_perturbation * fused.std() * torch.randn(fused.shape, generator=noise)
+            own.pop(f"{name}experts.{tensor}").copy_(fused)
     assert not own, f"nothing was written to {sorted(own)}"
     return network
 

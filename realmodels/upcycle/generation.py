@@ -88,9 +88,10 @@ class Decoder:
     """One step of a Llama for rows that are all at one position, with the keys and values of earlier positions."""
 
     def __init__(self, model: LlamaForCausalLM, rows: int, context: int) -> None:
-        self.model, config = model, model.config
+        self.model: Any = model
+        config: Any = model.config
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
-        self.width = config.head_dim
+        self.width, self.activation = config.head_dim, model.model.layers[0].mlp.act_fn
         shape = (config.num_hidden_layers, 2, rows, self.groups, context, self.width)
         self.cache = torch.zeros(shape, dtype=model.dtype, device=model.device)
         # What is between two attentions becomes a few kernels.
@@ -130,7 +131,7 @@ class Decoder:
     ) -> Tensor:
         hidden = hidden + F.linear(mixed.flatten(1), output)
         gate, up = F.linear(self._norm(hidden, norm), gate_up).chunk(2, -1)
-        return hidden + F.linear(F.silu(gate) * up, down)
+        return hidden + F.linear(self.activation(gate) * up, down)
 
     def __call__(self, token: Int[Tensor, " rows"], position: Int[Tensor, "1"], length: int) -> Tensor:
         """Logits (rows, vocabulary). The position is below `length`, which is how much of the cache is read."""
@@ -174,6 +175,7 @@ class Writer:
         self.prompt, self.offset = zeros(recipe.rows), zeros(recipe.rows)  # where each row is in its prompts
         self.token, self.position = zeros(recipe.rows), zeros(1)
         self.written = zeros(recipe.rows, recipe.context)
+        self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self.steps = {
             length: self._step(length)
             for length in range(CACHE_STEP, recipe.context + CACHE_STEP, CACHE_STEP)
@@ -193,7 +195,7 @@ class Writer:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self.pool):
             self._advance(length)
         return graph.replay
 

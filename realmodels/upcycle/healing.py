@@ -20,7 +20,12 @@ import torch
 from jaxtyping import Float, Int, UInt16
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM, MixtralForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    LlamaForCausalLM,
+    MixtralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from realmodels.pretrain.optimisers import BETAS
 from realmodels.pretrain.runs import CHECKPOINT, resume, save_checkpoint
@@ -113,7 +118,7 @@ def dense_layer(layer: Any, hidden: Tensor, rotation: tuple[Tensor, Tensor]) -> 
 class Distillation:
     """The two models and what a pass computes with them. Layers are compiled alone: one compilation serves all."""
 
-    def __init__(self, dense: LlamaForCausalLM, network: MixtralForCausalLM, compiled: bool) -> None:
+    def __init__(self, dense: LlamaForCausalLM, network: PreTrainedModel, compiled: bool) -> None:
         self.dense: Any = dense.requires_grad_(False)
         self.network: Any = network
         wrap: Callable[..., Any] = torch.compile if compiled else lambda function: function
@@ -218,9 +223,9 @@ class Healing:
         self.network = network
         self.parameters = list(network.parameters())
         self.master = torch.cat([each.detach().flatten().float() for each in self.parameters])
-        self.master.grad = torch.zeros_like(self.master)
+        self.gradient = self.master.grad = torch.zeros_like(self.master)
         self.pieces = self._pieces(self.master)
-        self.gradients = self._pieces(self.master.grad)
+        self.gradients = self._pieces(self.gradient)
         # Without weight decay: norms are what the model is made for.
         self.optimiser = torch.optim.AdamW(
             [self.master], lr=recipe.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
@@ -239,16 +244,17 @@ class Healing:
         chosen = step_blocks(len(self.blocks), self.recipe, self.step)
         mine = chosen.reshape(passes, -1)[self.group.rank :: self.group.size]
         means: list[Tensor] = []
-        self.master.grad.zero_()
+        self.gradient.zero_()
         for rows in mine:
             found = self.distillation(self._on_device(self.blocks[rows]))
             ((found.divergence + self.recipe.balance * found.balance) / passes).backward()
             for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
-                gradient.add_(parameter.grad)
+                if parameter.grad is not None:
+                    gradient.add_(parameter.grad)
                 parameter.grad = None
             part = [each.detach().float() / passes for each in found]
             means = [a + b for a, b in zip(means, part, strict=True)] if means else part
-        self.group.sum(self.master.grad, *means)
+        self.group.sum(self.gradient, *means)
         nn.utils.clip_grad_norm_([self.master], LARGEST_GRADIENT_NORM)
         self.optimiser.param_groups[0]["lr"] = self.recipe.learning_rate * self.recipe.rate(self.step)
         self.optimiser.step()

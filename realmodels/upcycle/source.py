@@ -34,7 +34,7 @@ def dequantise(gguf: Path, out: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise InputError("package gguf is not installed: run `make smollm2`, or pip install --no-deps gguf")
     where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
-    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
+    quantised: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
     config = quantised.config
     if config.model_type != "llama":
         raise InputError(f"{gguf} is a {config.model_type}: give a GGUF file of Llama's architecture")

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from realmodels import load, scores, upcycle
 from realmodels.pretrain import END_OF_TEXT
-from realmodels.pretrain.training import forward
+from realmodels.pretrain.training import cast_parameters, forward
 from realmodels.upcycle import (
     Decoder,
     Distillation,
@@ -29,6 +29,7 @@ from realmodels.upcycle import (
     Writer,
     balanced_clusters,
     divergence,
+    experts,
     generation,
     max_neuron_spread,
     prompts,
@@ -86,6 +87,12 @@ def some_tokens(blocks: int, length: int = 32, seed: int = 0) -> torch.Tensor:
 
 def mixture(recipe: Recipe = TINY, dense: Any = None) -> Any:
     return upcycle.convert(dense or dense_network(), recipe, some_tokens(8))
+
+
+def trainable(recipe: Recipe, dense: Any) -> Any:
+    network = mixture(recipe, dense)
+    network.set_experts_implementation(experts.NAME)
+    return network.requires_grad_(True)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -359,7 +366,7 @@ def blocks_of_tokens(count: int = 400) -> np.ndarray:
 
 def healing(recipe: Recipe = TINY, blocks: np.ndarray | None = None) -> Healing:
     dense = dense_network()
-    network = mixture(recipe, dense).requires_grad_(True)
+    network = trainable(recipe, dense)
     return Healing(recipe, dense, network, blocks_of_tokens() if blocks is None else blocks, ALONE, False)
 
 
@@ -425,7 +432,7 @@ def test_passes_of_a_step_add_up() -> None:
     steps = [healing(each) for each in (recipe, replace(recipe, micro_tokens=256))]
     found = [each.advance() for each in steps]
     torch.testing.assert_close(found[0].divergence, found[1].divergence)
-    torch.testing.assert_close(steps[0].master.grad, steps[1].master.grad, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(steps[0].gradient, steps[1].gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_processes_share_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,6 +448,25 @@ def test_processes_share_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(first + second, whole, rtol=1e-4, atol=1e-6)
     with pytest.raises(InputError, match="2 passes.*3 processes"):
         Healing(TINY, dense_network(), mixture(), blocks_of_tokens(), Group(0, 3), False)
+
+
+def test_experts_in_training_are_those_of_transformers() -> None:
+    """Outputs and gradients; an expert without tokens gets a gradient of 0."""
+    layer = mixture().requires_grad_(True).model.layers[0].mlp.experts
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(40, 32, generator=generator, requires_grad=True)
+    chosen = torch.stack([torch.randperm(7, generator=generator)[:2] for _ in range(40)])
+    weights = torch.rand(40, 2, generator=generator, requires_grad=True)
+    slopes = torch.randn(40, 32, generator=generator)
+    leaves = hidden, weights, layer.gate_up_proj, layer.down_proj
+    found = experts.gathered_grouped_mm(layer, hidden, chosen, weights)
+    layer.config._experts_implementation = "eager"
+    wanted = layer(hidden, chosen, weights)
+    torch.testing.assert_close(found, wanted)
+    gradients = [torch.autograd.grad(each, leaves, slopes) for each in (found, wanted)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert not gradients[0][2][7].any() and gradients[0][2][:7].abs().sum((1, 2)).min() > 0
 
 
 def test_every_block_is_read_once_in_an_epoch() -> None:
@@ -460,7 +486,9 @@ def test_layers_are_compiled_once_for_all() -> None:
     from torch._dynamo.testing import CompileCounter
 
     dense = dense_network(num_hidden_layers=4)
-    network = mixture(dense=dense).requires_grad_(True)
+    network = trainable(TINY, dense)
+    for each in (dense, network):
+        cast_parameters(each, torch.bfloat16)  # as on a GPU; others cannot be compiled
     plain = Distillation(dense, network, False)
     compiled = Distillation(dense, network, False)
     counters = {name: CompileCounter() for name in ("routed_layer", "dense_layer", "loss")}
@@ -469,7 +497,7 @@ def test_layers_are_compiled_once_for_all() -> None:
         setattr(compiled, name, torch.compile(getattr(compiled, name), backend=counter, fullgraph=True))
     tokens = some_tokens(4)
     found, wanted = compiled(tokens), plain(tokens)
-    torch.testing.assert_close(found.divergence, wanted.divergence)
+    torch.testing.assert_close(found.divergence, wanted.divergence, rtol=0.05, atol=0)
     compiled(tokens)
     assert {name: counter.frame_count for name, counter in counters.items()} == dict.fromkeys(counters, 1)
 
