@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from small_models import VOCABULARY, as_model, network_of, save, small_tokenizer
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from realmodels import load, scores, upcycle
 from realmodels.pretrain import END_OF_TEXT
@@ -556,3 +557,23 @@ def test_the_source_is_asked_for_in_one_line(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(source, "PACKAGE", "no_such_package")
     with pytest.raises(InputError, match="make smollm2"):
         source.installed_gguf()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (find_spec(source.PACKAGE) and find_spec("gguf")), reason="`make smollm2` installs the dense model"
+)
+def test_the_real_model_is_read_and_cut(tmp_path: Path) -> None:
+    """Its first layers: all thirty take minutes."""
+    upcycle.dequantise(source.installed_gguf(), tmp_path)
+    dense: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokens = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    assert tokenizer.decode(dense(tokens).logits[0, -1].argmax()) == " Paris"
+    assert Prompts.of(tokenizer).requests == len(prompts.TOPICS) * len(prompts.REQUESTS)
+    dense.model.layers = dense.model.layers[:4]
+    dense.config.num_hidden_layers = 4
+    exact = replace(Recipe(), router_perturbation=0.0, weight_perturbation=0.0)
+    blocks = torch.randint(49152, (2, 512), generator=torch.Generator().manual_seed(0))
+    network = upcycle.convert(dense, exact, blocks)
+    torch.testing.assert_close(network(tokens).logits, dense(tokens).logits, rtol=0, atol=1e-4)
