@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from small_models import VOCABULARY, as_model, network_of, save, small_tokenizer
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from realmodels import load, scores, upcycle
 from realmodels.pretrain import END_OF_TEXT
@@ -591,3 +592,23 @@ def test_both_models_are_asked_the_same(tmp_path: Path) -> None:
     model = replace(as_model(mixture(UNBROKEN, dense)), tokenizer=tokenizer)
     found = upcycle.check(model, dense, UNBROKEN, some_tokens(8), [CONTINUATION], 40).tasks[CONTINUATION]
     assert found.questions == 40 and found.mixture == found.dense > 0 and found.lost == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (find_spec(source.PACKAGE) and find_spec("gguf")), reason="`make smollm2` installs the dense model"
+)
+def test_the_real_model_is_read_and_cut(tmp_path: Path) -> None:
+    """Its first layers: all thirty take minutes."""
+    upcycle.dequantise(source.installed_gguf(), tmp_path)
+    dense: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokens = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    assert tokenizer.decode(dense(tokens).logits[0, -1].argmax()) == " Paris"
+    assert Prompts.of(tokenizer).requests == len(prompts.TOPICS) * len(prompts.REQUESTS)
+    dense.model.layers = dense.model.layers[:4]
+    dense.config.num_hidden_layers = 4
+    exact = replace(Recipe(), router_perturbation=0.0, weight_perturbation=0.0)
+    blocks = torch.randint(49152, (2, 512), generator=torch.Generator().manual_seed(0))
+    network = upcycle.convert(dense, exact, blocks)
+    torch.testing.assert_close(network(tokens).logits, dense(tokens).logits, rtol=0, atol=1e-4)
