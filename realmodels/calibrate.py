@@ -335,12 +335,14 @@ def _best(largest: float, cost: Callable[[float], Tensor]) -> float:
 def _best_octave(largest: float, cost: Callable[[float], float]) -> float:
     """The bound of least cost, to a quarter octave; a cost that is no number is the highest."""
     costs: dict[float, float] = {}
-    bounds, best = [largest * 2.0**-octave for octave in range(OCTAVES)], largest
-    for step in (0.5, 0.25, None):
+
+    def best_with(bounds: Sequence[float]) -> float:
         for bound in bounds:
             found = cost(bound)
             costs[bound] = math.inf if math.isnan(found) else found
-        best = min(costs, key=lambda bound: costs[bound])
-        if step is not None:
-            bounds = [best * 2.0**-step, best * 2.0**step]
+        return min(costs, key=lambda bound: costs[bound])
+
+    best = best_with([largest * 2.0**-octave for octave in range(OCTAVES)])
+    for step in (0.5, 0.25):
+        best = best_with([best * 2.0**-step, best * 2.0**step])
     return best

@@ -25,7 +25,7 @@ from theory.paper import ARXIV, TABLE_1
 
 COLUMNS = (
     "model",
-    "kappa,\nlambda per",
+    "ranges\nper",
     "w_max",
     "bits",
     "all\ndigital, %",
@@ -34,13 +34,13 @@ COLUMNS = (
     "experts\nanalog",
     "+ dense\nanalog",
 )
-WIDTHS = (0.22, 0.1, 0.08, 0.05, 0.09, 0.12, 0.12, 0.13, 0.13)  # columns, as shares of the board's width
+WIDTHS = (0.25, 0.08, 0.08, 0.05, 0.1, 0.15, 0.155, 0.165, 0.165)  # columns, as shares of the board's width
 COLUMNS_OF_FILE = (
     *("whose", "model", "part", "calibration", "w_max", "bits", "analog", "kappa_factor", "lam_factor"),
     *("loss_change", "loss_change_low", "loss_change_high"),
     *("accuracy_change", "accuracy_change_low", "accuracy_change_high"),
 )
-METHODS = {"layer": "of every layer", "model": "of the whole model"}
+METHODS = {"layer": "ranges per layer", "model": "ranges per model"}
 LABELS = {"experts": "experts analog", "everything": "experts and dense modules analog"}
 LOOKS: dict[tuple[str, str], dict[str, Any]] = {  # by what is analog and w_max
     ("experts", "tile"): {"color": BLUE, "marker": "o", "linestyle": "-"},
@@ -58,10 +58,7 @@ MEANING = (
     f"DACs and ADCs have the given bits, and there is no programming noise. {W_MAX}. Dense modules are attention and"
     " LM head."
 )
-RANGES = (
-    " kappa and lambda, which set the ranges of DACs and ADCs, are found for every layer, or one of each for the whole"
-    " model."
-)
+RANGES = " Ranges of DACs and ADCs are set by a kappa and a lambda of every layer, or one of each for the whole model."
 CAPTION = (
     "A table of what converters of few bits alone cost, published rows above ours, with the experts and with the"
     f" dense modules, too, on analog hardware. Published (arXiv {ARXIV}, {TABLE_1.source}): average accuracy of eight"
@@ -100,7 +97,7 @@ def draw_bits(result: Result) -> Figure:
     for row, (calibration, words) in zip(axes, METHODS.items(), strict=True):
         for axis, model in zip(row, models, strict=True):
             _curves(axis, model, calibration)
-            axis.set_title(f"{model['model']}, kappa and lambda {words}")
+            axis.set_title(f"{model['model']}, {words}")
         row[0].set_ylabel("loss increase, nats per token")
     for axis in axes[-1]:
         axis.set_xlabel("bits of DAC and ADC")
