@@ -132,7 +132,7 @@ EXHIBITS = (
         name="table-1",
         title="Converters only: what DACs and ADCs of 8, 6 and 4 bits cost, and whether calibration finds the optimum",
         layer="realmodels",
-        times={"quick": "1 min on 2 cores", "default": "2 min on 2 cores", "full": "3 min on 2 cores"},
+        times={"quick": "2 min on 2 cores", "default": "5 min on 2 cores", "full": "15 min on 2 busy cores"},
     ),
     Exhibit(
         name="table-2",
