@@ -145,6 +145,7 @@ EXHIBITS = (
         title="smol-moe, made of a pretrained model, on the paper's tasks: what noise takes, and who gives it back",
         layer="realmodels",
         times={"quick": "15 min on 2 cores", "default": "5 min on an H200", "full": "8 min on two H200s"},
+        defaults=UNSEEN,
         needs="smol-moe",
     ),
     Exhibit(

@@ -7,7 +7,7 @@ of them has the dense modules alone on analog hardware. Without programming nois
 Rules: rules/figure-smol-moe.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from realmodels.experiments.figure_4 import BASELINES, FRACTIONS, STRATEGIES, ov
 from realmodels.experiments.rig import Noise
 from realmodels.model import Model
 from realmodels.tasks import METRICS, PAPER, TaskAccuracy, TasksAccuracy, evaluate_tasks, named_tasks
+from realmodels.upcycle.acceptance import CHANCE
 from theory.evidence import (
     Finding,
     Interval,
@@ -41,6 +42,7 @@ RULE_1_RECOVERED = RECOVERED.value[0]  # a third
 RULE_4_C = (TABLE_2_C.value, RULE_C)
 RULE_4_DIGITAL = FRACTIONS[0]  # the other 87.5 % of experts are within EXPERTS_THAT_HURT_LESS
 RULE_5_POINTS = 0.01
+KNOWN_TASKS = tuple(CHANCE)  # that the dense model is above chance on
 
 
 @dataclass(frozen=True)
@@ -207,32 +209,10 @@ def _answers(model: Model, config: Config) -> dict[str, Any]:
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
     """Accuracies with 95 % intervals, and the findings by the rules."""
     first, reference = configs[0], records[0]
-    draws: dict[tuple[Noise, Placed, float], list[dict[str, Any]]] = {}
+    draws: dict[Key, list[dict[str, Any]]] = {}
     for config, record in zip(configs[1:], records[1:], strict=True):
         draws.setdefault((config.noise, config.placed, config.c), []).append(record)
-    tables = {key: over_tasks(each) for key, each in draws.items()}
-    digital = over_tasks([reference])  # the same against every draw
-    curves = []
-    for (noise, placed, c), table in tables.items():
-        gain = table - tables[noise, NOTHING, c]
-        curves.append(
-            {
-                **asdict(noise),
-                **asdict(placed),
-                "c": c,
-                "draws": len(table),
-                "accuracy": float(table.mean()),
-                "accuracy_interval": _interval(table),
-                "accuracy_change": float((table - digital).mean()),
-                "accuracy_change_interval": _interval(table - digital),
-                "gain": float(gain.mean()),
-                "gain_interval": _interval(gain),
-                "each": {
-                    task: float(np.mean([draw["tasks"][task] for draw in draws[noise, placed, c]]))
-                    for task in first.tasks
-                },
-            }
-        )
+    tables, digital = _tables(draws, reference, first.tasks)
     found = TasksAccuracy(
         tuple(
             TaskAccuracy(
@@ -241,14 +221,12 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             for task in first.tasks
         )
     )
-    findings: list[Finding] = []
-    for noise in rig.those_of(tables):
-        at = partial(_at, tables, noise)
-        findings += _findings(f"{first.model}, {noise}", at, digital)
-        if (noise, NOTHING, 0.0) in tables:
-            findings.append(
-                _converters(f"{first.model}, w_max per {noise.w_max}", digital - at(NOTHING, 0.0))
-            )
+    findings = _of_tasks(tables, digital, first.model)
+    curves = {"curves": _curves(tables, digital, draws, first.tasks)}
+    if set(KNOWN_TASKS) < set(first.tasks):
+        of_known = _tables(draws, reference, KNOWN_TASKS)
+        findings += _of_tasks(*of_known, first.model, " on three tasks")
+        curves["curves on three tasks"] = _curves(*of_known, draws, KNOWN_TASKS)
     return Result(
         data={
             "model": first.model,
@@ -266,18 +244,74 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
                     for each in found.tasks
                 },
             },
-            "curves": curves,
+            **curves,
         },
         findings=tuple(findings),
     )
 
 
 Table = NDArray[np.float64]  # (draws, questions of all tasks); the mean is that over tasks of the accuracies
-Tables = dict[tuple[Noise, Placed, float], Table]
+Key = tuple[Noise, Placed, float]
+Tables = dict[Key, Table]
 
 
-def _at(tables: Tables, noise: Noise, placed: Placed, c: float = RULE_C) -> Table:
-    return tables[noise, placed, c]
+def _tables(
+    draws: Mapping[Key, Sequence[dict[str, Any]]], reference: dict[str, Any], tasks: Sequence[str]
+) -> tuple[Tables, Table]:
+    """The tables of these tasks, and that of the digital model, which is the same against every draw."""
+
+    def of(records: Sequence[dict[str, Any]]) -> Table:
+        return over_tasks(
+            [{**each, "tasks": {task: each["tasks"][task] for task in tasks}} for each in records]
+        )
+
+    return {key: of(each) for key, each in draws.items()}, of([reference])
+
+
+def _curves(
+    tables: Tables, digital: Table, draws: Mapping[Key, Sequence[dict[str, Any]]], tasks: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row for each noise, placement and magnitude; `each` has the accuracies on the tasks."""
+    rows = []
+    for (noise, placed, c), table in tables.items():
+        gain = table - tables[noise, NOTHING, c]
+        rows.append(
+            {
+                **asdict(noise),
+                **asdict(placed),
+                "c": c,
+                "draws": len(table),
+                "accuracy": float(table.mean()),
+                "accuracy_interval": _interval(table),
+                "accuracy_change": float((table - digital).mean()),
+                "accuracy_change_interval": _interval(table - digital),
+                "gain": float(gain.mean()),
+                "gain_interval": _interval(gain),
+                "each": {
+                    task: float(np.mean([draw["tasks"][task] for draw in draws[noise, placed, c]]))
+                    for task in tasks
+                },
+            }
+        )
+    return rows
+
+
+def _of_tasks(tables: Tables, digital: Table, model: str, which: str = "") -> list[Finding]:
+    """All findings on some tasks; `which` tells them apart from those on all tasks."""
+    findings: list[Finding] = []
+    for noise in rig.those_of(tables):
+
+        def at(placed: Placed, c: float = RULE_C, noise: Noise = noise) -> Table:
+            return tables[noise, placed, c]
+
+        findings += _findings(f"{model}{which}, {noise}", at, digital)
+        if (noise, NOTHING, 0.0) in tables:
+            findings.append(
+                _converters(f"{model}{which}, w_max per {noise.w_max}", digital - at(NOTHING, 0.0))
+            )
+    if not which:
+        return findings
+    return [replace(each, origin="ours", family=each.family + which) for each in findings]
 
 
 def _interval(table: Table) -> Interval:

@@ -1,5 +1,7 @@
 """The exhibit of smol-moe: its units, its verdicts on answers that are known, and its drawing."""
 
+import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import groupby
@@ -33,7 +35,8 @@ from realmodels.tasks import CONTINUATION, evaluate_tasks
 from theory.evidence import Finding, Result
 
 QUESTIONS, DRAWS, RIGHT = 200, 6, 0.6
-TASKS = ("piqa", "boolq")
+TASKS = ("piqa", "boolq", "arc_easy", "hellaswag")
+KNOWN = " on three tasks"
 MAXNN = {fraction: Placed("maxnn", fraction) for fraction in (0.125, 0.25)}
 REFERENCE = Config("smol-moe", "h", "cpu", "float32", TASKS, QUESTIONS, rig.NOISES[0], DIGITAL, 0.0, 0)
 # Shares of the questions that become wrong: with no digital expert, with the dense modules analog, with others.
@@ -51,7 +54,9 @@ def answers(lost: float, seed: int) -> dict[str, Any]:
     return {"tasks": found, "task_units": {task: list(range(QUESTIONS)) for task in TASKS}}
 
 
-def summarised(lost: Mapping[Placed, float] = LOST, converters: float = CONVERTERS) -> Result:
+def made(
+    lost: Mapping[Placed, float] = LOST, converters: float = CONVERTERS
+) -> tuple[list[Config], list[dict[str, Any]]]:
     configs, records = [REFERENCE], [answers(0.0, 0)]
 
     def add(share: float, **changes: Any) -> None:
@@ -66,11 +71,20 @@ def summarised(lost: Mapping[Placed, float] = LOST, converters: float = CONVERTE
             for seed in range(DRAWS):
                 for placed in PLACEMENTS:
                     add(lost.get(placed, OTHERS), noise=noise, placed=placed, c=c, seed=seed)
-    return summarise(configs, records)
+    return configs, records
+
+
+def summarised(lost: Mapping[Placed, float] = LOST, converters: float = CONVERTERS) -> Result:
+    return summarise(*made(lost, converters))
 
 
 def about(result: Result, *words: str) -> list[Finding]:
-    return [each for each in result.findings if all(word in each.claim for word in words)]
+    """Findings on all tasks, unless words say otherwise."""
+    return [
+        each
+        for each in result.findings
+        if all(word in each.claim for word in words) and (KNOWN in words or KNOWN not in each.claim)
+    ]
 
 
 def test_every_rule_has_its_findings_once() -> None:
@@ -78,8 +92,7 @@ def test_every_rule_has_its_findings_once() -> None:
     assert_thresholds("figure-smol-moe", [each.rule for each in result.findings])
     claims = [each.claim for each in result.findings]
     assert len(set(claims)) == len(claims)
-    found = {family: len([f for f in result.findings if f.family == family]) for family in
-             {each.family for each in result.findings}}  # fmt: skip
+    found = Counter(each.family for each in about(result))
     assert found == {
         "recovers": 2 * 3,
         "against baselines": 4 * 2 * 3,
@@ -88,8 +101,12 @@ def test_every_rule_has_its_findings_once() -> None:
         "converters": 2,
         "cost of noise": 3,
     }
-    assert {each.origin for each in result.findings if each.family in ("control", "cost of noise")} == {
-        "ours"
+    ours = {each.family for each in about(result) if each.origin == "ours"}
+    assert ours == {"control", "cost of noise"}
+    again = about(result, KNOWN)
+    assert {each.origin for each in again} == {"ours"}
+    assert Counter(each.family for each in again) == {
+        family + KNOWN: number for family, number in found.items()
     }
 
 
@@ -129,7 +146,7 @@ def test_the_verdict_on_converters(converters: float, verdict: str) -> None:
     found = about(summarised(converters=converters), "converters")
     if converters:
         assert [each.verdict for each in found] == [verdict] * 2
-        assert found[0].n == 2 * QUESTIONS
+        assert found[0].n == len(TASKS) * QUESTIONS
     assert found[0].estimate == pytest.approx(converters)
 
 
@@ -148,6 +165,18 @@ def test_curves_are_paired() -> None:
         assert curve["accuracy"] == pytest.approx(np.mean(list(curve["each"].values())))
         if curve["strategy"] == "none" and curve["digital_fraction"] == 0 and curve["dense"]:
             assert curve["gain"] == 0.0
+
+
+def test_three_tasks_are_judged_alone() -> None:
+    """What is lost on the other task is nothing to them."""
+    configs, records = made()
+    changed = copy.deepcopy(records)
+    for each in changed[1:]:
+        each["tasks"]["boolq"] = [0] * QUESTIONS
+    before, after = summarise(configs, records), summarise(configs, changed)
+    assert [each.estimate for each in about(before, KNOWN)] == [each.estimate for each in about(after, KNOWN)]
+    assert about(before, "costs accuracy")[0].estimate < about(after, "costs accuracy")[0].estimate
+    assert about(before, KNOWN, "costs accuracy")[0].estimate == pytest.approx(LOST[NOTHING])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -180,7 +209,9 @@ def test_the_pictures_and_the_table() -> None:
     result = summarised()
     assert len(drawing.draw(result).axes) == 3
     for draw, _ in drawing.PARTS.values():
-        assert len(draw(result).axes) == 3
+        figure = draw(result)
+        assert figure is not None and len(figure.axes) == 3
+    assert drawing.draw_known(replace(result, data={**result.data, "curves on three tasks": None})) is None
     rows = drawing.table(result)
     assert len(rows) == len(result.data["curves"])
     assert set(TASKS) < rows[0].keys()
