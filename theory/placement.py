@@ -171,7 +171,7 @@ def knapsack(values: Scores, costs: Int[Tensor, "layers experts"], budget: int) 
     if (worth > 0).any():
         from scipy.optimize import Bounds, LinearConstraint, milp  # takes long to import, and few need it
 
-        unit = int(np.gcd.reduce(sizes))  # small coefficients, for the solver's tolerance
+        unit = int(np.gcd.reduce(sizes))  # the solver loses exactness with large coefficients
         found = milp(
             -_WORTH * (worth / worth.max()),
             integrality=1,
@@ -179,6 +179,8 @@ def knapsack(values: Scores, costs: Int[Tensor, "layers experts"], budget: int) 
             constraints=LinearConstraint(sizes // unit, ub=budget // unit),
             options={"mip_rel_gap": 0},
         )
+        if found.x is None:
+            raise InputError(f"knapsack: the solver found nothing ({found.message}); give smaller costs")
         taken = found.x > 0.5
     return tuple(tuple(np.flatnonzero(layer).tolist()) for layer in taken.reshape(values.shape))
 

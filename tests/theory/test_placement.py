@@ -9,6 +9,7 @@ from fractions import Fraction
 from itertools import combinations, product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -502,9 +503,30 @@ def as_mask(choice: tuple[tuple[int, ...], ...], values: Tensor) -> Tensor:
     return mask
 
 
+def hard(seed: int) -> tuple[Tensor, Tensor, int]:
+    """Values that differ by 1e-7, and large costs with a common divisor: where the solver's tolerances would show."""
+    rng = np.random.default_rng(seed)
+    values = 1 + 1e-7 * rng.random((2, 6))
+    unit, largest = ((1, 10), (10**6 + 3, 10**9))[seed % 2]
+    costs = torch.tensor(rng.integers(1, largest, (2, 6)) * unit)
+    return (
+        torch.tensor(values if seed % 4 < 2 else rng.random((2, 6))),
+        costs,
+        int(costs.sum() * rng.random()),
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_tolerances_of_the_solver_do_not_show(seed: int) -> None:
+    assert_best(*hard(seed))
+
+
 @given(priced())
 def test_no_choice_within_the_budget_is_worth_more(case: tuple[Tensor, Tensor, int]) -> None:
-    values, costs, budget = case
+    assert_best(*case)
+
+
+def assert_best(values: Tensor, costs: Tensor, budget: int) -> None:
     choice = knapsack(values, costs, budget)
     assert all(list(row) == sorted(set(row)) for row in choice)
     digital = as_mask(choice, values)
