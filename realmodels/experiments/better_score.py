@@ -62,13 +62,9 @@ from theory.separation import apart, evaluation_seeds, seed
 
 Placements = dict[tuple[str, float], Bool[Tensor, "layers experts"]]  # by label and digital fraction
 
+# Scores of others, and their names.
+OTHERS = {"maxvar": "MaxVar", "alphaq": "AlphaQ", "msan": "MSAN", "mc": "MC"}
 # Placement strategies by label. Each ranks within a layer and across layers, except random.
-OTHERS = {
-    "maxvar": "MaxVar",
-    "alphaq": "AlphaQ",
-    "msan": "MSAN",
-    "mc": "MC",
-}  # scores of others, and their names
 SCORES = (
     "maxnn",
     "activation_weight",
