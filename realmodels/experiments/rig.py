@@ -55,6 +55,7 @@ def those_of(keys: Iterable[tuple[Any, ...]]) -> list[Noise]:
     return [noise for noise in NOISES if noise in found]
 
 
+DTYPE = "float32"  # of a model's parameters, where an exhibit names no other
 OUR_TEXT = "evaluation"  # what a config names where the text is that split of our own corpus
 
 
@@ -138,10 +139,14 @@ def evaluated(
     )
 
 
-@lru_cache(maxsize=1)
-def model(name: str, device: str) -> Model:
+def model(name: str, device: str, dtype: str = DTYPE) -> Model:
     """The loaded model, kept until another one is asked for."""
-    return load(name, device)
+    return _model(name, device, dtype)
+
+
+@lru_cache(maxsize=1)
+def _model(name: str, device: str, dtype: str) -> Model:
+    return load(name, device, getattr(torch, dtype))
 
 
 def tokens(config: Evaluated) -> Tensor:
@@ -155,9 +160,9 @@ def documents(config: Evaluated) -> list[int]:
 
 
 @lru_cache(maxsize=len(STRATEGIES))
-def scores(name: str, device: str, strategy: Strategy) -> Tensor:
+def scores(name: str, device: str, strategy: Strategy, dtype: str = DTYPE) -> Tensor:
     """Scores of the experts, (layers, experts). Routing statistics are those of calibration text."""
-    loaded, texts, decided_by = _calibrated_by(name, device)
+    loaded, texts, decided_by = _calibrated_by(name, device, dtype)
     found = kept(
         "scores",
         decided_by | {"strategy": strategy},
@@ -167,9 +172,9 @@ def scores(name: str, device: str, strategy: Strategy) -> Tensor:
 
 
 @lru_cache(maxsize=6)  # two granularities by three numbers of bits of one model
-def calibration(name: str, device: str, hardware: Hardware) -> Calibration:
+def calibration(name: str, device: str, hardware: Hardware, dtype: str = DTYPE) -> Calibration:
     """Converter ranges from calibration text. Programming noise plays no part."""
-    loaded, texts, decided_by = _calibrated_by(name, device)
+    loaded, texts, decided_by = _calibrated_by(name, device, dtype)
     decided_by |= {"hardware": asdict(hardware)}
 
     def layer(parameter: str, search: Callable[[], Ranges]) -> Ranges:
@@ -185,9 +190,9 @@ def calibration(name: str, device: str, hardware: Hardware) -> Calibration:
     return Calibration(layers, hardware)
 
 
-def _calibrated_by(name: str, device: str) -> tuple[Model, Sequence[str], dict[str, Any]]:
+def _calibrated_by(name: str, device: str, dtype: str) -> tuple[Model, Sequence[str], dict[str, Any]]:
     """The model, the text that it is scored and calibrated with, and what of both decides the outcome."""
-    loaded = model(name, device)
+    loaded = model(name, device, dtype)
     texts = loaded.texts("calibration")
     return loaded, texts, {"weights": loaded.weights_hash, "text_hash": text_hash(texts), "device": device}
 
@@ -202,6 +207,7 @@ def placed(
     *,
     strategy: Strategy = "maxnn",
     analog_modules: Sequence[str] = (),
+    dtype: str = DTYPE,
     deploy: Deployer | None = None,
 ) -> Iterator[DeploymentReport]:
     """Score, place, calibrate and deploy: within the `with` block `model(name, device)` is on analog hardware.
@@ -209,32 +215,33 @@ def placed(
     digital_experts: fraction of the experts of each layer that stay digital, chosen by `strategy`.
     seed: noise seed, and seed of the choice where the strategy is random.
     analog_modules: kinds of dense modules that are analog, too.
+    dtype: of the model's parameters.
     deploy: what takes the arguments of `realmodels.deploy.deployed`. Without it, units that follow each other and have
         the same hardware and seed share a chip.
     """
     placement = place(
-        scores(name, device, strategy),
+        scores(name, device, strategy, dtype),
         digital_experts,
         strategy,
         analog_modules=analog_modules,
         generator=torch.Generator().manual_seed(seed),
     )
     if deploy is None:
-        with _chip(name, device, hardware, seed).placed(placement) as report:
+        with _chip(name, device, dtype, hardware, seed).placed(placement) as report:
             yield report
         return
-    ranges = _ranges(name, device, hardware)
-    with deploy(model(name, device), placement, hardware, ranges, seed=seed) as report:
+    ranges = _ranges(name, device, dtype, hardware)
+    with deploy(model(name, device, dtype), placement, hardware, ranges, seed=seed) as report:
         yield report
 
 
-def _ranges(name: str, device: str, hardware: Hardware) -> Calibration:
-    return calibration(name, device, Hardware(w_max=hardware.w_max))
+def _ranges(name: str, device: str, dtype: str, hardware: Hardware) -> Calibration:
+    return calibration(name, device, Hardware(w_max=hardware.w_max), dtype)
 
 
 @lru_cache(maxsize=1)
-def _chip(name: str, device: str, hardware: Hardware, seed: int) -> Chip:
-    return Chip(model(name, device), hardware, _ranges(name, device, hardware), seed)
+def _chip(name: str, device: str, dtype: str, hardware: Hardware, seed: int) -> Chip:
+    return Chip(model(name, device, dtype), hardware, _ranges(name, device, dtype, hardware), seed)
 
 
 def measured(config: Evaluated) -> dict[str, Any]:
@@ -261,15 +268,17 @@ def _documents(text: str) -> Sequence[str]:
 def require_unchanged(config: Any) -> None:
     """InputError if the model or the text is no more what the config says: somebody has changed the files.
 
-    config: with `model`, `weights` and `device`, and `text` and `text_hash` unless the text is our own.
+    config: with `model`, `weights` and `device`, `dtype` if it is another, and `text` and `text_hash` unless the text is
+        our own.
     """
     text = getattr(config, "text", OUR_TEXT)
     for _ in range(2):
         same_text = text == OUR_TEXT or text_hash(_documents(text)) == config.text_hash
-        if same_text and model(config.model, config.device).weights_hash == config.weights:
+        loaded = model(config.model, config.device, getattr(config, "dtype", DTYPE))
+        if same_text and loaded.weights_hash == config.weights:
             return
         # This process may be older than the files.
-        for each in (model, scores, calibration, _chip, _documents, _cut, _prefix):
+        for each in (_model, scores, calibration, _chip, _documents, _cut, _prefix):
             each.cache_clear()
     raise InputError(
         f"the model {config.model} or the text {text} was changed after the run began; run it again"

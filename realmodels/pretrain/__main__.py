@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from realmodels.pretrain.recipe import Recipe
+from realmodels.pretrain.recipe import Recipe, read_recipe
 from realmodels.pretrain.runs import steps_within, train
 from realmodels.pretrain.tokens import TokenFolder, tokenize
 from theory.errors import run
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.command == "tokenize":
         tokenize(options.texts, options.out, options.vocabulary)
         return
-    recipe = Recipe.read(options.recipe, options.overrides)
+    recipe = read_recipe(Recipe, options.recipe, options.overrides)
     recipe = recipe.dense() if options.dense else recipe
     tokens, device = TokenFolder.open(options.tokens), torch.device(options.device)
     if options.seconds is not None:

@@ -2,10 +2,10 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from transformers import OlmoeConfig, PreTrainedConfig
 
@@ -13,6 +13,7 @@ from realmodels.deepseek_moe import DeepseekConfig
 from realmodels.pretrain.tokens import read
 from theory.errors import InputError, require
 
+Kind = TypeVar("Kind")
 ALIGNMENT: Final = 8  # bf16 numbers in the 16 bytes that grouped matrix products align rows to
 
 
@@ -55,23 +56,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        own: dict[str, tuple[bool, str]] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type is int:
-                least = int(field.name not in ("seed", "shared_experts", "dense_layers"))
-                own[field.name] = type(value) is int and value >= least, f"an integer of at least {least}"
-            elif field.type is float:
-                own[field.name] = (
-                    type(value) in (int, float) and 0 <= value < math.inf,
-                    "a number that is not negative",
-                )
-            elif field.type is bool:
-                own[field.name] = type(value) is bool, "true or false"
-            else:
-                allowed = get_args(field.type)
-                own[field.name] = value in allowed, f"one of {', '.join(allowed)}"
-        require(self, "recipe", own)
+        check_types(self)
         sgd, olmoe = self.optimiser == "sgd", self.family == "olmoe"
         together = {
             "expert_optimiser": (
@@ -94,24 +79,6 @@ class Recipe:
             require(self, "recipe", {name: (getattr(self, name) % divisor == 0, f"a multiple of {divisor}")})
         if self.warmup + self.decay > 1:
             raise InputError(f"recipe.warmup + decay is {self.warmup + self.decay}: give at most 1")
-
-    @classmethod
-    def read(cls, file: Path | None, overrides: Sequence[str]) -> "Recipe":
-        """Read a recipe: the defaults, changed by the entries of a JSON file and then by texts `key=value`."""
-        values = {} if file is None else json.loads(read(file))
-        for override in overrides:
-            key, equals, value = override.partition("=")
-            if not equals:
-                raise InputError(f"{override!r} is no recipe entry; give key=value")
-            try:
-                values[key] = json.loads(value)
-            except json.JSONDecodeError:
-                values[key] = value  # a bare word
-        allowed = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in allowed:
-                raise InputError(f"recipe: unknown entry {key!r}; allowed: {', '.join(allowed)}")
-        return cls(**values)
 
     def dense(self) -> "Recipe":
         """The dense model of as many active parameters: one FFN a layer, as wide as the experts that a token uses."""
@@ -152,3 +119,45 @@ class Recipe:
         rising = (step + 1) / max(self.warmup * self.steps, 1)
         falling = (self.steps - step) / max(self.decay * self.steps, 1)
         return min(rising, 1.0, falling)
+
+
+MAY_BE_0: Final = ("seed", "shared_experts", "dense_layers")  # other integers are at least 1
+
+
+def check_types(recipe: Any) -> None:
+    """InputError unless each entry of the dataclass is of its type, and no number is negative."""
+    own: dict[str, tuple[bool, str]] = {}
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        if field.type is int:
+            least = int(field.name not in MAY_BE_0)
+            own[field.name] = type(value) is int and value >= least, f"an integer of at least {least}"
+        elif field.type is float:
+            own[field.name] = (
+                type(value) in (int, float) and 0 <= value < math.inf,
+                "a number that is not negative",
+            )
+        elif field.type is bool:
+            own[field.name] = type(value) is bool, "true or false"
+        else:
+            allowed = get_args(field.type)
+            own[field.name] = value in allowed, f"one of {', '.join(allowed)}"
+    require(recipe, "recipe", own)
+
+
+def read_recipe(kind: Callable[..., Kind], file: Path | None, overrides: Sequence[str]) -> Kind:
+    """Read a recipe: the defaults, changed by the entries of a JSON file and then by texts `key=value`."""
+    values = {} if file is None else json.loads(read(file))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise InputError(f"{override!r} is no recipe entry; give key=value")
+        try:
+            values[key] = json.loads(value)
+        except json.JSONDecodeError:
+            values[key] = value  # a bare word
+    allowed = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in allowed:
+            raise InputError(f"recipe: unknown entry {key!r}; allowed: {', '.join(allowed)}")
+    return kind(**values)

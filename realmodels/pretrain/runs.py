@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,18 @@ from theory.errors import InputError
 CHECKPOINT: Final = "checkpoint.safetensors"
 ENTRIES_PER_RUN: Final = 40  # log entries, each with a pass over the calibration text and a checkpoint
 WARM_UP_STEPS, TIMED_STEPS = 10, 30  # steps of the throwaway run that turns seconds into steps
+
+
+class Resumable(Protocol):
+    """A run as its checkpoint knows it. recipe: a dataclass."""
+
+    recipe: Any
+    device: torch.device
+    step: int
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
 
 
 def steps_within(
@@ -57,7 +69,7 @@ def train(
     if (out / "model.safetensors").exists():
         raise InputError(f"{out} holds a finished model: give another folder")
     training = Training(recipe, tokens.stream("training"), device, compiled)
-    seconds = _resume(training, out)
+    seconds = resume(training, out)
     calibration = torch.from_numpy(tokens.stream("calibration").astype(np.int64)).to(device)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "recipe.json", asdict(recipe))
@@ -89,7 +101,7 @@ def train(
             }
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
-            _save_checkpoint(training, out, seconds)
+            save_checkpoint(training, out, seconds)
             bar.set_postfix_str(
                 f"loss {loss:.3f}, calibration {bits:.4f} bits per byte, balance {min(balance, default=1):.2f},"
                 f" {speed:.0f} tokens/s"
@@ -106,7 +118,7 @@ def _entry_steps(steps: int, done: int) -> Iterator[int]:
     return (end for entry in range(entries) if (end := (entry + 1) * steps // entries) > done)
 
 
-def _save_checkpoint(training: Training, out: Path, seconds: float) -> None:
+def save_checkpoint(training: Resumable, out: Path, seconds: float) -> None:
     """Tensors as safetensors, and all else as JSON beside them, in one file that is written whole or not at all."""
     tensors: dict[str, Tensor] = {}
     rest = _without_tensors(training.state() | {"seconds": seconds}, tensors)
@@ -140,18 +152,24 @@ def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
     return {key: _with_tensors(each, tensors) for key, each in value["pairs"]}
 
 
-def _resume(training: Training, out: Path) -> float:
-    """Load OUT's checkpoint, if any, and drop later log entries; the seconds that were spent up to it."""
-    log, path = out / "log.jsonl", out / CHECKPOINT
+def resume(training: Resumable, out: Path, log: bool = True) -> float:
+    """Load OUT's checkpoint, if any; the seconds that were spent up to it.
+
+    log: drop the log's later entries.
+    """
+    entries_file, path = out / "log.jsonl", out / CHECKPOINT
     if not path.exists():
-        log.unlink(missing_ok=True)
+        if log:
+            entries_file.unlink(missing_ok=True)
         return 0.0
     try:
-        with safe_open(path, framework="pt", device=str(training.stream.device)) as file:
+        with safe_open(path, framework="pt", device=str(training.device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             state = _with_tensors(json.loads(file.metadata()["state"]), tensors)
         recipe, seconds = state["recipe"], float(state["seconds"])
-        entries = [entry for entry in log.read_text().splitlines(keepends=True) if entry.endswith("}\n")]
+        entries = [
+            entry for entry in entries_file.read_text().splitlines(keepends=True) if entry.endswith("}\n")
+        ]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no checkpoint ({error}): delete it to begin anew") from None
     if recipe != json.loads(json.dumps(asdict(training.recipe))):
@@ -159,5 +177,8 @@ def _resume(training: Training, out: Path) -> float:
             f"{out} holds a checkpoint of another recipe: give its recipe.json, or another folder"
         )
     training.load_state(state)
-    log.write_text("".join(entry for entry in entries if json.loads(entry)["step"] <= training.step))
+    if log:
+        entries_file.write_text(
+            "".join(entry for entry in entries if json.loads(entry)["step"] <= training.step)
+        )
     return seconds

@@ -7,12 +7,12 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from realmodels.text import SPLITS
 from theory.errors import InputError
 
-END_OF_TEXT: Final = "<|endoftext|>"  # the only special token: id 0, before every document
+END_OF_TEXT: Final = "<|endoftext|>"  # before every document; our tokenizer's only special token, id 0
 
 
 class TokenFolder(NamedTuple):
@@ -51,10 +51,11 @@ def train_tokenizer(documents: Sequence[str], vocabulary: int) -> PreTrainedToke
     )
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, documents: Sequence[str]) -> np.ndarray:
+def encode(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> np.ndarray:
     """Encode documents as one stream, uint16; an end-of-text token is before every document."""
     encoded = tokenizer(list(documents), add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    return np.concatenate([np.array([tokenizer.eos_token_id, *ids], np.uint16) for ids in encoded])
+    before = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    return np.concatenate([np.array([before, *ids], np.uint16) for ids in encoded])
 
 
 def tokenize(texts: Path, out: Path, vocabulary: int) -> None:

@@ -72,7 +72,7 @@ def choose(router: Any, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         weights = probabilities.gather(1, chosen)
     else:
         weights, chosen = probabilities.topk(router.top_k)
-    if router.norm_topk_prob:
+    if getattr(router, "norm_topk_prob", True):  # Mixtral's routers have no choice
         weights = weights / weights.sum(-1, keepdim=True)
     return weights, chosen
 
@@ -82,23 +82,34 @@ def forward(model: Any, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
 
     This is the forward pass of transformers in one piece: it compiles as a whole, and needs no hooks for the routing.
     """
-    hidden = model.model.embed_tokens(tokens)
-    rotation = model.model.rotary_emb(hidden, torch.arange(tokens.shape[1], device=tokens.device)[None])
+    hidden, rotation = embed(model, tokens)
     routings = []
     for layer in model.model.layers:
-        hidden = hidden + layer.self_attn(layer.input_layernorm(hidden), rotation, None)[0]
-        inputs = layer.post_attention_layernorm(hidden).flatten(0, 1)
-        if not hasattr(layer.mlp, "experts"):
-            hidden = hidden + layer.mlp(inputs).view_as(hidden)
-            continue
-        probabilities = F.linear(inputs, layer.mlp.gate.weight).softmax(-1, dtype=torch.float32)
-        weights, chosen = choose(layer.mlp.gate, probabilities)
-        mixed = layer.mlp.experts(inputs, chosen, weights.to(inputs.dtype))
-        if getattr(layer.mlp, "shared_experts", None) is not None:
-            mixed = mixed + layer.mlp.shared_experts(inputs)
-        hidden = hidden + mixed.view_as(hidden)
-        routings.append(Routing(probabilities, chosen))
+        hidden, routing = decoder_layer(layer, hidden, rotation)
+        routings += [] if routing is None else [routing]
     return model.lm_head(model.model.norm(hidden)), routings
+
+
+def embed(model: Any, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The first layer's input (batch, length, hidden), and the rotary embedding of the positions."""
+    hidden = model.model.embed_tokens(tokens)
+    return hidden, model.model.rotary_emb(hidden, torch.arange(tokens.shape[1], device=tokens.device)[None])
+
+
+def decoder_layer(
+    layer: Any, hidden: Tensor, rotation: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Routing | None]:
+    """The output of a layer, shaped as its input, and its routing, or None for a dense layer."""
+    hidden = hidden + layer.self_attn(layer.input_layernorm(hidden), rotation, None)[0]
+    inputs = layer.post_attention_layernorm(hidden).flatten(0, 1)
+    if not hasattr(layer.mlp, "experts"):
+        return hidden + layer.mlp(inputs).view_as(hidden), None
+    probabilities = F.linear(inputs, layer.mlp.gate.weight).softmax(-1, dtype=torch.float32)
+    weights, chosen = choose(layer.mlp.gate, probabilities)
+    mixed = layer.mlp.experts(inputs, chosen, weights.to(inputs.dtype))
+    if getattr(layer.mlp, "shared_experts", None) is not None:
+        mixed = mixed + layer.mlp.shared_experts(inputs)
+    return hidden + mixed.view_as(hidden), Routing(probabilities, chosen)
 
 
 def losses(
@@ -177,7 +188,7 @@ class Training:
     """The state of a run: a model in working precision, fp32 master weights, and their optimisers."""
 
     def __init__(self, recipe: Recipe, stream: np.ndarray, device: torch.device, compiled: bool) -> None:
-        self.recipe, self.step = recipe, 0
+        self.recipe, self.device, self.step = recipe, device, 0
         self.stream = torch.from_numpy(stream.astype(np.int32)).to(device)
         self.losses: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = (
             torch.compile(losses) if compiled else losses

@@ -29,6 +29,7 @@ from realmodels.pretrain import (
 )
 from realmodels.pretrain import training as trainer
 from realmodels.pretrain.__main__ import main
+from realmodels.pretrain.recipe import read_recipe
 from theory.errors import InputError
 
 CPU = torch.device("cpu")
@@ -399,8 +400,8 @@ def test_rates_rise_stay_and_fall_to_zero() -> None:
 def test_recipes_are_read_from_files_and_overrides(tmp_path: Path) -> None:
     file = tmp_path / "recipe.json"
     file.write_text(json.dumps(asdict(TINY)))
-    assert Recipe.read(file, []) == TINY
-    assert Recipe.read(file, ["optimiser=adamw", "decay=0.25"]) == replace(
+    assert read_recipe(Recipe, file, []) == TINY
+    assert read_recipe(Recipe, file, ["optimiser=adamw", "decay=0.25"]) == replace(
         TINY, optimiser="adamw", decay=0.25
     )
 
@@ -429,7 +430,7 @@ def test_recipes_are_read_from_files_and_overrides(tmp_path: Path) -> None:
 )
 def test_bad_recipes_are_refused(entry: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Recipe.read(None, [entry])
+        read_recipe(Recipe, None, [entry])
 
 
 def test_recipes_that_contradict_themselves_are_refused(tokens: TokenFolder, tmp_path: Path) -> None:
@@ -464,6 +465,6 @@ def test_the_command_trains_for_a_given_time(
     ]
     out = tmp_path / "out"
     main(["train", str(tokens.folder), str(out), *entries, "--dense", "--seconds", "0.5", "--device", "cpu"])
-    recipe = Recipe.read(out / "recipe.json", [])
+    recipe = read_recipe(Recipe, out / "recipe.json", [])
     assert recipe == replace(TINY, steps=recipe.steps).dense()
     assert log(out)[-1]["step"] == recipe.steps

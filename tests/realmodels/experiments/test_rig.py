@@ -41,7 +41,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[rig.Evaluated]:
 
     for module in (text, rig):
         monkeypatch.setattr(module, "held_out", held_out)
-    monkeypatch.setattr(rig, "model", lru_cache(lambda name, device: model))
+    monkeypatch.setattr(rig, "_model", lru_cache(lambda name, device, dtype: model))
     for each in CACHED:
         each.cache_clear()
     yield rig.Evaluated(**rig.evaluated("small", None, "cpu", 4, 16))
@@ -148,11 +148,11 @@ def test_a_model_that_was_changed_after_the_run_began_is_refused(
     asked: list[str] = []
 
     @lru_cache
-    def other(name: str, device: str) -> Model:
+    def other(name: str, device: str, dtype: str) -> Model:
         asked.append(name)
         return model if len(asked) > 1 else replace(model, weights_hash="older")
 
-    monkeypatch.setattr(rig, "model", other)
+    monkeypatch.setattr(rig, "_model", other)
     assert rig.measured(config)["loss"] and len(asked) == 2  # this process had an older one
     with pytest.raises(InputError, match="was changed after the run began"):
         rig.measured(replace(config, weights="other"))

@@ -1,0 +1,84 @@
+"""What decides which mixture of experts a dense model is turned into?"""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Final, Literal
+
+from realmodels.pretrain.recipe import ALIGNMENT, check_types
+from theory.errors import InputError, require
+
+FILE: Final = "recipe.json"  # in every folder that a recipe made
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides which model comes out of a dense one, except for the machine's rounding."""
+
+    # Each FFN is copied, and each copy is cut into experts of equal width. A token uses as many experts as a copy has.
+    copies: int = 8
+    slices: int = 8
+    # Which neurons share an expert: those of one slice of a random permutation, or those that are active together.
+    construction: Literal["random", "coactivation"] = "random"
+    calibration_tokens: int = 8192  # of the text on which routers are centred and activity is measured
+    # Standard deviations of the normal noise that breaks copies apart: of router logits, where those of copies have 1,
+    # and of the experts' weights, relative to that of the fused tensor.
+    router_perturbation: float = 0.1
+    weight_perturbation: float = 0.03
+    context: int = 512  # tokens of a block of text
+    rows: int = 2048  # blocks that are generated at once
+    generated_tokens: int = 50_331_648
+    bare: float = 0.25  # share of the prompts that are beginnings of a text, rather than requests
+    healing_tokens: int = 98_304_000
+    batch_tokens: int = 65536  # of one step
+    micro_tokens: int = 16384  # of one pass; a balance loss is of one pass
+    learning_rate: float = 5e-4
+    warmup: float = 0.03  # share of the steps in which the rate rises from 0; then it falls along a cosine
+    balance: float = (
+        0.05  # weight of a layer's load-balancing loss beside the KL divergence in nats per token
+    )
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self, "recipe", {"bare": (self.bare <= 1, "a share, from 0 to 1")})
+        require(self, "recipe", {"warmup": (self.warmup <= 1, "a share, from 0 to 1")})
+        for name, divisor in (
+            ("context", ALIGNMENT),
+            ("generated_tokens", self.rows * self.context),
+            ("micro_tokens", self.context),
+            ("batch_tokens", self.micro_tokens),
+            ("healing_tokens", self.batch_tokens),
+        ):
+            require(self, "recipe", {name: (getattr(self, name) % divisor == 0, f"a multiple of {divisor}")})
+
+    @property
+    def experts(self) -> int:
+        return self.copies * self.slices
+
+    @property
+    def rounds(self) -> int:
+        """How often `rows` blocks are generated."""
+        return self.generated_tokens // (self.rows * self.context)
+
+    @property
+    def steps(self) -> int:
+        return self.healing_tokens // self.batch_tokens
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step (from 0), as a share of the recipe's."""
+        rising = (step + 1) / max(self.warmup * self.steps, 1)
+        return min(rising, (1 + math.cos(math.pi * step / self.steps)) / 2)
+
+    def hash(self) -> str:
+        """SHA-256 of the entries."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def expert_width(self, ffn_width: int) -> int:
+        if ffn_width % (self.slices * ALIGNMENT):
+            raise InputError(
+                f"recipe.slices is {self.slices}: the dense FFN has {ffn_width} neurons; experts need a multiple of"
+                f" {ALIGNMENT} each"
+            )
+        return ffn_width // self.slices
