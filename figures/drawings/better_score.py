@@ -32,12 +32,10 @@ from theory.evidence import Result
 Row = dict[str, Any]
 
 ACROSS = " across layers"
-OTHERS = {"maxvar": "MaxVar", "alphaq": "AlphaQ", "msan": "MSAN", "mc": "MC"}  # scores of others
 LABELS = {
     "maxnn": "MaxNNScore",
     "activation_weight": "activation weight",
     "activation_frequency": "activation frequency",
-    **OTHERS,
     "damage": "expected damage",
     "damage with gradient": "damage with gradient",
     "measured": "measured damage",
@@ -63,8 +61,6 @@ REMEDIES = {
 }
 C = 2.5  # magnitude in the map and the remedies
 FRACTION = 0.125  # budget in the curves over c
-# What is compared with scores of others: the form of both, and the look.
-AGAINST_OTHERS = {"MaxNNScore": ("", LOOKS["maxnn"]), "expected damage": (ACROSS, LOOKS["damage" + ACROSS])}
 MEANING = (
     f"{SCORE}. Expected damage of an expert is the loss that the expert's noise is expected to add, by a formula (claim"
     " D), with gradient by its second form, which needs a backward pass; measured damage is that of each expert alone."
@@ -166,55 +162,7 @@ def draw_remedies(result: Result) -> Figure:
     return figure
 
 
-@styled
-def draw_others(result: Result) -> Figure | None:
-    """How much less MaxNNScore and the expected damage lose than the scores of others, from the findings."""
-    found = {finding.claim.partition("; ")[::2]: finding for finding in result.findings}
-    wheres = list(
-        dict.fromkeys(where for claim, where in found if claim.endswith(f" than {OTHERS['maxvar']}"))
-    )
-    if not wheres:
-        return None
-    figure = Figure(figsize=(WIDTH, 1.5 + 1.9 * -(-len(wheres) // 2)))
-    axes = figure.subplots(-(-len(wheres) // 2), 2, squeeze=False, sharex=True, sharey=True)
-    for axis, where in zip(axes.flat, wheres, strict=False):
-        for number, (own, (form, look)) in enumerate(AGAINST_OTHERS.items()):
-            findings = [found[f"{own}{form} loses less than {name}{form}", where] for name in OTHERS.values()]
-            middle = [finding.estimate for finding in findings]
-            axis.errorbar(
-                middle,
-                np.arange(len(OTHERS)) + 0.3 * number - 0.15,
-                xerr=lengths(middle, [finding.interval for finding in findings]),
-                fmt=look.marker,
-                color=look.colour,
-                capsize=2,
-                label=f"{own}, {'both across layers' if form else 'both inside layers'}",
-            )
-        axis.axvline(0, color=BLACK, linewidth=0.8)
-        axis.set_yticks(range(len(OTHERS)), list(OTHERS.values()))
-        axis.set_title(where.partition(", ")[2])
-        axis.grid(visible=False, axis="y")
-    axes[0, 0].invert_yaxis()
-    for axis in axes[-1]:
-        axis.set_xlabel("loss minus that of the other score, nats per token")
-    legend_below(figure, axes[0, 0], columns=2)
-    titled(
-        figure, f"MaxNNScore and expected damage against scores of others, at c = {C:g}", _measured(result)
-    )
-    return figure
-
-
 PARTS = {
-    "others": (
-        draw_others,
-        (
-            "Points with bars: the loss of MaxNNScore and of the expected damage minus that of scores of others. Left"
-            " of 0 the other score loses more. Bars are 95 % intervals over noise draws and documents. MaxVar is the"
-            " largest variance within a neuron, AlphaQ goes by heavy-tailed spectra, MSAN is the mean squared norm of"
-            " an expert's output, MC is frequency times routing weight times error. None of them was made for analog"
-            f" noise. {MEANING}"
-        ),
-    ),
     "hardware": (
         draw_hardware,
         (

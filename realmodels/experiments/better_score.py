@@ -2,8 +2,7 @@
 
 MaxNNScore and the routing statistics are compared with the expected damage [(D), docs/theory.md; realmodels.damage].
 The damage's first form needs the weights and the routing of a batch of text; the second form needs one backward pass
-more. Four scores of others are compared, too [theory.other_scores, realmodels.statistics.activation_norms]. A score
-ranks either inside each layer, as the paper does, or the experts of all layers together, so that the
+more. A score ranks either inside each layer, as the paper does, or the experts of all layers together, so that the
 budget goes where the damage is. Every placement has the same number of digital experts, which are of one size, and
 digital dense modules.
 
@@ -55,25 +54,14 @@ from theory.evidence import (
     two_way_interval,
 )
 from theory.hardware import Granularity, Hardware
-from theory.other_scores import mc_score
 from theory.paper import DIGITAL_EXPERTS, RECOVERED_AT
 from theory.placement import Strategy, num_digital, rank
 from theory.separation import apart, evaluation_seeds, seed
 
 Placements = dict[tuple[str, float], Bool[Tensor, "layers experts"]]  # by label and digital fraction
 
-# Scores of others, and their names.
-OTHERS = {"maxvar": "MaxVar", "alphaq": "AlphaQ", "msan": "MSAN", "mc": "MC"}
 # Placement strategies by label. Each ranks within a layer and across layers, except random.
-SCORES = (
-    "maxnn",
-    "activation_weight",
-    "activation_frequency",
-    *OTHERS,
-    "damage",
-    "damage with gradient",
-    "measured",
-)
+SCORES = ("maxnn", "activation_weight", "activation_frequency", "damage", "damage with gradient", "measured")
 ACROSS = " across layers"
 STRATEGIES = (*(score + form for score in SCORES for form in ("", ACROSS)), "random")
 REFERENCE, NONE = "reference", "none"
@@ -262,19 +250,11 @@ class _Search:
 
     def scores(self) -> dict[str, Float[Tensor, "layers experts"]]:
         texts = self.model.texts("calibration")
-        strategies: tuple[Strategy, ...] = (
-            "maxnn",
-            "activation_weight",
-            "activation_frequency",
-            "maxvar",
-            "alphaq",
-            "msan",
-        )
+        strategies: tuple[Strategy, ...] = ("maxnn", "activation_weight", "activation_frequency")
         found = {str(name): rig.scores(self.config.model, self.config.device, name) for name in strategies}
         hardware = self.hardware(RULE_C)
         found["damage"] = expected_damage(self.model, texts, hardware)
         found["damage with gradient"] = expected_damage(self.model, texts, hardware, gradient=True)
-        found["mc"] = mc_score(found["activation_frequency"], found["activation_weight"], found["damage"])
         return found
 
     def measured(
@@ -484,17 +464,6 @@ def _findings(setting: str, of: Callable[..., NDArray[np.float64]]) -> list[Find
                     "less than baselines",
                     of_damage=True,
                 )
-        for other in OTHERS:
-            for own, form, against in (("maxnn", "", "MaxNNScore"), ("damage", ACROSS, "expected damage")):
-                name = f"{against}{form}"
-                difference(
-                    f"{name} loses less than {_words(other + form)}; {where}",
-                    f"loss of {name} - loss of {_words(other + form)}",
-                    of(own + form, fraction) - of(other + form, fraction),
-                    "below",
-                    f"{against} against others",
-                    of_damage=own == "damage",
-                )
         best = of(REFERENCE, fraction)
         for score in ("maxnn", *CLOSED_FORMS):
             gain = none - of(score, fraction)
@@ -529,5 +498,4 @@ def _findings(setting: str, of: Callable[..., NDArray[np.float64]]) -> list[Find
 
 
 def _words(label: str) -> str:
-    score = label.removesuffix(ACROSS)
-    return {**OTHERS, "maxnn": "MaxNNScore"}.get(score, score.replace("_", " ")) + label[len(score) :]
+    return label.replace("maxnn", "MaxNNScore").replace("_", " ")

@@ -17,7 +17,6 @@ from realmodels.experiments.better_score import (
     ACROSS,
     CLOSED_FORMS,
     NONE,
-    OTHERS,
     REFERENCE,
     RULE_C,
     RULE_FRACTIONS,
@@ -87,51 +86,15 @@ def about(found: Result, words: str) -> list[Finding]:
 @pytest.mark.claim("D")
 def test_a_score_that_loses_less_is_better() -> None:
     found = result()
-    new = [f"less than {name}" for name in OTHERS.values()]
-    assert_as_committed("figure-better-score", found, new)
-    assert_as_committed("figure-better-score-deepseek", result(model="tiny-deepseek-moe"), new)
-    better = [finding for finding in found.findings if finding.family == "less than baselines"]
+    assert_as_committed("figure-better-score", found)
+    assert_as_committed("figure-better-score-deepseek", result(model="tiny-deepseek-moe"))
+    better = about(found, "loses less than")
     assert len(better) == 2 * 2 * 2 * 2 and {finding.verdict for finding in better} == {"holds"}
     for finding in better:
         expected = LOSSES[CLOSED_FORMS["gradient" in finding.claim]] - 0.15
         assert finding.estimate == pytest.approx(expected, abs=0.002) and finding.n == DRAWS
-    worse = result(LOSSES | dict.fromkeys(CLOSED_FORMS, 0.16)).findings
-    assert {finding.verdict for finding in worse if finding.family == "less than baselines"} == {"fails"}
-
-
-@pytest.mark.parametrize(
-    ("family", "own", "form"),
-    [("MaxNNScore against others", "maxnn", ""), ("expected damage against others", "damage", ACROSS)],
-)
-@pytest.mark.parametrize("other", OTHERS)
-def test_scores_of_others_win_and_lose_in_the_form_of_what_they_are_compared_with(
-    family: str, own: str, form: str, other: str
-) -> None:
-    """Losses of the other form are the other way round, and change no verdict."""
-    (unlike,) = {"", ACROSS} - {form}
-    for ours, theirs, verdict in ((0.11, 0.13, "holds"), (0.13, 0.11, "fails")):
-        losses = LOSSES | {own + form: ours, other + form: theirs, own + unlike: theirs, other + unlike: ours}
-        of_family = [finding for finding in result(losses).findings if finding.family == family]
-        assert len(of_family) == 2 * 2 * len(OTHERS)
-        judged = [finding for finding in of_family if f"less than {OTHERS[other]}{form};" in finding.claim]
-        assert len(judged) == 2 * 2 and {finding.verdict for finding in judged} == {verdict}
-        for finding in judged:
-            assert finding.estimate == pytest.approx(ours - theirs, abs=0.002) and finding.n == DRAWS
-            assert finding.statement == ("D" if own == "damage" else None)
-
-
-def test_the_drawing_of_others_is_that_of_their_findings() -> None:
-    found = result(LOSSES | {"maxvar": 0.3})
-    figure = drawing.PARTS["others"][0](found)
-    assert figure is not None and len(figure.axes) == 2 * 2
-    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert names == list(OTHERS.values()) == list(drawing.OTHERS.values())
-    for axis in figure.axes:
-        maxnn, damage = (bars[0].get_xdata() for bars in axis.containers)
-        assert maxnn == pytest.approx([0.15 - 0.3, 0, 0, 0], abs=0.003)
-        assert damage == pytest.approx([0.11 - 0.15] * 4, abs=0.003)
-    few = [finding for finding in found.findings if "others" not in finding.family]
-    assert drawing.PARTS["others"][0](replace(found, findings=tuple(few))) is None
+    worse = result(LOSSES | dict.fromkeys(CLOSED_FORMS, 0.16))
+    assert {finding.verdict for finding in about(worse, "loses less than")} == {"fails"}
 
 
 def test_shares_are_of_the_references_gain() -> None:
@@ -186,7 +149,7 @@ def test_remedies_can_win_and_lose() -> None:
 def test_only_the_hardware_of_the_rules_is_judged() -> None:
     found = result()
     assert not any("4" in finding.claim and "bit" in finding.claim for finding in found.findings)
-    assert len(found.findings) == 2 * (2 * (4 + 2 * len(OTHERS) + 3 + 1) + 1)
+    assert len(found.findings) == 2 * (2 * (4 + 3 + 1) + 1)
     assert {row["bits"] for row in found.data["rows"]} == {8, 4}
 
 
@@ -281,7 +244,7 @@ def test_a_real_unit() -> None:
 def test_the_drawing_shows_every_kind_of_hardware() -> None:
     found = result()
     assert len(drawing.draw(found).axes) == 2 * 2
-    figure = drawing.draw_hardware(found)
+    figure = drawing.PARTS["hardware"][0](found)
     texts = [text.get_text() for axis in figure.axes for text in axis.get_xticklabels()]
     assert any("4 bit" in text for text in texts) and any("column" in text for text in texts)
     assert len(drawing.table(found)) == len(found.data["rows"])
