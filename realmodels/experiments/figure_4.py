@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated, Noise, Preset
 from realmodels.load import DEFAULT_MODEL
-from realmodels.tasks import METRICS, PAPER_TASKS, TaskAccuracy, TasksAccuracy, evaluate_tasks, require_tasks
-from theory.errors import InputError, did_you_mean
+from realmodels.tasks import METRICS, TaskAccuracy, TasksAccuracy, evaluate_tasks, named_tasks
 from theory.evidence import (
     Finding,
     Result,
@@ -98,7 +97,7 @@ PRESETS = {
         noises=rig.NOISES,
     ),
 }
-QUESTIONS = {"quick": 40, "default": 200, "full": None}  # the first so many of each task
+QUESTIONS = {"quick": 40, "default": 200, "full": None}  # so many of each task
 
 
 def grid(
@@ -112,11 +111,10 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on.
 
-    tasks: names of METRICS with commas between them, `paper` for the paper's eight. InputError if a task cannot be
-        evaluated here.
+    tasks: names with commas between them [realmodels.tasks.named_tasks].
     """
     settings = PRESETS[preset]
-    named = _named(tasks)
+    named = () if tasks is None else named_tasks(tasks.split(","))
     draws = settings.seeds(seeds, first_seed)
     reference = Config(
         **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
@@ -157,19 +155,6 @@ def measure(config: Config) -> dict[str, Any]:
         strategy=config.strategy,
     ):
         return _results(config)
-
-
-def _named(tasks: str | None) -> tuple[str, ...]:
-    if tasks is None:
-        return ()
-    known = (*METRICS, "paper")
-    for each in tasks.split(","):
-        if each not in known:
-            hint = did_you_mean(each, known)
-            raise InputError(f"--tasks: task {each!r}: no such task; give some of {', '.join(known)}{hint}")
-    names = [name for each in tasks.split(",") for name in (PAPER_TASKS if each == "paper" else (each,))]
-    require_tasks(names)
-    return tuple(names)
 
 
 def _results(config: Config) -> dict[str, Any]:
@@ -303,7 +288,7 @@ def _findings(setting: str, fraction: float, change: Callable[..., NDArray[np.fl
     return findings
 
 
-def _over_tasks(draws: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+def over_tasks(draws: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
     """(draws, units of all tasks): a table whose mean is the plain mean over tasks of their accuracies.
 
     The table's `two_way_interval` adds in quadrature the half widths over draws, which tasks share (other noise may be
@@ -334,7 +319,7 @@ def _curve_on_tasks(
 ) -> dict[str, Any]:
     """Accuracy on the tasks, and accuracy minus that of MaxNN with as many digital experts, if there are any."""
     draws = tables[noise, strategy, fraction, c]
-    accuracy = _over_tasks(draws)
+    accuracy = over_tasks(draws)
     found: dict[str, Any] = {
         "tasks_accuracy": float(accuracy.mean()),
         "tasks_accuracy_interval": two_way_interval(accuracy),
@@ -342,7 +327,7 @@ def _curve_on_tasks(
         "tasks_minus_maxnn_interval": None,
     }
     if strategy != "none":
-        difference = accuracy - _over_tasks(tables[noise, "maxnn", fraction, c])
+        difference = accuracy - over_tasks(tables[noise, "maxnn", fraction, c])
         found["tasks_minus_maxnn"] = float(difference.mean())
         found["tasks_minus_maxnn_interval"] = two_way_interval(difference)
     for task in draws[0]["tasks"]:
@@ -352,9 +337,9 @@ def _curve_on_tasks(
 
 def _findings_on_tasks(tables: Tables, model: str, noise: Noise, reference: dict[str, Any]) -> list[Finding]:
     """Rules 4 and 5, for one noise."""
-    none = _over_tasks(tables[noise, "none", 0.0, RULE_C])
-    gain = _over_tasks(tables[noise, "maxnn", RULE_4_FRACTION, RULE_C]) - none
-    cost = _over_tasks([reference]) - none  # the same digital model against every draw
+    none = over_tasks(tables[noise, "none", 0.0, RULE_C])
+    gain = over_tasks(tables[noise, "maxnn", RULE_4_FRACTION, RULE_C]) - none
+    cost = over_tasks([reference]) - none  # the same digital model against every draw
     lost = round(float(cost.mean()), 12)  # rounding errors alone are no loss
     findings = [
         judged(
@@ -370,13 +355,13 @@ def _findings_on_tasks(tables: Tables, model: str, noise: Noise, reference: dict
         )
     ]
     for fraction in FRACTIONS:
-        maxnn = _over_tasks(tables[noise, "maxnn", fraction, RULE_C])
+        maxnn = over_tasks(tables[noise, "maxnn", fraction, RULE_C])
         findings += [
             mean_finding(
                 f"MaxNNScore is better than {strategy.replace('_', ' ')} on the tasks;"
                 f" {model}, {noise}, {fraction:.1%} of experts digital",
                 f"accuracy with MaxNN - with {strategy} at c = {RULE_C:g}",
-                maxnn - _over_tasks(tables[noise, strategy, fraction, RULE_C]),
+                maxnn - over_tasks(tables[noise, strategy, fraction, RULE_C]),
                 origin="paper",
                 family="against baselines on tasks",
             )

@@ -268,8 +268,8 @@ def _documents(text: str) -> Sequence[str]:
 def require_unchanged(config: Any) -> None:
     """InputError if the model or the text is no more what the config says: somebody has changed the files.
 
-    config: with `model`, `weights` and `device`, `dtype` if it is another, and `text` and `text_hash` unless the text is
-        our own.
+    config: with `model`, `weights` and `device`, `dtype` unless it is DTYPE, and `text` and `text_hash` unless the text
+        is our own.
     """
     text = getattr(config, "text", OUR_TEXT)
     for _ in range(2):

@@ -48,7 +48,7 @@ class Config:
     """One noise draw of one placement at one magnitude.
 
     weights, text_hash: hashes of the model's weights and of the text.
-    questions: the first so many; None for all.
+    questions: so many of them; None for all.
     strategy: None for the reference, which is all digital.
     """
 

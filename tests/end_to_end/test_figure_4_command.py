@@ -20,7 +20,7 @@ PROGRAM = Path(paper_repro.__file__)
         (("--figure", "4", "--tasks", "continuatoin"), ["task 'continuatoin'", "did you mean continuation?"]),
         (("--figure", "4", "--model", "tiny-olmo"), ["model tiny-olmo", "did you mean tiny-olmoe?"]),
         (("--figure", "5", "--tasks", "continuation,"), ["task ''", "give some of"]),
-        (("--figure", "4", "--tasks", "continuation,boolq"), ["task boolq", "HF_HOME"]),
+        (("--figure", "4", "--tasks", "continuation,mathqa"), ["task mathqa", "HF_HOME"]),
         (("--figure", "3", "--tasks", "continuation"), ["--tasks", "--figure 3 does not use it"]),
         (("--figure", "4", "--tasks", "continuation", "--from-data"), ["--from-data", "--tasks"]),
     ],

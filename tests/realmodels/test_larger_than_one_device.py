@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lm_eval.evaluator
 import pytest
 import torch
 from accelerate.utils.offload import OffloadedWeightsLoader
 from small_models import EXPERTS, HIDDEN, TEXTS, network_named, save, small_network
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from realmodels import deploy, evaluate, load, reprogram, scores, withdraw
+from realmodels import deploy, evaluate, load, reprogram, scores, tasks, withdraw
 from realmodels.analog import AnalogExperts, AnalogLinear
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.compare import expert_damage, losses, mean_shift
@@ -314,14 +313,13 @@ def test_tasks(tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     whole, split = load(folder), load_split(folder, tmp_path / "rest", share=0.0)
     assert split.network.device.type == "meta"
     samples: list[Any] = []
-    real = lm_eval.evaluator.evaluate
+    real = tasks.log_likelihoods
 
-    def noted(*arguments: Any, **options: Any) -> Any:
-        found = real(*arguments, **options)
-        samples.append([each["filtered_resps"] for each in found["samples"][CONTINUATION]])
-        return found
+    def noted(*arguments: Any) -> Any:
+        samples.append(real(*arguments).tolist())
+        return real(*arguments)
 
-    monkeypatch.setattr(lm_eval.evaluator, "evaluate", noted)
+    monkeypatch.setattr(tasks, "log_likelihoods", noted)
     results = []
     for model in (whole, split):
         samples.clear()

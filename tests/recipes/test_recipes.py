@@ -83,7 +83,7 @@ def tree(tmp_path: Path) -> Path:
     python.parent.mkdir(parents=True, exist_ok=True)
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
     python.chmod(0o755)
-    for stamp in ("installed", "installed-dev"):
+    for stamp in ("installed", "installed-tasks", "installed-dev"):
         (tmp_path / ".venv" / stamp).touch()
     return tmp_path
 
