@@ -6,7 +6,7 @@
 
 Weights are (out, in); leading axes, as in fused experts, are kept. MSAN (arXiv 2606.15716) needs the outputs of
 experts: `realmodels.statistics.activation_norms`. What each source does beyond its score is left out
-[rules/figure-better-score.md].
+[rules/figure-rivals.md].
 """
 
 from collections.abc import Sequence

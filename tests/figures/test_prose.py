@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from figures import prose
-from figures.catalogue import DATA, EXHIBITS, needed
+from figures.catalogue import DATA, EXHIBITS, needed, with_results
 from figures.prose import (
     ROOT,
     SOURCES,
@@ -133,7 +133,7 @@ def test_all_pages_that_fail_are_named(tmp_path: Path) -> None:
 
 def test_another_result_is_another_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another estimate is another number on the page of findings, whichever exhibit it is of."""
-    results = {exhibit.name: needed(exhibit, DATA) for exhibit in EXHIBITS}
+    results = {exhibit.name: result for exhibit, result in with_results(EXHIBITS, DATA)}
     monkeypatch.setattr(prose, "needed", lambda exhibit, _: results[exhibit.name])
     old = written(EXHIBITS, DATA)["findings.md"]
     unchanged = set()

@@ -22,7 +22,7 @@ from small_models import (
 
 from realmodels import deploy, scores
 from realmodels.evaluate import block_results
-from realmodels.experiments.better_score import OTHERS
+from realmodels.experiments.rivals import OTHERS
 from realmodels.record import calibration_tokens, hooked
 from realmodels.scores import parameters
 from realmodels.statistics import observe

@@ -545,7 +545,7 @@ def assert_best(values: Tensor, costs: Tensor, budget: int) -> None:
 def test_at_equal_costs_the_knapsack_is_the_ranking_across_layers(
     worth: list[float], count: int, cost: int
 ) -> None:
-    """So the exhibit better-score needs no placement of its own for it: experts of one model are of one size."""
+    """So the exhibit rivals needs no placement of its own for it: experts of one model are of one size."""
     values = torch.tensor(worth, dtype=torch.float64).view(4, 6)
     found = knapsack(values, torch.full((4, 6), cost), count * cost)
     assert found == rank(values, count / 24, across_layers=True)
