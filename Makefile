@@ -35,7 +35,7 @@ ALL_GPUS := -m torch.distributed.run --nproc-per-node gpu
 
 help: ## this list
 	@echo 'make figure-3           one exhibit, and so figure-NAME and table-N; ARGS="--preset quick" passes options on'
-	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' Makefile | while read -r name words; do \
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1 /p' Makefile | while read -r name words; do \
 		printf 'make %-18s %s\n' "$$name" "$$words"; done
 
 # Any exhibit: `.venv/bin/python paper_repro.py --list` names them.
@@ -85,7 +85,7 @@ install: $(DEV) ## all that the targets need
 
 smollm2: $(SOURCE) ## SmolLM2-135M-Instruct, from which smol-moe is made
 
-smol-moe: $(SOURCE) ## results/smol-moe/model, a mixture of experts made of SmolLM2; needs a GPU; goes on if stopped
+smol-moe: $(SOURCE) $(TASKS) ## results/smol-moe/model, a mixture of experts made of SmolLM2; needs a GPU; goes on if stopped
 	test -e $(MOE)/dense/tokenizer_config.json || $(RUN) $(UPCYCLE) source $(MOE)/dense
 	test -e $(MOE)/start/recipe.json || $(RUN) $(UPCYCLE) convert $(MOE)/dense $(MOE)/start $(ARGS)
 	$(RUN) $(ALL_GPUS) $(UPCYCLE) generate $(MOE)/dense $(MOE)/tokens $(ARGS)

@@ -1,26 +1,41 @@
-"""Which kappa and lambda does each layer need, judged by text [hardware model, docs/paper.md]?
+"""Which kappa and lambda do the converters need, judged by text [hardware model, docs/paper.md]?
 
 The digital model reads a few blocks of calibration text, once forward and once backward. That text must not be used
-for evaluation. For each linear layer (all experts of a layer together) the search takes first the DAC bound kappa, in
-units of the standard deviation of the layer's inputs, and then the ADC bound lambda. Each is the bound that adds least
-to the loss. What a bound adds is the squared error of the layer's outputs, each output weighted by the squared
-gradient of the loss there; to second order that is the cost of independent errors [the diagonal of the empirical
-Fisher matrix]. Without the weights a few very large activations would set the range, and everything else would round
-to zero. For the same reason a linear layer with inputs of its own has a standard deviation of its own: each expert's
-down projection, and each linear layer of experts in an `nn.ModuleList`. The search is on a geometric grid that begins
-where nothing saturates.
+for evaluation. There are two methods, and neither draws anything at random.
+
+"layer": a kappa and a lambda for every layer. For each linear layer (all experts of a layer together) the search takes
+first the DAC bound kappa, in units of the standard deviation of the layer's inputs, and then the ADC bound lambda. Each
+is the bound that adds least to the loss. What a bound adds is the squared error of the layer's outputs, each output
+weighted by the squared gradient of the loss there; to second order that is the cost of independent errors [the diagonal
+of the empirical Fisher matrix]. Without the weights a few very large activations would set the range, and everything
+else would round to zero. For the same reason a linear layer with inputs of its own has a standard deviation of its own:
+each expert's down projection, and each linear layer of experts in an `nn.ModuleList`. The search is on a geometric grid
+that begins where nothing saturates.
+
+"model": one kappa and one lambda for the whole model, as in AIHWKIT-Lightning, the paper's simulator. A DAC bound is
+kappa times the standard deviation of the layer's inputs in one input slice. Which inputs have one of their own is as
+above. Everything that has ranges is made analog, with exact weights, and reads the same text: kappa is what adds least
+to the next-token loss while there are no ADCs, and lambda what adds least with that kappa. Each is the best of OCTAVES
+bounds, each half of the one before, from where nothing saturates; then of these and the bounds beside it by a half
+octave; then by a quarter.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from realmodels.analog.crossbars import of_inputs
+from realmodels.analog.layers import AnalogExperts, AnalogLinear
 from realmodels.analog.ranges import Calibration, LayerCalibration, Ranges, for_experts
-from realmodels.devices import weights_of
+from realmodels.devices import device_of, weights_of
+from realmodels.evaluate import block_results
 from realmodels.fused import FUSED_WEIGHTS, apply_gate, fused_layout, grouped_matmul
 from realmodels.model import Model
 from realmodels.record import Call, calibration_tokens, record
@@ -29,6 +44,10 @@ from theory.hardware import Hardware, largest_weights, quantise_input, quantise_
 
 ROWS = 1024  # tokens that the search looks at
 GRID = [2.0 ** (-step / 4) for step in range(28)]  # bounds, in units of the largest magnitude
+OCTAVES = 10  # bounds of the whole model, each half of the one before
+
+Method = Literal["layer", "model"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)
@@ -49,31 +68,46 @@ class _Layer:
     matrices: int = 1
     own_inputs: bool = False
 
+    def expert(self) -> Int[Tensor, " rows"]:
+        """The expert that reads each row."""
+        numbers = torch.arange(len(self.rows), device=self.rows.device)
+        return torch.searchsorted(self.ends.long(), numbers, right=True)
+
 
 @torch.inference_mode(False)  # gradients are needed, in whatever mode the caller is
 def calibrate(
     model: Model,
     texts: Sequence[str],
     hardware: Hardware,
+    method: Method = "layer",
     *,
     each: Callable[[str, Callable[[], Ranges]], Ranges] = lambda name, search: search(),
 ) -> Calibration:
     """Ranges for every layer that can be analog, from CALIBRATION_TOKENS tokens spread over `texts`.
 
-    each: gets the name of every layer and what searches for its ranges, and returns these: a cache, say.
-    InputError if the model is deployed. Programming noise plays no part, so that one calibration serves every c.
+    method: "layer" for a kappa and a lambda of each layer, "model" for one of each [the module's docstring].
+    each: for "layer", gets the name of every layer and what searches for its ranges, and returns these: a cache, say.
+    InputError for another method, or if the model is deployed. Programming noise plays no part, so that one
+    calibration serves every c.
     """
+    if method not in METHODS:
+        raise InputError(f"method is {method!r}: give one of {', '.join(METHODS)}")
     model.require_digital()
     layers = model.map.moe_layers
     modules = [*model.map.linears, *(layer.experts for layer in layers if not layer.linears)]
     modules += [name for layer in layers for expert in layer.linears for name in expert]
-    calls = record(model, modules, calibration_tokens(model, texts), rows=ROWS)
+    tokens = calibration_tokens(model, texts)
+    calls = record(model, modules, tokens, rows=ROWS)
+    if method == "model":
+        return _one_for_all(model, calls, tokens, hardware)
     found: dict[str, Ranges] = {}
     for names, layer in _layers(model, calls):
-        ranges = each(names[0], partial(_search, names[0], layer, hardware))
-        by_name = (ranges,) if len(names) == 1 else for_experts(ranges, len(names))
-        found.update(zip(names, by_name, strict=True))
+        found |= _by_name(names, each(names[0], partial(_search, names[0], layer, hardware)))
     return Calibration(found, hardware)
+
+
+def _by_name(names: Sequence[str], ranges: Ranges) -> dict[str, Ranges]:
+    return dict(zip(names, (ranges,) if len(names) == 1 else for_experts(ranges, len(names)), strict=True))
 
 
 def _layers(model: Model, calls: Mapping[str, list[Call]]) -> Iterator[tuple[tuple[str, ...], _Layer]]:
@@ -141,10 +175,9 @@ def _joined(calls: Sequence[Call]) -> tuple[tuple[Tensor, ...], Tensor]:
 
 @torch.no_grad()
 def _search(name: str, layer: _Layer, hardware: Hardware) -> Ranges:
-    rows, weight, ends = layer.rows, layer.weight, layer.ends
-    expert = torch.searchsorted(ends.long(), torch.arange(len(rows), device=rows.device), right=True)
-    std = _input_std(name, layer, expert)
-    spread = std[expert, None]
+    rows, weight, ends, expert = layer.rows, layer.weight, layer.ends, layer.expert()
+    std = _input_std(name, layer, expert, rows.shape[1])
+    spread = std[expert]
 
     def cost(error: Float[Tensor, "rows out"]) -> Tensor:
         return (error.square() * layer.sensitivity).sum()
@@ -156,43 +189,160 @@ def _search(name: str, layer: _Layer, hardware: Hardware) -> Ranges:
     largest = float((rows.abs() / spread).max())
     kappa = largest if hardware.dac_bits is None else _best(largest, input_cost)
     bound = spread * (kappa if hardware.kappa is None else hardware.kappa)
-    codes = quantise_input(rows, bound, hardware.dac_bits)
-    w_max = largest_weights(weight.unflatten(1, (layer.matrices, -1)), hardware).flatten(1, 2)
-    products, units = [], []
-    for number, start in enumerate(range(0, rows.shape[1], hardware.tile_size)):
-        part = slice(start, start + hardware.tile_size)
-        products.append(grouped_matmul(codes[:, part].contiguous(), weight[..., part].contiguous(), ends))
-        units.append(bound * w_max[expert, :, number])  # an ADC bound is lam times its unit
-    product, unit = torch.stack(products), torch.stack(units)
-    largest = float((product.abs() / unit).nan_to_num(0.0).max())  # a tile of zeros has neither
+    product, unit = _products(layer, expert, bound, hardware)
+    largest = _largest_output(product, unit)
 
     def output_cost(lam: float) -> Tensor:
         return cost((quantise_output(product, lam * unit, hardware.adc_bits) - product).sum(0))
 
     lam = largest if hardware.adc_bits is None else _best(largest, output_cost)
-    each = tuple(LayerCalibration(value, kappa, lam) for value in std.tolist())
+    return _ranges(layer, std, kappa, lam)
+
+
+@torch.no_grad()
+def _one_for_all(
+    model: Model,
+    calls: Mapping[str, list[Call]],
+    tokens: Int[Tensor, "blocks tokens_plus_1"],
+    hardware: Hardware,
+) -> Calibration:
+    """The method "model"."""
+    exact, width = replace(hardware, c=0.0), hardware.tile_size
+    stds: dict[tuple[str, ...], Float[Tensor, "experts slices"]] = {}
+    units: dict[str, Ranges] = {}  # with kappa and lam 1, which those of the hardware replace
+    largest = 0.0
+    for names, layer in _layers(model, calls):
+        expert = layer.expert()
+        stds[names] = std = _input_std(names[0], layer, expert, width)
+        units |= _by_name(names, _ranges(layer, std, 1.0, 1.0))
+        spread = of_inputs(std[expert], width, layer.rows.shape[1])
+        largest = max(largest, float((layer.rows.abs() / spread).max()))
+
+    def loss(tried: Hardware) -> float:
+        with _all_analog(model, units, tried):
+            return float(block_results(model.network, tokens)[0].mean())
+
+    kappa = largest if hardware.kappa is None else hardware.kappa
+    if hardware.kappa is None and hardware.dac_bits is not None:
+        kappa = _best_octave(largest, lambda kappa: loss(replace(exact, kappa=kappa, adc_bits=None)))
+    largest = 0.0
+    for names, layer in _layers(model, calls):
+        expert = layer.expert()
+        largest = max(
+            largest, _largest_output(*_products(layer, expert, kappa * stds[names][expert], hardware))
+        )
+    lam = largest
+    if hardware.adc_bits is not None:
+        lam = _best_octave(largest, lambda lam: loss(replace(exact, kappa=kappa, lam=lam)))
+
+    def chosen(each: LayerCalibration) -> LayerCalibration:
+        return replace(each, kappa=kappa, lam=lam)
+
+    found = {
+        name: chosen(each) if isinstance(each, LayerCalibration) else tuple(map(chosen, each))
+        for name, each in units.items()
+    }
+    return Calibration(found, hardware)
+
+
+@contextmanager
+def _all_analog(model: Model, ranges: Mapping[str, Ranges], hardware: Hardware) -> Iterator[None]:
+    """Everything that has ranges is analog for the length of a `with` block."""
+    analog: dict[str, AnalogLinear | AnalogExperts] = {}
+    for name in dict.fromkeys(parameter.rpartition(".")[0] for parameter in ranges):
+        original = model.network.get_submodule(name)
+        if isinstance(original, nn.Linear):
+            analog[name] = AnalogLinear(original, hardware, ranges[f"{name}.weight"])
+        else:
+            both = {each: ranges[f"{name}.{each}"] for each in FUSED_WEIGHTS}
+            analog[name] = AnalogExperts(original, (), hardware, both)
+        analog[name].program(torch.Generator(device_of(original)))
+    try:
+        for name, module in analog.items():
+            model.network.set_submodule(name, module)
+        yield
+    finally:
+        for name, module in analog.items():
+            model.network.set_submodule(name, module.original)
+
+
+def _products(
+    layer: _Layer, expert: Int[Tensor, " rows"], bound: Float[Tensor, "rows slices_or_1"], hardware: Hardware
+) -> tuple[Float[Tensor, "slices rows out"], Float[Tensor, "slices rows out"]]:
+    """What the ADCs of every input slice are given, and the unit of their bounds: an ADC bound is lam times that."""
+    weight = layer.weight
+    codes = quantise_input(
+        layer.rows, of_inputs(bound, hardware.tile_size, layer.rows.shape[1]), hardware.dac_bits
+    )
+    w_max = largest_weights(weight.unflatten(1, (layer.matrices, -1)), hardware).flatten(1, 2)
+    products, units = [], []
+    for number, start in enumerate(range(0, codes.shape[1], hardware.tile_size)):
+        part = slice(start, start + hardware.tile_size)
+        products.append(
+            grouped_matmul(codes[:, part].contiguous(), weight[..., part].contiguous(), layer.ends)
+        )
+        own = bound if bound.shape[1] == 1 else bound[:, number, None]
+        units.append(own * w_max[expert, :, number])
+    return torch.stack(products), torch.stack(units)
+
+
+def _largest_output(
+    product: Float[Tensor, "slices rows out"], unit: Float[Tensor, "slices rows out"]
+) -> float:
+    """The least lam with which no ADC saturates."""
+    return float((product.abs() / unit).nan_to_num(0.0).max())  # a tile of zeros has neither
+
+
+def _ranges(layer: _Layer, std: Float[Tensor, "experts slices"], kappa: float, lam: float) -> Ranges:
+    stds = (tuple(each) if len(each) > 1 else each[0] for each in std.tolist())
+    each = tuple(LayerCalibration(value, kappa, lam) for value in stds)
     return each if layer.own_inputs else each[0]
 
 
-def _input_std(name: str, layer: _Layer, expert: Int[Tensor, " rows"]) -> Float[Tensor, " experts"]:
+def _input_std(
+    name: str, layer: _Layer, expert: Int[Tensor, " rows"], width: int
+) -> Float[Tensor, "experts slices"]:
     """Standard deviation of the inputs of each expert; of all experts' inputs if they share a DAC.
 
-    Experts without varying inputs get the standard deviation of all inputs.
+    width: inputs in a slice.
+    Experts without varying inputs in a slice get the standard deviation of all inputs there, or of all of the layer's.
     """
-    together = layer.rows.std()
-    if not together > 0:
+    whole = layer.rows.std()
+    if not whole > 0:
         raise InputError(f"calibration: the inputs of {name} do not vary; give text that reaches this layer")
-    if not layer.own_inputs:
-        return together.expand(len(layer.ends))
-    rows = layer.rows.double()
-    sums = rows.new_zeros(len(layer.ends), 2)
-    sums.index_add_(0, expert, torch.stack([rows.sum(1), rows.square().sum(1)], 1))
-    numbers = rows.shape[1] * expert.bincount(minlength=len(sums))[:, None].clamp(min=1)
-    mean, square = (sums / numbers).T
-    own = (square - mean.square()).clamp(min=0).sqrt().to(together.dtype)
-    return torch.where(own > 0, own, together)
+    stds = []
+    for part in layer.rows.split(width, 1):
+        together = part.std()
+        together = torch.where(together > 0, together, whole)
+        if not layer.own_inputs:
+            stds.append(together.expand(len(layer.ends)))
+            continue
+        rows = part.double()
+        sums = rows.new_zeros(len(layer.ends), 2)
+        sums.index_add_(0, expert, torch.stack([rows.sum(1), rows.square().sum(1)], 1))
+        numbers = rows.shape[1] * expert.bincount(minlength=len(sums))[:, None].clamp(min=1)
+        mean, square = (sums / numbers).T
+        own = (square - mean.square()).clamp(min=0).sqrt().to(together.dtype)
+        stds.append(torch.where(own > 0, own, together))
+    return torch.stack(stds, 1)
 
 
 def _best(largest: float, cost: Callable[[float], Tensor]) -> float:
     bounds = [largest * factor for factor in GRID]
     return bounds[int(torch.stack([cost(bound) for bound in bounds]).argmin())]
+
+
+def _best_octave(largest: float, cost: Callable[[float], float]) -> float:
+    """The bound of least cost, to a quarter octave; a cost that is no number is the highest."""
+    costs: dict[float, float] = {}
+
+    def best_with(bounds: Sequence[float]) -> float:
+        for bound in bounds:
+            found = cost(bound)
+            costs[bound] = math.inf if math.isnan(found) else found
+        return min(costs, key=lambda bound: costs[bound])
+
+    best = best_with([largest * 2.0**-octave for octave in range(OCTAVES)])
+    for step in (0.5, 0.25):
+        best = best_with([best * 2.0**-step, best * 2.0**step])
+    return best

@@ -54,8 +54,8 @@ def load(
 ) -> Model:
     """Load a causal MoE language model, ready for inference.
 
-    name_or_path: the name of an embedded checkpoint, or of one that `make` makes, a folder with config.json, tokenizer and *.safetensors, or a hub
-        id, which needs a network or hub cache.
+    name_or_path: the name of an embedded checkpoint, or of one that `make` makes; a folder with config.json, tokenizer
+        and *.safetensors; or a hub id, which needs a network or hub cache.
     device: where the model computes. "auto" spreads the weights over all GPUs, then CPU memory, then the disk, from
         where they are read at each use [accelerate's device_map="auto"].
     dtype: dtype of all parameters; converters compute in fp32 anyway.

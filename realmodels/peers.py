@@ -66,7 +66,7 @@ def aihwkit_linear(linear: nn.Linear, hardware: Hardware, calibration: LayerCali
     # Per column it makes no difference which outputs share a tile.
     sizes = (linear.in_features, linear.out_features) if hardware.w_max == "tile" else (linear.in_features,)
     _check(linear, hardware, ("tile", "column"), *sizes)
-    input_bound, lam, dac_states, adc_states = _ranges(hardware, calibration)
+    input_bounds, lam, dac_states, adc_states = _ranges(hardware, calibration)
     config = AihwkitConfig()
     config.runtime.data_type = AIHWKIT_TYPES[linear.weight.dtype]
     config.mapping.weight_scaling_omega = 1.0  # largest weight to the largest conductance
@@ -79,23 +79,25 @@ def aihwkit_linear(linear: nn.Linear, hardware: Hardware, calibration: LayerCali
     config.forward.out_bound, config.forward.out_res = lam, 1 / adc_states
     config.pre_post.input_range.enable = True
     layer = AihwkitLinear.from_digital(linear, config).eval()
-    for tile in layer.analog_tiles():
-        tile.input_range.data.fill_(input_bound)
+    tiles = list(layer.analog_tiles())  # those of an input slice follow each other
+    for number, tile in enumerate(tiles):
+        tile.input_range.data.fill_(input_bounds[number * len(input_bounds) // len(tiles)])
     return layer
 
 
 def lightning_linear(linear: nn.Linear, hardware: Hardware, calibration: LayerCalibration) -> LightningLinear:
     """`linear` on aihwkit-lightning, for evaluation; w_max per input slice (`tile`) or column of it."""
     _check(linear, hardware, ("tile", "column"), linear.in_features)
-    input_bound, lam, dac_states, adc_states = _ranges(hardware, calibration)
+    input_bounds, lam, dac_states, adc_states = _ranges(hardware, calibration)
     config = LightningConfig()
     config.mapping.max_input_size = hardware.tile_size
     config.forward.inp_res, config.forward.out_res, config.forward.out_bound = dac_states, adc_states, lam
     config.pre_post.input_range.enable = True
-    config.pre_post.input_range.init_value = input_bound
     if hardware.w_max == "column":  # the forward pass only reads the granularity from it; nothing is clipped
         config.clip.type = WeightClipType.LAYER_GAUSSIAN_PER_CHANNEL
-    return LightningLinear.from_digital(linear, config).eval()
+    layer = LightningLinear.from_digital(linear, config).eval()
+    layer.input_range.data.copy_(torch.tensor(input_bounds, dtype=torch.float64))
+    return layer
 
 
 class LightningExperts(nn.Module):
@@ -321,8 +323,8 @@ def _linear(weight: Float[Tensor, "out in"]) -> nn.Linear:
     return linear
 
 
-def _ranges(hardware: Hardware, calibration: LayerCalibration) -> tuple[float, float, int, int]:
-    """DAC bound, lam, and the numbers of DAC and ADC steps from bound to bound."""
+def _ranges(hardware: Hardware, calibration: LayerCalibration) -> tuple[tuple[float, ...], float, int, int]:
+    """DAC bounds, lam, and the numbers of DAC and ADC steps from bound to bound."""
     _check_converters(hardware)
     assert hardware.dac_bits is not None and hardware.adc_bits is not None
     return *calibration.bounds(hardware), 2**hardware.dac_bits - 2, 2**hardware.adc_bits - 2

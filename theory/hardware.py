@@ -323,7 +323,7 @@ def analog_matmul(
     weight: Float[Tensor, "out in"],
     hardware: Hardware,
     *,
-    input_std: float,
+    input_std: float | tuple[float, ...],
     kappa: float,
     lam: float,
     programmed: Float[Tensor, "out in"] | None = None,
@@ -331,6 +331,7 @@ def analog_matmul(
     """x @ weight.T on tiles that hold `programmed` (default: the exact weights).
 
     input_std, kappa, lam: calibration of the layer. `hardware.kappa` and `hardware.lam` win where given.
+        input_std is one number, or one for each input slice.
 
     w_max is that of the target weights, as the bounds are set before programming. The result is fp32 at least.
     """
@@ -341,23 +342,29 @@ def analog_matmul(
     x, weight, programmed = _precise(x), _precise(weight), _precise(programmed)
     kappa = kappa if hardware.kappa is None else hardware.kappa
     lam = lam if hardware.lam is None else hardware.lam
-    for name, value in (("input_std", input_std), ("kappa", kappa), ("lam", lam)):
+    w_max = largest_weights(weight, hardware)  # (out, slices)
+    stds = input_std if isinstance(input_std, tuple) else (input_std,) * w_max.shape[1]
+    for name, value in (*(("input_std", std) for std in stds), ("kappa", kappa), ("lam", lam)):
         if not _is_positive(value):
             raise InputError(f"{name} is {value!r}: give a finite number above 0")
-    input_bound = kappa * input_std
-    output_bounds = lam * input_bound * largest_weights(weight, hardware)
+    if len(stds) != w_max.shape[1]:
+        raise InputError(
+            f"input_std has {len(stds)} numbers: give one, or one for each of {w_max.shape[1]} slices"
+        )
     output = x.new_zeros(x.shape[0], weight.shape[0])
-    saturated = 0
+    beyond_input = beyond_output = 0
     for number, start in enumerate(range(0, weight.shape[1], hardware.tile_size)):
         part = slice(start, start + hardware.tile_size)
+        input_bound = kappa * stds[number]
+        output_bound = lam * input_bound * w_max[:, number]
         product = quantise_input(x[:, part], input_bound, hardware.dac_bits) @ programmed[:, part].T
-        saturated += int((product.abs() > output_bounds[:, number]).sum())
-        output += quantise_output(product, output_bounds[:, number], hardware.adc_bits)
-    conversions = output_bounds.shape[1] * output.numel()
+        beyond_input += int((x[:, part].abs() > input_bound).sum())
+        beyond_output += int((product.abs() > output_bound).sum())
+        output += quantise_output(product, output_bound, hardware.adc_bits)
     return AnalogProduct(
         output,
-        input_saturation=_fraction(int((x.abs() > input_bound).sum()), x.numel(), hardware.dac_bits),
-        output_saturation=_fraction(saturated, conversions, hardware.adc_bits),
+        input_saturation=_fraction(beyond_input, x.numel(), hardware.dac_bits),
+        output_saturation=_fraction(beyond_output, w_max.shape[1] * output.numel(), hardware.adc_bits),
     )
 
 

@@ -37,7 +37,7 @@ LINES = (
     (("none", 0.0, True), "all experts analog", BLACK, "x", ":"),
     (("maxnn", 0.125, True), "12.5 % of experts digital, by MaxNNScore", BLUE, "o", "--"),
     (("maxnn", 0.25, True), "25 % of experts digital, by MaxNNScore", BLUE, "o", "-"),
-    (("none", 1.0, False), "dense modules analog, all experts digital", VERMILLION, "s", "-."),
+    (("maxnn", 1.0, False), "dense modules analog, all experts digital", VERMILLION, "s", "-."),
 )
 RANKED = (
     "maxnn",

@@ -25,6 +25,7 @@ from theory.paper import ARXIV, TABLE_1
 
 COLUMNS = (
     "model",
+    "ranges\nper",
     "w_max",
     "bits",
     "all\ndigital, %",
@@ -33,12 +34,13 @@ COLUMNS = (
     "experts\nanalog",
     "+ dense\nanalog",
 )
-WIDTHS = (0.22, 0.08, 0.06, 0.1, 0.13, 0.14, 0.14, 0.14)  # columns, as shares of the board's width
+WIDTHS = (0.25, 0.08, 0.08, 0.05, 0.1, 0.15, 0.155, 0.165, 0.165)  # columns, as shares of the board's width
 COLUMNS_OF_FILE = (
-    *("whose", "model", "part", "w_max", "bits", "analog", "kappa_factor", "lam_factor"),
+    *("whose", "model", "part", "calibration", "w_max", "bits", "analog", "kappa_factor", "lam_factor"),
     *("loss_change", "loss_change_low", "loss_change_high"),
     *("accuracy_change", "accuracy_change_low", "accuracy_change_high"),
 )
+METHODS = {"layer": "ranges per layer", "model": "ranges per model"}
 LABELS = {"experts": "experts analog", "everything": "experts and dense modules analog"}
 LOOKS: dict[tuple[str, str], dict[str, Any]] = {  # by what is analog and w_max
     ("experts", "tile"): {"color": BLUE, "marker": "o", "linestyle": "-"},
@@ -56,11 +58,12 @@ MEANING = (
     f"DACs and ADCs have the given bits, and there is no programming noise. {W_MAX}. Dense modules are attention and"
     " LM head."
 )
+RANGES = " Ranges of DACs and ADCs are set by a kappa and a lambda of every layer, or one of each for the whole model."
 CAPTION = (
     "A table of what converters of few bits alone cost, published rows above ours, with the experts and with the"
     f" dense modules, too, on analog hardware. Published (arXiv {ARXIV}, {TABLE_1.source}): average accuracy of eight"
-    " tasks. Ours: next-token top-1 accuracy and loss. All but the fourth column are changes against all digital; +-"
-    f" is half of a 95 % interval over documents. {MEANING}"
+    " tasks. Ours: next-token top-1 accuracy and loss. All but the accuracy all digital are changes against it; +-"
+    f" is half of a 95 % interval over documents. {MEANING}{RANGES}"
 )
 
 
@@ -72,9 +75,9 @@ def draw(result: Result) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.2 * (len(cells) + 3) + 1.0))
     axis = figure.subplots()
     board(axis, COLUMNS, cells, WIDTHS)
-    for left, title in ((3, "accuracy, percentage points"), (6, "loss, nats per token")):
+    for left, title in ((4, "accuracy, percentage points"), (7, "loss, nats per token")):
         axis.text(
-            (sum(WIDTHS[:left]) + sum(WIDTHS[: left + 3 if left == 3 else None])) / 2 / sum(WIDTHS),
+            (sum(WIDTHS[:left]) + sum(WIDTHS[: left + 3 if left == 4 else None])) / 2 / sum(WIDTHS),
             1.02, title, transform=axis.transAxes, ha="center", va="bottom", fontweight="bold",
         )  # fmt: skip
     titled(
@@ -87,14 +90,18 @@ def draw(result: Result) -> Figure:
 
 @styled
 def draw_bits(result: Result) -> Figure:
-    """The loss increase against the bits of the converters, a panel for each model."""
+    """The loss increase against the bits of the converters: a column for each model, a row for each calibration."""
     models = result.data["models"]
-    figure = Figure(figsize=(WIDTH, 3.4))
-    axes = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
-    for axis, model in zip(axes, models, strict=True):
-        _curves(axis, model)
-    axes[0].set_ylabel("loss increase, nats per token")
-    legend_below(figure, axes[0], columns=2)
+    figure = Figure(figsize=(WIDTH, 5.4))
+    axes = figure.subplots(len(METHODS), len(models), squeeze=False, sharex=True, sharey=True)
+    for row, (calibration, words) in zip(axes, METHODS.items(), strict=True):
+        for axis, model in zip(row, models, strict=True):
+            _curves(axis, model, calibration)
+            axis.set_title(f"{model['model']}, {words}")
+        row[0].set_ylabel("loss increase, nats per token")
+    for axis in axes[-1]:
+        axis.set_xlabel("bits of DAC and ADC")
+    legend_below(figure, axes[0, 0], columns=2)
     titled(figure, "What fewer bits of DAC and ADC cost, without programming noise")
     return figure
 
@@ -117,7 +124,7 @@ def draw_heat_map(result: Result) -> Figure:
     figure.colorbar(image, ax=list(axes), label="loss increase, nats per token", pad=0.02)
     titled(
         figure,
-        "Loss around the calibrated converter ranges (red frame), everything analog",
+        "Loss around the converter ranges calibrated for every layer (red frame), everything analog",
         f"{data['heat_map_bits']} bits, w_max per {data['heat_map_w_max']}; {data['heat_map_blocks']} blocks of"
         f" {data['block_tokens']} tokens",
     )
@@ -129,7 +136,7 @@ PARTS = {
         draw_bits,
         (
             "Curves of the loss increase against the bits of the converters, by what is on analog hardware. Below a"
-            f" thousandth the axis is linear. Bars are 95 % intervals over documents. {MEANING}"
+            f" thousandth the axis is linear. Bars are 95 % intervals over documents. {MEANING}{RANGES}"
         ),
     ),
     "heat-map": (
@@ -137,8 +144,8 @@ PARTS = {
         (
             "Two heat maps of the loss increase, by factors on the ranges of the DAC and of the ADC; a red frame"
             " marks the calibrated ranges. The range kappa is the bound of the DAC in units of the standard"
-            " deviation of the input, lam that of the ADC in units of the DAC's bound times w_max; those of all"
-            f" layers are multiplied by the factors at the axes. Colours are logarithmic. {MEANING}"
+            " deviation of the input, lam that of the ADC in units of the DAC's bound times w_max; those"
+            f" found for every layer are multiplied by the factors at the axes. Colours are logarithmic. {MEANING}"
         ),
     ),
 }
@@ -156,7 +163,11 @@ def table(result: Result) -> list[dict[str, Any]]:
     ]
     for model in result.data["models"]:
         shared = {"whose": "ours", "model": model["model"]}
-        heat_map = {"w_max": result.data["heat_map_w_max"], "bits": result.data["heat_map_bits"]}
+        heat_map = {
+            "calibration": "layer",
+            "w_max": result.data["heat_map_w_max"],
+            "bits": result.data["heat_map_bits"],
+        }
         for part, entries in (
             ("table", model["rows"]),
             ("heat map", [heat_map | {"analog": "everything"} | cell for cell in model["heat_map"]]),
@@ -176,6 +187,7 @@ def _published(result: Result) -> list[list[str]]:
         [
             f"published: {name}",
             "",
+            "",
             "8",
             f"{accuracy['nothing']:.2f}",
             _signed(accuracy["experts"] - accuracy["nothing"], 2),
@@ -188,17 +200,19 @@ def _published(result: Result) -> list[list[str]]:
 
 
 def _lines(model: dict[str, Any]) -> list[list[str]]:
-    rows = {(row["w_max"], row["bits"], row["analog"]): row for row in model["rows"]}
+    names = ("calibration", "w_max", "bits")
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in model["rows"]:
+        rows.setdefault(tuple(row[name] for name in names), {})[row["analog"]] = row
     return [
         [
             f"ours: {model['model']}",
-            w_max,
-            str(bits),
+            *map(str, key),
             f"{100 * model['digital']['accuracy']['mean']:.2f}",
-            *(_number(rows[w_max, bits, analog], "accuracy_change", 100, 2) for analog in LABELS),
-            *(_number(rows[w_max, bits, analog], "loss_change", 1, 3) for analog in LABELS),
+            *(_number(found[analog], "accuracy_change", 100, 2) for analog in LABELS),
+            *(_number(found[analog], "loss_change", 1, 3) for analog in LABELS),
         ]
-        for w_max, bits in dict.fromkeys((row["w_max"], row["bits"]) for row in model["rows"])
+        for key, found in rows.items()
     ]
 
 
@@ -211,10 +225,11 @@ def _number(row: dict[str, Any], quantity: str, unit: float, digits: int) -> str
     return f"{_signed(unit * row[quantity], digits)} \N{PLUS-MINUS SIGN} {unit * (high - low) / 2:.{digits}f}"
 
 
-def _curves(axis: Axes, model: dict[str, Any]) -> None:
-    for w_max in dict.fromkeys(row["w_max"] for row in model["rows"]):
+def _curves(axis: Axes, model: dict[str, Any], calibration: str) -> None:
+    shown = [row for row in model["rows"] if row["calibration"] == calibration]
+    for w_max in dict.fromkeys(row["w_max"] for row in shown):
         for analog, label in LABELS.items():
-            rows = [row for row in model["rows"] if (row["w_max"], row["analog"]) == (w_max, analog)]
+            rows = [row for row in shown if (row["w_max"], row["analog"]) == (w_max, analog)]
             means = [row["loss_change"] for row in rows]
             axis.errorbar(
                 [row["bits"] for row in rows],
@@ -226,8 +241,6 @@ def _curves(axis: Axes, model: dict[str, Any]) -> None:
             )
     axis.set_yscale("symlog", linthresh=1e-3)
     axis.set_xticks(sorted({row["bits"] for row in model["rows"]}))
-    axis.set_xlabel("bits of DAC and ADC")
-    axis.set_title(model["model"])
 
 
 def _heat_map(axis: Axes, model: dict[str, Any], norm: LogNorm) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realmodels.analog.ranges import LayerCalibration
+from theory.errors import InputError
 from theory.hardware import Hardware, drawn_in_parts, largest_of_columns, largest_weights, program
 
 # Rows are processed in passes whose ADC outputs fill about this many bytes. On a CPU a pass then stays in the
@@ -47,7 +48,8 @@ class Crossbars(nn.Module):
 
     All tensors are buffers, neither saved nor converted to another dtype.
 
-    input_bound, lam: fp64, one number for each of the `calibrations`: one for all experts, or one for each.
+    input_bound, lam: fp64, (calibrations, slices or 1) and (calibrations,). There is one of the `calibrations` for all
+        experts, or one for each.
     weight: with converters (slices, experts, matrices * out, width), in units of one ADC step per DAC code; without
         converters as programmed, stored as the parameter is.
     packed: the same in oneDNN's own layout, slices of experts of matrices (matrices * out, width), instead of `weight`;
@@ -60,8 +62,9 @@ class Crossbars(nn.Module):
     weight: fp16 (slices, experts, out * matrices, width), w_max being FP16_UNIT; the first two outputs are gate 0 and
         up 0. Each row is filled up with zeros.
     scale: without an ADC the value of a DAC code times a stored 1.
-    by_expert: fp32 (experts, 3): DAC codes per unit of an input, ADC codes per DAC code times a stored 1, DAC bound.
-    step: fp32 (experts, 1, 1, 1): the value of one ADC code, over w_max.
+    by_expert: fp32 (experts, slices or 1, 3): DAC codes per unit of an input, ADC codes per DAC code times a stored 1,
+        DAC bound.
+    step: fp32 (experts, 1, 1, slices or 1): the value of one ADC code, over w_max.
     """
 
     weight: Tensor | None
@@ -75,11 +78,17 @@ class Crossbars(nn.Module):
     def __init__(self, hardware: Hardware, calibrations: Sequence[LayerCalibration]) -> None:
         super().__init__()
         self.hardware = hardware
-        bounds = torch.tensor([each.bounds(hardware) for each in calibrations], dtype=torch.float64).view(
-            -1, 2
+        bounds = [each.bounds(hardware) for each in calibrations]
+        slices = {len(input_bounds) for input_bounds, _ in bounds}
+        if len(slices) > 1:
+            raise InputError(f"calibrations have {sorted(slices)} input slices: give as many for each expert")
+        input_bound = torch.tensor([each for each, _ in bounds], dtype=torch.float64)
+        self.register_buffer(
+            "input_bound", input_bound.view(len(bounds), -1 if bounds else 1), persistent=False
         )
-        self.register_buffer("input_bound", bounds[:, 0].contiguous(), persistent=False)
-        self.register_buffer("lam", bounds[:, 1].contiguous(), persistent=False)
+        self.register_buffer(
+            "lam", torch.tensor([lam for _, lam in bounds], dtype=torch.float64), persistent=False
+        )
         self.dac_levels = None if hardware.dac_bits is None else 2 ** (hardware.dac_bits - 1) - 1
         self.adc_levels = None if hardware.adc_bits is None else 2 ** (hardware.adc_bits - 1) - 1
         self.count_saturation = False
@@ -211,21 +220,26 @@ class Crossbars(nn.Module):
         self, w_max: Float[Tensor, "experts matrices out slices"]
     ) -> Float[Tensor, "experts matrices out slices"]:
         """Set the value of an ADC code; return the factor from programmed to stored weights."""
+        if self.input_bound.shape[1] not in (1, w_max.shape[3]):
+            raise InputError(
+                f"calibration has {self.input_bound.shape[1]} input slices, the layer {w_max.shape[3]}: calibrate for"
+                f" tile_size {self.hardware.tile_size}"
+            )
         if self.counts.device != w_max.device:
             for name in ("input_bound", "lam", "counts"):
                 setattr(self, name, getattr(self, name).to(w_max.device))
         if self.is_fp16:
             return self._set_fp16_scale(w_max)
 
-        def per_expert(values: Tensor) -> Tensor:
-            return values.to(w_max.dtype).expand(len(w_max)).view(-1, 1, 1, 1)
+        def per_expert(values: Float[Tensor, "calibrations slices_or_1"]) -> Tensor:
+            return values.to(w_max.dtype).expand(len(w_max), -1)[:, None, None]
 
         no_dac = torch.ones_like(self.input_bound)
         code_value = per_expert(no_dac if self.dac_levels is None else self.input_bound / self.dac_levels)
         if self.adc_levels is None:
-            self.scale = code_value.transpose(0, 1)
+            self.scale = code_value.permute(3, 0, 1, 2)
             return torch.ones_like(w_max)
-        step = w_max * per_expert(self.lam * self.input_bound / self.adc_levels)
+        step = w_max * per_expert(self.lam[:, None] * self.input_bound / self.adc_levels)
         self.scale = self._by_block(step)
         return torch.where(step > 0, code_value / step, 0)  # a tile of zeros has no scale and gives zeros
 
@@ -250,11 +264,11 @@ class Crossbars(nn.Module):
         step = (
             1 / (codes * FP16_UNIT)
             if self.adc_levels is None
-            else self.lam * self.input_bound / self.adc_levels
+            else self.lam[:, None] * self.input_bound / self.adc_levels
         )
         by_expert = torch.stack([codes, 1 / (codes * step * FP16_UNIT), self.input_bound], -1).float()
-        self.by_expert = by_expert.expand(experts, -1).contiguous()
-        self.step = step.float().expand(experts).view(-1, 1, 1, 1)
+        self.by_expert = by_expert.expand(experts, -1, -1).contiguous()
+        self.step = step.float().expand(experts, -1)[:, None, None]
 
     def _by_block(
         self, step: Float[Tensor, "experts matrices out slices"]
@@ -280,7 +294,9 @@ class Crossbars(nn.Module):
         dtype, (slices, _, width) = self._form()
         codes = x.to(dtype)
         if self.dac_levels is not None:
-            bound = self.input_bound if expert is None else self.input_bound[expert, None]
+            bound = of_inputs(
+                self.input_bound if expert is None else self.input_bound[expert], width, x.shape[1]
+            )
             if self.count_saturation:
                 count_inputs(self.counts, codes, bound, uses)
             codes = codes * (self.dac_levels / bound).to(codes.dtype)
@@ -384,10 +400,17 @@ class Crossbars(nn.Module):
         return self
 
 
+def of_inputs(
+    bound: Float[Tensor, "rows slices_or_1"], width: int, inputs: int
+) -> Float[Tensor, "rows in_or_1"]:
+    """The DAC bound of every input; width: of a slice."""
+    return bound if bound.shape[1] == 1 else bound.repeat_interleave(width, 1)[:, :inputs]
+
+
 def count_inputs(
     counts: Int[Tensor, " 4"],
     x: Float[Tensor, "rows in"],
-    bound: Float[Tensor, "*rows_or_1 1"],
+    bound: Float[Tensor, "rows_or_1 in_or_1"],
     uses: Tensor | None,
 ) -> None:
     """Count the inputs beyond the DAC's bound; uses: how often each row is converted, by default once."""

@@ -22,7 +22,7 @@ def prepare(
     index, counts, ranks, order, blocks, x, codes, by_expert, pairs, most_blocks, grouping, rows,
     experts: tl.constexpr, chunk: tl.constexpr, alone: tl.constexpr, block_rows: tl.constexpr,
     inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr, columns: tl.constexpr,
-    levels: tl.constexpr, terms: tl.constexpr, block: tl.constexpr,
+    bounds: tl.constexpr, levels: tl.constexpr, terms: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """The first programs count the pairs of each expert; one alone also places them. The others are the DAC of rows."""
     program = tl.program_id(0)
@@ -44,8 +44,8 @@ def prepare(
         across: tl.constexpr = (inputs + block - 1) // block
         number = program - grouping
         _convert(
-            x, codes, by_expert, number // across, number % across, rows, columns, inputs, tile, width, levels,
-            terms, block,
+            x, codes, by_expert, number // across, number % across, rows, columns, inputs, tile, width, bounds,
+            levels, terms, block,
         )  # fmt: skip
 
 
@@ -83,25 +83,32 @@ def _place(
 @triton.jit(do_not_specialize=["rows"])
 def convert(
     x, held, codes, by_expert, rows, inputs: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
-    columns: tl.constexpr, levels: tl.constexpr, terms: tl.constexpr, block: tl.constexpr,
+    columns: tl.constexpr, bounds: tl.constexpr, levels: tl.constexpr, terms: tl.constexpr,
+    block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     if held is not None:
-        by_expert += 3 * tl.load(held + row)
+        by_expert += 3 * bounds * tl.load(held + row)
     _convert(
-        x, codes, by_expert, row, tl.program_id(1), rows, columns, inputs, tile, width, levels, terms, block
-    )
+        x, codes, by_expert, row, tl.program_id(1), rows, columns, inputs, tile, width, bounds, levels, terms,
+        block,
+    )  # fmt: skip
 
 
 @triton.jit
 def _convert(
     x, codes, by_expert, row, part, rows, columns, inputs: tl.constexpr, tile: tl.constexpr,
-    width: tl.constexpr, levels: tl.constexpr, terms: tl.constexpr, block: tl.constexpr,
+    width: tl.constexpr, bounds: tl.constexpr, levels: tl.constexpr, terms: tl.constexpr,
+    block: tl.constexpr,
 ):  # fmt: skip
-    """The DAC of `block` inputs of one row."""
+    """The DAC of `block` inputs of one row; bounds: how many input slices have a DAC bound of their own, else 1."""
     source = part * block + tl.arange(0, block)
     row = row.to(tl.int64)
-    value = tl.load(x + row * inputs + source, source < inputs, other=0).to(tl.float32) * tl.load(by_expert)
+    value = tl.load(x + row * inputs + source, source < inputs, other=0).to(tl.float32)
+    if bounds > 1:
+        value *= tl.load(by_expert + 3 * (source // tile), source < inputs, other=0)
+    else:
+        value *= tl.load(by_expert)
     target = codes + row * columns + (source // tile * width + source % tile)
     _write_codes(target, value, rows, columns, source < inputs, levels, terms)
 
@@ -139,6 +146,7 @@ def multiply(
     any_digital: tl.constexpr, slices: tl.constexpr, outputs: tl.constexpr, width: tl.constexpr,
     inputs: tl.constexpr, terms: tl.constexpr, dac_levels: tl.constexpr, adc_levels: tl.constexpr,
     count: tl.constexpr, down_tile: tl.constexpr, down_width: tl.constexpr, down_columns: tl.constexpr,
+    bounds: tl.constexpr, down_bounds: tl.constexpr,
     block_rows: tl.constexpr, block_outputs: tl.constexpr, block_inputs: tl.constexpr,
     digital_inputs: tl.constexpr, whole: tl.constexpr, digital_whole: tl.constexpr,
 ):  # fmt: skip
@@ -164,14 +172,14 @@ def multiply(
     if any_digital:
         if held < analog:
             total = _analog(
-                codes, weight, scale, tl.load(by_expert + 3 * held + 1), counts, held, read, out, there,
-                code_rows, analog, scale_blocks, matrices, slices, outputs, width, terms, adc_levels, count,
-                block_rows, block_outputs, block_inputs, whole,
+                codes, weight, scale, by_expert + 3 * bounds * held, counts, held, read, out, there,
+                code_rows, analog, scale_blocks, matrices, slices, outputs, width, bounds, terms, adc_levels,
+                count, block_rows, block_outputs, block_inputs, whole,
             )  # fmt: skip
             _write(
                 total, bias, expert, row, pair, start, stored, there, routing_weights, output, output_rows,
-                down_by_expert + 3 * held, down_counts, alpha, limit, gate, outputs, dac_levels, terms,
-                down_tile, down_width, down_columns, count, block_rows, block_outputs, False,
+                down_by_expert + 3 * down_bounds * held, down_counts, alpha, limit, gate, outputs, dac_levels, terms,
+                down_tile, down_width, down_columns, down_bounds, count, block_rows, block_outputs, False,
             )  # fmt: skip
         else:
             total = _digital(
@@ -182,41 +190,43 @@ def multiply(
                 total, bias, expert, row, pair, start, stored, there, routing_weights,
                 output if gate == "weights" or gate == "products" else digital_output, output_rows,
                 down_by_expert, down_counts, alpha, limit, gate, outputs, dac_levels, terms,
-                down_tile, down_width, down_columns, count, block_rows, block_outputs, True,
+                down_tile, down_width, down_columns, down_bounds, count, block_rows, block_outputs, True,
             )  # fmt: skip
     else:
         total = _analog(
-            codes, weight, scale, tl.load(by_expert + 3 * held + 1), counts, held, read, out, there,
-            code_rows, analog, scale_blocks, matrices, slices, outputs, width, terms, adc_levels, count,
-            block_rows, block_outputs, block_inputs, whole,
+            codes, weight, scale, by_expert + 3 * bounds * held, counts, held, read, out, there,
+            code_rows, analog, scale_blocks, matrices, slices, outputs, width, bounds, terms, adc_levels,
+            count, block_rows, block_outputs, block_inputs, whole,
         )  # fmt: skip
         _write(
             total, bias, expert, row, pair, start, stored, there, routing_weights, output, output_rows,
-            down_by_expert + 3 * held, down_counts, alpha, limit, gate, outputs, dac_levels, terms,
-            down_tile, down_width, down_columns, count, block_rows, block_outputs, False,
+            down_by_expert + 3 * down_bounds * held, down_counts, alpha, limit, gate, outputs, dac_levels, terms,
+            down_tile, down_width, down_columns, down_bounds, count, block_rows, block_outputs, False,
         )  # fmt: skip
 
 
 @triton.jit
 def _analog(
-    codes, weight, scale, gain, counts, held, read, out, there, code_rows, analog, scale_blocks,
+    codes, weight, scale, by_expert, counts, held, read, out, there, code_rows, analog, scale_blocks,
     matrices: tl.constexpr, slices: tl.constexpr, outputs: tl.constexpr, width: tl.constexpr,
-    terms: tl.constexpr, levels: tl.constexpr, count: tl.constexpr,
+    bounds: tl.constexpr, terms: tl.constexpr, levels: tl.constexpr, count: tl.constexpr,
     block_rows: tl.constexpr, block_outputs: tl.constexpr, block_inputs: tl.constexpr, whole: tl.constexpr,
     bulk: tl.constexpr = False, first_row=None, first_out=None,
-    dac=None, inputs: tl.constexpr = 0, tile: tl.constexpr = 0, dac_levels: tl.constexpr = 0,
+    converted: tl.constexpr = True, inputs: tl.constexpr = 0, tile: tl.constexpr = 0,
+    dac_levels: tl.constexpr = 0,
 ):  # fmt: skip
     """The sum over slices of what the ADCs read.
 
+    by_expert: what the converters of this expert do.
     bulk: codes and weight are descriptors of tensors (terms * rows, columns) and (slices * outputs, width), from which
         blocks are copied as a whole.
-    dac: codes are inputs (rows, inputs) that the DAC has not seen yet, and by this they are multiplied.
+    converted: if not, codes are inputs (rows, inputs) that the DAC has not seen yet.
     """
     columns: tl.constexpr = slices * width
     steps: tl.constexpr = (width + block_inputs - 1) // block_inputs
     experts, out_there, inside = analog.to(tl.int64), out < outputs, tl.arange(0, block_inputs)
     if not bulk:
-        codes += read[:, None] * (columns if dac is None else inputs) + inside[None, :]
+        codes += read[:, None] * (columns if converted else inputs) + inside[None, :]
         weight += (held * outputs + out)[None, :] * width + inside[:, None]
     # The outputs of gate, then those of up, in runs with one scale.
     run = outputs // scale_blocks
@@ -225,9 +235,12 @@ def _analog(
     product = tl.zeros((block_rows, block_outputs), tl.float32)
     saturated = tl.zeros((block_rows, block_outputs), tl.int32)
     value = tl.load(scale, out_there, other=0)
+    dac, gain = tl.load(by_expert), tl.load(by_expert + 1)
     # One loop over slices and their inputs, so that the next slice is fetched while this one is read.
     for step in tl.range(slices * steps, num_stages=4 if block_rows == 1 else None):
         number, start = step // steps, step % steps * block_inputs
+        if bounds > 1:
+            dac, gain = tl.load(by_expert + 3 * number), tl.load(by_expert + 3 * number + 1)
         if bulk:
             weights = weight.load([number * outputs + first_out, start]).T
         else:
@@ -236,7 +249,7 @@ def _analog(
                 weights = tl.load(block)
             else:
                 weights = tl.load(block, (start + inside < width)[:, None] & out_there[None, :], other=0)
-        if dac is not None:
+        if not converted:
             source = number * tile + start
             own = (start + inside < tile) & (source + inside < inputs)
             values = tl.load(codes + source) if whole else tl.load(codes + source, own[None, :], other=0)
@@ -244,7 +257,7 @@ def _analog(
             if dac_levels > 0:
                 values = _rounded(values, dac_levels)
         for term in tl.static_range(terms):
-            if dac is not None:
+            if not converted:
                 part = values.to(tl.float16)
                 values -= part.to(tl.float32)
             elif bulk:
@@ -281,7 +294,7 @@ def linear(
     x, weight, scale, by_expert, counts, bias, output, rows,
     converted: tl.constexpr, bulk: tl.constexpr, scale_blocks: tl.constexpr, slices: tl.constexpr,
     outputs: tl.constexpr, width: tl.constexpr, inputs: tl.constexpr, tile: tl.constexpr,
-    terms: tl.constexpr, dac_levels: tl.constexpr, adc_levels: tl.constexpr, count: tl.constexpr,
+    bounds: tl.constexpr, terms: tl.constexpr, dac_levels: tl.constexpr, adc_levels: tl.constexpr, count: tl.constexpr,
     block_rows: tl.constexpr, block_outputs: tl.constexpr, block_inputs: tl.constexpr, whole: tl.constexpr,
     group: tl.constexpr,
 ):  # fmt: skip
@@ -300,9 +313,9 @@ def linear(
     there, one = row < rows, tl.full((), 1, tl.int64)
     row = tl.minimum(row, rows - 1).to(tl.int64)
     total = _analog(
-        x, weight, scale, tl.load(by_expert + 1), counts, one - 1, row, out, there, rows, one, scale_blocks,
-        1, slices, outputs, width, terms, adc_levels, count, block_rows, block_outputs, block_inputs, whole,
-        bulk, first_row, first_out, None if converted else tl.load(by_expert), inputs, tile, dac_levels,
+        x, weight, scale, by_expert, counts, one - 1, row, out, there, rows, one, scale_blocks,
+        1, slices, outputs, width, bounds, terms, adc_levels, count, block_rows, block_outputs, block_inputs,
+        whole, bulk, first_row, first_out, converted, inputs, tile, dac_levels,
     )  # fmt: skip
     if bias is not None:
         total += tl.load(bias + out, out < outputs, other=0).to(tl.float32)[None, :]
@@ -337,7 +350,8 @@ def _write(
     total, bias, expert, row, pair, start, stored, there, routing_weights, output, output_rows,
     down_by_expert, down_counts, alpha, limit, gate: tl.constexpr, outputs: tl.constexpr,
     dac_levels: tl.constexpr, terms: tl.constexpr,
-    down_tile: tl.constexpr, down_width: tl.constexpr, down_columns: tl.constexpr, count: tl.constexpr,
+    down_tile: tl.constexpr, down_width: tl.constexpr, down_columns: tl.constexpr,
+    down_bounds: tl.constexpr, count: tl.constexpr,
     block_rows: tl.constexpr, block_outputs: tl.constexpr, is_digital: tl.constexpr,
 ):  # fmt: skip
     """Add the bias, and do what `gate` says."""
@@ -360,15 +374,18 @@ def _write(
             target = output + row[:, None] * (outputs // 2) + column[None, :]
             tl.store(target, inner.to(output.dtype.element_ty), inner_there)
         else:
+            if down_bounds > 1:
+                down_by_expert += 3 * (column // down_tile)[None, :]
+            column_there = (column < outputs // 2)[None, :] if down_bounds > 1 else None
             if count and dac_levels > 0:
-                beyond = (tl.abs(inner) > tl.load(down_by_expert + 2)) & inner_there
+                beyond = (tl.abs(inner) > tl.load(down_by_expert + 2, column_there)) & inner_there
                 tl.atomic_add(down_counts, tl.sum(beyond.to(tl.int32)).to(tl.int64))
                 tl.atomic_add(down_counts + 1, tl.sum(inner_there.to(tl.int32)).to(tl.int64))
             place = column
             if down_tile != down_width:
                 place = column // down_tile * down_width + column % down_tile
             target = output + row[:, None] * down_columns + place[None, :]
-            codes = inner * tl.load(down_by_expert)
+            codes = inner * tl.load(down_by_expert, column_there)
             _write_codes(target, codes, output_rows, down_columns, inner_there, dac_levels, terms)
 
 

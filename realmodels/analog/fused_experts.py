@@ -34,7 +34,7 @@ from transformers.models.openai_privacy_filter.modeling_openai_privacy_filter im
 )
 
 from realmodels.analog import experts_kernel
-from realmodels.analog.crossbars import count_inputs
+from realmodels.analog.crossbars import count_inputs, of_inputs
 from realmodels.analog.launch import Constants, Kernel
 from realmodels.fused import FUSED_WEIGHTS, apply_gate
 
@@ -341,10 +341,10 @@ def _grouping(
 
 
 @cache
-def dac_constants(inputs: int, slices: int, width: int, converters: Converters) -> Constants:
+def dac_constants(inputs: int, slices: int, width: int, bounds: int, converters: Converters) -> Constants:
     """What the conversion of inputs is compiled for."""
     return Constants(
-        inputs=inputs, tile=min(converters.tile_size, inputs), width=width, columns=slices * width,
+        inputs=inputs, tile=min(converters.tile_size, inputs), width=width, columns=slices * width, bounds=bounds,
         levels=converters.dac_levels, terms=terms_of(converters), block=COLUMNS,
     )  # fmt: skip
 
@@ -352,8 +352,8 @@ def dac_constants(inputs: int, slices: int, width: int, converters: Converters) 
 @cache
 def _constants(
     tiles: tuple[int, ...], target: tuple[int, ...], strides: tuple[int, ...], size: int, scale_blocks: int,
-    down: tuple[int, ...], inner: int, converters: Converters, sizes: Blocks, device: torch.device,
-    gate: str, interleaved: int, choices: int, any_digital: bool,
+    down: tuple[int, ...], inner: int, bounds: tuple[int, int], converters: Converters, sizes: Blocks,
+    device: torch.device, gate: str, interleaved: int, choices: int, any_digital: bool,
 ) -> Constants:  # fmt: skip
     """What the kernel is compiled for, of weights `tiles`, parameter `target`, its item `size`, and down's weights."""
     terms = terms_of(converters)
@@ -368,6 +368,7 @@ def _constants(
         any_digital=any_digital, slices=slices, outputs=outputs, width=width, inputs=inputs, terms=terms,
         dac_levels=converters.dac_levels, adc_levels=converters.adc_levels, count=bool(converters.counted),
         down_tile=min(converters.tile_size, inner), down_width=down[3], down_columns=down[0] * down[3],
+        bounds=bounds[0], down_bounds=bounds[1],
         block_rows=sizes.rows, block_outputs=sizes.outputs, block_inputs=block_inputs,
         digital_inputs=digital_inputs, whole=whole and width % block_inputs == 0,
         digital_whole=whole and inputs % digital_inputs == 0,
@@ -385,7 +386,13 @@ class _Product:
         self.any_digital = any_digital
         self.slices, self.analog, self.outputs, self.width = tiles.weight.shape
         self.inputs = tiles.target.shape[2]
-        self.dac = dac_constants(self.inputs, self.slices, self.width, converters)
+        self.bounds = tiles.by_expert.shape[1]  # input slices with a DAC bound of their own, else 1
+        self.dac = dac_constants(self.inputs, self.slices, self.width, self.bounds, converters)
+
+    def input_bound(self, held: int | Int[Tensor, " rows"]) -> Float[Tensor, "rows_or_1 in_or_1"]:
+        """The DAC bound of every input; held: where the crossbars hold the expert of each row, or of all rows."""
+        bound = self.tiles.by_expert[held, :, 2].view(-1, self.bounds)
+        return of_inputs(bound, self.dac["tile"], self.inputs)
 
     def codes(self, rows: int) -> Float[Tensor, "terms rows columns"]:
         """Memory for DAC codes, in slices as wide as the crossbars'. What no code is written to is zero."""
@@ -426,8 +433,9 @@ class _Product:
         choices = routing.experts.shape[1] if tiles is not down else 0
         constants = _constants(
             tiles.weight.shape, tiles.target.shape, strides, tiles.target.element_size(),
-            tiles.scale.shape[2], down.weight.shape, down.target.shape[2], self.converters, sizes, codes.device,
-            gate.name, tiles.interleaved, choices, self.any_digital,
+            tiles.scale.shape[2], down.weight.shape, down.target.shape[2],
+            (self.bounds, down.by_expert.shape[1]), self.converters, sizes, codes.device, gate.name,
+            tiles.interleaved, choices, self.any_digital,
         )  # fmt: skip
         tensors = (
             codes, tiles.weight, tiles.scale, tiles.by_expert, tiles.counts, digital, target, tiles.bias,
@@ -457,7 +465,7 @@ def _pass(
     codes, inner_codes = routing.prepare(gate_up, hidden), down.codes(pairs)
     if count:
         uses = (routing.place[routing.experts] < gate_up.analog).sum(-1)
-        count_inputs(gate_up.tiles.counts, hidden, gate_up.tiles.by_expert[0, 2], uses)
+        count_inputs(gate_up.tiles.counts, hidden, gate_up.input_bound(0), uses)
     # What digital experts hand on, if there are any.
     rows = pairs if gate_up.any_digital else 0
     inner = torch.empty(rows, down.inputs, dtype=hidden.dtype, device=device) if rows else hidden
@@ -473,9 +481,7 @@ def _pass(
         held = place.clamp(max=gate_up.analog - 1)
         down.convert(activation, inner_codes, held)
         if count:
-            count_inputs(
-                down.tiles.counts, activation, down.tiles.by_expert[held, 2, None], place < gate_up.analog
-            )
+            count_inputs(down.tiles.counts, activation, down.input_bound(held), place < gate_up.analog)
     results = torch.empty(pairs, down.outputs, device=device)
     down.multiply(inner_codes, inner, results, inner, Gate("weights"))
     programs = hidden.shape[0], _parts(down.outputs, COLUMNS), 1

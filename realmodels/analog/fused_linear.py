@@ -20,7 +20,7 @@ from triton.tools.tensor_descriptor import (  # type: ignore[import-not-found, i
 )
 
 from realmodels.analog import experts_kernel
-from realmodels.analog.crossbars import count_inputs
+from realmodels.analog.crossbars import count_inputs, of_inputs
 from realmodels.analog.fused_experts import (
     COLUMNS,
     Blocks,
@@ -98,7 +98,8 @@ def fused_linear(
     plan = plans.get((rows, count, input.device))
     if plan is None:
         converters = _converters(crossbars, count)
-        plan = _plan(read[0].shape, inputs, read[1].shape[2], converters, rows, input.device)
+        shapes = read[0].shape, inputs, read[1].shape[2], read[2].shape[1]
+        plan = _plan(*shapes, converters, rows, input.device)
         plans[rows, count, input.device] = plan
     return _product(input, rows, *read, plan)
 
@@ -121,7 +122,8 @@ def _one_operation(
     """All of it as one node of torch.compile's graph, which cannot look into the kernels."""
     inputs = input.shape[-1]
     rows = input.numel() // inputs
-    plan = _plan(weight.shape, inputs, scale.shape[2], Converters(*converters), rows, input.device)
+    shapes = weight.shape, inputs, scale.shape[2], by_expert.shape[1]
+    plan = _plan(*shapes, Converters(*converters), rows, input.device)
     return _product(input, rows, weight, scale, by_expert, counts, bias, plan)
 
 
@@ -135,7 +137,7 @@ def _product(
     rows: int,
     weight: Float[Tensor, "slices 1 out width"],
     scale: Float[Tensor, "slices 1 blocks 1"],
-    by_expert: Float[Tensor, "1 3"],
+    by_expert: Float[Tensor, "1 bounds 3"],
     counts: Int[Tensor, " 4"],
     bias: Float[Tensor, " out"] | None,
     plan: Plan,
@@ -146,7 +148,9 @@ def _product(
     if rows == 0:
         return output
     if constants["count"] and constants["dac_levels"]:
-        count_inputs(counts, x.view(rows, -1), by_expert[0, 2], None)
+        inputs = constants["inputs"]
+        bound = of_inputs(by_expert[:, :, 2], constants["tile"], inputs)
+        count_inputs(counts, x.view(rows, inputs), bound, None)
     tiles: Any = weight
     if dac is not None:
         columns = dac["columns"]
@@ -169,11 +173,15 @@ def _plan(
     weight: tuple[int, ...],
     inputs: int,
     scale_blocks: int,
+    bounds: int,
     converters: Converters,
     rows: int,
     device: torch.device,
 ) -> Plan:
-    """What to launch for so many rows and weights with the shape `weight`."""
+    """What to launch for so many rows and weights with the shape `weight`.
+
+    bounds: how many input slices have a DAC bound of their own, else 1.
+    """
     if device.type != "cuda" and not triton.knobs.runtime.interpret:
         raise RuntimeError(
             f"{device} cannot compute with weights programmed on an NVIDIA GPU: program(generator) again"
@@ -183,13 +191,14 @@ def _plan(
     if _parts(rows, way.blocks.rows) * _parts(outputs, way.blocks.outputs) < ENOUGH:
         way = few
     programs = _parts(rows, way.blocks.rows) * _parts(outputs, way.blocks.outputs), 1, 1
-    dac = dac_constants(inputs, slices, width, converters) if way.converted else None
-    return Plan(programs, _constants(weight, inputs, scale_blocks, converters, way, device), dac)
+    dac = dac_constants(inputs, slices, width, bounds, converters) if way.converted else None
+    return Plan(programs, _constants(weight, inputs, scale_blocks, bounds, converters, way, device), dac)
 
 
 @cache
 def _constants(
-    weight: tuple[int, ...], inputs: int, scale_blocks: int, converters: Converters, way: Way, device: torch.device
+    weight: tuple[int, ...], inputs: int, scale_blocks: int, bounds: int, converters: Converters, way: Way,
+    device: torch.device,
 ) -> Constants:  # fmt: skip
     """What `linear` is compiled for, of weights with the shape `weight`."""
     slices, _, outputs, width = weight
@@ -199,7 +208,7 @@ def _constants(
     whole = outputs % sizes.outputs == 0 and width % block_inputs == 0 and slices * width == inputs
     return Constants(
         converted=way.converted, bulk=way.copied, scale_blocks=scale_blocks, slices=slices, outputs=outputs,
-        width=width, inputs=inputs, tile=tile, terms=terms, dac_levels=converters.dac_levels,
+        width=width, inputs=inputs, tile=tile, bounds=bounds, terms=terms, dac_levels=converters.dac_levels,
         adc_levels=converters.adc_levels, count=bool(converters.counted), block_rows=sizes.rows,
         block_outputs=sizes.outputs, block_inputs=block_inputs, whole=whole, group=GROUP,
         num_warps=sizes.warps, num_stages=sizes.stages,

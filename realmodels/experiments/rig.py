@@ -12,7 +12,7 @@ from torch import Tensor
 
 from realmodels.analog import Ranges
 from realmodels.analog.ranges import ranges_as_json, ranges_from_json
-from realmodels.calibrate import Calibration, calibrate
+from realmodels.calibrate import Calibration, Method, calibrate
 from realmodels.deploy import Chip, DeploymentReport
 from realmodels.devices import weights_of
 from realmodels.evaluate import TokenBlocks, block_results, token_blocks
@@ -171,18 +171,20 @@ def scores(name: str, device: str, strategy: Strategy, dtype: str = DTYPE) -> Te
     return torch.tensor(found, dtype=torch.float64)
 
 
-@lru_cache(maxsize=6)  # two granularities by three numbers of bits of one model
-def calibration(name: str, device: str, hardware: Hardware, dtype: str = DTYPE) -> Calibration:
+@lru_cache(maxsize=12)  # two methods by two granularities by three numbers of bits of one model
+def calibration(
+    name: str, device: str, hardware: Hardware, method: Method = "layer", dtype: str = DTYPE
+) -> Calibration:
     """Converter ranges from calibration text. Programming noise plays no part."""
     loaded, texts, decided_by = _calibrated_by(name, device, dtype)
-    decided_by |= {"hardware": asdict(hardware)}
+    decided_by |= {"hardware": asdict(hardware), "method": method}
 
     def layer(parameter: str, search: Callable[[], Ranges]) -> Ranges:
         of_layer = decided_by | {"parameter": parameter}
         return ranges_from_json(kept("ranges of a layer", of_layer, lambda: ranges_as_json(search())))
 
     def all_layers() -> dict[str, list[Any]]:
-        found = calibrate(loaded, texts, hardware, each=layer)
+        found = calibrate(loaded, texts, hardware, method, each=layer)
         return {parameter: ranges_as_json(ranges) for parameter, ranges in found.layers.items()}
 
     found = kept("converter ranges", decided_by, all_layers)
@@ -236,7 +238,7 @@ def placed(
 
 
 def _ranges(name: str, device: str, dtype: str, hardware: Hardware) -> Calibration:
-    return calibration(name, device, Hardware(w_max=hardware.w_max), dtype)
+    return calibration(name, device, Hardware(w_max=hardware.w_max), dtype=dtype)
 
 
 @lru_cache(maxsize=1)

@@ -56,12 +56,12 @@ class Placed:
     dense: bool = True
 
 
-DIGITAL = Placed("none", 1.0)
+DIGITAL = Placed("maxnn", 1.0)
 NOTHING = Placed("none", 0.0)
-EXPERTS_ONLY = Placed("none", 1.0, dense=False)
+DENSE_ANALOG = Placed("maxnn", 1.0, dense=False)
 EVERYTHING = Placed("none", 0.0, dense=False)
 # What is drawn against c, and what is compared at the rules' c.
-CURVES = (NOTHING, EXPERTS_ONLY, *(Placed("maxnn", fraction) for fraction in FRACTIONS))
+CURVES = (NOTHING, DENSE_ANALOG, *(Placed("maxnn", fraction) for fraction in FRACTIONS))
 PLACEMENTS = (
     *CURVES,
     *(Placed(strategy, fraction) for fraction in FRACTIONS for strategy in STRATEGIES if strategy != "maxnn"),
@@ -328,7 +328,7 @@ def _findings(where: str, at: Callable[..., Table], digital: Table) -> list[Find
         mean_finding(
             f"dense modules on analog hurt more than {EXPERTS_THAT_HURT_LESS.said} of the experts; {where}, c = {c:g}",
             f"accuracy with {1 - RULE_4_DIGITAL:.1%} of experts analog - with all dense modules analog",
-            at(Placed("maxnn", RULE_4_DIGITAL), c) - at(EXPERTS_ONLY, c),
+            at(Placed("maxnn", RULE_4_DIGITAL), c) - at(DENSE_ANALOG, c),
             origin="paper",
             family="dense against experts",
         )

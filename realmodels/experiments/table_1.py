@@ -1,10 +1,11 @@
 """Table 1: what do converters alone cost, DACs and ADCs without any programming noise (c = 0)?
 
 Three placements are compared: all digital; experts analog; experts and dense modules analog. DAC and ADC have 8, 6 or 4
-bits, and w_max is per tile or per column of a tile. kappa and lam are calibrated for every layer, for each combination.
+bits, and w_max is per tile or per column of a tile. kappa and lam are calibrated for each combination: for every layer,
+or one of each for the whole model, as the paper's simulator has them [realmodels/calibrate.py].
 The published numbers are average accuracies of 8 zero-shot tasks of OLMoE and DeepSeekMoE [theory/paper.py]. Ours are
 the next-token loss and top-1 accuracy of our own small models of the same architectures. A heat map shows the loss with
-everything analog at 8 bits and w_max per tile, when the calibrated kappa and lam of all layers are multiplied by common
+everything analog at 8 bits and w_max per tile, when the kappa and lam found for every layer are multiplied by common
 factors. lam is in units of the DAC bound, so that a factor on kappa scales the ADC bound, too.
 
 Rules: rules/table-1.md.
@@ -19,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from realmodels.analog import LayerCalibration, Ranges
-from realmodels.calibrate import Calibration
+from realmodels.calibrate import METHODS, Calibration, Method
 from realmodels.deploy import deployed
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated
@@ -37,6 +38,9 @@ QUANTITIES = ("loss", "accuracy")
 RULE_BITS = CONVERTER_BITS.value
 RULE_1_LOSS, RULE_3_LOSS = 0.01, 0.002  # nats per token
 HEAT_MAP_W_MAX: Granularity = "tile"
+# What findings on one kappa and lam for the whole model begin with, and how their families end; by method.
+PREFIXES: dict[Method, str] = {"layer": "", "model": "one kappa and lambda: "}
+FAMILIES: dict[Method, str] = {"layer": "", "model": ", one kappa and lambda"}
 HALVES = 4  # least number of blocks of the heat map, so that each half of the documents has an interval
 
 
@@ -45,6 +49,7 @@ class Config(Evaluated):
     """Placements under the same converters.
 
     bits: bits of every DAC and ADC.
+    calibration: how kappa and lam are found.
     kappa_factor, lam_factor: multiply the calibrated kappa and lam of every layer.
     """
 
@@ -52,6 +57,7 @@ class Config(Evaluated):
     analog: tuple[Analog, ...]
     w_max: Granularity
     bits: int
+    calibration: Method
     kappa_factor: float
     lam_factor: float
 
@@ -111,6 +117,7 @@ def grid(preset: str, model: str | None = None, text: str | None = None, device:
             analog=("nothing",),
             w_max=HEAT_MAP_W_MAX,
             bits=RULE_BITS,
+            calibration="layer",
             kappa_factor=1.0,
             lam_factor=1.0,
         )
@@ -121,7 +128,10 @@ def grid(preset: str, model: str | None = None, text: str | None = None, device:
         units += [
             digital,
             *(
-                replace(digital, analog=("experts", "everything"), w_max=w_max, bits=bits)
+                replace(
+                    digital, analog=("experts", "everything"), w_max=w_max, bits=bits, calibration=calibration
+                )
+                for calibration in METHODS
                 for w_max in settings.granularities
                 for bits in settings.bits
             ),
@@ -147,7 +157,7 @@ def measure(config: Config) -> dict[str, Any]:
             record[analog] = rig.measured(config)
         else:
             hardware = Hardware(c=0.0, w_max=config.w_max, dac_bits=config.bits, adc_bits=config.bits)
-            found = rig.calibration(config.model, config.device, hardware)
+            found = rig.calibration(config.model, config.device, hardware, config.calibration)
             placement = place(
                 rig.scores(config.model, config.device, "maxnn"),
                 0.0,
@@ -181,7 +191,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         units_of_text = table[0][1]["nothing"]["documents"]
         digital = {name: grouped(table[0][1]["nothing"][name], units_of_text) for name in QUANTITIES}
         cells = {
-            (config.w_max, config.bits, analog): {
+            (config.calibration, config.w_max, config.bits, analog): {
                 quantity: grouped(found[quantity], units_of_text) - digital[quantity]
                 for quantity in QUANTITIES
             }
@@ -205,13 +215,13 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
                     for quantity, values in digital.items()
                 },
                 "rows": [
-                    {"w_max": w_max, "bits": bits, "analog": analog}
+                    {"calibration": calibration, "w_max": w_max, "bits": bits, "analog": analog}
                     | {f"{quantity}_change": float(values.mean()) for quantity, values in changes.items()}
                     | {
                         f"{quantity}_change_interval": mean_interval(values)
                         for quantity, values in changes.items()
                     }
-                    for (w_max, bits, analog), changes in cells.items()
+                    for (calibration, w_max, bits, analog), changes in cells.items()
                 ],
                 "heat_map": [
                     {
@@ -227,7 +237,11 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             }
         )
         losses = {key: changes["loss"] for key, changes in cells.items()}
-        findings += [*_table_findings(name, losses), _heat_map_finding(name, blocks, labels)]
+        findings += [
+            *(finding for method in METHODS for finding in _table_findings(name, method, losses)),
+            *_method_findings(name, losses),
+            _heat_map_finding(name, blocks, labels),
+        ]
     first, last = configs[0], configs[-1]
     return Result(
         data={
@@ -244,43 +258,66 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     )
 
 
-def _table_findings(model: str, losses: dict[tuple[Granularity, int, str], Documents]) -> list[Finding]:
-    """Rules 1, 2 and 4, from the loss increases against the digital model."""
-    findings = []
-    for w_max in dict.fromkeys(key[0] for key in losses):
+Losses = dict[tuple[Method, Granularity, int, str], Documents]
+
+
+def _table_findings(model: str, method: Method, losses: Losses) -> list[Finding]:
+    """Rules 1, 2 and 4, and of the method "model" 5, 6 and 7, from the loss increases against the digital model."""
+    findings, start, family = [], PREFIXES[method], FAMILIES[method]
+    for w_max in _granularities(losses):
         where = f"{model}, w_max per {w_max}"
-        experts = losses[w_max, RULE_BITS, "experts"]
-        added = losses[w_max, RULE_BITS, "everything"] - experts
+        experts = losses[method, w_max, RULE_BITS, "experts"]
+        added = losses[method, w_max, RULE_BITS, "everything"] - experts
         findings += [
             mean_finding(
-                f"converters on the experts alone cost little; {where}, {RULE_BITS} bits",
+                f"{start}converters on the experts alone cost little; {where}, {RULE_BITS} bits",
                 "loss with experts analog - loss all digital, nats per token",
                 experts,
                 RULE_1_LOSS,
                 "below",
                 origin="paper",
-                family="experts alone",
+                family=f"experts alone{family}",
             ),
             mean_finding(
-                f"dense modules on analog hardware cost more than the experts; {where}, {RULE_BITS} bits",
+                f"{start}dense modules on analog hardware cost more than the experts; {where}, {RULE_BITS} bits",
                 "loss added by the dense modules - loss added by the experts, nats per token",
                 added - experts,
                 origin="paper",
-                family="dense against experts",
+                family=f"dense against experts{family}",
             ),
         ]
-        bits = sorted({key[1] for key in losses})
+        bits = sorted({key[2] for key in losses})
         for fewer, more in pairwise(bits):
             findings.append(
                 mean_finding(
-                    f"{fewer} bits cost more than {more}; {where}, everything analog",
+                    f"{start}{fewer} bits cost more than {more}; {where}, everything analog",
                     "loss of the former - loss of the latter, nats per token",
-                    losses[w_max, fewer, "everything"] - losses[w_max, more, "everything"],
+                    losses[method, w_max, fewer, "everything"] - losses[method, w_max, more, "everything"],
                     origin="ours",
-                    family="fewer bits",
+                    family=f"fewer bits{family}",
                 )
             )
     return findings
+
+
+def _method_findings(model: str, losses: Losses) -> list[Finding]:
+    """Rule 8."""
+    return [
+        mean_finding(
+            "kappa and lambda of every layer cost less than one of each for the whole model;"
+            f" {model}, w_max per {w_max}, {RULE_BITS} bits, {analog} analog",
+            "loss with one kappa and lambda - loss with those of every layer, nats per token",
+            losses["model", w_max, RULE_BITS, analog] - losses["layer", w_max, RULE_BITS, analog],
+            origin="ours",
+            family="layer against model",
+        )
+        for w_max in _granularities(losses)
+        for analog in ("experts", "everything")
+    ]
+
+
+def _granularities(losses: Losses) -> list[Granularity]:
+    return list(dict.fromkeys(key[1] for key in losses))
 
 
 def _heat_map_finding(

@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         each.add_argument("--recipe", type=Path, help="JSON file with entries of the recipe")
         each.add_argument("--set", nargs="*", default=(), metavar="KEY=VALUE", help="entries of the recipe")
     checking = command("check", _check, "compare with the dense model", "dense", "folder")
+    checking.add_argument("--tasks", default="paper", help="as paper_repro.py takes them, or none")
+    checking.add_argument("--questions", type=int, help="of each task; default: all")
     checking.add_argument("--text", type=Path, help="UTF-8 file; default: the project's evaluation text")
     options = parser.parse_args(arguments)
     options.does(options)
@@ -119,11 +121,12 @@ def _check(options: argparse.Namespace) -> None:
         recipe = Recipe(**json.loads(read(options.folder / FILE))["recipe"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{options.folder / FILE} is no recipe ({error}): heal the model anew") from None
-    model = load(options.folder, options.device)
-    dense = AutoModelForCausalLM.from_pretrained(options.dense, dtype=torch.float32, local_files_only=True)
+    dense, _ = _opened(options.dense, options.device)
+    model = load(options.folder, options.device, dense.dtype)
     documents = held_out("evaluation") if options.text is None else read_text(options.text)
     blocks = torch.from_numpy(cut(encode(model.tokenizer, documents), recipe.context).astype(np.int64))
-    found = check(model, dense.to(options.device), recipe, blocks)
+    tasks = () if options.tasks == "none" else options.tasks.split(",")
+    found = check(model, dense, recipe, blocks, tasks, options.questions)
     write(found, options.folder)
     print(found)
 

@@ -30,14 +30,12 @@ class Recipe:
     rows: int = 2048  # blocks that are generated at once
     generated_tokens: int = 50_331_648
     bare: float = 0.25  # share of the prompts that are beginnings of a text, rather than requests
-    healing_tokens: int = 98_304_000
+    healing_tokens: int = 65_536_000
     batch_tokens: int = 65536  # of one step
     micro_tokens: int = 16384  # of one pass; a balance loss is of one pass
     learning_rate: float = 5e-4
     warmup: float = 0.03  # share of the steps in which the rate rises from 0; then it falls along a cosine
-    balance: float = (
-        0.05  # weight of a layer's load-balancing loss beside the KL divergence in nats per token
-    )
+    balance: float = 0.1  # weight of a layer's load-balancing loss beside the KL divergence in nats per token
     seed: int = 0
 
     def __post_init__(self) -> None:

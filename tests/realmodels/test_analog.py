@@ -1,11 +1,13 @@
 """Analog layers: equal to theory.hardware on every code, and good citizens of a transformers model."""
 
 import copy
+import json
 import math
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from adc_parity import reference, settled
+from adc_parity import by_slice, reference, settled
 from hypothesis import given, settings
 from small_models import Matrix, unfused
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from transformers.models.openai_privacy_filter.modeling_openai_privacy_filter im
 import realmodels.analog.crossbars as analog_crossbars
 import realmodels.analog.layers as analog_layers
 from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, Ranges, for_experts
+from realmodels.analog.ranges import ranges_as_json, ranges_from_json
 from theory.errors import InputError
 from theory.hardware import Granularity, Hardware, analog_matmul, program, programming_sigma
 
@@ -137,26 +140,29 @@ def packing(numbers: int) -> Iterator[None]:
     hardware=hardwares(st.none() | st.integers(2, 10)).filter(has_converters),
     data=st.data(),
     bias=st.booleans(),
+    own_ranges=st.booleans(),
     packed_from=packed_from,
     seed=st.integers(0, 2**31),
 )
 def test_linear_equals_reference(
-    hardware: Hardware, data: st.DataObject, bias: bool, packed_from: int, seed: int
+    hardware: Hardware, data: st.DataObject, bias: bool, own_ranges: bool, packed_from: int, seed: int
 ) -> None:
+    """Try one range for the layer, and one for each input slice."""
     inputs, outputs = (data.draw(matrix_sizes(hardware.tile_size), label=name) for name in ("in", "out"))
+    calibration = by_slice(PLAIN, inputs, hardware) if own_ranges else PLAIN
     linear = nn.Linear(inputs, outputs, bias=bias)
     linear.weight.data.normal_(generator=seeded(seed))
-    layer = AnalogLinear(linear, hardware, PLAIN)
+    layer = AnalogLinear(linear, hardware, calibration)
     with packing(packed_from):
         layer.program(seeded(seed))
     x = settled(
-        torch.randn(data.draw(st.integers(0, 9)), inputs, generator=seeded(seed + 1)), hardware, PLAIN
+        torch.randn(data.draw(st.integers(0, 9)), inputs, generator=seeded(seed + 1)), hardware, calibration
     )
     output = layer(x.unsqueeze(1)).squeeze(1)
     if bias:
         output = output.double() - linear.bias.detach().double()
     programmed = program(linear.weight.detach(), hardware, seeded(seed))
-    expected = reference(x, linear.weight.detach(), programmed, hardware, PLAIN)
+    expected = reference(x, linear.weight.detach(), programmed, hardware, calibration)
     if bias:  # rounding of the sum with the bias
         expected.floats.add_(
             2.0**-24 * (expected.output.abs() + expected.flips + 2 * linear.bias.detach().abs())
@@ -169,11 +175,12 @@ def test_linear_equals_reference(
     hardware=hardwares(st.none() | st.integers(2, 10)).filter(has_converters),
     layout=st.sampled_from(sorted(LAYOUTS)),
     data=st.data(),
+    own_ranges=st.booleans(),
     packed_from=packed_from,
     seed=st.integers(0, 2**31),
 )
 def test_expert_matrices_equal_reference(
-    hardware: Hardware, layout: str, data: st.DataObject, packed_from: int, seed: int
+    hardware: Hardware, layout: str, data: st.DataObject, own_ranges: bool, packed_from: int, seed: int
 ) -> None:
     """Compare gate, up and down of each expert, on rows grouped by expert, some experts without rows.
 
@@ -182,8 +189,13 @@ def test_expert_matrices_equal_reference(
     hidden, inner = (data.draw(matrix_sizes(min(hardware.tile_size, 64)), label=name) for name in ("H", "I"))
     counts = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=5), label="rows of each expert")
     experts = fused_experts(len(counts), hidden, inner, seeded(seed))
+    ranges = {
+        name: by_slice(PLAIN, inputs, hardware) if own_ranges else PLAIN
+        for name, inputs in (("gate_up_proj", hidden), ("down_proj", inner))
+    }
     with packing(packed_from):
-        layer = deployed(in_layout(experts, layout), [], hardware, seed)
+        layer = AnalogExperts(in_layout(experts, layout), [], hardware, ranges)
+        layer.program(seeded(seed))
     generator = seeded(seed)
     gate_up, down = experts.gate_up_proj.detach().unflatten(1, (2, inner)), experts.down_proj.detach()
     noisy_gate_up, noisy_down = program(gate_up, hardware, generator), program(down, hardware, generator)
@@ -196,7 +208,8 @@ def test_expert_matrices_equal_reference(
     }
     for name, (target, programmed) in matrices.items():
         crossbars = layer.crossbars[name]
-        x = settled(torch.randn(rows, target.shape[-1], generator=seeded(seed + 1)), hardware, PLAIN)
+        x = torch.randn(rows, target.shape[-1], generator=seeded(seed + 1))
+        x = settled(x, hardware, ranges[name])
         codes = crossbars.quantise(x, expert=expert if name == "down_proj" else None)
         output = analog_layers._expert_products(crossbars, codes, expert, ends)
         output = output.unflatten(1, (target.shape[1], -1))
@@ -204,7 +217,8 @@ def test_expert_matrices_equal_reference(
             for matrix in range(target.shape[1]):
                 mine = expert == number
                 weights = target[number, matrix], programmed[number, matrix]
-                reference(x[mine], *weights, hardware, PLAIN).assert_agrees(output[mine, matrix])
+                expected = reference(x[mine], *weights, hardware, ranges[name])
+                expected.assert_agrees(output[mine, matrix])
 
 
 # Numbers for which all of fp32's arithmetic is exact, so that the whole layer, both products, has to be equal
@@ -216,6 +230,19 @@ EXACT: dict[str, Ranges] = {
     "down_proj": [LayerCalibration(127.0 * own, 0.25, 0.25) for own in (1.0, 4.0, 0.5, 2.0, 1.0)],
 }
 EXPERTS, HIDDEN, INNER = 5, 16, 8
+
+
+def exact_ranges(tile_size: int) -> dict[str, Ranges]:
+    """The same with another range, a power of two away, in every input slice."""
+
+    def each(ranges: LayerCalibration, inputs: int) -> LayerCalibration:
+        (std,) = ranges.stds
+        stds = (2.0 ** (1 - number % 3) * std for number in range(math.ceil(inputs / tile_size)))
+        return replace(ranges, input_std=tuple(stds))
+
+    gate_up, down = EXACT["gate_up_proj"], EXACT["down_proj"]
+    assert isinstance(gate_up, LayerCalibration) and not isinstance(down, LayerCalibration)
+    return {"gate_up_proj": each(gate_up, HIDDEN), "down_proj": [each(one, INNER) for one in down]}
 
 
 def exact_experts(generator: torch.Generator, layout: str = "olmoe") -> Any:
@@ -247,7 +274,11 @@ def exact_inputs(tokens: int, k: int, generator: torch.Generator) -> tuple[Tenso
 
 
 def expected_layer(
-    experts: Any, digital: list[int], hardware: Hardware, inputs: tuple[Tensor, Tensor, Tensor]
+    experts: Any,
+    digital: list[int],
+    hardware: Hardware,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    ranges: Mapping[str, Ranges] = EXACT,
 ) -> Tensor:
     """Compute token by token, expert by expert, matrix by matrix through the reference."""
 
@@ -255,7 +286,7 @@ def expected_layer(
         weight = matrix.weight.detach()
         if expert in digital:
             return x @ weight.T + matrix.bias
-        each = for_experts(EXACT[name], EXPERTS)[expert]
+        each = for_experts(ranges[name], EXPERTS)[expert]
         exact = analog_matmul(
             x[None], weight, hardware, input_std=each.input_std, kappa=each.kappa, lam=each.lam
         )
@@ -278,6 +309,7 @@ def expected_layer(
     k=st.integers(1, 3),
     tile_size=st.sampled_from([4, 8, 512]),
     w_max=st.sampled_from(["tile", "column", "layer"]),
+    own_ranges=st.booleans(),
     pass_bytes=st.sampled_from([1, 2**24]),
     packed_from=packed_from,
     seed=st.integers(0, 2**31),
@@ -289,15 +321,17 @@ def test_whole_layer_equals_reference_bit_for_bit(
     k: int,
     tile_size: int,
     w_max: Granularity,
+    own_ranges: bool,
     pass_bytes: int,
     packed_from: int,
     seed: int,
 ) -> None:
     """Try any layout, placement, pass length and routing: one token, none, idle experts, one expert twice."""
+    ranges = exact_ranges(tile_size) if own_ranges else EXACT
     generator = seeded(seed)
     experts, hardware = exact_experts(generator, layout), Hardware(c=0.0, tile_size=tile_size, w_max=w_max)
     inputs = exact_inputs(tokens, k, generator)
-    layer = AnalogExperts(experts, digital, hardware, EXACT)
+    layer = AnalogExperts(experts, digital, hardware, ranges)
     with packing(packed_from):
         layer.program(generator)
     with pytest.MonkeyPatch.context() as patch:
@@ -305,7 +339,7 @@ def test_whole_layer_equals_reference_bit_for_bit(
         patch.setattr(analog_crossbars, "PACKED_PASS_BYTES", pass_bytes)
         patch.setattr(analog_crossbars, "MIN_PASS_ROWS", 7)
         output = layer(*inputs)
-    assert torch.equal(output, expected_layer(experts, digital, hardware, inputs))
+    assert torch.equal(output, expected_layer(experts, digital, hardware, inputs, ranges))
 
 
 def test_exact_numbers_reach_both_sides_of_every_bound() -> None:
@@ -340,7 +374,7 @@ def test_experts_are_programmed_as_all_at_once(hidden: int, numbers: int) -> Non
         crossbars = layer.crossbars[name]
         step = crossbars.scale.repeat_interleave(expected.shape[1] // crossbars.scale.shape[2], 2)
         assert crossbars.dac_levels is not None
-        code = (crossbars.input_bound / crossbars.dac_levels).float()
+        code = (crossbars.input_bound / crossbars.dac_levels).float()[..., None]
         tiles = crossbars.programmed() * step / code
         found = torch.cat(tuple(tiles), -1)[..., : target.shape[-1]]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -759,8 +793,8 @@ def test_a_copy_computes_the_same() -> None:
 )
 def test_the_hardwares_ranges_win(std: float, own: float, kappa: float | None, lam: float | None) -> None:
     ranges = LayerCalibration(input_std=std, kappa=own, lam=2 * own)
-    bound, output = ranges.bounds(Hardware(kappa=kappa, lam=lam))
-    assert bound == (own if kappa is None else kappa) * std
+    bounds, output = ranges.bounds(Hardware(kappa=kappa, lam=lam))
+    assert bounds == ((own if kappa is None else kappa) * std,)
     assert output == (2 * own if lam is None else lam)
 
 
@@ -769,6 +803,74 @@ def test_the_hardwares_ranges_win(std: float, own: float, kappa: float | None, l
 def test_calibration_rejects(field: str, value: float) -> None:
     with pytest.raises(InputError, match=field):
         LayerCalibration(**({"input_std": 1.0, "kappa": 1.0, "lam": 1.0} | {field: value}))
+    with pytest.raises(InputError, match="input_std"):
+        LayerCalibration((1.0, value), 1.0, 1.0)
+
+
+calibrations = st.builds(
+    LayerCalibration,
+    st.floats(0.1, 10) | st.lists(st.floats(0.1, 10), min_size=1, max_size=4).map(tuple),
+    st.floats(0.1, 10),
+    st.floats(0.1, 10),
+)
+
+
+@given(ranges=calibrations | st.lists(calibrations, min_size=1, max_size=4).map(tuple))
+def test_ranges_come_back_from_json(ranges: Ranges) -> None:
+    assert ranges_from_json(json.loads(json.dumps(ranges_as_json(ranges)))) == ranges
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    hardware=hardwares(st.none() | st.integers(2, 10)).filter(has_converters),
+    slices=st.integers(1, 3),
+    power=st.integers(-3, 3),
+    packed_from=packed_from,
+    seed=st.integers(0, 2**31),
+)
+def test_ranges_scale_with_the_inputs(
+    hardware: Hardware, slices: int, power: int, packed_from: int, seed: int
+) -> None:
+    """Equal ranges of all slices are one range, bit for bit; inputs and ranges times 2^n give outputs times 2^n."""
+    inputs = slices * hardware.tile_size if hardware.tile_size < 100 else 30
+    linear = nn.Linear(inputs, 7, bias=False)
+    linear.weight.data.normal_(generator=seeded(seed))
+    x = torch.randn(6, inputs, generator=seeded(seed + 1))
+
+    def output(input_std: float | tuple[float, ...], x: Tensor) -> Tensor:
+        layer = AnalogLinear(linear, hardware, replace(PLAIN, input_std=input_std))
+        with packing(packed_from):
+            layer.program(seeded(seed))
+        return layer(x)
+
+    count = math.ceil(inputs / hardware.tile_size)
+    assert torch.equal(output((1.3,) * count, x), output(1.3, x))
+    stds = tuple(0.5 + number for number in range(count))
+    scaled = output(tuple(2.0**power * std for std in stds), 2.0**power * x)
+    assert torch.equal(scaled, 2.0**power * output(stds, x))
+
+
+def test_every_slice_counts_what_is_beyond_its_own_range() -> None:
+    linear, hardware = nn.Linear(5, 3, bias=False), Hardware(c=0.0, tile_size=2)
+    layer = AnalogLinear(linear, hardware, LayerCalibration((1.0, 3.0, 0.5), 1.0, 1.0))
+    layer.program(seeded(0))
+    layer.count_saturation = True
+    layer(torch.tensor([[2.0, -0.5, 2.0, -4.0, 0.6], [1.0, 1.0, 1.0, 3.0, -0.5]]))
+    assert layer.saturation()["weight"].input == 3 / 10
+
+
+def test_ranges_of_slices_are_counted() -> None:
+    layer = AnalogLinear(nn.Linear(5, 3), Hardware(tile_size=2), LayerCalibration((1.0, 3.0), 1.0, 1.0))
+    with pytest.raises(
+        InputError, match="calibration has 2 input slices, the layer 3: calibrate for tile_size 2"
+    ):
+        layer.program(seeded(0))
+    experts = fused_experts(EXPERTS, HIDDEN, INNER, seeded(0))
+    ranges = [PLAIN] * (EXPERTS - 1) + [LayerCalibration((1.0, 1.0), 1.0, 1.0)]
+    with pytest.raises(
+        InputError, match=r"calibrations have \[1, 2\] input slices: give as many for each expert"
+    ):
+        AnalogExperts(experts, [], Hardware(tile_size=4), {"gate_up_proj": PLAIN, "down_proj": ranges})
 
 
 @pytest.mark.parametrize("digital", [[0, 0], [EXPERTS], [-1]])

@@ -4,11 +4,14 @@ import copy
 import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given
 from small_models import (
     CONTEXT,
     EXPERTS,
@@ -29,10 +32,11 @@ from torch.nn import functional as F
 
 from realmodels import calibrate, deploy, load, withdraw
 from realmodels.analog import for_experts
-from realmodels.calibrate import GRID, Calibration
+from realmodels.calibrate import GRID, METHODS, Calibration
+from realmodels.deploy import deployed
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.load import Model
-from realmodels.record import CALIBRATION_TOKENS
+from realmodels.record import CALIBRATION_TOKENS, calibration_tokens
 from theory.errors import InputError
 from theory.hardware import Hardware, quantise_input, quantise_output
 from theory.placement import Placement
@@ -220,7 +224,7 @@ def assert_calibrated(calibration: Calibration, groups: dict[tuple[str, ...], li
         assert {(each.kappa, each.lam) for each in found} == {(ranges.kappa, ranges.lam)}
         # A token counts once, or once for each of its experts: all the same but for the n - 1 of a variance.
         assert [each.input_std for each in found] == pytest.approx(stds, rel=1 / ROWS)
-        stds = [each.input_std for each in found]
+        stds = [std for each in found for std in each.stds]
         largest = max(
             float(rows.abs().max()) / std for (rows, _, _), std in zip(group, stds, strict=True) if len(rows)
         )
@@ -444,6 +448,199 @@ def test_little_saturates(dtype: torch.dtype, name: str) -> None:
         for fractions in analog.saturation().values():
             assert fractions.input < 0.01 and fractions.output < 0.01, name
     withdraw(model)
+
+
+# ------------------------------------------------------------------------------------------- one for the whole model
+
+
+def everything(model: Model) -> Placement:
+    kinds = tuple(kind for kind, names in model.map.dense.items() if names)
+    return Placement(model.map.num_experts, ((),) * len(model.map.num_experts), kinds)
+
+
+def assert_one_for_all(found: Calibration, groups: dict[tuple[str, ...], list[Group]]) -> None:
+    """One kappa, one lam, and the standard deviations of every input slice as they are by hand."""
+    each = [one for ranges in found.layers.values() for one in for_experts(ranges, len_of(ranges))]
+    assert len({(one.kappa, one.lam) for one in each}) == 1
+    size = found.hardware.tile_size
+    for names, group in groups.items():
+        own_inputs = names[0].endswith("down_proj") or len(names) > 1
+        if len(names) > 1:
+            ranges = tuple(for_experts(found[name], 1)[0] for name in names)
+        else:
+            ranges = for_experts(found[names[0]], len(group) if own_inputs else 1)
+        together = torch.cat([rows for rows, _, _ in group])
+        for expert, one in enumerate(ranges):
+            rows = group[expert][0] if own_inputs and len(group[expert][0]) else together
+            stds = [float(part.std(correction=0)) for part in rows.split(size, 1)]
+            assert list(one.stds) == pytest.approx(stds, rel=1 / ROWS)
+
+
+def len_of(ranges: Any) -> int:
+    return len(ranges) if isinstance(ranges, tuple) else 1
+
+
+@pytest.mark.parametrize("name", ["olmoe", "gpt_oss", "list_moe"])
+@pytest.mark.parametrize("idle", [True, False])
+@pytest.mark.parametrize("tile_size", [10, 512])
+def test_one_kappa_and_one_lam(
+    tile_size: int, idle: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = network_named(name)
+    if idle:
+        leave_experts_idle(network)
+    model, texts = as_model(network), TEXTS[:2]
+    monkeypatch.setattr(module, "ROWS", token_blocks(model, texts, CONTEXT).tokens[:, 1:].numel())
+    hardware = Hardware(tile_size=tile_size, dac_bits=5, adc_bits=6)
+    found = calibrate(model, texts, hardware, "model")
+    assert found.hardware == hardware and not model.analog_modules
+    assert_one_for_all(found, groups_of(model, texts))
+    each_layer = calibrate(model, texts, hardware)
+    assert found.layers.keys() == each_layer.layers.keys()
+    if tile_size == 512:  # with one slice the units are those of the search by layer, bit for bit
+        for parameter, ranges in found.layers.items():
+            by_layer = for_experts(each_layer[parameter], len_of(ranges))
+            both = zip(for_experts(ranges, len_of(ranges)), by_layer, strict=True)
+            assert all(one.input_std == other.input_std for one, other in both)
+
+
+def test_with_one_slice_and_given_ranges_both_methods_are_the_same_hardware() -> None:
+    model, outputs = small_model(), []
+    for method in METHODS:
+        found = calibrate(model, TEXTS, Hardware(kappa=3.0), method)
+        with deployed(model, everything(model), Hardware(kappa=3.0, lam=0.3, c=1.5), found, seed=1):
+            outputs.append(block_results(model.network, token_blocks(model, TEXTS).tokens)[0])
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("hardware", [Hardware(tile_size=20, dac_bits=5, adc_bits=6), Hardware(kappa=2.5)])
+def test_what_is_least_is_the_loss_of_the_deployed_model(
+    hardware: Hardware, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model()
+    model.network.lm_head.weight.data *= 20  # else the loss says little
+    searched: list[tuple[float, float, Callable[[float], float]]] = []
+    search = module._best_octave
+
+    def spy(largest: float, cost: Callable[[float], float]) -> float:
+        searched.append((largest, search(largest, cost), cost))
+        return searched[-1][1]
+
+    monkeypatch.setattr(module, "_best_octave", spy)
+    found = calibrate(model, TEXTS, hardware, "model")
+    kappas = [] if hardware.kappa else searched[:1]
+    (ranges,) = for_experts(found["lm_head.weight"], 1)
+    assert [each[1] for each in searched] == [*(ranges.kappa for _ in kappas), ranges.lam]
+    assert ranges.kappa == (hardware.kappa or ranges.kappa)
+    tokens = calibration_tokens(model, TEXTS)
+
+    def loss(**given: Any) -> float:
+        exact = replace(hardware, c=0.0, **given)
+        with deployed(model, everything(model), exact, Calibration(found.layers, exact)):
+            return float(block_results(model.network, tokens)[0].mean())
+
+    *_, (largest, _, cost) = searched
+    for lam in (largest, ranges.lam, 0.3 * ranges.lam):
+        assert cost(lam) == loss(kappa=ranges.kappa, lam=lam)
+    for largest, _, cost in kappas:
+        for kappa in (largest, ranges.kappa, 0.3 * ranges.kappa):
+            assert cost(kappa) == loss(kappa=kappa, adc_bits=None)
+
+
+@pytest.mark.parametrize("tile_size", [10, 512])
+def test_the_search_begins_where_nothing_saturates(tile_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    monkeypatch.setattr(module, "ROWS", 10**6)
+    monkeypatch.setattr(module, "_best_octave", lambda largest, _: largest)
+
+    def saturation(factor: float) -> tuple[float, float]:
+        """The largest of any layer, when the bounds found are multiplied."""
+        hardware = Hardware(c=0.0, tile_size=tile_size, dac_bits=14, adc_bits=14)
+        found = calibrate(model, TEXTS, hardware, "model")
+        (ranges,) = for_experts(found["lm_head.weight"], 1)
+        given = replace(hardware, kappa=factor * ranges.kappa, lam=factor * ranges.lam)
+        with deployed(model, everything(model), given, Calibration(found.layers, given)):
+            for each in model.analog_modules.values():
+                each.count_saturation = True
+            block_results(model.network, calibration_tokens(model, TEXTS))
+            fractions = [one for each in model.analog_modules.values() for one in each.saturation().values()]
+        return max(each.input for each in fractions), max(each.output for each in fractions)
+
+    # Converters of 14 bits move what later layers read by little.
+    assert saturation(1.01) == (0, 0) and min(saturation(0.9)) > 0
+
+
+def test_without_converters_nothing_is_searched() -> None:
+    hardware = Hardware(dac_bits=None, adc_bits=None, tile_size=20)
+    model = small_model()
+    none = calibrate(model, TEXTS, hardware, "model")
+    both = calibrate(model, TEXTS, replace(hardware, dac_bits=8), "model")
+    (one,), (other,) = (for_experts(each["lm_head.weight"], 1) for each in (none, both))
+    assert one.kappa > other.kappa and one.stds == other.stds
+
+
+def test_scaling_the_inputs_scales_the_ranges() -> None:
+    model = small_model()
+    before = calibrate(model, TEXTS, Hardware(tile_size=20), "model")
+    model.network.model.norm.weight.data *= 4
+    model.network.lm_head.weight.data /= 4
+    after = calibrate(model, TEXTS, Hardware(tile_size=20), "model")
+    (head,) = for_experts(before["lm_head.weight"], 1)
+    scaled = replace(head, input_std=tuple(4 * std for std in head.stds))
+    assert len(head.stds) == 2 and after.layers == {**before.layers, "lm_head.weight": scaled}
+
+
+def test_slices_that_do_not_vary_have_the_range_of_the_layer() -> None:
+    model = small_model()
+    model.network.model.norm.weight.data[:16] = 0
+    found = calibrate(model, TEXTS, Hardware(tile_size=16), "model")
+    (whole,) = for_experts(calibrate(model, TEXTS, Hardware())["lm_head.weight"], 1)
+    (head,) = for_experts(found["lm_head.weight"], 1)
+    assert head.stds[0] == whole.stds[0] < head.stds[1]
+
+
+@given(best=st.floats(-9.3, 0.3), none_above=st.floats(-9.5, 2))
+def test_the_best_octave_is_found_to_a_quarter(best: float, none_above: float) -> None:
+    def cost(bound: float) -> float:
+        return math.nan if math.log2(bound / 3) > none_above else abs(math.log2(bound / 3) - best)
+
+    found = math.log2(module._best_octave(3.0, cost) / 3)
+    if none_above > 1:
+        assert abs(found - best) <= 1 / 8 + 1e-9
+    elif none_above >= -9:
+        assert found <= none_above
+
+
+def test_one_for_all_ignores_programming_and_repeats() -> None:
+    model = small_model()
+    found = [
+        calibrate(model, TEXTS, Hardware(programming=programming, c=c, lam=lam), "model").layers
+        for programming, c, lam in (("pcm", 1.0, None), ("hermes", 0.0, None), ("constant", 2.0, 0.1))
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_search_that_fails_leaves_the_model_digital(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    model = small_model()
+    monkeypatch.setattr(module, "block_results", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        calibrate(model, TEXTS, Hardware(), "model")
+    assert not model.analog_modules and hooks(model) == 0
+
+
+def test_parts_that_are_never_called_have_no_ranges() -> None:
+    network = small_network()
+    network.model.unused = nn.Linear(4, 4)
+    found = calibrate(as_model(network), TEXTS, Hardware(), "model")
+    assert "lm_head.weight" in found.layers and "model.unused.weight" not in found.layers
+
+
+def test_unknown_methods() -> None:
+    with pytest.raises(InputError, match=r"^method is 'tile': give one of layer, model$"):
+        calibrate(small_model(), TEXTS, Hardware(), "tile")  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------- bad input

@@ -466,8 +466,8 @@ def test_given_ranges_win(given: bool, kind: str) -> None:
             own = experts if parameter == "down_proj" else 1
             ranges = for_experts(calibration(hardware, name=kind)[f"{name}.{parameter}"], own)
             assert (len({each.input_std for each in ranges}) > 1) == (own > 1)
-            bounds = [each.input_std * (2.0 if given else each.kappa) for each in ranges]
-            assert crossbars.input_bound.tolist() == bounds
+            bounds = [each.stds[0] * (2.0 if given else each.kappa) for each in ranges]
+            assert crossbars.input_bound.flatten().tolist() == bounds
             assert crossbars.lam.tolist() == [0.3 if given else each.lam for each in ranges]
 
 

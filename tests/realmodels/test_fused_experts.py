@@ -13,7 +13,7 @@ import adc_parity
 import hypothesis.strategies as st
 import pytest
 import torch
-from adc_parity import reference, settled
+from adc_parity import by_slice, reference, settled
 from hypothesis import Phase, given, settings
 from small_models import gated, unfused
 from test_analog import (
@@ -26,6 +26,7 @@ from test_analog import (
     _absolute,
     exact_experts,
     exact_inputs,
+    exact_ranges,
     expected_layer,
     fused_experts,
     in_layout,
@@ -35,7 +36,7 @@ from test_analog import (
 from torch import Tensor, nn
 
 import realmodels.analog.layers as analog_layers
-from realmodels.analog import AnalogExperts, LayerCalibration
+from realmodels.analog import AnalogExperts, LayerCalibration, Ranges
 from theory.hardware import Granularity, Hardware, largest_weights
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -114,6 +115,7 @@ def stored_weights(layer: AnalogExperts, name: str) -> Tensor:
     k=st.integers(1, 3),
     tile_size=st.sampled_from([4, 8, 512]),
     w_max=st.sampled_from(GRANULARITIES),
+    own_ranges=st.booleans(),
     pass_tokens=st.sampled_from([5, 2**14]),
     activation=st.sampled_from(["fused", "torch"]),
     seed=st.integers(0, 2**31),
@@ -125,20 +127,22 @@ def test_whole_layer_equals_reference_bit_for_bit(
     k: int,
     tile_size: int,
     w_max: Granularity,
+    own_ranges: bool,
     pass_tokens: int,
     activation: str,
     seed: int,
 ) -> None:
     """Try any layout, placement and routing: one token, none, idle experts, one expert twice, several passes."""
+    ranges = exact_ranges(tile_size) if own_ranges else EXACT
     generator = seeded(seed)
     experts, hardware = exact_experts(generator, layout), Hardware(c=0.0, tile_size=tile_size, w_max=w_max)
     inputs = exact_inputs(tokens, k, generator)
-    expected = expected_layer(experts, digital, hardware, inputs)
+    expected = expected_layer(experts, digital, hardware, inputs, ranges)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused, "RESULTS", pass_tokens * k * HIDDEN)
         if activation == "torch":
             patch.setattr(fused, "known_gate", lambda _: None)
-        output = layer_of(experts, digital, hardware, EXACT)(*on_device(*inputs))
+        output = layer_of(experts, digital, hardware, ranges)(*on_device(*inputs))
     assert torch.equal(output.cpu(), expected)
 
 
@@ -190,9 +194,18 @@ def routings(patch: pytest.MonkeyPatch) -> list[_Routing]:
 
 
 def flips_and_codes(
-    hardware: Hardware, layout: str, digital: list[int], hidden: int, inner: int, counts: list[int], seed: int
+    hardware: Hardware,
+    layout: str,
+    digital: list[int],
+    hidden: int,
+    inner: int,
+    counts: list[int],
+    seed: int,
+    by_slices: tuple[bool, bool] = (False, False),
 ) -> tuple[int, int]:
     """Compare gate, up and down of each analog expert with the reference; down's have ranges of their own.
+
+    by_slices: if every input slice has a range of its own, before gate and up, and before down.
 
     An activation sees what comes out of gate and up, and replaces what goes into down.
 
@@ -201,9 +214,12 @@ def flips_and_codes(
     number, rows = len(counts), sum(counts)
     experts = in_layout(fused_experts(number, hidden, inner, seeded(seed)), layout)
     ranges = [LayerCalibration(1.0 + expert, 2.5, 0.1 + 0.05 * expert) for expert in range(number)]
+    gate_up = by_slice(PLAIN, hidden, hardware) if by_slices[0] else PLAIN
+    if by_slices[1]:
+        ranges = [by_slice(each, inner, hardware) for each in ranges]
     expert = torch.arange(number).repeat_interleave(torch.tensor(counts))
     grid = 2.0**10  # without a DAC, of numbers this coarse nothing is lost
-    x = settled((torch.randn(rows, hidden, generator=seeded(seed)) * grid).round() / grid, hardware, PLAIN)
+    x = settled((torch.randn(rows, hidden, generator=seeded(seed)) * grid).round() / grid, hardware, gate_up)
     middle = (torch.randn(rows, inner, generator=seeded(seed + 1)) * grid).round() / grid
     for each in range(number):
         middle[expert == each] = settled(middle[expert == each], hardware, ranges[each])
@@ -216,7 +232,7 @@ def flips_and_codes(
             return middle[seen["order"]].to(products)
 
         experts._apply_gate = activation
-        layer = layer_of(experts, digital, hardware, {"gate_up_proj": PLAIN, "down_proj": ranges}, seed)
+        layer = layer_of(experts, digital, hardware, {"gate_up_proj": gate_up, "down_proj": ranges}, seed)
         output = layer(*on_device(x, expert[:, None], torch.ones(rows, 1))).cpu()
     both = torch.empty_like(seen["products"])
     both[seen["order"]] = layer.layout.gate_then_up(seen["products"])
@@ -227,7 +243,7 @@ def flips_and_codes(
         for place, each in enumerate(layer.analog):
             own = expert == each
             for matrix, result in enumerate(products.unflatten(1, (targets.shape[1], -1)).unbind(1)):
-                calibration = ranges[each] if name == "down_proj" else PLAIN
+                calibration = ranges[each] if name == "down_proj" else gate_up
                 weights = targets[each, matrix], programmed[place, matrix]
                 expected = reference(inputs[own], *weights, hardware, calibration)
                 expected.assert_agrees(result[own])
@@ -250,16 +266,22 @@ def flips_and_codes(
     ).filter(lambda hardware: hardware.dac_bits is not None or hardware.adc_bits is not None),
     layout=st.sampled_from(sorted(LAYOUTS)),
     digital=st.sampled_from([[], [0], [1]]),
+    by_slices=st.tuples(st.booleans(), st.booleans()),
     data=st.data(),
     seed=st.integers(0, 2**31),
 )
 def test_products_equal_the_reference_on_the_stored_weights(
-    hardware: Hardware, layout: str, digital: list[int], data: st.DataObject, seed: int
+    hardware: Hardware,
+    layout: str,
+    digital: list[int],
+    by_slices: tuple[bool, bool],
+    data: st.DataObject,
+    seed: int,
 ) -> None:
-    """Any converters, tiles, sizes and numbers of rows, some experts without rows."""
+    """Any converters, tiles, sizes, ranges and numbers of rows, some experts without rows."""
     hidden, inner = (data.draw(matrix_sizes(min(hardware.tile_size, 64)), label=name) for name in ("H", "I"))
     counts = data.draw(st.lists(st.integers(0, 5), min_size=2, max_size=4).filter(any), label="rows")
-    flips_and_codes(hardware, layout, digital, hidden, inner, counts, seed)
+    flips_and_codes(hardware, layout, digital, hidden, inner, counts, seed, by_slices)
 
 
 @pytest.mark.parametrize("digital", [[], [1]])
@@ -382,15 +404,18 @@ def test_tiles_of_zeros_give_zeros() -> None:
     assert (output[:, :4] == 0).all() and output[:, 4:].any(1).all()
 
 
+@pytest.mark.parametrize("ranges", [EXACT, exact_ranges(8), exact_ranges(4)], ids=["one", "two", "four"])
 @pytest.mark.parametrize("activation", ["fused", "torch"])
 def test_saturation_is_counted_as_without_the_kernel(
-    activation: str, monkeypatch: pytest.MonkeyPatch
+    activation: str, ranges: dict[str, Ranges], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Try one range for all input slices, and one for each."""
     if activation == "torch":
         monkeypatch.setattr(fused, "known_gate", lambda _: None)
     experts, inputs = exact_experts(seeded(0)), on_device(*exact_inputs(40, 2, seeded(1)))
-    layer = layer_of(experts, [1], Hardware(c=0.0, tile_size=8), EXACT)
-    other = layer_of(experts, [1], Hardware(c=0.0, tile_size=8), EXACT, fp32=True)
+    hardware = Hardware(c=0.0, tile_size=4 if ranges == exact_ranges(4) else 8)
+    layer = layer_of(experts, [1], hardware, ranges)
+    other = layer_of(experts, [1], hardware, ranges, fp32=True)
     uncounted = layer(*inputs)
     for each in (layer, other):
         each.count_saturation = True

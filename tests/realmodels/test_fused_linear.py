@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from adc_parity import reference, settled
+from adc_parity import by_slice, reference, settled
 from hypothesis import Phase, given, settings
 from test_analog import PLAIN, matrix_sizes, seeded
 
@@ -116,19 +116,22 @@ def flips_and_codes(
     ).filter(lambda hardware: hardware.dac_bits is not None or hardware.adc_bits is not None),
     rows=st.integers(0, 50),
     bias=st.booleans(),
+    own_ranges=st.booleans(),
     way=st.sampled_from(WAYS),
     data=st.data(),
     seed=st.integers(0, 2**31),
 )
 def test_products_equal_the_reference_on_the_stored_weights(
-    hardware: Hardware, rows: int, bias: bool, way: str, data: st.DataObject, seed: int
+    hardware: Hardware, rows: int, bias: bool, own_ranges: bool, way: str, data: st.DataObject, seed: int
 ) -> None:
+    """Any converters, tiles and sizes; one range for the layer, or one for each input slice."""
     inputs, outputs = (
         data.draw(matrix_sizes(min(hardware.tile_size, 64)), label=name) for name in ("in", "out")
     )
     with pytest.MonkeyPatch.context() as patch:
         way_of(patch, way)
-        flips_and_codes(hardware, (rows, inputs, outputs), bias, seed)
+        calibration = by_slice(PLAIN, inputs, hardware) if own_ranges else PLAIN
+        flips_and_codes(hardware, (rows, inputs, outputs), bias, seed, calibration)
 
 
 @pytest.mark.parametrize("enough", [1, 2**30])

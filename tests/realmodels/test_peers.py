@@ -21,7 +21,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from adc_parity import Reference, reference, settled
+from adc_parity import Reference, by_slice, reference, settled
 from hypothesis import given, settings
 from small_models import (
     OTHER_CONFIGS,
@@ -68,6 +68,7 @@ DOUBTFUL, FLIPPED = 0.02, 1e-4  # of all codes
     dac_bits=st.integers(2, 9),
     adc_bits=st.integers(2, 9),
     calibration=st.builds(LayerCalibration, st.floats(0.5, 2), st.floats(1, 4), st.floats(0.05, 0.8)),
+    own_ranges=st.booleans(),
     bias=st.booleans(),
     seed=st.integers(0, 2**31),
 )
@@ -78,11 +79,15 @@ def test_linear_layer_has_the_same_codes(
     dac_bits: int,
     adc_bits: int,
     calibration: LayerCalibration,
+    own_ranges: bool,
     bias: bool,
     seed: int,
 ) -> None:
+    """Try one range for the layer, and one for each input slice, which lightning finds for itself in training."""
     generator = torch.Generator().manual_seed(seed)
     hardware = Hardware(c=0.0, w_max=w_max, tile_size=16, dac_bits=dac_bits, adc_bits=adc_bits)
+    if own_ranges:
+        calibration = by_slice(calibration, shape[1], hardware)
     linear = nn.Linear(shape[1], shape[0], bias=bias)
     linear.weight.data.normal_(generator=generator)
     if bias:  # adding a multiple of a power of two far below the outputs' own precision would blur the codes

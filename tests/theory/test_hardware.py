@@ -715,6 +715,39 @@ def test_bfloat16_products_are_those_of_fp32(device: str, w_max: Granularity) ->
         assert in_bf16.output_saturation == in_fp32.output_saturation
 
 
+@devices
+@granularities
+@given(size=st.integers(1, 9), inputs=st.integers(1, 30), data=st.data(), seed=seeds)
+def test_every_slice_may_have_a_range_of_its_own(
+    device: str, w_max: Granularity, size: int, inputs: int, data: st.DataObject, seed: int
+) -> None:
+    """Slices are products of their own, whose outputs and counts add up; equal ranges are one range."""
+    x, weight = (
+        torch.randn(rows, inputs, generator=seeded(seed), dtype=torch.float64).to(device) for rows in (4, 7)
+    )
+    hardware = Hardware(w_max=w_max, tile_size=size, dac_bits=5, adc_bits=6)
+    starts = range(0, inputs, size)
+    stds = tuple(data.draw(st.floats(0.1, 3), label="std") for _ in starts)
+    if w_max == "layer":  # the largest weight of a layer is not that of its slices
+        weight[:, ::size] = 5.0
+    whole = analog_matmul(x, weight, hardware, **PLAIN | {"input_std": stds})
+    output, beyond_input, beyond_output = torch.zeros_like(whole.output), 0.0, 0.0
+    for start, std in zip(starts, stds, strict=True):
+        part = slice(start, start + size)
+        each = analog_matmul(x[:, part], weight[:, part], hardware, **PLAIN | {"input_std": std})
+        output += each.output
+        beyond_input += each.input_saturation * x[:, part].numel()
+        beyond_output += each.output_saturation
+    assert torch.equal(whole.output, output)
+    assert whole.input_saturation == pytest.approx(beyond_input / x.numel())
+    assert whole.output_saturation == pytest.approx(beyond_output / len(starts))
+    same = [
+        analog_matmul(x, weight, hardware, **PLAIN | {"input_std": std})
+        for std in (0.7, (0.7,) * len(starts))
+    ]
+    assert torch.equal(same[0].output, same[1].output)
+
+
 # Bad input
 
 
@@ -723,6 +756,14 @@ def test_bfloat16_products_are_those_of_fp32(device: str, w_max: Granularity) ->
 def test_unusable_calibrations(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"^{name} is .*: give a finite number above 0$"):
         analog_matmul(torch.ones(2, 4), torch.ones(3, 4), Hardware(), **(PLAIN | {name: value}))
+
+
+def test_unusable_ranges_of_slices() -> None:
+    x, weight, hardware = torch.ones(2, 4), torch.ones(3, 4), Hardware(tile_size=2)
+    with pytest.raises(InputError, match="^input_std is -1.0: give a finite number above 0$"):
+        analog_matmul(x, weight, hardware, **PLAIN | {"input_std": (1.0, -1.0)})
+    with pytest.raises(InputError, match="^input_std has 3 numbers: give one, or one for each of 2 slices$"):
+        analog_matmul(x, weight, hardware, **PLAIN | {"input_std": (1.0, 1.0, 1.0)})
 
 
 @pytest.mark.parametrize(

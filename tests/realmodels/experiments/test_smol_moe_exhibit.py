@@ -3,19 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from committed import assert_thresholds
+from small_models import save, small_network
 
 from figures.drawings import smol_moe as drawing
+from realmodels.deploy import Chip
 from realmodels.experiments import rig, smol_moe
 from realmodels.experiments.smol_moe import (
     CURVES,
+    DENSE_ANALOG,
     DIGITAL,
     EVERYTHING,
-    EXPERTS_ONLY,
     NOTHING,
     PLACEMENTS,
     PRESETS,
@@ -25,6 +28,8 @@ from realmodels.experiments.smol_moe import (
     Placed,
     summarise,
 )
+from realmodels.load import load
+from realmodels.tasks import CONTINUATION, evaluate_tasks
 from theory.evidence import Finding, Result
 
 QUESTIONS, DRAWS, RIGHT = 200, 6, 0.6
@@ -32,7 +37,7 @@ TASKS = ("piqa", "boolq")
 MAXNN = {fraction: Placed("maxnn", fraction) for fraction in (0.125, 0.25)}
 REFERENCE = Config("smol-moe", "h", "cpu", "float32", TASKS, QUESTIONS, rig.NOISES[0], DIGITAL, 0.0, 0)
 # Shares of the questions that become wrong: with no digital expert, with the dense modules analog, with others.
-LOST = {NOTHING: 0.2, EXPERTS_ONLY: 0.15, EVERYTHING: 0.004, MAXNN[0.125]: 0.1, MAXNN[0.25]: 0.05}
+LOST = {NOTHING: 0.2, DENSE_ANALOG: 0.15, EVERYTHING: 0.004, MAXNN[0.125]: 0.1, MAXNN[0.25]: 0.05}
 OTHERS, CONVERTERS = 0.12, 0.004
 
 
@@ -112,7 +117,7 @@ def test_the_verdicts_against_others(maxnn: float, verdict: str) -> None:
 
 @pytest.mark.parametrize(("dense", "verdict"), [(0.25, "holds"), (0.02, "fails")])
 def test_the_verdict_on_dense_modules(dense: float, verdict: str) -> None:
-    found = about(summarised({**LOST, EXPERTS_ONLY: dense}), "dense modules on analog hurt more")
+    found = about(summarised({**LOST, DENSE_ANALOG: dense}), "dense modules on analog hurt more")
     assert [each.verdict for each in found] == [verdict] * 6
     assert found[0].estimate == pytest.approx(dense - LOST[MAXNN[0.125]])
 
@@ -179,3 +184,45 @@ def test_the_pictures_and_the_table() -> None:
     rows = drawing.table(result)
     assert len(rows) == len(result.data["curves"])
     assert set(TASKS) < rows[0].keys()
+
+
+# On a model
+
+
+def test_units_are_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The placement, the noise and the answers of the config, and a digital model afterwards."""
+    folder = save(small_network(num_experts=8, max_position_embeddings=512), tmp_path)
+    seen: list[Any] = []
+    real = Chip.placed
+
+    def spy(chip: Chip, placement: Any) -> Any:
+        seen.append((placement, chip.hardware, chip.seed))
+        return real(chip, placement)
+
+    monkeypatch.setattr(Chip, "placed", spy)
+    units = [
+        replace(unit, questions=6)
+        for unit in smol_moe.grid("quick", model=str(folder), seeds=2, tasks=CONTINUATION)
+    ]
+    chosen = {unit.placed: unit for unit in units if unit.c in (0.0, RULE_C)}
+    assert chosen.keys() == {DIGITAL, EVERYTHING, *PLACEMENTS}
+    digital = smol_moe.measure(chosen[DIGITAL])
+    assert not seen
+    plain = evaluate_tasks(load(folder), [CONTINUATION], 6)[CONTINUATION]
+    assert digital == {
+        "tasks": {CONTINUATION: [int(each) for each in plain.correct]},
+        "task_units": {CONTINUATION: list(plain.units)},
+    }
+    for placed in (NOTHING, DENSE_ANALOG, EVERYTHING, MAXNN[0.25]):
+        smol_moe.measure(chosen[placed])
+        placement, hardware, seed = seen[-1]
+        unit = chosen[placed]
+        assert (hardware.c, hardware.w_max, hardware.programming) == (
+            unit.c,
+            unit.noise.w_max,
+            unit.noise.programming,
+        )
+        assert seed == unit.seed
+        assert [len(each) for each in placement.digital_experts] == [round(8 * placed.digital_fraction)] * 2
+        assert bool(placement.analog_modules) == (not placed.dense)
+    assert smol_moe.measure(chosen[DIGITAL]) == digital

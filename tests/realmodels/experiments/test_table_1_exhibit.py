@@ -1,6 +1,7 @@
 """Table 1: its units, its verdicts on data with known answers, and its drawing."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from matplotlib.patches import Rectangle
 
 from figures.drawings import table_1 as drawing
 from realmodels.analog import LayerCalibration
-from realmodels.calibrate import Calibration
+from realmodels.calibrate import Calibration, Method
+from realmodels.experiments.rig import GRANULARITIES
 from realmodels.experiments.table_1 import MODELS, Config, grid, measure, scaled, summarise
 from theory.errors import InputError
 from theory.hardware import Hardware
@@ -28,10 +30,14 @@ Cells = dict[tuple[float, float], float]
 
 def records(
     costs: dict[int, tuple[float, float]] = COSTS,
+    of_model: dict[int, tuple[float, float]] = COSTS,
     cells: Cells | None = None,
     models: tuple[str, ...] = MODELS,
 ) -> tuple[list[Config], list[dict[str, Any]]]:
-    """cells: loss increases of the heat map, 0.01 at the calibrated point and 0.1 elsewhere if not given."""
+    """costs, of_model: with kappa and lam of every layer, and with one of each for the whole model.
+
+    cells: loss increases of the heat map, 0.01 at the calibrated point and 0.1 elsewhere if not given.
+    """
     generator = np.random.default_rng(0)
     text = 2 + generator.random(BLOCKS)  # blocks differ far more than placements do
 
@@ -43,12 +49,16 @@ def records(
 
     configs, results = [], []
     for name in models:
-        first = Config(name, "h", "t", "th", "cpu", BLOCKS, 32, "table", ("nothing",), "tile", 8, 1.0, 1.0)
+        first = Config(
+            name, "h", "t", "th", "cpu", BLOCKS, 32, "table", ("nothing",), "tile", 8, "layer", 1.0, 1.0
+        )
         configs.append(first)
         results.append({"nothing": found(0.0)})
-        for w_max in ("tile", "column"):
-            for bits, (experts, everything) in costs.items():
-                configs.append(replace(first, analog=("experts", "everything"), w_max=w_max, bits=bits))
+        both: dict[Method, dict[int, tuple[float, float]]] = {"layer": costs, "model": of_model}
+        for calibration, w_max in product(both, GRANULARITIES):
+            for bits, (experts, everything) in both[calibration].items():
+                part = replace(first, calibration=calibration, w_max=w_max, bits=bits)
+                configs.append(replace(part, analog=("experts", "everything")))
                 results.append({"experts": found(experts), "everything": found(everything)})
         configs.append(replace(first, part="heat map"))
         results.append({"nothing": found(0.0)})
@@ -63,30 +73,60 @@ def records(
 
 def verdicts(claim: str, **changes: Any) -> list[str]:
     findings = summarise(*records(models=("m",), **changes)).findings
-    return [finding.verdict for finding in findings if claim in finding.claim]
+    return [finding.verdict for finding in findings if finding.claim.startswith(claim)]
 
 
+# Findings on one kind of calibration depend on its costs alone.
+CALIBRATIONS = pytest.mark.parametrize(
+    ("start", "which"), [("", "costs"), ("one kappa and lambda: ", "of_model")]
+)
+
+
+@CALIBRATIONS
 @pytest.mark.parametrize(("experts", "verdict"), [(0.002, "holds"), (0.02, "fails"), (0.01, "inconclusive")])
-def test_converters_on_experts_cost_little(experts: float, verdict: str) -> None:
-    assert verdicts("cost little", costs=COSTS | {8: (experts, 0.05)}) == [verdict, verdict]
+def test_converters_on_experts_cost_little(experts: float, verdict: str, start: str, which: str) -> None:
+    costs = {which: COSTS | {8: (experts, 0.05)}}
+    assert verdicts(f"{start}converters on the experts alone cost little", **costs) == [verdict, verdict]
 
 
+@CALIBRATIONS
 @pytest.mark.parametrize(
     ("everything", "verdict"), [(0.01, "holds"), (0.003, "fails"), (0.004, "inconclusive")]
 )
-def test_dense_modules_cost_more_than_experts(everything: float, verdict: str) -> None:
-    assert verdicts("cost more than the experts", costs=COSTS | {8: (0.002, everything)}) == [verdict] * 2
+def test_dense_modules_cost_more_than_experts(
+    everything: float, verdict: str, start: str, which: str
+) -> None:
+    costs = {which: COSTS | {8: (0.002, everything)}}
+    assert verdicts(f"{start}dense modules on analog hardware cost more", **costs) == [verdict] * 2
 
 
+@CALIBRATIONS
 @pytest.mark.parametrize(("six", "verdict"), [(0.1, "holds"), (0.005, "fails"), (0.01, "inconclusive")])
-def test_fewer_bits_cost_more(six: float, verdict: str) -> None:
-    found = verdicts("bits cost more", costs=COSTS | {6: (0.02, six)})
-    assert found == ["holds", verdict] * 2  # 4 against 6, 6 against 8
+def test_fewer_bits_cost_more(six: float, verdict: str, start: str, which: str) -> None:
+    costs = {which: COSTS | {6: (0.02, six)}}
+    found = [verdicts(f"{start}{fewer} bits cost more", **costs) for fewer in (4, 6)]
+    assert found == [["holds"] * 2, [verdict] * 2]  # against 6, against 8
+
+
+@pytest.mark.parametrize(
+    ("of_model", "expected"),
+    [
+        ((0.003, 0.012), ["holds", "holds"]),
+        ((0.001, 0.009), ["fails", "fails"]),
+        ((0.002, 0.012), ["inconclusive", "holds"]),
+        ((0.003, 0.01), ["holds", "inconclusive"]),
+    ],
+)
+def test_ranges_of_every_layer_cost_less_than_those_of_the_whole_model(
+    of_model: tuple[float, float], expected: list[str]
+) -> None:
+    found = verdicts("kappa and lambda of every layer cost less", of_model=COSTS | {8: of_model})
+    assert found == expected * 2
 
 
 @pytest.mark.parametrize(("best", "verdict"), [(0.1, "holds"), (0.009, "holds"), (0.004, "fails")])
 def test_the_calibrated_point_is_the_best_of_the_heat_map(best: float, verdict: str) -> None:
-    assert verdicts("heat map", cells={(2.0, 0.5): best}) == [verdict]
+    assert verdicts("calibration finds the best of the heat map", cells={(2.0, 0.5): best}) == [verdict]
 
 
 def test_the_best_cell_is_judged_on_text_that_did_not_choose_it() -> None:
@@ -138,13 +178,20 @@ def test_the_picture_and_the_rows_hold_published_numbers_beside_ours() -> None:
         [-0.0071, -0.0163, -0.0025, -0.0624]
     )
     ours = [row for row in rows if row["whose"] == "ours" and row["part"] == "table"]
-    assert len(ours) == 2 * 2 * 3 * 2 and {row["model"] for row in ours} == set(MODELS)
+    assert len(ours) == 2 * 2 * 2 * 3 * 2 and {row["model"] for row in ours} == set(MODELS)
+    assert [row["calibration"] for row in ours] == (["layer"] * 12 + ["model"] * 12) * 2
     assert [row["loss_change"] for row in ours[:2]] == pytest.approx([0.002, 0.01], abs=5e-4)
     assert sum(row["part"] == "heat map" for row in rows) == 2 * len(FACTORS) ** 2
     assert len({tuple(row) for row in rows}) == 1  # all have the same columns
     figure = drawing.draw(result)
     text = {cell.get_text().get_text() for cell in figure.axes[0].tables[0].get_celld().values()}
     assert {"published: OLMoE", "\N{MINUS SIGN}0.71", "ours: tiny-olmoe"} <= text
+    curves = drawing.PARTS["bits"][0](
+        summarise(*records(of_model={bits: (2 * cost, 3 * more) for bits, (cost, more) in COSTS.items()}))
+    ).axes
+    ends = np.array([[np.asarray(line.get_ydata())[-1] for line in axis.lines[::3]] for axis in curves])
+    assert np.allclose(ends[0], ends[1], atol=1e-3) and np.allclose(ends[2], ends[3], atol=1e-3)
+    assert np.allclose(ends[2] / ends[0], [2, 3, 2, 3], rtol=0.01)  # at 4 bits
     heat_map = drawing.PARTS["heat-map"][0](result).axes[0]
     (marked,) = heat_map.patches
     assert isinstance(marked, Rectangle) and marked.get_xy() == (1, 1)
@@ -154,8 +201,10 @@ def test_the_picture_and_the_rows_hold_published_numbers_beside_ours() -> None:
 def test_units_on_a_model(small_model_folder: Path) -> None:
     units = grid("quick", model=str(small_model_folder))
     assert {unit.model for unit in units} == {str(small_model_folder)}
-    digital, eight, four, reference, *cells = units
+    digital, eight, four, eight_of_model, four_of_model, reference, *cells = units
     assert [unit.bits for unit in (eight, four)] == [8, 4] and len(cells) == 9
+    assert eight_of_model == replace(eight, calibration="model") != eight
+    assert four_of_model == replace(four, calibration="model") != four
     assert reference.analog == digital.analog == ("nothing",)
     nothing, fine, coarse = measure(digital)["nothing"], measure(eight), measure(four)
     assert fine["experts"]["loss"] != fine["everything"]["loss"] != nothing["loss"]
@@ -165,6 +214,9 @@ def test_units_on_a_model(small_model_folder: Path) -> None:
     ]
     assert distance[0] < distance[1]
     # The calibrated point of the heat map is the table's; measuring leaves the model digital.
+    of_model = measure(eight_of_model)
+    assert of_model["everything"]["loss"] != fine["everything"]["loss"]
+    assert of_model["experts"]["loss"] != fine["experts"]["loss"]
     assert measure(cells[4])["everything"] == fine["everything"] != measure(cells[0])["everything"]
     assert measure(digital)["nothing"] == nothing
 
