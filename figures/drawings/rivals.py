@@ -49,6 +49,7 @@ def draw(result: Result) -> Figure:
         axis.set_title(where.partition(", ")[2])
         axis.grid(visible=False, axis="y")
     axes[0, 0].invert_yaxis()
+    axes[0, 0].locator_params(axis="x", nbins=5)  # so that numbers do not touch
     for axis in axes[-1]:
         axis.set_xlabel("loss minus that of the other score, nats per token")
     legend_below(figure, axes[0, 0], columns=2)

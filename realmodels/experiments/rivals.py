@@ -8,7 +8,7 @@ and digital dense modules. Scores see calibration text, losses are of evaluation
 Rules: rules/figure-rivals.md, and rules/figure-rivals-deepseek.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,7 +152,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         ]
         for fraction in config.fractions:
             where = f"{config.model}, w_max per {config.w_max}, {fraction:.1%} of experts digital"
-            findings += _findings(where, lambda label, t=tables, part=fraction: t[label, part])
+            findings += _findings(where, {label: tables[label, fraction] for label in LABELS})
     first, documents = configs[0], records[0]["documents"]
     return Result(
         data={
@@ -171,13 +171,13 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     )
 
 
-def _findings(where: str, of: Callable[[str], NDArray[np.float64]]) -> list[Finding]:
+def _findings(where: str, tables: Mapping[str, NDArray[np.float64]]) -> list[Finding]:
     """The rules, for one granularity and budget."""
     return [
         mean_finding(
             f"{own.name}{own.form} loses less than {name}{own.form}; {where}",
             f"loss of {own.name}{own.form} - loss of {name}{own.form} at c = {RULE_C:g}, nats per token",
-            of(key + own.form) - of(other + own.form),
+            tables[key + own.form] - tables[other + own.form],
             direction="below",
             origin="ours",
             family=f"{own.name} against others",

@@ -186,7 +186,7 @@ def test_the_page_of_findings_has_no_number_but_those_of_its_source() -> None:
     [
         ("README.md", {"2603.02633", "3.11", "2.0"}),  # the paper, Python, the licence
         ("docs/choices.md", {".055", ".016", ".043", ".011", "7.9"}),  # the page says from which commits
-        ("docs/own-model.md", set()),
+        ("docs/own-model.md", {"2604.06515", "2606.04980", "2606.15716", "2410.06270"}),  # papers
         ("docs/smol-moe.md", set()),
         ("CONTRIBUTING.md", {"8.16"}),  # Coq
     ],

@@ -130,6 +130,7 @@ def test_the_grid() -> None:
     assert {config.model for config in grid("quick", model="tiny-deepseek-moe")} == {"tiny-deepseek-moe"}
 
 
+@pytest.mark.slow
 def test_a_real_unit() -> None:
     """Losses are those of the placements of each score, in the form in which it is compared, on evaluation text."""
     (config,) = grid("quick", seeds=2, first_seed=7)
