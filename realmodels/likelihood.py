@@ -95,6 +95,8 @@ def log_likelihoods(
 ) -> NDArray[np.float64]:
     """(requests,): the sum of the log-probabilities of each continuation's tokens, in nats.
 
+    Log-probabilities are fp32, whatever the network's dtype; in lm-eval that is softmax_dtype="float32".
+
     tokens_per_batch: at most so many tokens are read at once, or one row if that is longer; default: by the device.
     """
     device = device_of(network)

