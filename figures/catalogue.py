@@ -30,6 +30,7 @@ NUMBERS_OPTIONS = (*OPTIONS_OF_ONE, "first_seed")  # they change the numbers, an
 EXPERIMENT_OPTIONS = (*NUMBERS_OPTIONS, "device")
 PRESETS = ("quick", "default", "full")
 DECIDES_NOTHING = "quick preset: decides nothing"  # stands wherever a result of that preset is shown
+NO_RESULT = "no result yet"  # stands wherever an exhibit is shown that was not run in full
 DATA: Traversable = files("figures") / "data"
 
 
@@ -99,6 +100,8 @@ class Exhibit:
 
 # Seeds below this one had been seen when rules/figure-3.md and rules/figure-4.md were written anew, for hermes, too.
 UNSEEN: dict[str, Any] = {"first_seed": 2000}
+# And those below this one when rules/figure-rivals.md was.
+STILL_UNSEEN: dict[str, Any] = {"first_seed": 3100}
 EXHIBITS = (
     Exhibit(
         name="figure-3",
@@ -176,6 +179,29 @@ EXHIBITS = (
         defaults={"model": "tiny-deepseek-moe"},
     ),
     Exhibit(
+        name="figure-rivals",
+        title="tiny-olmoe: MaxNNScore and the expected damage against four scores for quantisation and pruning",
+        layer="realmodels",
+        times={
+            "quick": "1 min on 2 cores",
+            "default": "2 min on 2 cores",
+            "full": "1 min on an H200 (an estimate)",
+        },
+        defaults=STILL_UNSEEN,
+    ),
+    Exhibit(
+        name="figure-rivals-deepseek",
+        title="tiny-deepseek-moe: MaxNNScore and the expected damage against four scores for quantisation and pruning",
+        layer="realmodels",
+        times={
+            "quick": "1 min on 2 cores",
+            "default": "2 min on 2 cores",
+            "full": "1 min on an H200 (an estimate)",
+        },
+        like="figure-rivals",
+        defaults=STILL_UNSEEN | {"model": "tiny-deepseek-moe"},
+    ),
+    Exhibit(
         name="figure-growth",
         title="Growth of specialists' neurons: the ratio of frequencies until the knee, and what separates the norms",
         layer="synthetic",
@@ -249,6 +275,12 @@ def committed(exhibit: Exhibit, data: Traversable) -> Result | None:
     """The result of the exhibit that is kept in `data`, None if there is none yet."""
     file = data / f"{exhibit.name}.json"
     return stored(file, exhibit) if file.is_file() else None
+
+
+def with_results(exhibits: Sequence[Exhibit], data: Traversable) -> list[tuple[Exhibit, Result]]:
+    """The exhibits that `data` keeps a result of, each with it."""
+    found = ((exhibit, committed(exhibit, data)) for exhibit in exhibits)
+    return [(exhibit, result) for exhibit, result in found if result is not None]
 
 
 def stored(file: Traversable, exhibit: Exhibit, presets: Sequence[str] = PRESETS) -> Result:

@@ -12,7 +12,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from figures.catalogue import PRESETS, Exhibit, committed
+from figures.catalogue import NO_RESULT, PRESETS, Exhibit, committed
 from figures.shown import counts
 from figures.text import listed, wrapped
 from theory.claims import Claim, marked_tests, sources
@@ -171,7 +171,7 @@ class Catalogue:
         for exhibit, result in self.results:
             times = "; ".join(f"{preset}: {exhibit.times[preset]}" for preset in PRESETS)
             lines.append(exhibit.option)
-            for text in (exhibit.title, times, counts(result) if result else "no result yet"):
+            for text in (exhibit.title, times, counts(result) if result else NO_RESULT):
                 lines += wrapped(text, width, "  ")
             lines.append("")
         return "\n".join(lines[:-1])
@@ -277,7 +277,7 @@ def _shown(entry: Entry, width: int) -> Iterator[str]:
         yield f"     {test.partition('::')[2]}"
     yield "  verdicts: lemma: no finding of its own" if entry.is_lemma else "  verdicts"
     for each in entry.verdicts:
-        said = each.counted or ("no finding of its own" if each.committed else "no result yet")
+        said = each.counted or ("no finding of its own" if each.committed else NO_RESULT)
         yield from wrapped(f"{each.exhibit}: {said}", width, "    ")
 
 

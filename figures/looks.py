@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 
-from figures.catalogue import Exhibit, needed
+from figures.catalogue import Exhibit, with_results
 from figures.rules import judged_by
 from figures.shown import verdicts
 from theory.evidence import Result
@@ -17,8 +17,8 @@ HEAD = "| run | code | seeds | verdicts | what changed |\n|---|---|---|---|---|"
 
 def completed(page: str, exhibits: Sequence[Exhibit], data: Traversable) -> str:
     """The page with a row for each committed result that it lacks, below the exhibit's heading."""
-    for exhibit in exhibits:
-        result, heading = needed(exhibit, data), f"## {exhibit.name}\n"
+    for exhibit, result in with_results(exhibits, data):
+        heading = f"## {exhibit.name}\n"
         if f"\n{heading}" not in page:
             page = f"{page.rstrip()}\n\n{heading}\n{HEAD}\n"
         before, _, rest = page.partition(f"\n{heading}")

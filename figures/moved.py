@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
+from figures.catalogue import DATA, EXHIBITS, Exhibit, with_results
 from figures.results import cell, table
 from figures.rules import ROOT
 from figures.shown import needs, reason
@@ -89,8 +89,10 @@ def why(then: dict[str, Any], now: Finding, old: Before, new: Result) -> str:
 def page(exhibits: Sequence[Exhibit], data: Traversable, olds: Sequence[Before], commit: str) -> str:
     """The list of verdicts that moved, of origins that moved, and of claims that came or went."""
     moved, origins, gone, came, same = [], Counter[tuple[str, str, str, str]](), [], [], 0
+    results = {exhibit.name: result for exhibit, result in with_results(exhibits, data)}
     for exhibit, old in zip(exhibits, olds, strict=True):
-        new = needed(exhibit, data)
+        if (new := results.get(exhibit.name)) is None:
+            continue
         for then, now in pairs(old, new):
             if then is None:
                 assert now is not None

@@ -15,7 +15,7 @@ from typing import Any
 
 from figures import looks, prose
 from figures.answers import answers
-from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
+from figures.catalogue import DATA, EXHIBITS, NO_RESULT, Exhibit, committed, with_results
 from figures.rules import ROOT, files, judged_by, questions
 from figures.shown import conditions, counts, head, needs, outcome, p_value, span, units, verdicts
 from figures.text import first_sentence
@@ -99,8 +99,8 @@ def failures(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     """
     rows: list[list[str]] = []
     beyond: dict[str, int] = {}
-    for exhibit in exhibits:
-        findings = needed(exhibit, data).findings
+    for exhibit, result in with_results(exhibits, data):
+        findings = result.findings
         link = f"[`{exhibit.option}`](RESULTS.md#{exhibit.name})"
         for claim in dict.fromkeys(head(each) for each in findings if each.verdict == "fails"):
             cells = [each for each in findings if head(each) == claim]
@@ -158,7 +158,11 @@ def seen(caption: str) -> str:
 def overview(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     """One row for each exhibit."""
     rows = [
-        [f"[`{exhibit.option}`](#{exhibit.name})", cell(exhibit.title), counts(needed(exhibit, data))]
+        [
+            f"[`{exhibit.option}`](#{exhibit.name})",
+            cell(exhibit.title),
+            counts(result) if (result := committed(exhibit, data)) else NO_RESULT,
+        ]
         for exhibit in exhibits
     ]
     return table(["exhibit", "shows", "findings"], rows)
@@ -168,10 +172,13 @@ def everything(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     """Every finding of every exhibit with its rule, pictures with captions, and what each result comes from."""
     sections = ["# Results", LEGEND, overview(exhibits, data), error_rates(exhibits, data)]
     for exhibit in exhibits:
-        result = needed(exhibit, data)
+        sections.append(f'<a id="{exhibit.name}"></a>\n## `{exhibit.option}`')
+        rules = f"[these rules]({files(exhibit)[0]})"
+        if (result := committed(exhibit, data)) is None:
+            sections.append(f"{exhibit.sentence} There is {NO_RESULT}. It will be judged by {rules}.")
+            continue
         sections += [
-            f'<a id="{exhibit.name}"></a>\n## `{exhibit.option}`',
-            f"{exhibit.sentence} {counts(result)}. Judged by [these rules]({files(exhibit)[0]}).",
+            f"{exhibit.sentence} {counts(result)}. Judged by {rules}.",
             *([exhibit.repetition] if exhibit.repeats else []),
             *pictures(exhibit),
             *families(exhibit, result),
@@ -186,9 +193,9 @@ def error_rates(exhibits: Sequence[Exhibit], data: Traversable) -> str:
 
     able = [
         finding
-        for exhibit in exhibits
+        for exhibit, result in with_results(exhibits, data)
         if not exhibit.repeats
-        for finding in needed(exhibit, data).findings
+        for finding in result.findings
         if finding.n is not None and not finding.too_few
     ]
     adjusted = false_discovery_control([finding.p for finding in able]) if able else []
@@ -294,6 +301,7 @@ def statements(
     """Formula, assumptions, derivation, tests, exhibits and verdicts of every statement."""
     shown = {exhibit.name: exhibit for exhibit in exhibits}
     testing = _testing(exhibits, data)
+    known = {exhibit.name for exhibit, _ in with_results(exhibits, data)}
     steps = sources(claims)
     sections = []
     for claim in claims:
@@ -302,9 +310,9 @@ def statements(
         for name in claim.exhibits:
             if name not in shown:
                 raise InputError(f"{claim.id}: {name} is not in the catalogue; mend theory/claims.py")
+            found = "no finding tests this statement alone" if name in known else NO_RESULT
             if own := verdicts(testing.get(claim.id, {}).get(name, ())):
-                own += f", by [these rules](../{files(shown[name])[0]})"
-            found = own or "no finding tests this statement alone"
+                found = f"{own}, by [these rules](../{files(shown[name])[0]})"
             links.append(f"- [`{shown[name].option}`](../RESULTS.md#{name}): {found}")
         sections += [
             f'<a id="{claim.id}"></a>\n## {claim.id}',
@@ -336,8 +344,8 @@ def _step(step: Step, shared_with: str) -> str:
 def _testing(exhibits: Sequence[Exhibit], data: Traversable) -> dict[str, dict[str, list[Finding]]]:
     """Findings by the statement that they test and by exhibit."""
     found: dict[str, dict[str, list[Finding]]] = {}
-    for exhibit in exhibits:
-        for finding in needed(exhibit, data).findings:
+    for exhibit, result in with_results(exhibits, data):
+        for finding in result.findings:
             if finding.statement is not None:
                 found.setdefault(finding.statement, {}).setdefault(exhibit.name, []).append(finding)
     return found

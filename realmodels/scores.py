@@ -1,19 +1,22 @@
 """Which score does each placement strategy rank the experts of a model by?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from realmodels.devices import weights_of
 from realmodels.families import MoELayer
 from realmodels.fused import FUSED_WEIGHTS, fused_layout
 from realmodels.model import Model
-from realmodels.statistics import routing
+from realmodels.statistics import activation_norms, routing
 from theory.errors import InputError
+from theory.other_scores import alphaq_score, maxvar_score
 from theory.placement import STRATEGIES, Strategy
 from theory.score import maxnn_score, neuron_norms
+
+Score = Callable[[Sequence[Tensor]], Tensor]  # of linear layers (*batch, out, in): (*batch)
 
 
 def scores(
@@ -21,18 +24,21 @@ def scores(
 ) -> Float[Tensor, "layers experts"]:
     """Scores for `theory.placement.place`, fp64 on the CPU; highest is digital first.
 
-    `activation_frequency` and `activation_weight` are measured on `texts`. `router_norm` is the norm of an expert's
-    row of router weights. Every other strategy ranks by MaxNNScore or not at all.
+    `activation_frequency`, `activation_weight` and `msan` are measured on `texts`. `router_norm` is the norm of an
+    expert's row of router weights. `maxvar` and `alphaq` are scores of others [theory.other_scores]. Every other
+    strategy ranks by MaxNNScore or not at all.
     InputError if the model is deployed: noisy experts change the routing.
     """
     model.require_digital()
     if strategy not in STRATEGIES:
         raise InputError(f"strategy is {strategy!r}: give one of {', '.join(STRATEGIES)}")
-    if strategy in ("activation_frequency", "activation_weight"):
+    if strategy in ("activation_frequency", "activation_weight", "msan"):
         if texts is None:
             raise InputError(
                 f"strategy {strategy!r} needs texts: give calibration texts, never evaluation texts"
             )
+        if strategy == "msan":
+            return activation_norms(model, texts)
         measured = routing(model, texts)
         return measured.frequency if strategy == "activation_frequency" else measured.weight
     if strategy == "router_norm":
@@ -41,19 +47,32 @@ def scores(
             for layer in model.map.moe_layers
         ]
     else:
-        rows = [_maxnn(model.network, layer) for layer in model.map.moe_layers]
+        score = {"maxvar": maxvar_score, "alphaq": alphaq_score}.get(strategy, maxnn_score)
+        rows = [_of_weights(model.network, layer, score) for layer in model.map.moe_layers]
     return torch.stack([row.cpu() for row in rows])
 
 
-def _maxnn(network: nn.Module, layer: MoELayer) -> Float[Tensor, " experts"]:
+def parameters(model: Model) -> Int[Tensor, "layers experts"]:
+    """Number of weights of each expert, without biases; costs for `theory.placement.knapsack`."""
+    return torch.stack([_of_weights(model.network, layer, _count).cpu() for layer in model.map.moe_layers])
+
+
+def _count(layers: Sequence[Float[Tensor, "*batch out in"]]) -> Int[Tensor, "*batch"]:
+    number = sum(layer.shape[-2] * layer.shape[-1] for layer in layers)
+    return torch.full(layers[0].shape[:-2], number)
+
+
+def _of_weights(network: nn.Module, layer: MoELayer, score: Score) -> Float[Tensor, " experts"]:
+    """The score of the weights (gate, up, down) of each expert; of modules in the order in which an expert has them."""
     if layer.linears:
         return torch.stack(
             [
-                maxnn_score([weights_of(network.get_submodule(name))["weight"] for name in expert])
+                score([weights_of(network.get_submodule(name))["weight"] for name in expert])
                 for expert in layer.linears
             ]
         )
     experts = network.get_submodule(layer.experts)
     layout, weights = fused_layout(experts), weights_of(experts)
-    matrices = [matrix for name in FUSED_WEIGHTS for matrix in layout.matrices(name, weights[name]).unbind(1)]
-    return maxnn_score(matrices)
+    return score(
+        [matrix for name in FUSED_WEIGHTS for matrix in layout.matrices(name, weights[name]).unbind(1)]
+    )

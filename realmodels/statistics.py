@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.families import MoELayer
 from realmodels.model import Model
-from realmodels.record import Hook, hooked
+from realmodels.record import Hook, calibration_tokens, hooked
 from theory.errors import InputError
 
 # The output of a probed expert: a power of two, far above what else a block adds, far below fp16's largest number.
@@ -50,6 +50,43 @@ def routing(model: Model, texts: Sequence[str]) -> Routing:
     observe(model, tokens, count)
     frequency, weight = counts / tokens[:, 1:].numel()
     return Routing(frequency, weight)
+
+
+@torch.no_grad()
+def activation_norms(model: Model, texts: Sequence[str]) -> Float[Tensor, "layers experts"]:
+    """MSAN: mean squared norm of an expert's output over the tokens routed to it, without routing weights.
+
+    The source is arXiv 2606.15716. The tokens are `record.calibration_tokens`; for experts in an `nn.ModuleList` those
+    of them that their block gives an expert. The result is fp64 on the CPU, and 0 for an expert without any token.
+    """
+    sums = torch.zeros(2, len(model.map.moe_layers), max(model.map.num_experts), dtype=torch.float64)
+
+    def count(layer: int, expert: Tensor, outputs: Tensor) -> None:
+        norms = outputs.flatten(0, -2).double().square().sum(1).cpu()
+        sums[0, layer].index_add_(0, expert, norms)
+        sums[1, layer].index_add_(0, expert, torch.ones_like(norms))
+
+    def fused(layer: int, module: nn.Module, inputs: tuple[Any, ...], _: dict[str, Any], __: Tensor) -> None:
+        hidden, index = inputs[:2]
+        once = hidden.new_ones(index.numel(), 1)
+        rows = hidden.repeat_interleave(index.shape[1], 0)
+        count(layer, index.flatten().cpu(), module.forward(rows, index.reshape(-1, 1), once))
+
+    def single(
+        layer: int, expert: int, _: nn.Module, __: tuple[Any, ...], ___: dict[str, Any], output: Tensor
+    ) -> None:
+        count(layer, torch.full((output[..., 0].numel(),), expert), output)
+
+    hooks: dict[str, Hook] = {}
+    for number, layer in enumerate(model.map.moe_layers):
+        if layer.linears:
+            names = [f"{layer.experts}.{expert}" for expert in range(layer.num_experts)]
+            hooks |= {name: partial(single, number, expert) for expert, name in enumerate(names)}
+        else:
+            hooks[layer.experts] = partial(fused, number)
+    with hooked(model.network, hooks):
+        block_results(model.network, calibration_tokens(model, texts))
+    return sums[0] / sums[1].clamp(min=1)
 
 
 def observe(

@@ -438,7 +438,12 @@ CLAIMS = (
         ),
         origin="ours",
         derivation="theory.derivations.damage",
-        exhibits=("figure-better-score", "figure-better-score-deepseek"),
+        exhibits=(
+            "figure-better-score",
+            "figure-better-score-deepseek",
+            "figure-rivals",
+            "figure-rivals-deepseek",
+        ),
     ),
     Claim(
         id="E",

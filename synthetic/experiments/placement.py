@@ -43,7 +43,7 @@ from theory.evidence import (
     proportion_interval,
 )
 from theory.hardware import Granularity, Hardware
-from theory.placement import STRATEGIES, Strategy, rank
+from theory.placement import Strategy, rank
 from theory.score import neuron_norms
 from theory.separation import evaluation_seeds
 from theory.separation import seed as seed_of
@@ -55,8 +55,8 @@ Name = Literal[Strategy, "oracle", "best"]
 GRANULARITIES: tuple[Granularity, ...] = ("layer", "column")
 ROUTINGS: tuple[Routing, ...] = get_args(Routing)
 NETWORKS = ((2, 2), (3, 1))  # (N_F, N_R)
-BASELINES: tuple[Name, ...] = ("activation_frequency", "activation_weight", "router_norm", "random")
-RANKED = tuple(strategy for strategy in STRATEGIES if strategy not in ("none", "all"))
+BASELINES: tuple[Strategy, ...] = ("activation_frequency", "activation_weight", "router_norm", "random")
+RANKED: tuple[Strategy, ...] = ("maxnn", "balanced_maxnn", *BASELINES, "minnn")
 RULES_ALPHA = 0.1
 
 CALIBRATION_SAMPLES = 4096

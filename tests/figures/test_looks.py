@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from figures.catalogue import DATA, EXHIBITS, needed
+from figures.catalogue import DATA, EXHIBITS, needed, with_results
 from figures.looks import completed, run, seeds
 from theory.evidence import Result
 
@@ -21,8 +21,8 @@ def section(page: str, name: str) -> list[str]:
 def test_the_log_has_every_committed_result() -> None:
     """If this fails: python -m figures.results."""
     page = LOG.read_text(encoding="utf-8")
-    for exhibit in EXHIBITS:
-        start = f"| {run(needed(exhibit, DATA))} |"
+    for exhibit, result in with_results(EXHIBITS, DATA):
+        start = f"| {run(result)} |"
         assert sum(line.startswith(start) for line in section(page, exhibit.name)) == 1, exhibit.name
     assert completed(page, EXHIBITS, DATA) == page
 
@@ -64,6 +64,10 @@ def test_a_new_exhibit_has_a_section_of_its_own(tmp_path: Path) -> None:
     new = completed("# Looks\n\n## figure-0\n\nrows\n", [EXHIBIT], tmp_path)
     assert section(new, "figure-0") == ["", "rows"]
     assert len([line for line in section(new, EXHIBIT.name) if line.startswith("| 2")]) == 1
+
+
+def test_an_exhibit_that_was_not_run_was_not_looked_at(tmp_path: Path) -> None:
+    assert completed("# Looks\n", [EXHIBIT], tmp_path) == "# Looks\n"
 
 
 def test_a_result_that_is_judged_again_is_looked_at_again(tmp_path: Path) -> None:

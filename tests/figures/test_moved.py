@@ -115,6 +115,11 @@ def test_the_page_has_what_moved_and_nothing_else(tmp_path: Path) -> None:
     assert "holds: 0.25 [unbounded]" in page([EXHIBIT], tmp_path, [unbounded], "abc")
 
 
+def test_nothing_moved_where_nothing_was_run(tmp_path: Path) -> None:
+    text = page([EXHIBIT], tmp_path, [Before([], [])], "abc")
+    assert "0 findings keep their verdict, 0 have another one, 0 are judged no longer, 0 are new." in text
+
+
 def test_a_commit_that_is_not_there() -> None:
     with pytest.raises(InputError, match="no such commit here"):
         before(EXHIBIT, "0" * 40)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from figures.answers import answers
-from figures.catalogue import DATA, EXHIBITS, committed
+from figures.catalogue import DATA, EXHIBITS, NO_RESULT, committed, with_results
 from figures.output import Picture
 from figures.report import Section, page
 from figures.results import origin
@@ -62,20 +62,18 @@ class Page(HTMLParser):
 
 
 def test_every_finding_of_every_exhibit() -> None:
-    results = [committed(exhibit, DATA) for exhibit in EXHIBITS]
+    found = with_results(EXHIBITS, DATA)
+    results = [result for _, result in found]
     picture = Picture("", "What is seen. And more.", {"png": png()})
-    sections = [
-        Section(exhibit, result, [picture]) for exhibit, result in zip(EXHIBITS, results, strict=True)
-    ]
+    sections = [Section(exhibit, result, [picture]) for exhibit, result in found]
     shown = Page(page(sections, answers(EXHIBITS, DATA)))
     for result in results:
-        assert result is not None
         assert counts(result) in shown.text and origin(result) in shown.text
         for finding in result.findings:
             for part in (finding.claim, finding.measured, finding.rule, p_value(finding), outcome(finding)):
                 assert part in shown.text
     drawn = [source for source in shown.sources if source.startswith("data:")]
-    assert len(drawn) == len(EXHIBITS) and len(set(drawn)) == 1
+    assert len(drawn) == len(found) and len(set(drawn)) == 1
     assert np.array_equal(pixels(drawn[0]), np.asarray(Image.open(io.BytesIO(png()))))
     paper = "https://arxiv.org/abs/2603.02633"  # a link, which the page does not need
     assert all(source.startswith(("#", "data:")) or source == paper for source in shown.sources)
@@ -83,7 +81,7 @@ def test_every_finding_of_every_exhibit() -> None:
     for answer in answers(EXHIBITS, DATA):
         assert answer.question in shown.text and answer.answer in shown.text
     assert "2603.02633" in shown.text and "tiny-olmoe" in shown.text
-    assert shown.alternatives == ["What is seen."] * len(EXHIBITS) and shown.text.count(
+    assert shown.alternatives == ["What is seen."] * len(found) and shown.text.count(
         "What is seen. And more."
     )
 
@@ -185,13 +183,16 @@ MEASURE = """<script>addEventListener("load", () => {
 
 @pytest.fixture(scope="module")
 def whole_page() -> str:
-    """The page of all committed results with all committed pictures."""
+    """The page of all exhibits: those that were run with their committed pictures, the others with a line."""
     sections = []
     for exhibit in EXHIBITS:
+        if (result := committed(exhibit, DATA)) is None:
+            sections.append(Section(exhibit, None, error=NO_RESULT))
+            continue
         parts = ["", *(f"-{part}" for part in getattr(import_module(exhibit.drawing), "PARTS", {}))]
         drawn = [(DATA / f"{exhibit.name}{part}.png").read_bytes() for part in parts]
         pictures = [Picture("", f"{exhibit.title}.", {"png": each}) for each in drawn]
-        sections.append(Section(exhibit, committed(exhibit, DATA), pictures))
+        sections.append(Section(exhibit, result, pictures))
     return page(sections, answers(EXHIBITS, DATA))
 
 
@@ -199,7 +200,9 @@ def test_print_parts_no_heading_from_its_picture(whole_page: str) -> None:
     """Heading and first picture stand in one block, which print does not break."""
     blocks = [each.partition("</div>")[0] for each in whole_page.split('<div class="opening">')[1:]]
     headed = [block for block in blocks if "<h2>" in block]
-    assert len(headed) == len(EXHIBITS) and all(block.count("<img ") == 1 for block in blocks)
+    assert len(headed) == len(EXHIBITS) and all(
+        block.count("<img ") + block.count(NO_RESULT) == 1 for block in blocks
+    )
     assert re.search(r"@media print \{.*\.opening \{ break-inside: avoid; \}.*\n\}", whole_page, re.DOTALL)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from figures.catalogue import DATA, EXHIBITS, Exhibit, needed
+from figures.catalogue import DATA, EXHIBITS, Exhibit, committed
 from figures.rules import ROOT, faults, faults_of_history, files, read, stamps
 from theory.errors import InputError
 from theory.evidence import Result, mean_finding
@@ -72,7 +72,10 @@ def both(result: Result, root: Path) -> list[str]:
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda exhibit: exhibit.name)
 def test_committed_results_are_judged_by_the_rules_that_are_there(exhibit: Exhibit) -> None:
     """If this fails because a rule was changed: the exhibit has to be run again."""
-    result = needed(exhibit, DATA)
+    result = committed(exhibit, DATA)
+    if result is None:
+        assert [each["file"] for each in stamps(exhibit)] == files(exhibit)  # there before the run
+        return
     assert faults(result, exhibit) == []
     if git(ROOT, "rev-parse", "--is-shallow-repository") == "true":
         pytest.skip("a shallow clone has not the commits that results name")

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import math
+import re
 from collections import Counter
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +19,7 @@ from scipy import stats
 from torch import Tensor
 
 from theory.errors import InputError
-from theory.placement import STRATEGIES, Placement, Strategy, num_digital, place, rank
+from theory.placement import STRATEGIES, Placement, Strategy, knapsack, num_digital, place, rank
 from theory.score import maxnn_score
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -475,3 +477,127 @@ def test_a_malformed_placement_is_rejected_by_field(change: dict[str, Any], mess
 def test_what_is_no_placement_at_all(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message + ".*; restore the placement file"):
         Placement.from_json(text)
+
+
+# Knapsack
+
+
+@st.composite
+def priced(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
+    """Values, costs and a budget, of at most 12 experts."""
+    layers, experts = draw(st.sampled_from([(1, 1), (1, 7), (2, 3), (3, 4), (2, 6), (4, 3)]))
+    number = layers * experts
+    each = st.floats(-1, 1) | st.floats(0.01, 100) | st.sampled_from([0.0, 1.0, 2.0])
+    worth = draw(st.lists(each, min_size=number, max_size=number))
+    sizes = draw(st.sampled_from([st.integers(1, 9), st.sampled_from([36864, 30720]), st.integers(1, 10**6)]))
+    costs = torch.tensor(draw(st.lists(sizes, min_size=number, max_size=number)))
+    values = torch.tensor(worth, dtype=torch.float64)
+    budget = draw(st.integers(0, int(costs.sum()) + 1))
+    return values.view(layers, experts), costs.view(layers, experts), budget
+
+
+def as_mask(choice: tuple[tuple[int, ...], ...], values: Tensor) -> Tensor:
+    mask = torch.zeros(values.shape, dtype=torch.bool)
+    for row, digital in zip(mask, choice, strict=True):
+        row[list(digital)] = True
+    return mask
+
+
+def hard(seed: int) -> tuple[Tensor, Tensor, int]:
+    """Values that differ by 1e-7, and large costs with a common divisor: where the solver's tolerances would show."""
+    rng = np.random.default_rng(seed)
+    values = 1 + 1e-7 * rng.random((2, 6))
+    unit, largest = ((1, 10), (10**6 + 3, 10**9))[seed % 2]
+    costs = torch.tensor(rng.integers(1, largest, (2, 6)) * unit)
+    return (
+        torch.tensor(values if seed % 4 < 2 else rng.random((2, 6))),
+        costs,
+        int(costs.sum() * rng.random()),
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_tolerances_of_the_solver_do_not_show(seed: int) -> None:
+    assert_best(*hard(seed))
+
+
+@given(priced())
+def test_no_choice_within_the_budget_is_worth_more(case: tuple[Tensor, Tensor, int]) -> None:
+    assert_best(*case)
+
+
+def assert_best(values: Tensor, costs: Tensor, budget: int) -> None:
+    choice = knapsack(values, costs, budget)
+    assert all(list(row) == sorted(set(row)) for row in choice)
+    digital = as_mask(choice, values)
+    assert int(costs[digital].sum()) <= budget and (values[digital] > 0).all()
+    subsets = torch.tensor(list(product((False, True), repeat=values.numel())))
+    affordable = subsets.long() @ costs.flatten() <= budget
+    best = float((subsets.double() @ values.flatten())[affordable].max())
+    assert float(values[digital].sum()) == pytest.approx(best, rel=1e-9, abs=1e-9 * float(values.abs().max()))
+
+
+@given(
+    st.lists(st.integers(1, 10**4).map(lambda n: n / 100), min_size=24, max_size=24, unique=True),
+    st.integers(0, 24),
+    st.integers(1, 10**7),
+)
+def test_at_equal_costs_the_knapsack_is_the_ranking_across_layers(
+    worth: list[float], count: int, cost: int
+) -> None:
+    """So the exhibit rivals needs no placement of its own for it: experts of one model are of one size."""
+    values = torch.tensor(worth, dtype=torch.float64).view(4, 6)
+    found = knapsack(values, torch.full((4, 6), cost), count * cost)
+    assert found == rank(values, count / 24, across_layers=True)
+
+
+@given(priced(), st.integers(0, 2**31), st.integers(1, 1000))
+def test_neither_the_order_of_experts_nor_the_unit_of_costs_matters(
+    case: tuple[Tensor, Tensor, int], seed: int, unit: int
+) -> None:
+    values, costs, budget = case
+    order = torch.randperm(values.shape[1], generator=seeded(seed))
+    worth = [
+        float(each_values[as_mask(knapsack(each_values, each_costs, each_budget), each_values)].sum())
+        for each_values, each_costs, each_budget in (
+            (values, costs, budget),
+            (values[:, order], costs[:, order], budget),
+            (values, unit * costs, unit * budget + unit - 1),
+        )
+    ]
+    assert worth == pytest.approx([worth[0]] * 3, rel=1e-9, abs=1e-9 * float(values.abs().max()))
+
+
+def test_a_budget_goes_where_a_digital_weight_is_worth_most() -> None:
+    """The most valuable expert is as large as two others together, which are worth more."""
+    values = torch.tensor([[5.0, 1.0], [3.0, 4.0]])
+    costs = torch.tensor([[20, 20], [10, 10]])
+    assert knapsack(values, costs, 20) == ((), (0, 1))
+    assert knapsack(values, costs, 19) == ((), (1,))
+    assert rank(values, 0.25, across_layers=True) == ((0,), ())
+    assert knapsack(values, costs, 30) == ((0,), (1,))
+    assert knapsack(values, costs, 60) == ((0, 1), (0, 1))
+    assert knapsack(values, costs, 0) == ((), ())
+
+
+def test_experts_that_are_worth_nothing_stay_analog() -> None:
+    values, costs = torch.tensor([[0.0, -1.0, 1e-12]]), torch.ones(1, 3, dtype=torch.int64)
+    assert knapsack(values, costs, 3) == ((2,),)
+    assert knapsack(-values.abs(), costs, 3) == ((),)
+    assert knapsack(torch.zeros(0, 3), costs[:0], 3) == ()
+
+
+@pytest.mark.parametrize(
+    ("costs", "budget", "message"),
+    [
+        (torch.ones(2, 3), 3, "costs: give whole numbers of shape (2, 3)"),
+        (torch.ones(3, 2, dtype=torch.int64), 3, "costs: give whole numbers of shape (2, 3)"),
+        ([[1, 1, 1], [1, 1, 1]], 3, "costs: give whole numbers of shape (2, 3)"),
+        (torch.tensor([[1, 1, 1], [1, 0, 1]]), 3, "costs: the least is 0: give whole numbers above 0"),
+        (torch.tensor([[1, 1, 1], [1, 2, 1]]), -1, "budget is -1: give a whole number of at least 0"),
+        (torch.tensor([[1, 1, 1], [1, 2, 1]]), 0.25, "budget is 0.25: give a whole number of at least 0"),
+    ],
+)
+def test_unusable_costs_and_budgets(costs: Any, budget: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        knapsack(torch.ones(2, 3), costs, budget)
