@@ -67,8 +67,10 @@ from figures.catalogue import (
     DECIDES_NOTHING,
     EXHIBITS,
     EXPERIMENT_OPTIONS,
+    NO_RESULT,
     OPTIONS_OF_ONE,
     Exhibit,
+    committed,
     find,
 )
 from figures.files import disk_full, is_disk_full, keep_file
@@ -236,6 +238,10 @@ def _reproduce_all(
     check_places(out, *([REPORT] if options.report else []))
     sections, status = [], 0
     for exhibit in chosen:
+        if options.all and (why := _left_out(exhibit, data, options, out)):
+            console.print(f"{exhibit.option} is left out: {why}", soft_wrap=True)
+            sections.append(Section(exhibit, None, error=f"left out: {why}"))
+            continue
         try:
             sections.append(_reproduce(exhibit, data, options, out, argv, console))
         except InputError as error:
@@ -249,6 +255,19 @@ def _reproduce_all(
         keep_file(out / REPORT, page(sections, answers(exhibits, data)).encode(), "the report")
         console.print(str(out / REPORT), soft_wrap=True)
     return status
+
+
+def _left_out(exhibit: Exhibit, data: Traversable, options: argparse.Namespace, out: Path) -> str | None:
+    """Why --all shows nothing of an exhibit that is not at fault; None if it does."""
+    if options.from_data:
+        there = committed(exhibit, data) or (options.report and computed_result(exhibit, out))
+        return None if there else f"{NO_RESULT} is committed; run {exhibit.option}"
+    if exhibit.needs:
+        from realmodels.load import MADE
+
+        if not MADE[exhibit.needs].is_dir():
+            return f"it needs the model {exhibit.needs}, which `make {exhibit.needs}` makes with a GPU"
+    return None
 
 
 def _reproduce(

@@ -461,16 +461,38 @@ def test_all_exhibits_and_a_report(tmp_path: Path, log: Path, capsys: pytest.Cap
     data.mkdir()
     (data / "figure-pi.json").write_bytes((tmp_path / "figure-pi.quick.json").read_bytes())
     options = ["--all", "--from-data", "--out", str(tmp_path / "redrawn"), "--report"]
-    assert paper_repro.main(options, [lost, pi], data) == 2  # whatever becomes of the first
-    expect_one_line(capsys.readouterr().err, "--table lost", "no result")
+    assert paper_repro.main(options, [lost, pi], data) == 0  # whatever becomes of the first
+    assert "--table lost is left out: no result yet is committed" in capsys.readouterr().out
     report = (tmp_path / "redrawn" / "report.html").read_text()
-    assert "no result of --table lost is committed" in report
+    assert "left out: no result yet is committed" in report
     pictures = [re.findall(r'src="(data:image/webp;base64,[^"]+)"', each) for each in (report, first)]
     assert pictures[0] == pictures[1] and len(pictures[0]) == 1
     shown_there = Image.open(io.BytesIO(base64.b64decode(pictures[0][0].partition(",")[2])))
     written = Image.open(tmp_path / "redrawn" / "figure-pi.committed.png")
     assert shown_there.convert("RGB").tobytes() == written.convert("RGB").tobytes()
     assert len(executed(log)) == 6
+
+
+def test_all_leaves_out_what_needs_a_model_that_is_not_there(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for alone, it says so in an error."""
+    pi = toy_exhibit.EXHIBITS[0]
+    monkeypatch.setattr(
+        importlib.import_module("realmodels.load"), "MADE", {"smol-moe": tmp_path / "smol-moe"}
+    )
+    needy = replace(pi, name="figure-needy", like=pi.name, needs="smol-moe")
+    options = ["--all", "--preset", "quick", "--workers", "1", "--out", str(tmp_path / "out")]
+    assert paper_repro.main(options, [needy, pi]) == 0
+    shown = capsys.readouterr()
+    assert (
+        "--figure needy is left out: it needs the model smol-moe" in shown.out
+        and "make smol-moe" in shown.out
+    )
+    assert not shown.err and executed(log) == list(range(6))
+    (tmp_path / "smol-moe").mkdir()
+    assert paper_repro.main(options, [needy]) == 0
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_a_report_of_one_exhibit(tmp_path: Path, log: Path) -> None:
