@@ -238,11 +238,11 @@ def _reproduce_all(
     check_places(out, *([REPORT] if options.report else []))
     sections, status = [], 0
     for exhibit in chosen:
-        if options.all and (why := _left_out(exhibit, data, options, out)):
-            console.print(f"{exhibit.option} is left out: {why}", soft_wrap=True)
-            sections.append(Section(exhibit, None, error=f"left out: {why}"))
-            continue
         try:
+            if options.all and (why := _left_out(exhibit, data, options, out)):
+                console.print(f"{exhibit.option} is left out: {why}", soft_wrap=True)
+                sections.append(Section(exhibit, None, error=f"left out: {why}"))
+                continue
             sections.append(_reproduce(exhibit, data, options, out, argv, console))
         except InputError as error:
             if not options.all:
