@@ -142,6 +142,7 @@ EXHIBITS = (
         title="Throughput and energy of placements by a cost model, and their quality on tiny-olmoe",
         layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "1 min on 2 cores", "full": "1 min on an H100"},
+        defaults=UNSEEN,
     ),
     Exhibit(
         name="figure-smol-moe",

@@ -9,6 +9,8 @@ from figures.drawings.style import (
     BLACK,
     BLUE,
     GREEN,
+    HERMES,
+    NOISES,
     OCHRE,
     PURPLE,
     VERMILLION,
@@ -18,6 +20,7 @@ from figures.drawings.style import (
     board,
     legend_below,
     lengths,
+    noise_of,
     styled,
     titled,
 )
@@ -35,6 +38,7 @@ COLUMNS = (
 )
 WIDTHS = (0.29, 0.12, 0.11, 0.1, 0.11, 0.1, 0.11, 0.1)
 LOOKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (OCHRE, "v"), (BLACK, "X"))
+OURS = ("pcm", "tile")  # the noise of the table's accuracies
 SHAPES = {"OLMoE": "-", "DeepSeekMoE": "--"}
 CAPTION = (
     "A table of the throughput, energy and accuracy of each placement, published numbers beside ours. Published"
@@ -56,14 +60,14 @@ def draw(result: Result) -> Figure:
             *_beside(row["published"], 1, row["tokens_per_joule"], "{:,.2f}"),
             *_beside(row["published"], 2, 100 * row["accuracy"], "{:.2f}"),
         ]
-        for row in data["rows"]
+        for row in _rows(result, OURS)
     ]
     figure = Figure(figsize=(WIDTH, 0.24 * (len(cells) + 3) + 0.8))
     board(figure.subplots(), COLUMNS, cells, WIDTHS)
     titled(
         figure,
         "What a placement costs and how good it is: published, and ours",
-        f"batch {data['batch']}, c = {data['c']:g}, w_max per {data['w_max']}; our accuracy: {data['model']},"
+        f"batch {data['batch']}, c = {data['c']:g}; our accuracy: {data['model']}, {NOISES[OURS]},"
         f" {data['blocks']} blocks of {data['block_tokens']} tokens",
     )
     return figure
@@ -102,27 +106,34 @@ def draw_cost(result: Result) -> Figure:
 
 @styled
 def draw_quality(result: Result) -> Figure:
-    """The loss increase of a placement against its energy."""
+    """The loss increase of a placement against its energy, a panel for each noise."""
     data = result.data
+    noises = [each for each in NOISES if _rows(result, each)]
     figure = Figure(figsize=(WIDTH, 3.4))
-    axis = figure.subplots()
-    for row, (colour, marker) in zip(data["rows"], LOOKS, strict=False):
-        axis.errorbar(
-            row["tokens_per_joule"],
-            row["loss_change"],
-            yerr=lengths([row["loss_change"]], [row["loss_change_interval"]]),
-            color=colour,
-            marker=marker,
-            linestyle="none",
-            capsize=3,
-            label=row["placement"],
-        )
-    axis.set_xscale("log")
-    axis.set_xlabel(f"tokens per joule of OLMoE, batch {data['batch']} (more is cheaper)")
-    axis.set_ylabel(f"loss increase of {data['model']},\nnats per token")
-    legend_below(figure, axis, columns=3)
+    axes = figure.subplots(1, len(noises), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, noise in zip(axes, noises, strict=True):
+        for row, (colour, marker) in zip(_rows(result, noise), LOOKS, strict=False):
+            axis.errorbar(
+                row["tokens_per_joule"],
+                row["loss_change"],
+                yerr=lengths([row["loss_change"]], [row["loss_change_interval"]]),
+                color=colour,
+                marker=marker,
+                linestyle="none",
+                capsize=3,
+                label=row["placement"],
+            )
+        axis.set_title(NOISES[noise])
+        axis.set_xscale("log")
+    figure.supxlabel(f"tokens per joule of OLMoE, batch {data['batch']} (more is cheaper)", fontsize=9)
+    axes[0].set_ylabel(f"loss increase of {data['model']},\nnats per token")
+    legend_below(figure, axes[0], columns=3)
     titled(figure, f"Energy against quality at c = {data['c']:g}")
     return figure
+
+
+def _rows(result: Result, noise: tuple[str, str]) -> list[dict[str, Any]]:
+    return [row for row in result.data["rows"] if noise_of(row) == noise]
 
 
 PARTS = {
@@ -136,15 +147,15 @@ PARTS = {
     "quality": (
         draw_quality,
         (
-            "Points with bars, one for each placement: the loss increase against tokens per joule. Bars are 95 %"
-            f" intervals over noise draws and documents. {C}."
+            "Points with bars, one for each placement: the loss increase against tokens per joule, a panel for each"
+            f" programming noise. Bars are 95 % intervals over noise draws and documents. {C}. {HERMES}. {W_MAX}."
         ),
     ),
 }
 
 
 def table(result: Result) -> list[dict[str, Any]]:
-    """The rows, published numbers beside ours."""
+    """The rows for each noise, published numbers beside ours."""
     rows = []
     for row in result.data["rows"]:
         seconds, joules, accuracy = row["published"] or (None, None, None)

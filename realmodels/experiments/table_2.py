@@ -1,7 +1,8 @@
 """Table 2: how do throughput, energy and quality change from all analog to all digital?
 
 Costs come from the model in `realmodels/cost.py`, whose constants are our inference from the published table. Measured
-here is the loss of our own small model under the same placements at c = 1.5, w_max per tile.
+here is the loss of our own small model under the same placements at c = 1.5. All placements share their noise draws and
+their text, so that differences are paired.
 
 Rules: rules/table-2.md.
 """
@@ -11,9 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from realmodels.cost import DEEPSEEK_MOE, OLMOE, Machine, Shape, cost
 from realmodels.experiments import rig
-from realmodels.experiments.rig import Evaluated, Preset
+from realmodels.experiments.rig import Evaluated, Noise, Preset
 from realmodels.load import DEFAULT_MODEL
 from theory.evidence import (
     Finding,
@@ -25,12 +29,11 @@ from theory.evidence import (
     mean_interval,
     two_way_interval,
 )
-from theory.hardware import Granularity, Hardware
+from theory.hardware import Hardware
 from theory.paper import DIGITAL_EXPERTS, TABLE_2, TABLE_2_BATCH, TABLE_2_C, PlacementRow
 
 C = TABLE_2_C.value
 TOLERANCE = 0.03  # largest relative deviation from a published number
-W_MAX: Granularity = "tile"
 BATCH = TABLE_2_BATCH.value
 BATCHES = (1, 8, 32, 128, 512)
 DIGITAL_FRACTIONS = tuple(step / 16 for step in range(17))
@@ -67,12 +70,14 @@ ROWS = tuple(
         key=lambda row: (row.dense_digital, row.digital_experts),
     )
 )
+DIGITAL = ROWS[-1]
 
 
 @dataclass(frozen=True)
 class Config(Evaluated):
-    """One noise draw of one row. The row that is all digital has no noise, and one draw."""
+    """One noise draw of one row. The row that is all digital has no noise: one draw serves all."""
 
+    noise: Noise
     row: Row
     seed: int
 
@@ -95,6 +100,7 @@ PRESETS = {
         draws=32,
         blocks=32,
         block_tokens=256,
+        noises=rig.NOISES,
     ),
 }
 
@@ -110,16 +116,20 @@ def grid(
     """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on."""
     settings = PRESETS[preset]
     draws = settings.seeds(seeds, first_seed)
-    first = Config(
+    digital = Config(
         **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
-        row=ROWS[0],
+        noise=settings.noises[0],
+        row=DIGITAL,
         seed=0,
     )
     return [
-        replace(first, row=row, seed=seed)
-        for seed in draws
-        for row in ROWS  # innermost: they share a chip
-        if row.digital_experts < 1 or seed == draws[0]
+        digital,
+        *(
+            replace(digital, noise=noise, row=row, seed=seed)
+            for noise in settings.noises
+            for seed in draws
+            for row in ROWS[:-1]  # innermost: they share a chip
+        ),
     ]
 
 
@@ -127,13 +137,13 @@ def measure(config: Config) -> dict[str, Any]:
     """Mean loss and accuracy of every block of text, and the shape of the model, which decides the cost."""
     model = rig.model(config.model, config.device)
     shape = asdict(Shape.of(model))
-    if config.row.digital_experts == 1:
+    if config.row == DIGITAL:
         return {**rig.measured(config), "shape": shape}
     dense = tuple(kind for kind, names in model.map.dense.items() if names)
     with rig.placed(
         config.model,
         config.device,
-        Hardware(c=C, w_max=W_MAX),
+        Hardware(c=C, **asdict(config.noise)),
         config.row.digital_experts,
         config.seed,
         analog_modules=() if config.row.dense_digital else dense,
@@ -144,38 +154,40 @@ def measure(config: Config) -> dict[str, Any]:
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
     """The table, curves of cost over digital experts and batch, and the findings by the rules."""
     documents = records[0]["documents"]
-    tables = {  # each (draws, documents)
-        row: {
-            quantity: grouped(
-                [
-                    record[quantity]
-                    for config, record in zip(configs, records, strict=True)
-                    if config.row == row
-                ],
-                documents,
-            )
-            for quantity in ("loss", "accuracy")
+    draws: dict[Noise, dict[Row, list[dict[str, Any]]]] = {}
+    for config, record in zip(configs[1:], records[1:], strict=True):
+        draws.setdefault(config.noise, {}).setdefault(config.row, []).append(record)
+    tables: dict[Noise, Quality] = {
+        noise: {
+            row: {
+                quantity: grouped([record[quantity] for record in of_row], documents)
+                for quantity in ("loss", "accuracy")
+            }
+            for row, of_row in (*of_noise.items(), (DIGITAL, records[:1]))
         }
-        for row in ROWS
+        for noise, of_noise in draws.items()
     }
     ours = Shape(**records[0]["shape"])
-    digital = tables[ROWS[-1]]
     rows = []
-    for row, table in tables.items():
-        predicted = cost(OLMOE, row.digital_experts, BATCH, dense_digital=row.dense_digital)
-        entry: dict[str, Any] = {
-            "placement": row.label,
-            "digital_parameters": _digital_share(OLMOE, row),
-            "published": row.published,
-            "tokens_per_second": predicted.tokens_per_second,
-            "tokens_per_joule": predicted.tokens_per_joule,
-        }
-        for quantity, values in table.items():
-            entry[quantity] = float(values.mean())
-            change = values - digital[quantity]
-            entry[f"{quantity}_change"] = float(change.mean())
-            entry[f"{quantity}_change_interval"] = two_way_interval(change) if len(change) > 1 else (0.0, 0.0)
-        rows.append(entry)
+    for noise, quality in tables.items():
+        for row, table in quality.items():
+            predicted = cost(OLMOE, row.digital_experts, BATCH, dense_digital=row.dense_digital)
+            entry: dict[str, Any] = {
+                **asdict(noise),
+                "placement": row.label,
+                "digital_parameters": _digital_share(OLMOE, row),
+                "published": row.published,
+                "tokens_per_second": predicted.tokens_per_second,
+                "tokens_per_joule": predicted.tokens_per_joule,
+            }
+            for quantity, values in table.items():
+                entry[quantity] = float(values.mean())
+                change = values - quality[DIGITAL][quantity]
+                entry[f"{quantity}_change"] = float(change.mean())
+                entry[f"{quantity}_change_interval"] = (
+                    (0.0, 0.0) if row == DIGITAL else two_way_interval(change)
+                )
+            rows.append(entry)
     curves = [
         {
             "shape": name,
@@ -196,15 +208,27 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             "shapes": {"OLMoE": asdict(OLMOE), "DeepSeekMoE": asdict(DEEPSEEK_MOE), "model": asdict(ours)},
             "batch": BATCH,
             "c": C,
-            "w_max": W_MAX,
             "model": configs[0].model,
             "blocks": configs[0].blocks,
             "block_tokens": configs[0].block_tokens,
             "documents": len(set(documents)),
-            "digital_interval": {quantity: mean_interval(values[0]) for quantity, values in digital.items()},
+            "digital_interval": {
+                quantity: mean_interval(grouped(records[0][quantity], documents))
+                for quantity in ("loss", "accuracy")
+            },
         },
-        findings=(*_cost_findings(), *_quality_findings(configs[0].model, tables)),
+        findings=(
+            *_cost_findings(),
+            *(
+                finding
+                for noise, quality in tables.items()
+                for finding in _quality_findings(f"{configs[0].model}, {noise}", quality)
+            ),
+        ),
     )
+
+
+Quality = dict[Row, dict[str, NDArray[np.float64]]]  # for each row and quantity (draws, documents)
 
 
 def _digital_share(shape: Shape, row: Row) -> float:
@@ -253,11 +277,11 @@ def _cost_findings() -> list[Finding]:
     ]
 
 
-def _quality_findings(model: str, tables: dict[Row, dict[str, Any]]) -> list[Finding]:
-    """Rule 3."""
+def _quality_findings(where: str, tables: Quality) -> list[Finding]:
+    """Rule 3, for one noise."""
     return [
         mean_finding(
-            f"more digital is better: {more.label} against {less.label}; {model}, c = {C:g}",
+            f"more digital is better: {more.label} against {less.label}; {where}, c = {C:g}",
             "loss of the latter - loss of the former, nats per token",
             tables[less]["loss"] - tables[more]["loss"],
             origin="paper",

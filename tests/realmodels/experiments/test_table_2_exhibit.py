@@ -10,7 +10,7 @@ from committed import assert_as_committed
 
 from figures.drawings import table_2 as drawing
 from realmodels.cost import OLMOE, Shape, cost
-from realmodels.experiments import table_2
+from realmodels.experiments import rig, table_2
 from realmodels.experiments.table_2 import BATCH, ROWS, Config, Row, grid, measure, summarise
 from realmodels.load import load
 from theory.paper import TABLE_2
@@ -23,20 +23,20 @@ def records(damage: tuple[float, ...], spread: float = 0.002) -> tuple[list[Conf
     generator = np.random.default_rng(0)
     digital = 2 + generator.random(BLOCKS)
     configs, found = [], []
-    for row, increase in zip(ROWS, damage, strict=True):
-        for seed in range(DRAWS if row.digital_experts < 1 else 1):
-            configs.append(Config("tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, row, seed))
-            noise = (
-                spread * (generator.standard_normal(BLOCKS) + generator.standard_normal()) * (increase > 0)
-            )
-            found.append(
-                {
-                    "loss": list(digital + increase + noise),
-                    "accuracy": [0.5 - increase] * BLOCKS,
-                    "documents": list(range(BLOCKS)),
-                    "shape": asdict(OLMOE),
-                }
-            )
+    units = [(rig.NOISES[0], ROWS[-1], 0)]
+    units += [(noise, row, seed) for noise in rig.NOISES for seed in range(DRAWS) for row in ROWS[:-1]]
+    for noise, row, seed in units:
+        increase = damage[ROWS.index(row)]
+        configs.append(Config("tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, noise, row, seed))
+        random = spread * (generator.standard_normal(BLOCKS) + generator.standard_normal()) * (increase > 0)
+        found.append(
+            {
+                "loss": list(digital + increase + random),
+                "accuracy": [0.5 - increase] * BLOCKS,
+                "documents": list(range(BLOCKS)),
+                "shape": asdict(OLMOE),
+            }
+        )
     return configs, found
 
 
@@ -75,8 +75,13 @@ def test_intervals_of_rows() -> None:
     configs, found = records(DAMAGE)
     few = [index for index, config in enumerate(configs) if config.seed < 2]
     rows = summarise([configs[index] for index in few], [found[index] for index in few]).data["rows"]
-    *noisy, digital = rows
-    assert digital["loss_change_interval"] == [0, 0] == digital["accuracy_change_interval"]
+    assert [(row["programming"], row["w_max"]) for row in rows[:: len(ROWS)]] == [
+        (noise.programming, noise.w_max) for noise in rig.NOISES
+    ]
+    for digital in rows[len(ROWS) - 1 :: len(ROWS)]:
+        assert digital["loss_change_interval"] == [0, 0] == digital["accuracy_change_interval"]
+    noisy = [row for row in rows if row["placement"] != ROWS[-1].label]
+    assert len(noisy) == 3 * (len(ROWS) - 1)
     assert all(
         low < row["loss_change"] < high for row in noisy for low, high in [row["loss_change_interval"]]
     )
@@ -85,7 +90,7 @@ def test_intervals_of_rows() -> None:
 @pytest.mark.parametrize(("second", "verdict"), [(0.3, "holds"), (0.5, "fails"), (0.4, "inconclusive")])
 def test_more_digital_is_better(second: float, verdict: str) -> None:
     quality = summarise(*records((0.4, second, 0.2, 0.1, 0.0))).findings[2:]
-    assert [finding.verdict for finding in quality] == [verdict, "holds", "holds", "holds"]
+    assert [finding.verdict for finding in quality] == [verdict, "holds", "holds", "holds"] * 3
     assert quality[0].estimate == pytest.approx(0.4 - second, abs=0.02) and quality[0].n == DRAWS
 
 
@@ -93,7 +98,7 @@ def test_three_documents_decide_nothing() -> None:
     configs, found = records(DAMAGE)
     few = [record | {"documents": [0, 0, 1, 1, 2, 2]} for record in found]
     _, _, *quality = summarise(configs, few).findings
-    assert [(finding.n, finding.verdict) for finding in quality] == [(3, "inconclusive")] * 4
+    assert [(finding.n, finding.verdict) for finding in quality] == [(3, "inconclusive")] * 4 * 3
 
 
 def test_the_picture_and_the_rows_hold_published_numbers_beside_ours() -> None:
@@ -102,9 +107,9 @@ def test_the_picture_and_the_rows_hold_published_numbers_beside_ours() -> None:
     assert [row["published_tokens_per_second"] for row in rows] == [
         None if row is None else row.tokens_per_second
         for row in (*TABLE_2.value[:2], None, *TABLE_2.value[2:])
-    ]
+    ] * 3
     assert rows[3]["tokens_per_second"] == pytest.approx(TABLE_2.value[2].tokens_per_second, rel=0.01)
-    assert [row["loss_change"] for row in rows] == pytest.approx(list(DAMAGE), abs=0.01)
+    assert [row["loss_change"] for row in rows] == pytest.approx(list(DAMAGE) * 3, abs=0.01)
     figure = drawing.draw(result)
     text = {place: cell.get_text().get_text() for place, cell in figure.axes[0].tables[0].get_celld().items()}
     published, ours = 2, 3  # columns of tokens per second, below the header
@@ -120,13 +125,16 @@ def test_the_picture_and_the_rows_hold_published_numbers_beside_ours() -> None:
 def test_units_on_a_model(small_model_folder: Path) -> None:
     units = grid("quick", model=str(small_model_folder), seeds=2)
     assert [(unit.row.label, unit.seed) for unit in units] == [
-        *((row.label, 1000) for row in ROWS),
-        *((row.label, 1001) for row in ROWS[:-1]),
+        (ROWS[-1].label, 0),
+        *((row.label, seed) for _ in rig.PCM for seed in (1000, 1001) for row in ROWS[:-1]),
     ]
-    digital = measure(units[-1])
+    assert [unit.noise for unit in units[1:]] == [
+        noise for noise in rig.PCM for _ in range(2 * len(ROWS[:-1]))
+    ]
+    digital = measure(units[0])
     assert Shape(**digital["shape"]) == Shape.of(load(small_model_folder))
-    noisy = [measure(unit) for unit in units[:3]]
-    assert noisy[0] == measure(units[0]) and noisy[0]["loss"] != noisy[1]["loss"] != digital["loss"]
+    noisy = [measure(unit) for unit in units[1:4]]
+    assert noisy[0] == measure(units[1]) and noisy[0]["loss"] != noisy[1]["loss"] != digital["loss"]
     # All analog hurts more than experts alone, on the same noise and text.
     assert noisy[0]["loss"] != noisy[2]["loss"]
-    assert measure(units[-1]) == digital
+    assert measure(units[0]) == digital
