@@ -35,7 +35,7 @@ class Recipe:
     micro_tokens: int = 16384  # of one pass; a balance loss is of one pass
     learning_rate: float = 5e-4
     warmup: float = 0.03  # share of the steps in which the rate rises from 0; then it falls along a cosine
-    balance: float = 0.1  # weight of a layer's load-balancing loss beside the KL divergence in nats per token
+    balance: float = 0.2  # weight of a layer's load-balancing loss beside the KL divergence in nats per token
     seed: int = 0
 
     def __post_init__(self) -> None:
