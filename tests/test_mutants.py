@@ -65,7 +65,7 @@ def test_a_mutant_differs_in_what_its_name_says(name: str, line: str) -> None:
 @pytest.mark.parametrize("module", [*DECIDING, *EXHIBITS])
 def test_verdicts_are_made_in_functions_that_have_mutants(module: str) -> None:
     found = [each for each in every_mutant() if each.module == module and not each.claims]
-    assert len(found) >= 10 and all(each.tests and each.seconds for each in found)
+    assert len(found) >= 5 and all(each.tests and each.seconds for each in found)
 
 
 @pytest.mark.parametrize(

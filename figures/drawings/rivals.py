@@ -46,7 +46,7 @@ def draw(result: Result) -> Figure:
             )
         axis.axvline(0, color=BLACK, linewidth=0.8)
         axis.set_yticks(range(len(OTHERS)), OTHERS)
-        axis.set_title(where.partition(", ")[2])
+        axis.set_title(where.partition(", ")[2].replace(" of experts", ""))
         axis.grid(visible=False, axis="y")
     axes[0, 0].invert_yaxis()
     axes[0, 0].locator_params(axis="x", nbins=5)  # so that numbers do not touch

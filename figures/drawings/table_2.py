@@ -125,7 +125,7 @@ def draw_quality(result: Result) -> Figure:
             )
         axis.set_title(NOISES[noise])
         axis.set_xscale("log")
-    figure.supxlabel(f"tokens per joule of OLMoE, batch {data['batch']} (more is cheaper)", fontsize=9)
+    axes[len(axes) // 2].set_xlabel(f"tokens per joule of OLMoE, batch {data['batch']} (more is cheaper)")
     axes[0].set_ylabel(f"loss increase of {data['model']},\nnats per token")
     legend_below(figure, axes[0], columns=3)
     titled(figure, f"Energy against quality at c = {data['c']:g}")

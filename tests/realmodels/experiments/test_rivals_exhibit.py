@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from committed import assert_thresholds
+from committed import assert_as_committed
 
 from figures.catalogue import EXHIBITS, find
 from figures.drawings import rivals as drawing
@@ -87,10 +87,11 @@ def test_scores_of_others_win_and_lose_against_what_they_are_compared_with(
 @pytest.mark.parametrize("name", ["figure-rivals", "figure-rivals-deepseek"])
 def test_findings_are_of_the_families_and_thresholds_of_the_rules(name: str) -> None:
     exhibit = find(name, EXHIBITS)
-    found = result(model=exhibit.defaults.get("model", CONFIG.model)).findings
+    made = result(model=exhibit.defaults.get("model", CONFIG.model))
+    found = made.findings
     assert {finding.family for finding in found} == set(read(exhibit).families)
     assert len({finding.claim for finding in found}) == len(found) == 2 * 2 * 2 * len(OTHERS)
-    assert_thresholds("figure-rivals", [finding.rule for finding in found])
+    assert_as_committed(name, made)
 
 
 def test_a_finding_is_of_its_own_budget() -> None:
