@@ -261,7 +261,7 @@ def _left_out(exhibit: Exhibit, data: Traversable, options: argparse.Namespace, 
     """Why --all shows nothing of an exhibit that is not at fault; None if it does."""
     if options.from_data:
         there = committed(exhibit, data) or (options.report and computed_result(exhibit, out))
-        return None if there else f"{NO_RESULT} is committed; run {exhibit.option}"
+        return None if there else f"{NO_RESULT}; run {exhibit.option}"
     if exhibit.needs:
         from realmodels.load import MADE
 

@@ -462,9 +462,9 @@ def test_all_exhibits_and_a_report(tmp_path: Path, log: Path, capsys: pytest.Cap
     (data / "figure-pi.json").write_bytes((tmp_path / "figure-pi.quick.json").read_bytes())
     options = ["--all", "--from-data", "--out", str(tmp_path / "redrawn"), "--report"]
     assert paper_repro.main(options, [lost, pi], data) == 0  # whatever becomes of the first
-    assert "--table lost is left out: no result yet is committed" in capsys.readouterr().out
+    assert "--table lost is left out: no result yet; run" in capsys.readouterr().out
     report = (tmp_path / "redrawn" / "report.html").read_text()
-    assert "left out: no result yet is committed" in report
+    assert "left out: no result yet; run" in report
     pictures = [re.findall(r'src="(data:image/webp;base64,[^"]+)"', each) for each in (report, first)]
     assert pictures[0] == pictures[1] and len(pictures[0]) == 1
     shown_there = Image.open(io.BytesIO(base64.b64decode(pictures[0][0].partition(",")[2])))
