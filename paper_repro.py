@@ -70,7 +70,6 @@ from figures.catalogue import (
     NO_RESULT,
     OPTIONS_OF_ONE,
     Exhibit,
-    committed,
     find,
 )
 from figures.files import disk_full, is_disk_full, keep_file
@@ -78,6 +77,7 @@ from figures.ledger import catalogue, ledger
 from figures.options import flag, parser
 from figures.output import (
     COMMITTED,
+    NoResultError,
     Steady,
     check_places,
     committed_result,
@@ -238,17 +238,22 @@ def _reproduce_all(
     check_places(out, *([REPORT] if options.report else []))
     sections, status = [], 0
     for exhibit in chosen:
+        left_out = _needs(exhibit) if options.all and not options.from_data else ""
         try:
-            if options.all and (why := _left_out(exhibit, data, options, out)):
-                console.print(f"{exhibit.option} is left out: {why}", soft_wrap=True)
-                sections.append(Section(exhibit, None, error=f"left out: {why}"))
-                continue
-            sections.append(_reproduce(exhibit, data, options, out, argv, console))
+            if not left_out:
+                sections.append(_reproduce(exhibit, data, options, out, argv, console))
+        except NoResultError:
+            if not options.all:
+                raise
+            left_out = f"{NO_RESULT}; run {exhibit.option}"
         except InputError as error:
             if not options.all:
                 raise
             status = _fail(f"{exhibit.option}: {error}", 2)
             sections.append(Section(exhibit, None, error=str(error)))
+        if left_out:
+            console.print(f"{exhibit.option} is left out: {left_out}", soft_wrap=True)
+            sections.append(Section(exhibit, None, error=f"left out: {left_out}"))
     if options.report:
         from figures.answers import answers
 
@@ -257,17 +262,15 @@ def _reproduce_all(
     return status
 
 
-def _left_out(exhibit: Exhibit, data: Traversable, options: argparse.Namespace, out: Path) -> str | None:
-    """Why --all shows nothing of an exhibit that is not at fault; None if it does."""
-    if options.from_data:
-        there = committed(exhibit, data) or (options.report and computed_result(exhibit, out))
-        return None if there else f"{NO_RESULT}; run {exhibit.option}"
-    if exhibit.needs:
-        from realmodels.load import MADE
+def _needs(exhibit: Exhibit) -> str:
+    """Which model the exhibit lacks, in words; "" if it lacks none."""
+    if not exhibit.needs:
+        return ""
+    from realmodels.load import MADE
 
-        if not MADE[exhibit.needs].is_dir():
-            return f"it needs the model {exhibit.needs}, which `make {exhibit.needs}` makes with a GPU"
-    return None
+    if MADE[exhibit.needs].is_dir():
+        return ""
+    return f"it needs the model {exhibit.needs}, which `make {exhibit.needs}` makes with a GPU"
 
 
 def _reproduce(

@@ -135,7 +135,11 @@ EXHIBITS = (
         name="table-1",
         title="Converters only: what DACs and ADCs of 8, 6 and 4 bits cost, and whether calibration finds the optimum",
         layer="realmodels",
-        times={"quick": "2 min on 2 cores", "default": "5 min on 2 cores", "full": "15 min on 2 busy cores"},
+        times={
+            "quick": "2 min on 2 cores (an estimate)",
+            "default": "5 min on 2 cores (an estimate)",
+            "full": "15 min on 2 busy cores",
+        },
     ),
     Exhibit(
         name="table-2",
@@ -148,7 +152,11 @@ EXHIBITS = (
         name="figure-smol-moe",
         title="smol-moe, made of a pretrained model, on the paper's tasks: what noise takes, and who gives it back",
         layer="realmodels",
-        times={"quick": "15 min on 2 cores", "default": "5 min on an H200", "full": "8 min on two H200s"},
+        times={
+            "quick": "15 min on 2 cores",
+            "default": "5 min on an H200",
+            "full": "10 min on two H200s (estimates)",
+        },
         defaults=UNSEEN,
         needs="smol-moe",
     ),
@@ -186,7 +194,7 @@ EXHIBITS = (
         times={
             "quick": "1 min on 2 cores",
             "default": "2 min on 2 cores",
-            "full": "10 min on 2 cores",
+            "full": "17 min on 2 busy cores",
         },
         defaults=STILL_UNSEEN,
     ),
@@ -197,7 +205,7 @@ EXHIBITS = (
         times={
             "quick": "1 min on 2 cores",
             "default": "2 min on 2 cores",
-            "full": "10 min on 2 cores",
+            "full": "6 min on 2 cores",
         },
         like="figure-rivals",
         defaults=STILL_UNSEEN | {"model": "tiny-deepseek-moe"},

@@ -85,11 +85,15 @@ def check_places(out: Path, *patterns: str) -> None:
             raise InputError(f"{path} is a folder where a file is to be written; move it away")
 
 
+class NoResultError(InputError):
+    """No result of an exhibit is committed."""
+
+
 def committed_result(exhibit: Exhibit, data: Traversable) -> Result:
-    """The committed result; InputError if there is none."""
+    """The committed result; NoResultError if there is none."""
     result = committed(exhibit, data)
     if result is None:
-        raise InputError(
+        raise NoResultError(
             f"--from-data: no result of {exhibit.option} is committed yet; run it without --from-data"
         )
     return result

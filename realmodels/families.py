@@ -61,6 +61,11 @@ class ModelMap:
     def num_experts(self) -> tuple[int, ...]:
         return tuple(layer.num_experts for layer in self.moe_layers)
 
+    @property
+    def dense_kinds(self) -> tuple[str, ...]:
+        """The kinds of dense modules that this model has."""
+        return tuple(kind for kind, names in self.dense.items() if names)
+
     @cached_property
     def linears(self) -> tuple[str, ...]:
         return tuple(name for names in self.dense.values() for name in names)

@@ -119,6 +119,25 @@ class TasksAccuracy:
 
     tasks: tuple[TaskAccuracy, ...]
 
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], tasks: Sequence[str]) -> "TasksAccuracy":
+        """The accuracies on `tasks`, in that order, that `as_record` gave."""
+        return cls(
+            tuple(
+                TaskAccuracy(
+                    task, METRICS[task], tuple(record["tasks"][task]), tuple(record["task_units"][task])
+                )
+                for task in tasks
+            )
+        )
+
+    def as_record(self) -> dict[str, Any]:
+        """For each task 1 for every question that is answered right, else 0, and the labels of `units`; JSON types."""
+        return {
+            "tasks": {each.task: [int(right) for right in each.correct] for each in self.tasks},
+            "task_units": {each.task: list(each.units) for each in self.tasks},
+        }
+
     def __getitem__(self, task: str) -> TaskAccuracy:
         return {each.task: each for each in self.tasks}[task]
 

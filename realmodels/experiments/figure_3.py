@@ -88,7 +88,7 @@ PRESETS = {
 
 def parts(model: Model) -> list[Part]:
     """Dense modules by kind and together, experts by fraction, and everything."""
-    kinds = tuple(kind for kind, names in model.map.dense.items() if names)
+    kinds = model.map.dense_kinds
     labels = {"lm_head": "LM head", "shared_experts": "shared experts", "dense_ffn": "dense FFN"}
     return [
         *(Part(labels.get(kind, kind), (kind,), 0.0) for kind in kinds),

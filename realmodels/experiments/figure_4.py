@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated, Noise, Preset
 from realmodels.load import DEFAULT_MODEL
-from realmodels.tasks import METRICS, TaskAccuracy, TasksAccuracy, evaluate_tasks, named_tasks
+from realmodels.tasks import TasksAccuracy, evaluate_tasks, named_tasks
 from theory.evidence import (
     Finding,
     Result,
@@ -161,9 +161,8 @@ def _results(config: Config) -> dict[str, Any]:
     """What `measure` returns, of the model as it is now."""
     found = rig.measured(config)
     if config.tasks:
-        answers = evaluate_tasks(rig.model(config.model, config.device), config.tasks, config.questions)
-        found["tasks"] = {each.task: [int(right) for right in each.correct] for each in answers.tasks}
-        found["task_units"] = {each.task: list(each.units) for each in answers.tasks}
+        model = rig.model(config.model, config.device)
+        found |= evaluate_tasks(model, config.tasks, config.questions).as_record()
     return found
 
 
@@ -222,17 +221,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         for quantity in ("loss", "accuracy")
     }
     if first.tasks:
-        found = TasksAccuracy(
-            tuple(
-                TaskAccuracy(
-                    task,
-                    METRICS[task],
-                    tuple(reference["tasks"][task]),
-                    tuple(reference["task_units"][task]),
-                )
-                for task in first.tasks
-            )
-        )
+        found = TasksAccuracy.of_record(reference, first.tasks)
         digital["tasks"] = {
             "mean": found.accuracy,
             "interval": found.interval,

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from realmodels.experiments import rig
 from realmodels.experiments.figure_4 import BASELINES, FRACTIONS, STRATEGIES, over_tasks
 from realmodels.experiments.rig import Noise
-from realmodels.model import Model
-from realmodels.tasks import METRICS, PAPER, TaskAccuracy, TasksAccuracy, evaluate_tasks, named_tasks
+from realmodels.tasks import PAPER, TasksAccuracy, evaluate_tasks, named_tasks
 from realmodels.upcycle.acceptance import CHANCE
 from theory.evidence import (
     Finding,
@@ -183,8 +182,7 @@ def measure(config: Config) -> dict[str, Any]:
     rig.require_unchanged(config)
     model = rig.model(config.model, config.device, config.dtype)
     if config.placed == DIGITAL:
-        return _answers(model, config)
-    dense = tuple(kind for kind, names in model.map.dense.items() if names)
+        return evaluate_tasks(model, config.tasks, config.questions).as_record()
     with rig.placed(
         config.model,
         config.device,
@@ -192,18 +190,10 @@ def measure(config: Config) -> dict[str, Any]:
         config.placed.digital_fraction,
         config.seed,
         strategy=config.placed.strategy,
-        analog_modules=() if config.placed.dense else dense,
+        analog_modules=() if config.placed.dense else model.map.dense_kinds,
         dtype=config.dtype,
     ):
-        return _answers(model, config)
-
-
-def _answers(model: Model, config: Config) -> dict[str, Any]:
-    found = evaluate_tasks(model, config.tasks, config.questions)
-    return {
-        "tasks": {each.task: [int(right) for right in each.correct] for each in found.tasks},
-        "task_units": {each.task: list(each.units) for each in found.tasks},
-    }
+        return evaluate_tasks(model, config.tasks, config.questions).as_record()
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
@@ -213,14 +203,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
     for config, record in zip(configs[1:], records[1:], strict=True):
         draws.setdefault((config.noise, config.placed, config.c), []).append(record)
     tables, digital = _tables(draws, reference, first.tasks)
-    found = TasksAccuracy(
-        tuple(
-            TaskAccuracy(
-                task, METRICS[task], tuple(reference["tasks"][task]), tuple(reference["task_units"][task])
-            )
-            for task in first.tasks
-        )
-    )
+    found = TasksAccuracy.of_record(reference, first.tasks)
     findings = _of_tasks(tables, digital, first.model)
     curves = {"curves": _curves(tables, digital, draws, first.tasks)}
     if set(KNOWN_TASKS) < set(first.tasks):

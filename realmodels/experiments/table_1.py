@@ -150,7 +150,6 @@ def grid(preset: str, model: str | None = None, text: str | None = None, device:
 def measure(config: Config) -> dict[str, Any]:
     """Mean loss and accuracy of every block of text, for every placement."""
     model = rig.model(config.model, config.device)
-    dense = tuple(kind for kind, names in model.map.dense.items() if names)
     record: dict[str, Any] = {}
     for analog in config.analog:
         if analog == "nothing":
@@ -161,7 +160,7 @@ def measure(config: Config) -> dict[str, Any]:
             placement = place(
                 rig.scores(config.model, config.device, "maxnn"),
                 0.0,
-                analog_modules=dense if analog == "everything" else (),
+                analog_modules=model.map.dense_kinds if analog == "everything" else (),
             )
             ranges = scaled(found, config.kappa_factor, config.lam_factor)
             with deployed(model, placement, found.hardware, ranges):

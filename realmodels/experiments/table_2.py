@@ -139,14 +139,13 @@ def measure(config: Config) -> dict[str, Any]:
     shape = asdict(Shape.of(model))
     if config.row == DIGITAL:
         return {**rig.measured(config), "shape": shape}
-    dense = tuple(kind for kind, names in model.map.dense.items() if names)
     with rig.placed(
         config.model,
         config.device,
         Hardware(c=C, **asdict(config.noise)),
         config.row.digital_experts,
         config.seed,
-        analog_modules=() if config.row.dense_digital else dense,
+        analog_modules=() if config.row.dense_digital else model.map.dense_kinds,
     ):
         return {**rig.measured(config), "shape": shape}
 
