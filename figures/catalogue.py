@@ -160,6 +160,28 @@ EXHIBITS = (
         defaults=UNSEEN,
         needs="smol-moe",
     ),
+    *(
+        Exhibit(
+            name=f"{like}-smol-moe",
+            title=f"{title} smol-moe, made of a pretrained model",
+            layer="realmodels",
+            times=dict.fromkeys(PRESETS, "some minutes on two H200s (an estimate)"),
+            like=like,
+            defaults=defaults | {"model": "smol-moe"},
+            needs="smol-moe",
+        )
+        for like, title, defaults in (
+            (
+                "figure-3",
+                "Dense modules against experts on analog hardware, in all and per parameter:",
+                UNSEEN,
+            ),
+            ("figure-6", "Do experts with high MaxNNScores serve frequent tokens?", {}),
+            ("table-1", "Converters only, of 8, 6 and 4 bits:", {}),
+            ("table-2", "Throughput and energy of placements by a cost model, and their quality:", UNSEEN),
+            ("figure-rivals", "MaxNNScore and the expected damage against four scores of others:", UNSEEN),
+        )
+    ),
     Exhibit(
         name="figure-tasks",
         title="tiny-olmoe on a multiple-choice task: what noise takes, and what digital experts give back",

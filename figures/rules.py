@@ -27,7 +27,7 @@ class Rules:
     """What the rules of an exhibit say that a program can check.
 
     written: the later date of two, where the exhibit is like another.
-    families: the question of each family, by the family's name.
+    families: the question of each family, by the family's name; the exhibit's own, if its file names any.
     """
 
     written: date
@@ -63,8 +63,7 @@ def read(exhibit: Exhibit, root: Path = ROOT) -> Rules:
         if not (found := WRITTEN.search(text)):
             raise InputError(f'{file} has no date: begin a line with "Written YYYY-MM-DD, before the run"')
         dates.append(date.fromisoformat(found[1]))
-        for name, question in _families(text):
-            families.setdefault(name, question)
+        families = families or dict(_families(text))
     if not families:
         raise InputError(f"{files(exhibit)[0]} names no family: give the table | family | question | rules |")
     return Rules(max(dates), families)

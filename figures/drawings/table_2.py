@@ -39,11 +39,11 @@ COLUMNS = (
 WIDTHS = (0.29, 0.12, 0.11, 0.1, 0.11, 0.1, 0.11, 0.1)
 LOOKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (OCHRE, "v"), (BLACK, "X"))
 OURS = ("pcm", "tile")  # the noise of the table's accuracies
-SHAPES = {"OLMoE": "-", "DeepSeekMoE": "--"}
+OLMOE = "OLMoE"  # whose costs are published, and those of a result that names no model
 CAPTION = (
-    "A table of the throughput, energy and accuracy of each placement, published numbers beside ours. Published"
-    f" (arXiv {ARXIV}, Table 2): OLMoE, average accuracy of eight tasks. Ours: throughput and energy of OLMoE by a"
-    " cost model that is fitted to the published rows, next-token top-1 accuracy of tiny-olmoe, which"
+    "A table of the throughput, energy and accuracy of each placement, for OLMoE published numbers beside ours."
+    f" Published (arXiv {ARXIV}, Table 2): OLMoE, average accuracy of eight tasks. Ours: throughput and"
+    " energy by a cost model that is fitted to the published rows, next-token top-1 accuracy of a model of ours, which"
     f" cannot be compared with theirs. Tokens per W s are tokens per joule. {C}. {W_MAX}."
 )
 
@@ -52,6 +52,7 @@ CAPTION = (
 def draw(result: Result) -> Figure:
     """The published rows beside ours, as a table."""
     data = result.data
+    cost_of = data.get("cost_of", OLMOE)
     cells = [
         [
             row["placement"],
@@ -66,7 +67,8 @@ def draw(result: Result) -> Figure:
     board(figure.subplots(), COLUMNS, cells, WIDTHS)
     titled(
         figure,
-        "What a placement costs and how good it is: published, and ours",
+        f"What a placement of {cost_of} costs and how good it is"
+        + (": published, and ours" if cost_of == OLMOE else ""),
         f"batch {data['batch']}, c = {data['c']:g}; our accuracy: {data['model']}, {NOISES[OURS]},"
         f" {data['blocks']} blocks of {data['block_tokens']} tokens",
     )
@@ -78,12 +80,14 @@ def draw_cost(result: Result) -> Figure:
     """Throughput and energy over the share of digital experts."""
     curves = result.data["curves"]
     batches = sorted({curve["batch"] for curve in curves})
+    cost_of = result.data.get("cost_of", OLMOE)
+    shapes = (OLMOE, "DeepSeekMoE" if cost_of == OLMOE else cost_of)
     figure = Figure(figsize=(WIDTH, 3.6))
     axes = figure.subplots(1, 2)
     for axis, quantity, label in zip(
         axes, ("tokens_per_second", "tokens_per_joule"), ("tokens/s", "tokens per joule"), strict=True
     ):
-        for shape, line in SHAPES.items():
+        for shape, line in zip(shapes, ("-", "--"), strict=True):
             for batch, (colour, marker) in zip(batches, LOOKS, strict=False):
                 curve = [each for each in curves if each["shape"] == shape and each["batch"] == batch]
                 axis.plot(
@@ -125,7 +129,9 @@ def draw_quality(result: Result) -> Figure:
             )
         axis.set_title(NOISES[noise])
         axis.set_xscale("log")
-    axes[len(axes) // 2].set_xlabel(f"tokens per joule of OLMoE, batch {data['batch']} (more is cheaper)")
+    axes[len(axes) // 2].set_xlabel(
+        f"tokens per joule of {data.get('cost_of', OLMOE)}, batch {data['batch']} (more is cheaper)"
+    )
     axes[0].set_ylabel(f"loss increase of {data['model']},\nnats per token")
     legend_below(figure, axes[0], columns=3)
     titled(figure, f"Energy against quality at c = {data['c']:g}")
@@ -141,7 +147,7 @@ PARTS = {
         draw_cost,
         (
             "Curves of throughput and of tokens per joule against the share of digital experts, one for each batch"
-            " size of two published models, by our cost model."
+            " size of two models, by our cost model."
         ),
     ),
     "quality": (

@@ -5,6 +5,7 @@ The loss is the KL divergence of the dense model's next-token distribution from 
 On several GPUs each takes its share of the passes of a step, and gradients are summed.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -217,6 +218,7 @@ class Healing:
                 f"there are {len(blocks)} blocks: generate more than {HELD_OUT_BLOCKS} beyond those of one step"
             )
         self.recipe, self.step, self.group, self.device = recipe, 0, group, network.device
+        self.text = {"blocks": len(blocks), "sha256": hashlib.sha256(blocks.tobytes()).hexdigest()}
         self.blocks, held_out = blocks[:-HELD_OUT_BLOCKS], blocks[-HELD_OUT_BLOCKS:]
         self.held_out = self._on_device(held_out)
         self.distillation = Distillation(dense, network, compiled)
@@ -270,12 +272,15 @@ class Healing:
     def state(self) -> dict[str, Any]:
         return {
             "recipe": asdict(self.recipe),
+            "text": self.text,
             "step": self.step,
             "master": self.master,
             "optimiser": self.optimiser.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        if state.get("text") != self.text:
+            raise InputError("the checkpoint was trained on other text: give its blocks, or another folder")
         self.step = state["step"]
         self.master.copy_(state["master"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -352,15 +357,21 @@ def heal(
         if stop:
             return False
     if first:
-        save(healing.network, tokenizer, recipe, out)
+        save(healing.network, tokenizer, recipe, out, text=healing.text)
         (out / CHECKPOINT).unlink(missing_ok=True)
     return True
 
 
-def save(network: MixtralForCausalLM, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, out: Path) -> None:
-    """Write the model in bf16, its tokenizer and its recipe."""
+def save(
+    network: MixtralForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    out: Path,
+    **known: dict[str, Any],
+) -> None:
+    """Write the model in bf16, its tokenizer, its recipe, and what else is known of how it was made."""
     cast_parameters(network, torch.bfloat16)
     network.config.dtype = torch.bfloat16
     network.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    write_json(out / FILE, {"recipe": asdict(recipe), "hash": recipe.hash()})
+    write_json(out / FILE, {"recipe": asdict(recipe), "hash": recipe.hash(), **known})

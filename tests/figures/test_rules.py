@@ -88,17 +88,17 @@ def test_what_the_rules_say(root: Path) -> None:
     assert rules.families == {"recovers": "Does it?", "tasks": "Does it on tasks (with `--tasks`)?"}
     assert files(BY_NAME["figure-5"]) == ["rules/figure-5.md", "rules/figure-4.md"]
     other = read(BY_NAME["figure-5"], root)
-    assert (other.written, list(other.families)) == (date(2026, 1, 3), ["recovers too", "tasks", "recovers"])
+    assert (other.written, list(other.families)) == (date(2026, 1, 3), ["recovers too", "tasks"])
 
 
 def test_a_result_of_the_rules_has_no_faults(root: Path) -> None:
     assert both(made(root), root) == []
     assert both(made(root, families=("recovers", "tasks")), root) == []
-    assert both(made(root, "figure-5", ("recovers", "recovers too")), root) == []
+    assert both(made(root, "figure-5", ("recovers too",)), root) == []
 
 
 def test_a_rule_that_changes_after_the_run_is_caught(root: Path) -> None:
-    result, other = made(root), made(root, "figure-5", ("recovers", "recovers too"))
+    result, other = made(root), made(root, "figure-5", ("recovers too",))
     file = root / "rules" / "figure-4.md"
     file.write_text(PAGE.replace("Does it?", "Does it not?"))
     for each in (result, other):  # 5 is judged by the rules of 4, too
