@@ -1,4 +1,4 @@
-"""What does the reproduction answer? Eight questions, each with one number that is read from a committed result.
+"""What does the reproduction answer? Nine questions, each with one number that is read from a committed result.
 
 No number and no verdict is typed here: a question names the findings that answer it, and their verdicts choose the
 first word (`said`). A finding that cannot be found is an error.
@@ -15,6 +15,8 @@ from theory.evidence import Finding, Result
 
 BASELINES = ("activation frequency", "activation weight", "router norm", "random")  # the paper's
 BETTER_THAN = "MaxNNScore is better than "
+DENSE_HURT_MORE = "dense modules on analog hurt more than 80-90 % of the experts;"
+ON_THREE_TASKS = " on three tasks,"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Answer:
 
 
 def answers(exhibits: Sequence[Exhibit], data: Traversable) -> list[Answer]:
-    """The eight answers, without those whose exhibits are not all among `exhibits`.
+    """The answers, without those whose exhibits are not all among `exhibits`.
 
     Raises InputError where `data` lacks a result, or a result lacks a finding that an answer rests on.
     """
@@ -73,8 +75,42 @@ def only(claim: str, result: Result) -> Finding:
     return found[0]
 
 
+def _pretrained_dense(losses: Result, tasks: Result) -> str:
+    judged = starting(DENSE_HURT_MORE, losses)
+    times = [
+        each.estimate for each in starting("a dense parameter on analog costs more than an expert's;", losses)
+    ]
+    return (
+        f"{said(judged)}: in loss, in {held(judged)} on smol-moe, made of a pretrained model. A dense parameter costs"
+        f" {min(times):.1f} to {max(times):.1f} times an expert's. In accuracy on the paper's tasks: in"
+        f" {held(starting(DENSE_HURT_MORE, tasks))}."
+    )
+
+
+def _pretrained_baselines(result: Result) -> str:
+    judged = [
+        finding
+        for name in BASELINES
+        for finding in starting(f"{BETTER_THAN}{name};", result)
+        if ON_THREE_TASKS in finding.claim
+    ]
+    worse = sum(finding.verdict == "fails" for finding in judged)
+    above = sum(finding.estimate > 0 for finding in judged)
+    back = sorted(
+        finding.estimate
+        for finding in starting(
+            "MaxNNScore recovers a third to more than a half of the accuracy lost;", result
+        )
+        if ON_THREE_TASKS in finding.claim and "25.0%" in finding.claim
+    )
+    return (
+        f"{said(judged)}: on three tasks that smol-moe knows, it is better in {held(judged)}, worse in {worse}; {above}"
+        f" estimates are above. 25 % digital experts recover {back[0]:.2f} to {back[-1]:.2f} of the accuracy lost."
+    )
+
+
 def _dense(result: Result) -> str:
-    judged = starting("dense modules on analog hurt more than 80-90 % of the experts;", result)
+    judged = starting(DENSE_HURT_MORE, result)
     ratio = only(
         "a dense parameter on analog costs more than an expert's; tiny-olmoe, w_max per tile, c = 2.5", result
     )
@@ -140,16 +176,6 @@ def _better_score(*results: Result) -> str:
     )
 
 
-def _tasks(result: Result) -> str:
-    back = only("MaxNNScore recovers accuracy; tiny-olmoe, 25.0% of experts digital", result)
-    more = only("MaxNNScore is better than random choice; tiny-olmoe, 25.0% of experts digital", result)
-    return (
-        f"{said([back])}: on tiny-olmoe 25 % digital experts give back {100 * back.estimate:.1f} percentage points of"
-        " accuracy."
-        f" More than random choice gives? {said([more])}."
-    )
-
-
 def _peers(result: Result) -> str:
     judged = [
         *starting("aihwkit finds what ours finds: ", result),
@@ -168,8 +194,18 @@ def _peers(result: Result) -> str:
 
 # Question, the exhibits that answer it, and how: a function of their results.
 QUESTIONS: tuple[tuple[str, tuple[str, ...], Callable[..., str]], ...] = (
-    ("Do the dense modules hurt more on analog hardware than most experts?", ("figure-3",), _dense),
-    ("Does MaxNNScore choose better than the baselines?", ("figure-4", "figure-5"), _baselines),
+    (
+        "Do the dense modules hurt more on analog hardware than most experts?",
+        ("figure-3-smol-moe", "figure-smol-moe"),
+        _pretrained_dense,
+    ),
+    (
+        "Does MaxNNScore choose better than the baselines, on the paper's tasks?",
+        ("figure-smol-moe",),
+        _pretrained_baselines,
+    ),
+    ("On small models, do the dense modules hurt more?", ("figure-3",), _dense),
+    ("And is MaxNNScore better than the baselines?", ("figure-4", "figure-5"), _baselines),
     ("Is the theory right in its own setting?", ("figure-tolerance",), _in_setting),
     ("Does a theorem lead from training to tolerance, and does it hold?", ("figure-end-to-end",), _theorem),
     ("Do norms follow frequency outside of it?", ("figure-stress",), _outside),
@@ -178,6 +214,5 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...], Callable[..., str]], ...] = (
         ("figure-better-score", "figure-better-score-deepseek"),
         _better_score,
     ),
-    ("Does MaxNNScore help on a multiple-choice task?", ("figure-tasks",), _tasks),
     ("Do IBM's simulators agree with ours?", ("figure-peers",), _peers),
 )

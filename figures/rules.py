@@ -7,7 +7,7 @@ run: `faults` says where the three do not agree, and where the families of the f
 import hashlib
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -19,6 +19,7 @@ from theory.evidence import Result
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = re.compile(r"^Written (\d{4}-\d\d-\d\d), before the run", re.MULTILINE)
+SAME_NAMES = re.compile(r'the same names with "(.+)"')
 OPTIONAL = re.compile(r"`--[a-z-]+`")  # a family of this question is there with that option alone
 
 
@@ -55,7 +56,8 @@ def questions(exhibit: Exhibit, root: Path = ROOT) -> Mapping[str, str]:
 
 def read(exhibit: Exhibit, root: Path = ROOT) -> Rules:
     """Date and families of the exhibit's rules; InputError if a file is missing or lacks them."""
-    dates, families = [], dict[str, str]()
+    dates: list[date] = []
+    families: Mapping[str, str] = {}
     for file in files(exhibit):
         if not (root / file).is_file():
             raise InputError(f"{file} is missing: write the rules of {exhibit.option} before its run")
@@ -63,19 +65,25 @@ def read(exhibit: Exhibit, root: Path = ROOT) -> Rules:
         if not (found := WRITTEN.search(text)):
             raise InputError(f'{file} has no date: begin a line with "Written YYYY-MM-DD, before the run"')
         dates.append(date.fromisoformat(found[1]))
-        families = families or dict(_families(text))
+        families = families or _families(text)
     if not families:
         raise InputError(f"{files(exhibit)[0]} names no family: give the table | family | question | rules |")
     return Rules(max(dates), families)
 
 
-def _families(text: str) -> Iterator[tuple[str, str]]:
-    """Name and question of each row of the table below the heading Families."""
+def _families(text: str) -> Mapping[str, str]:
+    """The question of each row of the table below the heading Families, by its name.
+
+    A row `the same names with "WORDS"` stands for all rows above it, with the words added.
+    """
     section = text.partition("\n## Families\n")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
+    found: dict[str, str] = {}
     for row in rows[2:]:  # after the names of the columns and the line below them
         name, question, *_ = (cell.strip() for cell in row.strip("|").split("|"))
-        yield name, question
+        again = SAME_NAMES.fullmatch(name)
+        found |= {f"{each} {again[1]}": question for each in found} if again else {name: question}
+    return found
 
 
 def judged_by(result: Result) -> Mapping[str, Any]:

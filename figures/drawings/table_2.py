@@ -1,5 +1,6 @@
 """Draws Table 2: the published rows beside ours, and cost against quality over placements."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -27,16 +28,7 @@ from figures.drawings.style import (
 from theory.evidence import Result
 from theory.paper import ARXIV
 
-COLUMNS = (
-    "placement",
-    "digital\nparameters",
-    *(
-        f"{quantity}\n{whose}"
-        for quantity in ("tokens\nper s", "tokens\nper W s", "accuracy,\n%")
-        for whose in ("published", "ours")
-    ),
-)
-WIDTHS = (0.29, 0.12, 0.11, 0.1, 0.11, 0.1, 0.11, 0.1)
+QUANTITIES = ("tokens\nper s", "tokens\nper W s", "accuracy,\n%")
 LOOKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (OCHRE, "v"), (BLACK, "X"))
 OURS = ("pcm", "tile")  # the noise of the table's accuracies
 OLMOE = "OLMoE"  # whose costs are published, and those of a result that names no model
@@ -50,25 +42,36 @@ CAPTION = (
 
 @styled
 def draw(result: Result) -> Figure:
-    """The published rows beside ours, as a table."""
-    data = result.data
+    """The placements as a table; beside ours the published numbers, if there are any."""
+    data, rows = result.data, _rows(result, OURS)
     cost_of = data.get("cost_of", OLMOE)
+    whose = ("published", "ours") if any(row["published"] for row in rows) else ("ours",)
     cells = [
         [
             row["placement"],
             f"{100 * row['digital_parameters']:.1f} %",
-            *_beside(row["published"], 0, row["tokens_per_second"], "{:,.0f}"),
-            *_beside(row["published"], 1, row["tokens_per_joule"], "{:,.2f}"),
-            *_beside(row["published"], 2, 100 * row["accuracy"], "{:.2f}"),
+            *(
+                text
+                for number, ours in enumerate(
+                    (
+                        _short(row["tokens_per_second"], 0),
+                        _short(row["tokens_per_joule"], 2),
+                        _short(100 * row["accuracy"], 2),
+                    )
+                )
+                for text in (*_published(row, number, whose), ours)
+            ),
         ]
-        for row in _rows(result, OURS)
+        for row in rows
     ]
+    names = [f"{quantity}\n{each}" for quantity in QUANTITIES for each in whose]
+    widths = [0.11 if name.endswith("published") else 0.1 for name in names]
     figure = Figure(figsize=(WIDTH, 0.24 * (len(cells) + 3) + 0.8))
-    board(figure.subplots(), COLUMNS, cells, WIDTHS)
+    board(figure.subplots(), ("placement", "digital\nparameters", *names), cells, (0.29, 0.12, *widths))
     titled(
         figure,
         f"What a placement of {cost_of} costs and how good it is"
-        + (": published, and ours" if cost_of == OLMOE else ""),
+        + (": published, and ours" if "published" in whose else ""),
         f"batch {data['batch']}, c = {data['c']:g}; our accuracy: {data['model']}, {NOISES[OURS]},"
         f" {data['blocks']} blocks of {data['block_tokens']} tokens",
     )
@@ -176,5 +179,11 @@ def table(result: Result) -> list[dict[str, Any]]:
     return rows
 
 
-def _beside(published: list[float] | None, index: int, ours: float, form: str) -> tuple[str, str]:
-    return form.format(published[index]) if published else "", form.format(ours)
+def _published(row: dict[str, Any], number: int, whose: Sequence[str]) -> list[str]:
+    if "published" not in whose:
+        return []
+    return [_short(row["published"][number], (0, 2, 2)[number]) if row["published"] else ""]
+
+
+def _short(value: float, digits: int) -> str:
+    return f"{value:,.{0 if value >= 1e4 else digits}f}"

@@ -89,6 +89,13 @@ def test_what_the_rules_say(root: Path) -> None:
     assert files(BY_NAME["figure-5"]) == ["rules/figure-5.md", "rules/figure-4.md"]
     other = read(BY_NAME["figure-5"], root)
     assert (other.written, list(other.families)) == (date(2026, 1, 3), ["recovers too", "tasks"])
+    again = "| tasks |", '| the same names with "on three tasks" | The same there? | 2 |\n| tasks |'
+    (root / "rules" / "figure-4.md").write_text(PAGE.replace(*again))
+    assert read(BY_NAME["figure-4"], root).families == {
+        "recovers": "Does it?",
+        "recovers on three tasks": "The same there?",
+        "tasks": "Does it on tasks (with `--tasks`)?",
+    }
 
 
 def test_a_result_of_the_rules_has_no_faults(root: Path) -> None:

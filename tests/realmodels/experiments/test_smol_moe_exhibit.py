@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from committed import assert_thresholds
+from committed import assert_as_committed
 from small_models import save, small_network
 
 from figures.drawings import smol_moe as drawing
@@ -89,9 +89,7 @@ def about(result: Result, *words: str) -> list[Finding]:
 
 def test_every_rule_has_its_findings_once() -> None:
     result = summarised()
-    assert_thresholds("figure-smol-moe", [each.rule for each in result.findings])
-    claims = [each.claim for each in result.findings]
-    assert len(set(claims)) == len(claims)
+    assert_as_committed("figure-smol-moe", result)
     found = Counter(each.family for each in about(result))
     assert found == {
         "recovers": 2 * 3,

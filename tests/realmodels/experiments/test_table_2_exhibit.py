@@ -48,6 +48,23 @@ def test_published_rows_are_met_and_the_first_one_s_throughput_is_not() -> None:
     assert abs(met.estimate) < 0.01 and met.n is None and not_met.estimate > 100
 
 
+def test_another_model_has_costs_of_its_own_and_no_published_ones() -> None:
+    configs, found = records(DAMAGE)
+    shape = Shape(moe_layers=30, experts=64, top_k=8, expert_parameters=331776, dense_parameters=54853632)
+    result = summarise(
+        [replace(each, model="smol-moe") for each in configs],
+        [each | {"shape": asdict(shape)} for each in found],
+    )
+    assert_as_committed("table-2-smol-moe", result)
+    assert {each.family for each in result.findings} == {"quality"}
+    for entry, row in zip(result.data["rows"], ROWS, strict=False):
+        own = cost(shape, row.digital_experts, BATCH, dense_digital=row.dense_digital)
+        assert (entry["published"], entry["tokens_per_second"]) == (None, own.tokens_per_second)
+    (board,) = drawing.draw(result).axes[0].tables
+    texts = [each.get_text().get_text() for each in board.get_celld().values()]
+    assert "all analog" in texts and not any("published" in each for each in texts)
+
+
 @pytest.mark.parametrize("field", ["seconds", "joules"])
 @pytest.mark.parametrize(("factor", "verdict"), [(1 / 1.06, "fails"), (1 / 1.02, "holds"), (1.06, "fails")])
 def test_a_cost_model_that_is_off_fails(
