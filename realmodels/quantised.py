@@ -150,8 +150,9 @@ def blockwise(values: Tensor, scales: Tensor, block: tuple[int, int], packed: bo
     factor = _powers(scales) if scales.element_size() == 1 else scales.float()
     if factor.ndim < 2:
         return weight.mul_(factor)
-    factor = factor.repeat_interleave(block[0], -2)[..., : weight.shape[-2], :]
-    return weight.mul_(factor.repeat_interleave(block[1], -1)[..., : weight.shape[-1]])
+    out, inputs = weight.shape[-2:]
+    factor = factor.repeat_interleave(min(block[0], out), -2)[..., :out, :]
+    return weight.mul_(factor.repeat_interleave(min(block[1], inputs), -1)[..., :inputs])
 
 
 def _mxfp4(stored: Mapping[str, Slice]) -> dict[str, Slice]:
