@@ -8,11 +8,12 @@ import json
 import re
 import warnings
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 
 from realmodels.checkpoint import ADAPTER, ADAPTER_CONFIG, no_larger_than
 from theory.errors import InputError
@@ -49,18 +50,28 @@ def merge_adapter(network: Any, folder: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{ADAPTER} is no intact safetensors file ({error}): get an intact copy") from None
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with no_larger_than(shapes):
-            adapted: Any = get_peft_model(network, LoraConfig(**settings), low_cpu_mem_usage=True)
-        report = set_peft_model_state_dict(adapted, tensors, low_cpu_mem_usage=True)
-        left = [name for name, weight in adapted.named_parameters() if weight.is_meta]
-        if misfits := sorted([*report.unexpected_keys, *left]):
-            raise InputError(
-                f"{len(misfits)} of the adapter's tensors do not fit, first {misfits[0]}: get the adapter of this model"
-            )
-        merged: nn.Module = adapted.merge_and_unload()
-    assert merged is network
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with no_larger_than(shapes), torch.device("meta"):
+                adapted: Any = get_peft_model(network, LoraConfig(**settings), low_cpu_mem_usage=True)
+            report = set_peft_model_state_dict(adapted, tensors, low_cpu_mem_usage=True)
+            left = [name for name, weight in adapted.named_parameters() if weight.is_meta]
+            if not (misfits := sorted([*report.unexpected_keys, *left])):
+                adapted.merge_and_unload()
+    except InputError:  # of what grew too large
+        raise InputError(
+            f"{ADAPTER_CONFIG} describes more than {ADAPTER} holds: get the complete adapter"
+        ) from None
+    except Exception as error:  # of peft, which may raise about anything
+        reason = shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+        raise InputError(
+            f"peft cannot merge its adapter ({reason}): get the adapter of this model"
+        ) from error
+    if misfits:
+        raise InputError(
+            f"{len(misfits)} of the adapter's tensors do not fit, first {misfits[0]}: get the adapter of this model"
+        )
 
 
 def _settings(path: Path, defaults: dict[str, Any]) -> dict[str, Any]:
