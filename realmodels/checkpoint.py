@@ -99,10 +99,12 @@ class Checkpoint:
     """A folder that holds a whole model, safe to read.
 
     tensors: weights by name. Each is read when it is indexed, and dequantised then if it is stored quantised.
+    as_saved: if transformers finds the same tensors in the folder, and reads the same numbers.
     has_adapter: if an adapter is beside them, which has to be merged.
     """
 
     tensors: Mapping[str, Slice]
+    as_saved: bool
     has_adapter: bool
 
     @property
@@ -130,7 +132,8 @@ def check_folder(folder: Path) -> Checkpoint:
         )
     config = _config(folder, names)
     tensors: dict[str, Slice] = {}
-    for name in _weights_files(folder, names, config.get("transformers_weights")):
+    files, usual = _weights_files(folder, names, config.get("transformers_weights"))
+    for name in files:
         try:
             with safe_open(folder / name, framework="pt") as file:
                 tensors |= {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
@@ -144,7 +147,8 @@ def check_folder(folder: Path) -> Checkpoint:
             tensors = dequantised(tensors, *quantisation)
     except InputError as error:
         raise InputError(f"model {folder}: {error}") from None
-    checkpoint = Checkpoint(tensors, has_adapter)
+    as_saved = usual and quantisation is None and not has_adapter
+    checkpoint = Checkpoint(tensors, as_saved, has_adapter)
     _check_numbers(folder, config, checkpoint.shapes)
     _check_tokenizer(folder, names, tokenizer)
     return checkpoint
@@ -195,8 +199,10 @@ def _regular_files(folder: Path) -> set[str]:
     return names
 
 
-def _weights_files(folder: Path, names: set[str], named: str | None) -> list[str]:
-    """The safetensors files that hold the weights; InputError for an index, whatever its name, of other files.
+def _weights_files(folder: Path, names: set[str], named: str | None) -> tuple[list[str], bool]:
+    """The safetensors files that hold the weights, and if transformers would find them.
+
+    InputError for an index, whatever its name, of other files.
 
     named: what config.json names, a file or an index.
     """
@@ -208,7 +214,7 @@ def _weights_files(folder: Path, names: set[str], named: str | None) -> list[str
     files = indexes.get(read, [read]) if read else _only_set(folder, names)
     if missing := sorted(set(files) - names):
         raise InputError(f"model {folder}: {missing[0]} is missing: get the complete checkpoint")
-    return files
+    return files, read is not None
 
 
 def _only_set(folder: Path, names: set[str]) -> list[str]:

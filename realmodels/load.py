@@ -96,15 +96,21 @@ def load(
                 if hasattr(part, "quantization_config"):  # transformers gets numbers
                     del part.quantization_config
             with no_larger_than(checkpoint.shapes), torch.device("meta"):
-                kind = type(AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False))
-            # Tensors as they were checked, none of which is in memory yet: transformers looks into no folder.
-            loaded: Any = kind.from_pretrained(
-                None,
+                blank = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+            source: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+            if not checkpoint.as_saved:
+                tensors = dict(checkpoint.tensors)
+                for tied, kept in blank.all_tied_weights_keys.items() if auto else ():
+                    if kept in tensors:  # on disk each name has a file
+                        tensors.setdefault(tied, tensors[kept])
+                source = {"state_dict": tensors}
+            loaded: Any = type(blank).from_pretrained(
+                folder if checkpoint.as_saved else None,
                 config=config,
-                state_dict=checkpoint.tensors,
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are in the report, too
+                **source,
                 **placing,
             )
             network, report = loaded

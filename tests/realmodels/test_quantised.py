@@ -13,13 +13,13 @@ import pytest
 import torch
 from hypothesis import given
 from safetensors.torch import load_file, save_file
-from small_models import OTHER_CONFIGS, network_of, save, small_network
+from small_models import OTHER_CONFIGS, TEXTS, network_of, save, small_network
 from torch import Tensor
 from transformers import GptOssConfig
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from realmodels import load
+from realmodels import evaluate, load
 from realmodels.quantised import Dequantised, blockwise, dequantised, experts_of_mxfp4, method_of
 from theory.errors import InputError
 
@@ -244,6 +244,15 @@ def test_fp8_checkpoint(
     assert all(torch.equal(found[name], weight) for name, weight in wanted.network.state_dict().items())
     split = load(quantised, "auto", dtype, max_memory={"cpu": 0}, offload_folder=tmp_path)
     assert split.weights_hash == wanted.weights_hash
+
+
+def test_tied_weights_on_disk(tmp_path: Path) -> None:
+    plain = save(small_network(tie_word_embeddings=True), tmp_path / "plain")
+    quantised, numbers = fp8_of(plain, tmp_path)
+    split = load(quantised, "auto", max_memory={"cpu": 0}, offload_folder=tmp_path / "rest")
+    wanted = load(numbers, "auto", max_memory={"cpu": 0}, offload_folder=tmp_path / "other")
+    assert split.weights_hash == wanted.weights_hash
+    assert evaluate(split, TEXTS[:1], block_tokens=16) == evaluate(wanted, TEXTS[:1], block_tokens=16)
 
 
 def test_a_gpu_beside_changes_nothing(fp8: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
