@@ -41,10 +41,8 @@ READ = (".json", ".jinja", ".txt", ".model")  # what transformers may read besid
 TABLES = ("tokenizer.", "vocab", "merges")
 LARGEST_CONFIG, LARGEST_TABLE = 2**24, 2**27  # bytes
 HASHED_FILES = (CONFIG, "tokenizer*", "vocab.json", "merges.txt", "*.safetensors")
-OTHER_WEIGHTS = (
-    *((end, "a pickle, which can run any code") for end in (".bin", ".pt", ".pth", ".pkl")),
-    (".gguf", "another format"),
-)
+PICKLE = "a pickle, which can run any code"
+OTHER_WEIGHTS = {".bin": PICKLE, ".pt": PICKLE, ".pth": PICKLE, ".pkl": PICKLE, ".gguf": "another format"}
 # Numbers of parts in a config: each part is built, so there cannot be more than tensors, or rows of a tensor.
 COUNTS = re.compile(r"layers|experts|heads|blocks|depth|labels|n_layer$|n_head$|head_dim")
 TOP_K = re.compile(r"experts_per_tok|moe_top_?k")
@@ -219,32 +217,27 @@ def _weights_files(folder: Path, names: set[str], named: str | None) -> tuple[li
 
 def _only_set(folder: Path, names: set[str]) -> list[str]:
     """The files of the weights where none has the usual name: one, or shards without an index."""
-    sets: dict[tuple[str, int], str] = {}
+    sets: dict[tuple[str, int], str] = {}  # by name and number of shards: a file of it
     for name in sorted(name for name in names if name.endswith(".safetensors") and name != ADAPTER):
         shard = SHARD.fullmatch(name)
         sets.setdefault((shard["set"], int(shard["count"])) if shard else (name, 0), name)
+    if not sets:
+        others = [
+            f"only {name}, {OTHER_WEIGHTS[end]}"
+            for name in sorted(names)
+            if (end := Path(name).suffix) in OTHER_WEIGHTS
+        ]
+        raise InputError(
+            f"model {folder}: {[*others, 'no weights'][0]}: convert them to safetensors with save_pretrained"
+        )
     if len(sets) > 1:
         raise InputError(
             f"model {folder}: it holds {len(sets)} sets of weights, as {' and '.join([*sets.values()][:2])}: keep"
             " one of them"
         )
-    if not sets:
-        found = next(
-            (
-                f"only {name}, {why}"
-                for end, why in OTHER_WEIGHTS
-                for name in sorted(names)
-                if name.endswith(end)
-            ),
-            "no weights",
-        )
-        raise InputError(f"model {folder}: {found}: convert them to safetensors with save_pretrained")
     ((name, count),) = sets
-    return (
-        [f"{name}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-        if count
-        else [name]
-    )
+    shards = [f"{name}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    return shards or [name]
 
 
 def _indexed(folder: Path, name: str) -> list[str]:

@@ -121,10 +121,10 @@ def _scale_names(weight: str) -> list[str]:
 
 def _blocks(name: str, values: Slice, scales: Slice, block: tuple[int, int] | None) -> Dequantised:
     shape, packed = tuple(values.get_shape()), values.get_dtype() != FP8
+    if len(shape) < 2:
+        raise InputError(f"{name} is quantised and has shape {shape}: only matrices are dequantised")
     if packed:  # two FP4 weights in a byte, whatever block the FP8 weights beside have
         shape, block = (*shape[:-1], 2 * shape[-1]), (1, MX_BLOCK)
-    if len(shape) < 2:
-        raise InputError(f"{name} is FP8 of shape {shape}: only matrices are dequantised")
     rows, columns = block or shape[-2:]
     wanted = (*shape[:-2], -(-shape[-2] // rows), -(-shape[-1] // columns))
     found = tuple(scales.get_shape())

@@ -193,12 +193,15 @@ def without_index(folder: Path) -> None:
     (folder / INDEX).unlink()
 
 
+def shards_of_a_variant(folder: Path) -> None:
+    without_index(folder)
+    for path in folder.glob("model-*"):
+        path.rename(folder / path.name.replace("model-", "model.fp16-"))
+
+
 OTHER_NAMES: dict[str, Damage] = {
     "shards without an index": without_index,
-    "shards of a variant": lambda folder: (
-        without_index(folder),
-        [path.rename(folder / path.name.replace("model-", "model.fp16-")) for path in folder.glob("model-*")],
-    ),
+    "shards of a variant": shards_of_a_variant,
     "a variant": rename((WEIGHTS, "model.fp16.safetensors")),
     "another name": rename((WEIGHTS, "weights.safetensors")),
     "the usual name beside a variant": write("model.fp16.safetensors", b"not even read"),

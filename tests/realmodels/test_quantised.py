@@ -436,7 +436,15 @@ BROKEN_FP8: dict[str, tuple[Callable[[Path], None], str]] = {
                 {"x.weight": torch.ones(4).to(torch.float8_e4m3fn), "x.weight_scale_inv": torch.ones(1)}
             )
         ),
-        "x.weight is FP8 of shape (4,): only matrices",
+        "x.weight is quantised and has shape (4,): only matrices",
+    ),
+    "a byte": (
+        of_tensors(
+            lambda tensors: tensors.update(
+                {"x.weight": torch.tensor(1, dtype=torch.uint8), "x.scale": torch.tensor(1, dtype=torch.uint8)}
+            )
+        ),
+        "x.weight is quantised and has shape (): only matrices",
     ),
     "NaN": (
         of_tensors(lambda tensors: tensors[SCALE].fill_(math.nan)),
