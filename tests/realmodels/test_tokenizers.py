@@ -81,6 +81,7 @@ def test_a_class_that_reads_no_vocabulary(folder: Path) -> None:
     assert message.endswith("get an intact copy, or save it as tokenizer.json")
 
 
+@pytest.mark.slow
 def test_a_class_that_gives_other_numbers(folder: Path) -> None:
     """Another class read the same files before."""
     write_vocabulary(folder)
