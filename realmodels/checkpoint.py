@@ -1,7 +1,7 @@
 """Can the folder of a model be trusted? Looked at before a network is built: somebody else may have made it.
 
 Only regular files of the folder are read, weights from safetensors alone. Nothing that config.json says makes a load
-grow or run without bound, nor run code from elsewhere.
+grow or run without bound, nor run code from elsewhere. Weights themselves are not read yet.
 """
 
 import hashlib
@@ -12,8 +12,10 @@ import stat
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,23 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from realmodels.quantised import Slice, dequantised, method_of
 from theory.errors import InputError
 
 CONFIG = "config.json"
 INDEX = ".safetensors.index.json"
-TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+# The files of a tokenizer: the first that are all there are read.
+TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 TOKENIZER_CONFIG = "tokenizer_config.json"
 WEIGHTS = "model.safetensors"
+SHARD = re.compile(r"(?P<set>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 READ = (".json", ".jinja", ".txt", ".model")  # what transformers may read besides weights
 TABLES = ("tokenizer.", "vocab", "merges")
 LARGEST_CONFIG, LARGEST_TABLE = 2**24, 2**27  # bytes
-HASHED_FILES = (CONFIG, "tokenizer*", "*.safetensors")
+HASHED_FILES = (CONFIG, "tokenizer*", "vocab.json", "merges.txt", "*.safetensors")
+PICKLE = "a pickle, which can run any code"
+OTHER_WEIGHTS = {".bin": PICKLE, ".pt": PICKLE, ".pth": PICKLE, ".pkl": PICKLE, ".gguf": "another format"}
 # Numbers of parts in a config: each part is built, so there cannot be more than tensors, or rows of a tensor.
 COUNTS = re.compile(r"layers|experts|heads|blocks|depth|labels|n_layer$|n_head$|head_dim")
 TOP_K = re.compile(r"experts_per_tok|moe_top_?k")
@@ -45,58 +53,120 @@ MOST_TOKENS = 20_000  # that tokenizer_config.json adds
 # One of these hangs a pattern that goes back too often.
 SAMPLE = "A sentence, and 12345.\n" + "".join(5000 * each for each in "a 1.\n") + "!"
 TRY_TOKENIZER = """
-import os, resource, sys
+import json, os, resource, sys
+folder, read, sample = sys.argv[1], sys.argv[3], sys.argv[4]
 hard = resource.getrlimit(resource.RLIMIT_AS)[1]
 most = int(sys.argv[2]) if hard == resource.RLIM_INFINITY else min(int(sys.argv[2]), hard)
 resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-if os.path.isfile(sys.argv[1]):
-    from tokenizers import Tokenizer
-    Tokenizer.from_file(sys.argv[1]).encode(sys.argv[3])
-else:
+
+def main():
+    path = os.path.join(folder, read)
+    if read == "tokenizer.json":
+        from tokenizers import Tokenizer
+        Tokenizer.from_file(path).encode(sample)
+        return
+    if read == "tokenizer.model":
+        from sentencepiece import SentencePieceProcessor
+        pieces = SentencePieceProcessor(model_file=path).encode(sample)
     from transformers import AutoTokenizer
-    AutoTokenizer.from_pretrained(sys.argv[1], local_files_only=True)(sys.argv[3])
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    ids = tokenizer(sample, add_special_tokens=False)["input_ids"]
+    if read == "tokenizer.model":
+        if ids != pieces:
+            raise ValueError(type(tokenizer).__name__ + " gives other tokens than SentencePiece")
+        return
+    with open(path, encoding="utf-8") as file:
+        vocabulary, known = json.load(file), tokenizer.get_vocab()
+    if any(known.get(token) != number for token, number in vocabulary.items()):
+        raise ValueError(type(tokenizer).__name__ + " gives tokens other numbers")
+    if tokenizer.decode(ids, clean_up_tokenization_spaces=False) != sample:
+        raise ValueError(type(tokenizer).__name__ + " does not give a text back")
+
+try:
+    main()
+except Exception as error:
+    sys.exit(type(error).__name__ + ": " + (str(error).strip().splitlines() or [""])[0])
 """
 
 Shapes = Mapping[str, tuple[int, ...]]
 _tried = set[frozenset[tuple[str, str]]]()  # tokenizers that work, by the hashes of their files
 
 
-def check_folder(folder: Path) -> Shapes:
-    """The shapes of all tensors in the folder; InputError unless it holds a whole model, safe to read."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that holds a whole model, safe to read.
+
+    tensors: weights by name. Each is read when it is indexed, and dequantised then if it is stored quantised.
+    as_saved: if transformers finds the same tensors in the folder, and reads the same numbers.
+    has_adapter: if an adapter is beside them, which has to be merged.
+    """
+
+    tensors: Mapping[str, Slice]
+    as_saved: bool
+    has_adapter: bool
+
+    @property
+    def shapes(self) -> Shapes:
+        return {name: tuple(tensor.get_shape()) for name, tensor in self.tensors.items()}
+
+
+def check_folder(folder: Path) -> Checkpoint:
+    """What the folder holds; InputError unless it is a whole model, safe to read."""
     try:
         str(folder).encode()
     except UnicodeEncodeError:
         raise InputError(f"model {folder}: the path is not UTF-8: rename the folder") from None
     names = _regular_files(folder)
+    has_adapter = _has_adapter(folder, names)
     if CONFIG not in names:
         raise InputError(
             f"model {folder}: the folder has no config.json: give a folder that save_pretrained wrote"
         )
-    if not names & set(TOKENIZERS):  # transformers would make up an empty one
+    tokenizer = next((files for files in TOKENIZERS if names.issuperset(files)), None)
+    if tokenizer is None:  # transformers would make up an empty one
+        known = ", or ".join(" with ".join(files) for files in TOKENIZERS)
         raise InputError(
-            f"model {folder}: the folder has no {TOKENIZERS[0]}: save the model's tokenizer into it, too"
+            f"model {folder}: the folder has no {known}: save the model's tokenizer into it, too, with save_pretrained"
         )
-    if "adapter_config.json" in names:
-        raise InputError(
-            f"model {folder}: it is an adapter of another model: merge the two and save the result"
-        )
-    if not any(name.endswith(".safetensors") for name in names):
-        pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl")))
-        found = f"only {pickles[0]}, a pickle, which can run any code" if pickles else "no weights"
-        raise InputError(f"model {folder}: {found}: convert them to safetensors with save_pretrained")
     config = _config(folder, names)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in _weights_files(folder, names, config.get("transformers_weights")):
+    tensors: dict[str, Slice] = {}
+    files, usual = _weights_files(folder, names, config.get("transformers_weights"))
+    for name in files:
         try:
             with safe_open(folder / name, framework="pt") as file:
-                shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+                tensors |= {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise InputError(
                 f"model {folder}: {name} is no intact safetensors file ({error}): get an intact copy"
             ) from None
-    _check_numbers(folder, config, shapes)
-    _check_tokenizer(folder, names)
-    return shapes
+    try:
+        quantisation = method_of(config)
+        if quantisation is not None:
+            tensors = dequantised(tensors, *quantisation)
+    except InputError as error:
+        raise InputError(f"model {folder}: {error}") from None
+    as_saved = usual and quantisation is None and not has_adapter
+    checkpoint = Checkpoint(tensors, as_saved, has_adapter)
+    _check_numbers(folder, config, checkpoint.shapes)
+    _check_tokenizer(folder, names, tokenizer)
+    return checkpoint
+
+
+def _has_adapter(folder: Path, names: set[str]) -> bool:
+    """If an adapter is beside a model; InputError for one that is alone, or cannot be read."""
+    if ADAPTER_CONFIG not in names:
+        return False
+    if not any(name.endswith(".safetensors") and name != ADAPTER for name in names):
+        raise InputError(
+            f"model {folder}: it is an adapter of another model: put it into the folder of that model, or merge"
+            " the two and save the result"
+        )
+    if ADAPTER not in names:
+        raise InputError(
+            f"model {folder}: {ADAPTER_CONFIG} belongs to an adapter, but {ADAPTER} is not there: save the adapter as"
+            " safetensors, or take that file out"
+        )
+    return True
 
 
 def _regular_files(folder: Path) -> set[str]:
@@ -127,8 +197,10 @@ def _regular_files(folder: Path) -> set[str]:
     return names
 
 
-def _weights_files(folder: Path, names: set[str], named: str | None) -> list[str]:
-    """The safetensors files that hold the weights; InputError for an index, whatever its name, of other files.
+def _weights_files(folder: Path, names: set[str], named: str | None) -> tuple[list[str], bool]:
+    """The safetensors files that hold the weights, and if transformers would find them.
+
+    InputError for an index, whatever its name, of other files.
 
     named: what config.json names, a file or an index.
     """
@@ -136,11 +208,36 @@ def _weights_files(folder: Path, names: set[str], named: str | None) -> list[str
         name: _indexed(folder, name) for name in sorted(name for name in names if name.endswith(INDEX))
     }
     # In the order of transformers.
-    read = named or next((name for name in (WEIGHTS, f"model{INDEX}") if name in names), WEIGHTS)
-    files = indexes.get(read, [read])
+    read = named or next((name for name in (WEIGHTS, f"model{INDEX}") if name in names), None)
+    files = indexes.get(read, [read]) if read else _only_set(folder, names)
     if missing := sorted(set(files) - names):
         raise InputError(f"model {folder}: {missing[0]} is missing: get the complete checkpoint")
-    return files
+    return files, read is not None
+
+
+def _only_set(folder: Path, names: set[str]) -> list[str]:
+    """The files of the weights where none has the usual name: one, or shards without an index."""
+    sets: dict[tuple[str, int], str] = {}  # by name and number of shards: a file of it
+    for name in sorted(name for name in names if name.endswith(".safetensors") and name != ADAPTER):
+        shard = SHARD.fullmatch(name)
+        sets.setdefault((shard["set"], int(shard["count"])) if shard else (name, 0), name)
+    if not sets:
+        others = [
+            f"only {name}, {OTHER_WEIGHTS[end]}"
+            for name in sorted(names)
+            if (end := Path(name).suffix) in OTHER_WEIGHTS
+        ]
+        raise InputError(
+            f"model {folder}: {[*others, 'no weights'][0]}: convert them to safetensors with save_pretrained"
+        )
+    if len(sets) > 1:
+        raise InputError(
+            f"model {folder}: it holds {len(sets)} sets of weights, as {' and '.join([*sets.values()][:2])}: keep"
+            " one of them"
+        )
+    ((name, count),) = sets
+    shards = [f"{name}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    return shards or [name]
 
 
 def _indexed(folder: Path, name: str) -> list[str]:
@@ -219,16 +316,15 @@ def _json(path: Path) -> Any:
 
 
 @contextmanager
-def no_larger_than(shapes: Shapes, *, packed: bool = False) -> Iterator[None]:
+def no_larger_than(shapes: Shapes) -> Iterator[None]:
     """Within this block, InputError as soon as a network that is being built has more parts than the weights.
 
     shapes: of the tensors of the checkpoint. Tied embeddings are built twice, and layers have parts without weights:
     so a few times as many are let through. What does not fit exactly is found when the weights are loaded.
-    packed: True if a number of a tensor may hold several quantised weights.
     """
     left = {
         "modules": 1000 + 10 * len(shapes),
-        "parameters": (16 if packed else 2) * sum(math.prod(shape) for shape in shapes.values()),
+        "parameters": 2 * sum(math.prod(shape) for shape in shapes.values()),
     }
 
     def spend(what: str, amount: int) -> None:
@@ -256,8 +352,17 @@ def no_larger_than(shapes: Shapes, *, packed: bool = False) -> Iterator[None]:
             handle.remove()
 
 
-def _check_tokenizer(folder: Path, names: set[str]) -> None:
-    """InputError for a tokenizer that reads other files, or takes longer or more memory than any does."""
+def _check_tokenizer(folder: Path, names: set[str], files: Sequence[str]) -> None:
+    """InputError for a tokenizer that reads other files, or takes longer or more memory than any does.
+
+    files: of its vocabulary.
+    """
+    missing = [name for name in ("sentencepiece", "protobuf") if not _is_installed(name)]
+    if files == ("tokenizer.model",) and missing:
+        raise InputError(
+            f"model {folder}: its {files[0]} needs {' and '.join(missing)}: `pip install {' '.join(missing)}`, or"
+            f" save it as {TOKENIZERS[0][0]}"
+        )
     if TOKENIZER_CONFIG in names:
         try:
             config = _json(folder / TOKENIZER_CONFIG)
@@ -278,15 +383,24 @@ def _check_tokenizer(folder: Path, names: set[str]) -> None:
                     f"model {folder}: {TOKENIZER_CONFIG} names {key} {value!r}: only files of the same folder are"
                     " read, take it out"
                 )
-    digests = frozenset((name, _digest(folder / name)) for name in TOKENIZERS if name in names)
+    configs = {CONFIG, TOKENIZER_CONFIG} & names if files != TOKENIZERS[0] else set()
+    digests = frozenset((name, _digest(folder / name)) for name in {*files, *configs})
     if digests not in _tried:
-        _try_tokenizer(folder, folder / TOKENIZERS[0] if TOKENIZERS[0] in names else folder)
+        _try_tokenizer(folder, files)
         _tried.add(digests)
 
 
-def _try_tokenizer(folder: Path, path: Path) -> None:
-    """Load the tokenizer from the path, and use it, in a process that can be stopped."""
-    command = [sys.executable, "-P", "-c", TRY_TOKENIZER, str(path), str(TOKENIZER_BYTES), SAMPLE]
+def _is_installed(package: str) -> bool:
+    name = {"protobuf": "google.protobuf"}.get(package, package)
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # no google at all
+        return False
+
+
+def _try_tokenizer(folder: Path, files: Sequence[str]) -> None:
+    """Load the tokenizer, and use it, in a process that can be stopped."""
+    command = [sys.executable, "-P", "-c", TRY_TOKENIZER, str(folder), str(TOKENIZER_BYTES), files[0], SAMPLE]
     try:
         done = subprocess.run(
             command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=TOKENIZER_SECONDS
@@ -297,8 +411,12 @@ def _try_tokenizer(folder: Path, path: Path) -> None:
         ) from None
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it was killed"]
+        advice = "get an intact copy"
+        if files != TOKENIZERS[0]:
+            advice += f", or save it as {TOKENIZERS[0][0]}"
         raise InputError(
-            f"model {folder}: transformers cannot load its tokenizer ({last[0][:200]}): get an intact copy"
+            f"model {folder}: transformers cannot load its tokenizer from {' with '.join(files)} ({last[0][:200]}):"
+            f" {advice}"
         )
 
 

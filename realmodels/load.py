@@ -6,7 +6,6 @@ Weights are read from safetensors only, and remote code is never run.
 import hashlib
 import json
 import logging as standard_logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,10 +25,13 @@ from transformers import (
 from transformers.utils import logging
 
 from realmodels import deepseek_moe  # noqa: F401, registers DeepSeekMoE with the Auto classes
+from realmodels.adapter import merge_adapter
 from realmodels.checkpoint import check_folder, files_hash, no_larger_than
 from realmodels.devices import device_of, weights_of
 from realmodels.families import describe
+from realmodels.hub import HUB_ID, fetched
 from realmodels.model import Model
+from realmodels.quantised import Dequantised
 from theory.errors import InputError, did_you_mean
 from theory.strict_json import is_whole
 
@@ -37,9 +39,8 @@ DEFAULT_MODEL = "tiny-olmoe"
 CHECKPOINTS = Path(__file__).with_name("checkpoints")
 # Too large to ship: `make NAME` writes it [realmodels.upcycle].
 MADE = {"smol-moe": Path(__file__).parents[1] / "results" / "smol-moe" / "model"}
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 TRIED_TOKENS = 8
+_LOG = standard_logging.getLogger(__name__)
 # Of a config.
 DECIDES_NOTHING = ("transformers_version", "transformers_weights", "architectures", "auto_map", "use_cache")
 
@@ -55,7 +56,7 @@ def load(
     """Load a causal MoE language model, ready for inference.
 
     name_or_path: the name of an embedded checkpoint, or of one that `make` makes; a folder with config.json, tokenizer
-        and *.safetensors; or a hub id, which needs a network or hub cache.
+        and *.safetensors; or a hub id, owner/name or owner/name@revision, which needs a network or hub cache.
     device: where the model computes. "auto" spreads the weights over all GPUs, then CPU memory, then the disk, from
         where they are read at each use [accelerate's device_map="auto"].
     dtype: dtype of all parameters; converters compute in fp32 anyway.
@@ -74,7 +75,12 @@ def load(
                 f"device {device}: max_memory and offload_folder are for device auto; leave them out"
             )
     folder = checkpoint_folder(name)
-    shapes = check_folder(folder)
+    checkpoint = check_folder(folder)
+    if auto and checkpoint.has_adapter:
+        raise InputError(
+            f"model {name}: its adapter can be merged on one device alone: give another device than auto, or merge it"
+            " and save the result"
+        )
     placing: dict[str, Any] = {}
     if auto:
         placing = {"device_map": "auto", "max_memory": None if max_memory is None else dict(max_memory)}
@@ -86,21 +92,30 @@ def load(
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             # Which of transformers' implementations computes is not the folder's choice: it may be code of the hub.
             config._attn_implementation = config._experts_implementation = None
-            packed = getattr(config, "quantization_config", None) is not None
-            with no_larger_than(shapes, packed=packed), torch.device("meta"):
-                AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
+            for part in (config, config.get_text_config()):
+                if hasattr(part, "quantization_config"):  # transformers gets numbers
+                    del part.quantization_config
+            with no_larger_than(checkpoint.shapes), torch.device("meta"):
+                blank = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+            source: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+            if not checkpoint.as_saved:
+                tensors = dict(checkpoint.tensors)
+                for tied, kept in blank.all_tied_weights_keys.items() if auto else ():
+                    if kept in tensors:  # on disk each name has a file
+                        tensors.setdefault(tied, tensors[kept])
+                source = {"state_dict": tensors}
+            loaded: Any = type(blank).from_pretrained(
+                folder if checkpoint.as_saved else None,
                 config=config,
                 dtype=dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are in the report, too
+                **source,
                 **placing,
             )
             network, report = loaded
+            if checkpoint.has_adapter:
+                merge_adapter(network, folder)
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except InputError as error:
         raise InputError(f"model {name}: {error}") from None
@@ -144,6 +159,11 @@ def load(
         model_map = describe(network)
     except InputError as error:
         raise InputError(f"model {name}: {error}") from None
+    if quantised := sum(isinstance(tensor, Dequantised) for tensor in checkpoint.tensors.values()):
+        _LOG.warning(
+            "model %s: %d of its %d weights were quantised; they are dequantised, and inputs are not quantised",
+            *(name, quantised, len(checkpoint.tensors)),
+        )
     own_hash = loaded_hash(network, tokenizer)
     if not auto:
         network.to(device)
@@ -194,6 +214,8 @@ def checkpoint_folder(name: str) -> Path:
         path = Path(name).expanduser()
         if name and path.is_dir():
             return path
+        if path.is_file():
+            raise InputError(f"model {name}: it is a file: give the folder that it is in")
     except (OSError, RuntimeError):  # too long for a path, or the home of a user that does not exist
         pass
     if not HUB_ID.fullmatch(name):
@@ -201,16 +223,7 @@ def checkpoint_folder(name: str) -> Path:
             f"model {name}: neither a folder, nor a hub id (owner/name), nor one of: {', '.join((*embedded, *MADE))}"
             f"{did_you_mean(name, (*embedded, *MADE))}"
         )
-    from huggingface_hub import snapshot_download  # here: the embedded model needs no hub
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except (OSError, ValueError) as error:  # ValueError: the hub has no such ids
-        raise InputError(
-            f"model {name}: no such folder here, and it cannot be fetched from the hub ({_in_short(error)});"
-            f" where there is a network, run `hf download {name} --local-dir FOLDER` and pass that folder with"
-            " --model FOLDER"
-        ) from error
+    return fetched(name)
 
 
 def loaded_hash(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

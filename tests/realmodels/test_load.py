@@ -67,6 +67,30 @@ def refusal(name: str | Path, **options: Any) -> str:
     return message
 
 
+Damage = Callable[[Path], object]
+
+
+def change_config(**changes: object) -> Damage:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text()) | changes
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+def change_tensors(change: Callable[[dict[str, Tensor]], object]) -> Damage:
+    def rewrite(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS)
+        change(tensors)
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return rewrite
+
+
+def write(name: str, content: bytes) -> Damage:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
 # ------------------------------------------------------------------------------------------- good input
 
 
@@ -157,17 +181,39 @@ def test_other_architectures(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(loaded[key], parameter) for key, parameter in network.state_dict().items())
 
 
-def test_hub_id_loads_what_the_hub_hands_out(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+def rename(*pairs: tuple[str, str]) -> Damage:
+    def change(folder: Path) -> None:
+        for old, new in pairs:
+            (folder / old).rename(folder / new)
 
-    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
-        assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in allow_patterns)
-        asked.append(name)
-        return str(checkpoint)
+    return change
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert load("owner/name").weights_hash == load(checkpoint).weights_hash
-    assert asked == ["owner/name"]
+
+def without_index(folder: Path) -> None:
+    (folder / INDEX).unlink()
+
+
+def shards_of_a_variant(folder: Path) -> None:
+    without_index(folder)
+    for path in folder.glob("model-*"):
+        path.rename(folder / path.name.replace("model-", "model.fp16-"))
+
+
+OTHER_NAMES: dict[str, Damage] = {
+    "shards without an index": without_index,
+    "shards of a variant": shards_of_a_variant,
+    "a variant": rename((WEIGHTS, "model.fp16.safetensors")),
+    "another name": rename((WEIGHTS, "weights.safetensors")),
+    "the usual name beside a variant": write("model.fp16.safetensors", b"not even read"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_files_of_other_names(name: str, checkpoint: Path, tmp_path: Path) -> None:
+    size = {"max_shard_size": "20KB"} if name.startswith("shards") else {}
+    folder = save(small_network().to(torch.bfloat16), tmp_path, **size)
+    OTHER_NAMES[name](folder)
+    assert load(folder).weights_hash == load(checkpoint).weights_hash
 
 
 @pytest.mark.skipif(not EMBEDDED.is_dir(), reason="tiny-olmoe is not there yet")
@@ -182,30 +228,6 @@ def test_tiny_olmoe() -> None:
 
 
 # ------------------------------------------------------------------------------------------- the hash
-
-
-Damage = Callable[[Path], object]
-
-
-def change_config(**changes: object) -> Damage:
-    def change(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text()) | changes
-        (folder / "config.json").write_text(json.dumps(config))
-
-    return change
-
-
-def change_tensors(change: Callable[[dict[str, Tensor]], object]) -> Damage:
-    def rewrite(folder: Path) -> None:
-        tensors = load_file(folder / WEIGHTS)
-        change(tensors)
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-
-    return rewrite
-
-
-def write(name: str, content: bytes) -> Damage:
-    return lambda folder: (folder / name).write_bytes(content)
 
 
 def rename_token(folder: Path) -> None:
@@ -381,7 +403,9 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
         write("other.safetensors.index.json", b"{}"),
         "other.safetensors.index.json is not a weight index",
     ),
-    "adapter": (write("adapter_config.json", b"{}"), "an adapter of another model: merge"),
+    "adapter without weights": (
+        write("adapter_config.json", b"{}"), "belongs to an adapter, but adapter_model.safetensors is not there"
+    ),
     **{f"fifo for {name}": (fifo(name), f"{name} is no regular file") for name in (
         "config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS, INDEX, "generation_config.json", "x"
     )},
@@ -438,6 +462,24 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "unknown model type": (change_config(model_type="mystery"), "mystery.*give a folder that it can"),
     "pickle": (pickle_instead, "pytorch_model.bin, a pickle.*convert.*safetensors"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "no weights.*safetensors"),
+    "adapter alone": (
+        lambda folder: (
+            (folder / WEIGHTS).rename(folder / "adapter_model.safetensors"),
+            (folder / "config.json").rename(folder / "adapter_config.json"),
+        ),
+        "it is an adapter of another model: put it into the folder of that model",
+    ),
+    "gguf": (
+        lambda folder: (folder / WEIGHTS).rename(folder / "model.gguf"),
+        "only model.gguf, another format: convert.*safetensors",
+    ),
+    "two variants": (
+        lambda folder: (
+            shutil.copy(folder / WEIGHTS, folder / "model.fp32.safetensors"),
+            (folder / WEIGHTS).rename(folder / "model.fp16.safetensors"),
+        ),
+        "it holds 2 sets of weights, as model.fp16.safetensors and model.fp32.safetensors: keep one",
+    ),
     "truncated": (truncate, f"{WEIGHTS} is no intact safetensors file.*get an intact copy"),
     "empty weights": (write(WEIGHTS, b""), "no intact safetensors file"),
     "garbage weights": (write(WEIGHTS, b"garbage" * 100), "no intact safetensors file"),
@@ -462,7 +504,10 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "another depth": (change_config(num_hidden_layers=LAYERS + 1), "model.layers.2.* is missing"),
     "nan": (spoil(float("nan")), r"layers.1.mlp.experts.gate_up_proj.*not finite.*get an intact copy"),
     "infinity": (spoil(float("inf")), r"layers.1.mlp.experts.gate_up_proj.*not finite"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json.*save the"),
+    "no tokenizer": (
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        "no tokenizer.json, or .*merges.txt: save the",
+    ),
     "tokenizer of garbage": (
         write("tokenizer.json", b"{}"),
         "cannot load its tokenizer .*get an intact copy",
@@ -499,8 +544,10 @@ def test_hostile_folder(
 
 def test_missing_shard(tmp_path: Path) -> None:
     folder = save(small_network(), tmp_path, max_shard_size="20KB")
-    shard = sorted(folder.glob("*.safetensors"))[1]
+    shard = max(folder.glob("*.safetensors"))
     shard.unlink()
+    assert f"{shard.name} is missing: get the complete checkpoint" in refusal(folder)
+    without_index(folder)
     assert f"{shard.name} is missing: get the complete checkpoint" in refusal(folder)
 
 
@@ -544,7 +591,8 @@ def test_names_too_long_for_a_file(name: str) -> None:
 
 
 def test_a_file_is_no_folder(checkpoint: Path) -> None:
-    assert "neither a folder" in refusal(checkpoint / WEIGHTS)
+    for name in (WEIGHTS, "config.json"):
+        assert "it is a file: give the folder that it is in" in refusal(checkpoint / name)
 
 
 @pytest.mark.parametrize("name", ["owner/no--such", "owner/name"])
