@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from realmodels.devices import weights_of
-from realmodels.fused import FUSED_WEIGHTS, apply_gate, fused_layout, grouped_matmul
+from realmodels.fused import apply_gate, fused_layout, grouped_matmul
 from realmodels.model import Model
 from realmodels.record import Call, calibration_tokens, record
-from theory.damage import gated_variance, product_variance
+from theory.damage import product_variance
 from theory.errors import InputError
 from theory.hardware import Hardware, programming_sigma
 
@@ -37,43 +37,43 @@ def expected_damage(
     tokens = calibration_tokens(model, texts)
     names = [layer.experts for layer in model.map.moe_layers]
     calls = record(model, names, tokens, gradient=gradient)
-    damages = []
-    for name in names:
-        (call,) = calls[name]
-        damages.append(_layer(model.network.get_submodule(name), call, hardware))
-    return torch.stack([each.cpu() for each in damages]) / tokens[:, 1:].numel()
+    damages = [
+        torch.stack([_layer(model.network.get_submodule(name), call, hardware) for call in calls[name]])
+        for name in names
+    ]
+    return torch.stack([each.sum(0).cpu() for each in damages]) / tokens[:, 1:].numel()
 
 
 def _layer(experts: nn.Module, call: Call, hardware: Hardware) -> Float[Tensor, " experts"]:
-    """Expected damage of each expert, summed over the tokens."""
-    hidden, index, weights = call.inputs[:3]
-    gradient = call.gradient
+    """Expected damage of each expert, summed over the tokens of a call."""
     layout = fused_layout(experts)
+    first, _ = layout.weights
     own_weights = {name: each.float() for name, each in weights_of(experts).items()}
-    gate_up, down = (layout.matrices(name, own_weights[name]) for name in FUSED_WEIGHTS)
+    into, down = (layout.matrices(name, own_weights[name]) for name in layout.weights)
     down = down.squeeze(1)
-    expert, order = index.flatten().sort()
-    token = order // index.shape[1]
-    ends = expert.bincount(minlength=len(down)).cumsum(0).int()
-    rows = hidden.float()[token]
+    routing = layout.routing(call.inputs, len(down))
+    expert, token, routing_weight, ends = routing.by_expert(len(down))
+    rows = routing.hidden.float()[token]
     with torch.enable_grad():
-        both = grouped_matmul(rows, gate_up.flatten(1, 2), ends)
+        before = grouped_matmul(rows, into.flatten(1, 2), ends)
         if layout.biased:
-            both = both + layout.gate_then_up(own_weights["gate_up_proj_bias"])[expert]
-        inner = apply_gate(experts, layout.stored_order(both.requires_grad_()))
-        (slopes,) = torch.autograd.grad(inner.sum(), both)  # inner j depends on gate j and up j alone
+            bias = own_weights[f"{first}_bias"]
+            before = before + (layout.gate_then_up(bias) if layout.gated else bias)[expert]
+        before.requires_grad_()
+        inner = apply_gate(experts, layout.stored_order(before) if layout.gated else before)
+        (slopes,) = torch.autograd.grad(inner.sum(), before)  # inner j depends on gate j and up j alone
     with torch.no_grad():
-        sigma = programming_sigma(gate_up, hardware).flatten(1, 2)
+        sigma = programming_sigma(into, hardware).flatten(1, 2)
         received = grouped_matmul(rows.square(), sigma.square(), ends)
-        variance = gated_variance(*slopes.chunk(2, -1), *received.chunk(2, -1))
+        variance = (slopes.square() * received).unflatten(1, (into.shape[1], -1)).sum(1)
         sigma_down = programming_sigma(down, hardware)
-        if gradient is None:
+        if call.gradient is None:
             weight, noise = (each.square().sum(1).sqrt()[expert] for each in (down, sigma_down))
         else:
-            own = gradient.reshape(len(hidden), -1).float()[token]
+            own = call.gradient.reshape(len(routing.hidden), -1).float()[token]
             weight = grouped_matmul(own, down.mT.contiguous(), ends)
             noise = grouped_matmul(own.square(), sigma_down.square().mT.contiguous(), ends).sqrt()
         each = product_variance(weight, noise, inner, variance).double().sum(1)
-        each *= weights.flatten()[order].double().square()
+        each *= routing_weight.double().square()
         total = each.new_zeros(len(down)).index_add_(0, expert, each)
-    return total if gradient is None else total / 2
+    return total if call.gradient is None else total / 2

@@ -17,7 +17,8 @@ from torch import nn
 from realmodels.analog import AnalogExperts, AnalogLinear
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.devices import device_of
-from realmodels.families import DENSE_KINDS, FUSED_WEIGHTS, NEVER_ANALOG_KINDS
+from realmodels.families import DENSE_KINDS, NEVER_ANALOG_KINDS
+from realmodels.fused import fused_layout
 from realmodels.model import Model
 from theory.errors import InputError
 from theory.hardware import Hardware
@@ -216,7 +217,7 @@ def _made(
     """The module that replaces the one of this name, not yet programmed."""
     original = model.network.get_submodule(name)
     if isinstance(digital, tuple):
-        both = {each: calibration[f"{name}.{each}"] for each in FUSED_WEIGHTS}
+        both = {each: calibration[f"{name}.{each}"] for each in fused_layout(original).weights}
         return AnalogExperts(original, digital, hardware, both, fp32=fp32)
     assert isinstance(original, nn.Linear)
     return AnalogLinear(original, hardware, None if digital else calibration[f"{name}.weight"], fp32=fp32)
@@ -259,9 +260,13 @@ def _account(model: Model, placement: Placement, linears: tuple[str, ...]) -> De
 
     for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
         for name in () if layer.linears else layer.weights:
-            each = model.network.get_parameter(name).numel() // layer.num_experts
+            weight = model.network.get_parameter(name)
+            each = weight[0].numel()
             add("experts", "analog", name, each * (layer.num_experts - len(digital)))
             add("experts", "digital by placement", name, each * len(digital))
+            add(
+                "other", "never analog", name, each * (len(weight) - layer.num_experts)
+            )  # of experts without weights
         for expert, names in enumerate(layer.linears):
             for name in names:
                 add("experts", "digital by placement" if expert in digital else "analog", f"{name}.weight")

@@ -1,0 +1,121 @@
+"""Every mixture of experts of the installed transformers, found there and built tiny."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+VOCABULARY, CONTEXT = 300, 64
+# Drafts for speculative decoding: they read the cache of another model, and have no default config.
+PARTS = ("gemma4_assistant",)
+# What no rule of SMALL says: types whose defaults have layers of one kind, and sizes that depend on each other.
+FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 16}},
+    "dots3_note": {"vision_config": {"adapter_out_dim": 32}, "audio_config": {"adapter_out_dim": 32}},
+    "flint": {"mlp_only_layers": [0]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mimo_v2_flash": {"head_dim": 32, "num_attention_heads": 8, "num_key_value_heads": 4},
+}
+# Values by what a field's name matches, the first match counts. Other fields keep their default.
+SMALL: Mapping[str, Any] = {
+    r"(eos|pad)_token_id$": 0,
+    r"vocab_size": VOCABULARY,
+    r"^(max_position_embeddings|model_max_length)$": CONTEXT,
+    r"shared_experts$": 1,
+    r"^zero_expert_num$": 2,
+    r"^(num_experts|n_routed_experts|num_local_experts|moe_num_experts)$": 4,
+    r"experts_per_tok|moe_topk|moe_k$|top_k_experts": 2,
+    r"^(n_groups?|topk_group|num_expert_group|o_groups|mamba_n_groups)$": 1,
+    r"rope_head_dim": 8,
+    r"qk_head_dim": 16,
+    r"qk_nope_head_dim": 8,
+    r"head_dim|kv_channels|d_head$": 16,
+    r"^hidden_size_per_layer_input$|state": 8,
+    r"shared_intermediate_size|intermediate_size|ffn_hidden_size": 24,
+    r"^hidden_size$|embed_dim": 32,
+    r"router_hidden_size": 16,
+    r"rank$": 8,
+    r"sliding_window$|sliding_window_size|chunk_size$|index_topk$|rel_extent": 16,
+    r"^(linear|mamba)_.*heads": 4,
+    r"^indexer_budget$": 16,
+    r"^indexer_compress_ratio$|attn_layer_period": 2,
+    r"^attn_layer_offset$": 0,
+    r"^loop_layer_index_end$": 2,
+    r"^loop_layer_index_start$|^n_layers_per_attn_res_block$": 1,
+    r"indexer_kv_heads": 1,
+    r"heads": 2,
+    r"^first_k_dense_replace$|^num_dense_layers$": 1,
+    r"^enable_moe_block$|^is_moe$": True,
+    r"^num_nextn": 0,
+}
+
+
+def mixtures() -> list[str]:
+    """The model types of causal language models whose text part has a number of experts."""
+    found = []
+    for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if kind in PARTS:
+            continue
+        config = CONFIG_MAPPING[kind]().get_text_config(decoder=True)
+        if any("experts" in field for field in config.to_dict()):
+            found.append(kind)
+    return found
+
+
+def tiny(kind: str) -> PreTrainedConfig:
+    """A config of the type with few small layers, one of each kind."""
+    default = CONFIG_MAPPING[kind]()
+    text = default.get_text_config(decoder=True)
+    small = _small(text)
+    if text is not default:
+        name = next(name for name in default.sub_configs if getattr(default, name) is text)
+        small = {name: {**small, "model_type": text.model_type}}
+    return CONFIG_MAPPING[kind](**{**small, **FIELDS.get(kind, {})})
+
+
+def _small(config: PreTrainedConfig) -> dict[str, Any]:
+    """The fields of a small text part: one layer for each kind of layers of the default."""
+    fields = config.to_dict()
+    small = _shrunk(fields)
+    if fields.get("bos_token_id") is not None:
+        small["bos_token_id"] = None
+    if (
+        "qk_rope_head_dim" in fields and fields.get("head_dim") == fields["qk_rope_head_dim"]
+    ):  # one and the same
+        small["head_dim"] = small["qk_rope_head_dim"]
+    depth = next((name for name in ("num_hidden_layers", "num_layers") if fields.get(name)), None)
+    count = fields.get(depth, 0)
+    lists = {
+        name: value
+        for name, value in fields.items()
+        if isinstance(value, list) and len(value) == count and len(set(map(str, value))) < count
+    }
+    own = {int(number): value for number, value in (fields.get("per_layer_config") or {}).items()}
+    layers: dict[str, int] = {}  # the number of the first of each kind
+    for number in range(count):
+        layers.setdefault(str([*(each[number] for each in lists.values()), own.get(number)]), number)
+    numbers = list(layers.values()) if len(layers) != 1 else [0, 0]
+    if depth is not None:
+        small[depth] = max(2, len(numbers))
+    small |= {name: [each[number] for number in numbers] for name, each in lists.items()}
+    if own:
+        small["per_layer_config"] = {
+            str(new): _shrunk(own[old]) for new, old in enumerate(numbers) if old in own
+        }
+    return small
+
+
+def _shrunk(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Smaller values for those fields that have a rule in SMALL and are larger, or not set."""
+    small: dict[str, Any] = {}
+    for name, value in fields.items():
+        new = next((new for pattern, new in SMALL.items() if re.search(pattern, name)), None)
+        if new is None or isinstance(value, list | dict) or isinstance(value, bool) != isinstance(new, bool):
+            continue
+        if value is None or isinstance(value, bool) or value > new:
+            small[name] = new
+    return small
