@@ -138,8 +138,14 @@ def describe(network: nn.Module) -> ModelMap:
             never["embeddings"].append(f"{name}.weight")
     known.update(name for names in never.values() for name in names)
     for name, parameter in network.named_parameters(remove_duplicate=False):
-        if name not in known:
-            never[parts.never_analog_kind(name, parameter)].append(name)
+        if name in known:
+            continue
+        if parameter.ndim > 1 and _below(name, tuple(layer.experts for layer in layers)):
+            raise InputError(
+                f"parameter {name} {tuple(parameter.shape)} is of an expert, and in no linear layer: this architecture"
+                " is not supported"
+            )
+        never[parts.never_analog_kind(name, parameter)].append(name)
     return ModelMap(
         layers,
         {kind: tuple(names) for kind, names in dense.items()},

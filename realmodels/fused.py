@@ -31,19 +31,19 @@ class Pairs(NamedTuple):
 
 
 class Routing(NamedTuple):
-    """What fused experts read. The index of an expert that has no weights is beyond those of all others."""
+    """What fused experts read, by token. The number of an expert without weights is beyond those of all others."""
 
     hidden: Float[Tensor, "tokens hidden"]
-    index: Int[Tensor, "tokens k"]
+    chosen: Int[Tensor, "tokens k"]
     weights: Float[Tensor, "tokens k"]
 
     def by_expert(self, experts: int) -> Pairs:
         """The pairs of tokens and experts, those without weights left out."""
-        expert, order = self.index.flatten().sort()
+        expert, order = self.chosen.flatten().sort()
         ends = torch.searchsorted(expert, torch.arange(experts, device=expert.device), right=True)
         expert, order = (each[: int(ends[-1])] for each in (expert, order))
         weights = self.weights.flatten()[order]
-        return Pairs(expert, order // self.index.shape[1], weights, ends.int())
+        return Pairs(expert, order // self.chosen.shape[1], weights, ends.int())
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ class FusedLayout:
         return outputs.unflatten(1, (-1, 2)).mT.flatten(1) if self.interleaved else outputs
 
     def routing(self, inputs: Sequence[Tensor], experts: int) -> Routing:
-        """What a call of the module with these inputs reads; the index of what needs no weights is >= `experts`."""
+        """What a call of the module with these inputs reads; the number of what needs no weights is >= `experts`."""
         if not self.weighted_inputs:
-            hidden, index, weights = inputs[:3]
-            return Routing(hidden, index, weights)
+            hidden, chosen, weights = inputs[:3]
+            return Routing(hidden, chosen, weights)
         (hidden,) = inputs
-        index = torch.arange(experts, device=hidden.device).repeat_interleave(len(hidden) // experts)
-        index = index.where(hidden.any(1), experts)[:, None]
-        return Routing(hidden, index, hidden.new_ones(len(hidden), 1))
+        number = torch.arange(experts, device=hidden.device).repeat_interleave(len(hidden) // experts)
+        chosen = number.where(hidden.any(1), experts)[:, None]
+        return Routing(hidden, chosen, hidden.new_ones(len(hidden), 1))
 
 
 def fused_layout(experts: nn.Module) -> FusedLayout:

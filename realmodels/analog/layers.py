@@ -217,6 +217,7 @@ class AnalogExperts(_Analog):
     `keep_digital` chooses other digital experts later. fp32: as for `_Analog`.
     """
 
+    down_proj: nn.Parameter
     groups: Tensor  # the expert of each group of rows: first as the crossbars hold them, then all, as digital experts
     place: Tensor  # the group that each expert computes in now
     gate: Any  # the activation as `fused_experts` knows it
