@@ -7,9 +7,10 @@ device, and differs between kinds of devices.
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -27,6 +28,7 @@ from theory.strict_json import is_whole
 
 _LOG = logging.getLogger(__name__)
 STATUSES = ("analog", "digital by placement", "never analog")
+LISTED = ("indexers", "other")  # of the kinds that are never analog
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,12 @@ class DeploymentReport:
 
     parameters: by kind and status (`analog`, `digital by placement`, `never analog`), how many there are.
     total: how many the model has.
+    by_name: of the kinds LISTED, by the name that parameters have in every layer ("model.layers.*.conv1d.weight").
     """
 
     parameters: Mapping[str, Mapping[str, int]]
     total: int
+    by_name: Mapping[str, int] = field(default_factory=dict)
 
     def count(self, status: str) -> int:
         return sum(counts[status] for counts in self.parameters.values())
@@ -49,6 +53,9 @@ class DeploymentReport:
         for kind, counts in {**self.parameters, "all": totals}.items():
             cells = (f"{counts[status]:>14,} {counts[status] / self.total:>7.2%}" for status in STATUSES)
             lines.append(f"{kind:<18}" + "".join(cells))
+        if self.by_name:
+            lines.append(f"never analog of {' and '.join(LISTED)}:")
+        lines += [f"  {count:>14,} {name}" for name, count in self.by_name.items()]
         return "\n".join(lines)
 
 
@@ -252,10 +259,16 @@ def _account(model: Model, placement: Placement, linears: tuple[str, ...]) -> De
     same = model.network.all_tied_weights_keys
     seen: set[str] = set()
 
+    by_name: dict[str, int] = {}
+
     def add(kind: str, status: str, name: str, count: int | None = None) -> None:
         first = same.get(name, name)
-        if count is not None or first not in seen:
-            counts[kind][status] += model.network.get_parameter(name).numel() if count is None else count
+        if count is None:
+            count = 0 if first in seen else model.network.get_parameter(name).numel()
+        counts[kind][status] += count
+        if kind in LISTED and count:
+            everywhere = re.sub(r"\.\d+(?=\.)", ".*", name)
+            by_name[everywhere] = by_name.get(everywhere, 0) + count
         seen.add(first)
 
     for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
@@ -283,7 +296,8 @@ def _account(model: Model, placement: Placement, linears: tuple[str, ...]) -> De
         for name, parameter in model.network.named_parameters(remove_duplicate=False)
         if name not in same
     )
-    report = DeploymentReport({kind: each for kind, each in counts.items() if any(each.values())}, total)
+    used = {kind: each for kind, each in counts.items() if any(each.values())}
+    report = DeploymentReport(used, total, by_name)
     counted = sum(report.count(status) for status in STATUSES)
     if counted != total:
         raise InputError(

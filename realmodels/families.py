@@ -54,6 +54,11 @@ class MoELayer:
         return self.experts.rpartition(".")[0]
 
     @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the modules that compute experts: one, or each expert's."""
+        return tuple(f"{self.experts}.{number}" for number in range(len(self.linears))) or (self.experts,)
+
+    @property
     def weights(self) -> tuple[str, ...]:
         """Names of the experts' weights."""
         if self.linears:

@@ -87,7 +87,7 @@ def _small(config: PreTrainedConfig) -> dict[str, Any]:
         "qk_rope_head_dim" in fields and fields.get("head_dim") == fields["qk_rope_head_dim"]
     ):  # one and the same
         small["head_dim"] = small["qk_rope_head_dim"]
-    depth = next((name for name in ("num_hidden_layers", "num_layers") if fields.get(name)), None)
+    depth = "num_hidden_layers" if "num_hidden_layers" in fields else "num_layers"
     count = fields.get(depth, 0)
     lists = {
         name: value
@@ -99,7 +99,7 @@ def _small(config: PreTrainedConfig) -> dict[str, Any]:
     for number in range(count):
         layers.setdefault(str([*(each[number] for each in lists.values()), own.get(number)]), number)
     numbers = list(layers.values()) if len(layers) != 1 else [0, 0]
-    if depth is not None:
+    if depth in fields:
         small[depth] = max(2, len(numbers))
     small |= {name: [each[number] for number in numbers] for name, each in lists.items()}
     if own:

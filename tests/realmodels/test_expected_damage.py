@@ -1,14 +1,31 @@
 """The fast form of claim D: the reference expert by expert, and real programming of whole layers."""
 
+from typing import Any
+
 import pytest
 import torch
 from monte_carlo import FAILURE
 from scipy import stats
-from small_models import MODELS, TEXTS, as_model, network_named, small_model, unfused
+from small_models import (
+    EXPERTS,
+    HIDDEN,
+    INNER,
+    MODELS,
+    MOE,
+    TEXTS,
+    ListMoeConfig,
+    as_model,
+    network_named,
+    network_of,
+    small_model,
+    unfused,
+)
+from torch import nn
 from torch.nn.functional import silu
 
 from realmodels.calibrate import calibrate
 from realmodels.damage import expected_damage
+from realmodels.deepseek_moe import DeepseekConfig
 from realmodels.deploy import deploy, reprogram, withdraw
 from realmodels.evaluate import token_blocks
 from realmodels.load import Model
@@ -85,6 +102,40 @@ def test_a_programmed_layer_errs_as_much_as_its_experts_are_expected_to(name: st
     assert float(cost.mean()) == pytest.approx(float(found), rel=0.2)
 
 
+@pytest.mark.parametrize("gradient", [False, True], ids=["error", "loss"])
+def test_experts_in_a_list_have_the_same_damage_as_fused_ones(gradient: bool) -> None:
+    """Both are a Llama with experts. expected_damage of fused ones is the reference's [above]."""
+    listed = network_of(ListMoeConfig(**MOE, expert_bias=False))
+    options: Any = {"n_routed_experts": EXPERTS, "moe_intermediate_size": INNER, "n_shared_experts": None}
+    fused = network_of(DeepseekConfig(**MOE, **options, first_k_dense_replace=0))
+    given = listed.state_dict()
+    for name, weight in fused.state_dict().items():
+        block = name.rpartition(".")[0]
+        projections = {"gate_up_proj": ("gate", "up"), "down_proj": ("down",)}.get(
+            name.rpartition(".")[2], ()
+        )
+        parts = [
+            torch.stack([given[f"{block}.{expert}.{each}_proj.weight"] for expert in range(EXPERTS)])
+            for each in projections
+        ]
+        weight.copy_(torch.cat(parts, 1) if parts else given[name])
+    hardware = Hardware(programming="pcm", c=1.3, tile_size=16)
+    first, second = (
+        expected_damage(as_model(each), TEXTS, hardware, gradient=gradient) for each in (listed, fused)
+    )
+    assert (first > 0).all()
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=0)
+
+
+def test_a_list_of_other_experts_has_no_expected_damage() -> None:
+    network = network_named("list_moe")
+    network.model.layers[1].mlp.experts = nn.ModuleList(
+        nn.Sequential(nn.Linear(HIDDEN, 5), nn.Linear(5, 7), nn.Linear(7, HIDDEN)) for _ in range(EXPERTS)
+    )
+    with pytest.raises(InputError, match="experts.0 of small is no expert that expected_damage knows"):
+        expected_damage(as_model(network), TEXTS, Hardware())
+
+
 def test_the_loss_form_predicts_what_small_noise_adds_to_the_loss() -> None:
     """Up to what the Fisher matrix leaves out: the right order of magnitude, and proportional to c^2."""
     model = small_model()
@@ -106,8 +157,6 @@ def test_inference_mode_and_deployed_models() -> None:
     with torch.inference_mode():
         found = expected_damage(model, TEXTS, Hardware(c=1.0), gradient=True)
     assert torch.equal(found, expected_damage(model, TEXTS, Hardware(c=1.0), gradient=True))
-    with pytest.raises(InputError, match="nn.ModuleList"):
-        expected_damage(as_model(network_named("list_moe")), TEXTS, Hardware())
     hardware = Hardware()
     deploy(model, Placement(model.map.num_experts, ((),) * 2), hardware, calibrate(model, TEXTS, hardware))
     with pytest.raises(InputError, match="deployed already"):
