@@ -1,21 +1,43 @@
-"""Every mixture of experts of the installed transformers, found there and built tiny."""
+"""Every mixture of experts of the installed transformers: found there, built tiny, and what `load` makes of it.
+
+`python tests/realmodels/every_family.py` writes docs/families.md.
+"""
 
 import re
+import sys
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [each for each in (str(ROOT), str(ROOT / "tests" / "realmodels")) if each not in sys.path]
+
+import transformers  # noqa: E402
+from small_models import network_of, save  # noqa: E402
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel  # noqa: E402
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
+from transformers.utils import logging  # noqa: E402
+
+from realmodels.load import load  # noqa: E402
+from realmodels.model import Model  # noqa: E402
+from theory.errors import InputError  # noqa: E402
 
 VOCABULARY, CONTEXT = 300, 64
+PAGE = ROOT / "docs" / "families.md"
+# Why a family may be refused. Another reason fails the test, and so does one that no family has.
+REASONS = ("no fused experts",)
 # Drafts for speculative decoding: they read the cache of another model, and have no default config.
 PARTS = ("gemma4_assistant",)
 # What no rule of SMALL says: types whose defaults have layers of one kind, and sizes that depend on each other.
 FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "cohere2_moe": {"num_shared_experts": 1},
     "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 16}},
     "dots3_note": {"vision_config": {"adapter_out_dim": 32}, "audio_config": {"adapter_out_dim": 32}},
     "flint": {"mlp_only_layers": [0]},
+    "granitemoe_swa": {"shared_intermediate_size": 24},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "granitemoeshared": {"shared_intermediate_size": 24},
     "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mimo_v2_flash": {"head_dim": 32, "num_attention_heads": 8, "num_key_value_heads": 4},
@@ -119,3 +141,75 @@ def _shrunk(fields: Mapping[str, Any]) -> dict[str, Any]:
         if value is None or isinstance(value, bool) or value > new:
             small[name] = new
     return small
+
+
+def network(kind: str) -> PreTrainedModel:
+    """The tiny model of a type, with random weights. transformers' warnings about tiny configs are not shown."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return network_of(tiny(kind))
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def row(kind: str, model: Model | InputError) -> str:
+    """What the page says about a type: how its experts are laid out, and of what kinds its parameters are."""
+    if isinstance(model, InputError):
+        reason = next((each for each in REASONS if each in str(model)), str(model))
+        return f"| `{kind}` | refused | {reason} | | |"
+    layers = model.map.moe_layers
+    layout = layers[0].layout
+    experts = ["list of modules" if layers[0].linears else "gated" if layout.gated else "ungated"]
+    facts = {
+        "transposed": layout.transposed,
+        "interleaved": layout.interleaved,
+        "with biases": layout.biased,
+        "further ones without weights": layout.identities,
+        "weighted before": layout.weighted_inputs,
+    }
+    experts += [fact for fact, holds in facts.items() if holds]
+    placeable = [kind.replace("_", " ") for kind in model.map.dense_kinds]
+    names = {re.sub(r"\d+", "*", name.split(".layers.")[-1]) for name in model.map.never_analog["other"]}
+    other = [f"`{name}`" for name in sorted(names)]
+    indexers = ["indexers"] if model.map.never_analog["indexers"] else []
+    return f"| `{kind}` | works | {', '.join(experts)} | {', '.join(placeable)} | {', '.join([*indexers, *other])} |"
+
+
+def page(rows: list[str]) -> str:
+    works = sum("| works |" in each for each in rows)
+    return f"""\
+# Mixtures of experts of transformers {transformers.__version__}
+
+Written by `python tests/realmodels/every_family.py`, from what it builds: a tiny random model of every model type of
+`AutoModelForCausalLM` whose config has a number of experts. {works} of {len(rows)} work; the others are refused when
+they are loaded, with one line. [A test](../tests/realmodels/test_every_family.py) holds that what works is exact.
+
+- Experts: how they are laid out. MaxNNScore of a gated expert is the product over gate, up and down; of an ungated one
+  that over up and down.
+- Placeable: the kinds of linear layers beside the experts, as `placement.analog_modules` names them. A mixer is a Mamba
+  or linear-attention block. `dense ffn` is what is none of the others.
+- Never analog: besides embeddings, norms, biases and routers. Indexers choose what sparse attention reads. The
+  names are those of parameters in a layer: convolutions, states, and what is no plain linear layer. The report of
+  `deploy` has them with their numbers of parameters.
+
+| model type | | experts | placeable | never analog |
+|---|---|---|---|---|
+""" + "".join(f"{each}\n" for each in rows)
+
+
+def main() -> None:
+    rows = []
+    for kind in mixtures():
+        with tempfile.TemporaryDirectory() as folder:
+            model: Model | InputError
+            try:
+                model = load(save(network(kind), Path(folder)))
+            except InputError as error:
+                model = error
+        rows.append(row(kind, model))
+    PAGE.write_text(page(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
