@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -40,6 +42,9 @@ MADE = {"smol-moe": Path(__file__).parents[1] / "results" / "smol-moe" / "model"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 TRIED_TOKENS = 8
+# Names of tensors in a multimodal checkpoint: what becomes of those of its language model, and which they are.
+TEXT_NAMES = {r"^language_model\.": "", r"^model\.language_model\.": "model."}
+TEXT_PART = re.compile(r"(model\.)?(language_model|lm_head|embed_tokens|layers|norm)\b")
 # Of a config.
 DECIDES_NOTHING = ("transformers_version", "transformers_weights", "architectures", "auto_map", "use_cache")
 
@@ -85,7 +90,9 @@ def load(
         with _quiet_transformers():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             # Which of transformers' implementations computes is not the folder's choice: it may be code of the hub.
-            config._attn_implementation = config._experts_implementation = None
+            for each in (config, config.get_text_config(decoder=True)):
+                each._attn_implementation = each._experts_implementation = None
+            whole, (config, naming) = config, _text_part(config)
             packed = getattr(config, "quantization_config", None) is not None
             with no_larger_than(shapes, packed=packed), torch.device("meta"):
                 AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
@@ -98,6 +105,7 @@ def load(
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are in the report, too
+                **naming,
                 **placing,
             )
             network, report = loaded
@@ -116,12 +124,21 @@ def load(
         ) from error
     problems = [
         *(f"{key} is missing" for key in sorted(report["missing_keys"])),
-        *(f"{key} is superfluous" for key in sorted(report["unexpected_keys"])),
+        *(
+            f"{key} is superfluous"
+            for key in sorted(report["unexpected_keys"])
+            if not _of_other_parts(key, whole)
+        ),
         *(
             f"{key} is {tuple(found)}, not {tuple(wanted)}"
             for key, found, wanted in sorted(report["mismatched_keys"])
         ),
     ]
+    if naming and problems:
+        raise InputError(
+            f"model {name}: it is multimodal, and {type(network).__name__}, the class for its text part, does not find"
+            f" {len(problems)} tensors, first {problems[0]}: this architecture is not supported"
+        )
     _refuse_misfits(name, problems)
     broken: list[str] = []
     for parameter_name, weight in weights(network):
@@ -150,6 +167,33 @@ def load(
     model = Model(name, network.requires_grad_(False), tokenizer, model_map, own_hash)
     _try(model)
     return model
+
+
+def _text_part(config: PreTrainedConfig) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """The config of the language model alone, and options that tell from_pretrained how a multimodal one names it.
+
+    InputError if transformers has no class for the language model alone.
+    """
+    text, causal = config.get_text_config(decoder=True), AutoModelForCausalLM._model_mapping
+    own, alone = (causal.get(type(each), None) for each in (config, text))
+    if own is alone and own is not None:
+        return config, {}
+    if alone is not None:
+        if getattr(config, "quantization_config", None) is not None:
+            text.quantization_config = config.quantization_config
+        return text, {"key_mapping": TEXT_NAMES}
+    whole: Any = AutoModelForMultimodalLM._model_mapping
+    if text is config or type(config) not in whole:
+        return config, {}  # which from_pretrained refuses, unless it is no text part of a multimodal model
+    raise InputError(
+        f"{config.model_type} is multimodal, and transformers has no class for its text part alone, only"
+        f" {whole[type(config)].__name__} for all of it: this architecture is not supported"
+    )
+
+
+def _of_other_parts(key: str, config: PreTrainedConfig) -> bool:
+    """True for a tensor of a multimodal checkpoint that belongs to no text."""
+    return config.get_text_config(decoder=True) is not config and not TEXT_PART.match(key)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,12 @@ sys.path[:0] = [each for each in (str(ROOT), str(ROOT / "tests" / "realmodels"))
 
 import transformers  # noqa: E402
 from small_models import network_of, save  # noqa: E402
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel  # noqa: E402
+from transformers import (  # noqa: E402
+    CONFIG_MAPPING,
+    AutoModelForMultimodalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
@@ -76,6 +81,18 @@ SMALL: Mapping[str, Any] = {
 }
 
 
+# The same for parts that read no text.
+OTHER_PARTS: Mapping[str, Any] = {
+    r"image_size": 28,
+    r"patch_size": 14,
+    r"^depth$|layers$": 1,
+    r"heads": 2,
+    r"head_dim": 16,
+    r"embed_dim|hidden_size|intermediate_size|d_model|_dim$": 32,
+    r"position_embedding_size|num_position_embeddings": 16,
+}
+
+
 def mixtures() -> list[str]:
     """The model types of causal language models whose text part has a number of experts."""
     found = []
@@ -97,6 +114,23 @@ def tiny(kind: str) -> PreTrainedConfig:
         name = next(name for name in default.sub_configs if getattr(default, name) is text)
         small = {name: {**small, "model_type": text.model_type}}
     return CONFIG_MAPPING[kind](**{**small, **FIELDS.get(kind, {})})
+
+
+def multimodal(kind: str) -> PreTrainedModel:
+    """The tiny model of a type with a text part and others, as the class makes it that loads all of it."""
+    default = CONFIG_MAPPING[kind]()
+    text = default.get_text_config(decoder=True)
+    parts = {name: part for name in default.sub_configs if (part := getattr(default, name, None)) is not None}
+    if "vision_config" in default.sub_configs and "vision_config" not in parts:
+        parts["vision_config"] = CONFIG_MAPPING[f"{kind}_vision"]()
+    small = {
+        name: {
+            **(_small(part) if part is text else _shrunk(part.to_dict(), OTHER_PARTS)),
+            "model_type": part.model_type,
+        }
+        for name, part in parts.items()
+    }
+    return _quietly(lambda: AutoModelForMultimodalLM.from_config(CONFIG_MAPPING[kind](**small)).eval())
 
 
 def _small(config: PreTrainedConfig) -> dict[str, Any]:
@@ -131,11 +165,11 @@ def _small(config: PreTrainedConfig) -> dict[str, Any]:
     return small
 
 
-def _shrunk(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Smaller values for those fields that have a rule in SMALL and are larger, or not set."""
+def _shrunk(fields: Mapping[str, Any], rules: Mapping[str, Any] = SMALL) -> dict[str, Any]:
+    """Smaller values for those fields that have a rule and are larger, or not set."""
     small: dict[str, Any] = {}
     for name, value in fields.items():
-        new = next((new for pattern, new in SMALL.items() if re.search(pattern, name)), None)
+        new = next((new for pattern, new in rules.items() if re.search(pattern, name)), None)
         if new is None or isinstance(value, list | dict) or isinstance(value, bool) != isinstance(new, bool):
             continue
         if value is None or isinstance(value, bool) or value > new:
@@ -144,11 +178,16 @@ def _shrunk(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def network(kind: str) -> PreTrainedModel:
-    """The tiny model of a type, with random weights. transformers' warnings about tiny configs are not shown."""
+    """The tiny model of a type, with random weights."""
+    return _quietly(lambda: network_of(tiny(kind)))
+
+
+def _quietly(make: Callable[[], Any]) -> Any:
+    """What `make` makes, without transformers' warnings about tiny configs."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        return network_of(tiny(kind))
+        return make()
     finally:
         logging.set_verbosity(verbosity)
 
