@@ -118,7 +118,8 @@ def tiny(kind: str) -> PreTrainedConfig:
 
 def multimodal(kind: str) -> PreTrainedModel:
     """The tiny model of a type with a text part and others, as the class makes it that loads all of it."""
-    default = CONFIG_MAPPING[kind]()
+    make: Any = CONFIG_MAPPING[kind]
+    default = make()
     text = default.get_text_config(decoder=True)
     parts = {name: part for name in default.sub_configs if (part := getattr(default, name, None)) is not None}
     if "vision_config" in default.sub_configs and "vision_config" not in parts:
@@ -130,7 +131,7 @@ def multimodal(kind: str) -> PreTrainedModel:
         }
         for name, part in parts.items()
     }
-    return _quietly(lambda: AutoModelForMultimodalLM.from_config(CONFIG_MAPPING[kind](**small)).eval())
+    return _quietly(lambda: AutoModelForMultimodalLM.from_config(make(**small)).eval())
 
 
 def _small(config: PreTrainedConfig) -> dict[str, Any]:
