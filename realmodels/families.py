@@ -164,7 +164,10 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def router_rows(network: nn.Module, layer: MoELayer) -> Float[Tensor, "experts in"]:
-    """The rows of router weights of the layer's experts, the last ones before the choice."""
+    """The rows of router weights of the layer's experts, the last ones before the choice.
+
+    Experts without weights, and shared ones, may have further rows.
+    """
     router = network.get_submodule(layer.router)
     weights = [
         weight
@@ -260,8 +263,8 @@ def _moe_layer(
 ) -> MoELayer | None:
     """The MoE layer of an experts module, None for any other module.
 
-    The router is the sibling that has one row of weights per expert itself, else in a module of its own. Experts
-    without weights, and shared ones, may have rows, too.
+    The router is the sibling of the class that the network declares to give router logits, else the one with one row
+    of weights per expert.
     """
     linears: tuple[tuple[str, ...], ...] = ()
     if name in layouts:
@@ -281,7 +284,7 @@ def _moe_layer(
     block = name.rpartition(".")[0]
     siblings = dict(network.get_submodule(block).named_children())
     siblings.pop(name.rpartition(".")[2])
-    routers = _routers(siblings, num_experts, fused=name in layouts)
+    routers = _routers(network, siblings, num_experts)
     if name not in layouts and not (routers and any(linears)):
         return None  # any other list of modules
     if len(routers) != 1:
@@ -294,35 +297,18 @@ def _moe_layer(
     return MoELayer(name, f"{block}.{routers[0]}", num_experts, linears, layouts.get(name, FusedLayout()))
 
 
-def _routers(siblings: Mapping[str, nn.Module], experts: int, fused: bool) -> list[str]:
+def _routers(network: nn.Module, siblings: Mapping[str, nn.Module], experts: int) -> list[str]:
     """Names of the siblings of `experts` experts that may be their router."""
-
-    def rows(module: nn.Module) -> set[int]:
-        return {
-            weight.shape[0]
-            for each in module.modules()
-            if not isinstance(each, nn.Embedding)
-            for weight in each.parameters(recurse=False)
-            if weight.ndim == 2
-        }
-
-    own = [
+    recorded = (getattr(network, "_can_record_outputs", None) or {}).get("router_logits")
+    kind = getattr(recorded, "target_class", ())
+    declared = [name for name, module in siblings.items() if isinstance(module, kind)]
+    return declared or [
         name
         for name, module in siblings.items()
         if isinstance(weight := getattr(module, "weight", None), Tensor)
         and weight.ndim == 2
         and weight.shape[0] == experts
         and not isinstance(module, nn.Embedding)
-    ]
-    if own or not fused:
-        return own
-    named = {
-        name: module
-        for name, module in siblings.items()
-        if "Rout" in type(module).__name__ or "Gat" in type(module).__name__
-    }
-    return [name for name, module in named.items() if experts in rows(module)] or [
-        name for name, module in named.items() if any(each >= experts for each in rows(module))
     ]
 
 

@@ -60,7 +60,7 @@ def _count(layers: Sequence[Float[Tensor, "*batch out in"]]) -> Int[Tensor, "*ba
 
 
 def _of_weights(network: nn.Module, layer: MoELayer, score: Score) -> Float[Tensor, " experts"]:
-    """The score of the weights (gate, up, down) of each expert; of modules in the order in which an expert has them."""
+    """The score of the weights of each expert: gate, up, down, or up, down; of modules in the expert's own order."""
     if layer.linears:
         return torch.stack(
             [

@@ -146,6 +146,7 @@ def test_a_family_goes_all_the_way(kind: str, tmp_path: Path) -> None:
         assert (damage >= 0).all() and (damage.sum(1) > 0).all()
     _, half = placements(model)
     calibration = calibrate(model, TEXTS, NOISY)
+    assert calibrate(model, TEXTS, NOISY, "model").layers.keys() == calibration.layers.keys()
     deploy(model, half, NOISY, calibration)
     assert not torch.equal(logits(model), digital)
     assert evaluate(model, TEXTS).loss > 0

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import every_family
 import pytest
 import torch
 from monte_carlo import FAILURE
@@ -23,13 +24,14 @@ from small_models import (
 from torch import nn
 from torch.nn.functional import silu
 
+from realmodels.analog import AnalogExperts, LayerCalibration
 from realmodels.calibrate import calibrate
 from realmodels.damage import expected_damage
 from realmodels.deepseek_moe import DeepseekConfig
 from realmodels.deploy import deploy, reprogram, withdraw
 from realmodels.evaluate import token_blocks
 from realmodels.load import Model
-from realmodels.record import Call, record
+from realmodels.record import Call, calibration_tokens, record
 from theory import damage as reference
 from theory.errors import InputError
 from theory.hardware import Hardware
@@ -134,6 +136,32 @@ def test_a_list_of_other_experts_has_no_expected_damage() -> None:
     )
     with pytest.raises(InputError, match="experts.0 of small is no expert that expected_damage knows"):
         expected_damage(as_model(network), TEXTS, Hardware())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", [False, True], ids=["error", "loss"])
+@pytest.mark.parametrize("kind", ["nemotron_h", "longcat_flash", "llama4_text"])
+def test_other_layouts_err_as_much_as_they_are_expected_to(kind: str, gradient: bool) -> None:
+    """Without a gate, with experts that have no weights, with weighted inputs: noise on all experts of a layer."""
+    model = as_model(every_family.network(kind))
+    hardware = Hardware(programming="constant", c=1e-3, dac_bits=None, adc_bits=None)
+    found = expected_damage(model, TEXTS, hardware, gradient=gradient)[0].sum()
+    call, tokens = calls(model, gradient)[0], calibration_tokens(model, TEXTS)[:, 1:].numel()
+    experts = model.network.get_submodule(model.map.moe_layers[0].experts)
+    ranges = {name: LayerCalibration(1.0, 1.0, 1.0) for name in model.map.moe_layers[0].layout.weights}
+    analog, exact = AnalogExperts(experts, (), hardware, ranges), experts(*call.inputs)
+    costs = []
+    for seed in range(DRAWS):
+        analog.program(torch.Generator().manual_seed(seed))
+        error = (analog(*call.inputs) - exact).double()
+        if call.gradient is None:
+            costs.append(error.square().sum() / tokens)
+        else:
+            costs.append((error * call.gradient.reshape(error.shape)).sum(1).square().sum() / 2 / tokens)
+    cost = torch.stack(costs)
+    z = (cost.mean() - found) / (cost.std() / DRAWS**0.5)
+    assert abs(float(z)) < stats.norm.isf(FAILURE / 2)
+    assert float(cost.mean()) == pytest.approx(float(found), rel=0.2)
 
 
 def test_the_loss_form_predicts_what_small_noise_adds_to_the_loss() -> None:

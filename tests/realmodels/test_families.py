@@ -219,14 +219,22 @@ def test_a_router_may_be_a_linear_layer() -> None:
     assert describe(network) == OLMOE
 
 
+def test_a_router_is_what_the_network_declares() -> None:
+    """Whatever else has as many rows as there are experts."""
+    network = small_network()
+    network.model.layers[1].mlp.another = nn.Linear(HIDDEN, EXPERTS, bias=False)
+    found = describe(network)
+    assert found.moe_layers == OLMOE.moe_layers
+    assert found.dense["shared_experts"] == ("model.layers.1.mlp.another",)
+
+
 @pytest.mark.parametrize("candidates", [0, 2])
 def test_the_router_has_to_be_known(candidates: int) -> None:
     network = small_network()
     block = network.model.layers[1].mlp
-    if candidates:
-        block.another = nn.Linear(HIDDEN, EXPERTS)
-    else:
-        del block.gate
+    del block.gate
+    for number in range(candidates):
+        block.add_module(f"gate_{number}", nn.Linear(HIDDEN, EXPERTS))
     with pytest.raises(InputError, match=f"model.layers.1.mlp has {candidates} candidates for the router"):
         describe(network)
 
