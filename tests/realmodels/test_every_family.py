@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from realmodels import record
 from realmodels.calibrate import calibrate
 from realmodels.damage import expected_damage
-from realmodels.deploy import STATUSES, deploy, deployed, withdraw
-from realmodels.evaluate import evaluate
+from realmodels.deploy import STATUSES, Chip, deploy, deployed, withdraw
+from realmodels.evaluate import block_results, evaluate
 from realmodels.load import load
 from realmodels.model import Model
+from realmodels.prefix import Prefix
 from realmodels.record import hooked
 from realmodels.scores import scores
 from theory.errors import InputError
@@ -29,7 +30,6 @@ TILE = 16
 EXACT = Hardware(c=0.0, dac_bits=None, adc_bits=None, tile_size=TILE)
 NOISY = Hardware(c=1.5, tile_size=TILE)
 TOKENS = torch.arange(5, 45)[None]
-NO_STRATEGY = ("random",)
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +183,24 @@ def test_analog_modules_compute_what_digital_ones_do(kind: str, tmp_path: Path) 
             for name, (given, output) in calls.items():
                 error = model.network.get_submodule(name)(*given) - output
                 assert error.abs().max() <= 0.01 * output.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_chip_and_what_is_kept_before_it(kind: str, tmp_path: Path) -> None:
+    """A chip for any placement is a deployment, and modules before the first analog one need not be called again."""
+    model = loaded(kind, tmp_path)
+    if isinstance(model, InputError):
+        return
+    blocks = TOKENS.view(2, 20)
+    calibration = calibrate(model, TEXTS, NOISY)
+    chip, prefix = Chip(model, NOISY, calibration, seed=3), Prefix(model.network, blocks)
+    for placement in placements(model):
+        with deployed(model, placement, NOISY, calibration, seed=3):
+            expected = block_results(model.network, blocks)
+        for kept in (None, prefix, prefix):
+            with chip.placed(placement):
+                assert all(map(torch.equal, block_results(model.network, blocks, kept), expected))
 
 
 @pytest.mark.slow
