@@ -277,9 +277,8 @@ def _account(model: Model, placement: Placement, linears: tuple[str, ...]) -> De
             each = weight[0].numel()
             add("experts", "analog", name, each * (layer.num_experts - len(digital)))
             add("experts", "digital by placement", name, each * len(digital))
-            add(
-                "other", "never analog", name, each * (len(weight) - layer.num_experts)
-            )  # of experts without weights
+            unread = each * (len(weight) - layer.num_experts)  # rows for experts without weights
+            add("other", "never analog", name, unread)
         for expert, names in enumerate(layer.linears):
             for name in names:
                 add("experts", "digital by placement" if expert in digital else "analog", f"{name}.weight")

@@ -113,7 +113,7 @@ class ModelMap:
 
 
 def describe(network: nn.Module) -> ModelMap:
-    """The map of an undeployed model; InputError if it has no experts, or a part of no known kind."""
+    """The map of an undeployed model; InputError if it has no experts, or such as are not known."""
     layouts = {
         name: fused_layout(module) for name, module in network.named_modules() if _is_fused_experts(module)
     }
@@ -136,7 +136,7 @@ def describe(network: nn.Module) -> ModelMap:
         f"{name}.{bias}" for name, layout in layouts.items() for bias in layout.biases
     ]
     for name, module in network.named_modules():
-        if is_linear(module) and f"{name}.weight" not in known and (kind := parts.kind(name, module)):
+        if _is_linear(module) and f"{name}.weight" not in known and (kind := parts.kind(name, module)):
             dense[kind].append(name)
             known.add(f"{name}.weight")
         elif isinstance(module, nn.Embedding):
@@ -158,11 +158,6 @@ def describe(network: nn.Module) -> ModelMap:
     )
 
 
-def is_linear(module: nn.Module) -> bool:
-    """True for an `nn.Linear`, or what computes as one: a subclass may compute something else."""
-    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-
-
 def router_rows(network: nn.Module, layer: MoELayer) -> Float[Tensor, "experts in"]:
     """The rows of router weights of the layer's experts, the last ones before the choice.
 
@@ -180,7 +175,10 @@ def router_rows(network: nn.Module, layer: MoELayer) -> Float[Tensor, "experts i
 
 @dataclass(frozen=True)
 class _Parts:
-    """Names of the modules that say what the linear layers below them are for."""
+    """Names of the modules that say what the linear layers below them are for.
+
+    blocks: of experts, unless attention or a mixer is in them, too, as in a decoder layer.
+    """
 
     head: nn.Module | None
     routers: tuple[str, ...]
@@ -202,8 +200,6 @@ class _Parts:
                 mixers.append(name)
             elif attends:
                 attention.append(name)
-        # In a decoder layer with both, what is beside the experts is not theirs.
-        blocks = {layer.block for layer in layers}
         mixing = (*attention, *mixers)
         return cls(
             _output_embeddings(network),
@@ -211,7 +207,9 @@ class _Parts:
             tuple(name for name, module in modules.items() if "Indexer" in type(module).__name__),
             tuple(attention),
             tuple(mixers),
-            tuple(block for block in blocks if not any(_below(name, (block,)) for name in mixing)),
+            tuple(
+                layer.block for layer in layers if not any(_below(name, (layer.block,)) for name in mixing)
+            ),
         )
 
     def kind(self, name: str, module: nn.Linear) -> str | None:
@@ -230,6 +228,7 @@ class _Parts:
         return "shared_experts" if shared else "dense_ffn"
 
     def never_analog_kind(self, name: str, parameter: Tensor) -> str:
+        """The kind of a parameter that is in no layer of a dense kind."""
         block, _, part = name.rpartition(".")[0].rpartition(".")
         gates = block in self.blocks and parameter.shape[0] == 1 and "gate" in part
         if gates or _below(name, self.routers):
@@ -245,11 +244,17 @@ def _linear_layers(network: nn.Module) -> tuple[str, ...]:
     text = config.get_text_config(decoder=True) if config is not None else None
     kinds = getattr(text, "layer_types", None) or ()
     return tuple(
-        name
+        f"{name}.{number}"
         for name, module in network.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == len(kinds)
-        for name in (f"{name}.{number}" for number, kind in enumerate(kinds) if kind in LINEAR_ATTENTION)
+        for number, kind in enumerate(kinds)
+        if kind in LINEAR_ATTENTION
     )
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """True for an `nn.Linear`, or what computes as one: a subclass may compute something else."""
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
 def _is_fused_experts(module: nn.Module) -> bool:
