@@ -117,10 +117,11 @@ def describe(network: nn.Module) -> ModelMap:
     layouts = {
         name: fused_layout(module) for name, module in network.named_modules() if _is_fused_experts(module)
     }
+    classes = _router_classes(network)
     layers = tuple(
         layer
         for name, module in network.named_modules()
-        if (layer := _moe_layer(network, name, module, layouts))
+        if (layer := _moe_layer(network, name, module, layouts, classes))
     )
     if not layers:
         raise InputError(
@@ -264,12 +265,16 @@ def _is_fused_experts(module: nn.Module) -> bool:
 
 
 def _moe_layer(
-    network: nn.Module, name: str, module: nn.Module, layouts: Mapping[str, FusedLayout]
+    network: nn.Module,
+    name: str,
+    module: nn.Module,
+    layouts: Mapping[str, FusedLayout],
+    classes: tuple[type[nn.Module], ...],
 ) -> MoELayer | None:
     """The MoE layer of an experts module, None for any other module.
 
-    The router is the sibling of the class that the network declares to give router logits, else the one with one row
-    of weights per expert.
+    classes: of routers, as the network declares them. The router is the sibling of such a class, else the one with one
+        row of weights per expert.
     """
     linears: tuple[tuple[str, ...], ...] = ()
     if name in layouts:
@@ -289,7 +294,7 @@ def _moe_layer(
     block = name.rpartition(".")[0]
     siblings = dict(network.get_submodule(block).named_children())
     siblings.pop(name.rpartition(".")[2])
-    routers = _routers(network, siblings, num_experts)
+    routers = _routers(siblings, num_experts, classes)
     if name not in layouts and not (routers and any(linears)):
         return None  # any other list of modules
     if len(routers) != 1:
@@ -302,11 +307,18 @@ def _moe_layer(
     return MoELayer(name, f"{block}.{routers[0]}", num_experts, linears, layouts.get(name, FusedLayout()))
 
 
-def _routers(network: nn.Module, siblings: Mapping[str, nn.Module], experts: int) -> list[str]:
+def _router_classes(network: nn.Module) -> tuple[type[nn.Module], ...]:
+    """The classes that parts of the network declare to give router logits."""
+    recorded = [getattr(module, "_can_record_outputs", None) or {} for module in network.modules()]
+    declared = {getattr(each.get("router_logits"), "target_class", None) for each in recorded}
+    return tuple(each for each in declared if each is not None)
+
+
+def _routers(
+    siblings: Mapping[str, nn.Module], experts: int, classes: tuple[type[nn.Module], ...]
+) -> list[str]:
     """Names of the siblings of `experts` experts that may be their router."""
-    recorded = (getattr(network, "_can_record_outputs", None) or {}).get("router_logits")
-    kind = getattr(recorded, "target_class", ())
-    declared = [name for name, module in siblings.items() if isinstance(module, kind)]
+    declared = [name for name, module in siblings.items() if isinstance(module, classes)]
     return declared or [
         name
         for name, module in siblings.items()
