@@ -55,7 +55,7 @@ def merge_adapter(network: Any, folder: Path) -> None:
             warnings.simplefilter("ignore")
             with no_larger_than(shapes), torch.device("meta"):
                 adapted: Any = get_peft_model(network, LoraConfig(**settings), low_cpu_mem_usage=True)
-            report = set_peft_model_state_dict(adapted, tensors, low_cpu_mem_usage=True)
+            report: Any = set_peft_model_state_dict(adapted, tensors, low_cpu_mem_usage=True)
             left = [name for name, weight in adapted.named_parameters() if weight.is_meta]
             if not (misfits := sorted([*report.unexpected_keys, *left])):
                 adapted.merge_and_unload()

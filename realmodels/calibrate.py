@@ -36,7 +36,7 @@ from realmodels.analog.layers import AnalogExperts, AnalogLinear
 from realmodels.analog.ranges import Calibration, LayerCalibration, Ranges, for_experts
 from realmodels.devices import device_of, weights_of
 from realmodels.evaluate import block_results
-from realmodels.fused import FUSED_WEIGHTS, apply_gate, fused_layout, grouped_matmul
+from realmodels.fused import apply_gate, fused_layout, grouped_matmul
 from realmodels.model import Model
 from realmodels.record import Call, calibration_tokens, record
 from theory.errors import InputError
@@ -123,8 +123,8 @@ def _layers(model: Model, calls: Mapping[str, list[Call]]) -> Iterator[tuple[tup
         if layer.experts in calls:
             experts = model.network.get_submodule(layer.experts)
             both = _fused_layers(experts, *_joined(calls[layer.experts]))
-            for name, each in zip(FUSED_WEIGHTS, both, strict=True):
-                yield (f"{layer.experts}.{name}",), each
+            for name, each in zip(layer.weights, both, strict=True):
+                yield (name,), each
 
 
 def _linear_layer(
@@ -142,26 +142,27 @@ def _linear_layer(
 
 def _fused_layers(experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[_Layer, _Layer]:
     """gate_up and down of a fused experts module, from the gradient at its output."""
-    hidden, index, weights = inputs[:3]
     layout = fused_layout(experts)
+    first, second = layout.weights
     weight = {name: each.float() for name, each in weights_of(experts).items()}
-    expert, order = index.flatten().sort()
-    token = order // index.shape[1]
-    ends = expert.bincount(minlength=len(weight["down_proj"])).cumsum(0).int()
-    rows, down = hidden.float()[token], layout.rows(weight["down_proj"])
-    down_gradient = gradient.float()[token] * weights.float().flatten()[order, None]
+    number = len(weight[second])
+    routing = layout.routing(inputs, number)
+    expert, token, routing_weight, ends = routing.by_expert(number)
+    rows, down = routing.hidden.float()[token], layout.rows(second, weight[second])
+    down_gradient = gradient.float()[token] * routing_weight.float()[:, None]
     with torch.enable_grad():
-        both = grouped_matmul(rows, layout.rows(weight["gate_up_proj"]), ends)
+        both = grouped_matmul(rows, layout.rows(first, weight[first]), ends)
         if layout.biased:
-            both = both + weight["gate_up_proj_bias"][expert]
+            both = both + weight[f"{first}_bias"][expert]
         inner = apply_gate(experts, both.requires_grad_())
         inner_gradient = grouped_matmul(down_gradient, down.mT.contiguous(), ends)
         (both_gradient,) = torch.autograd.grad(inner, both, inner_gradient)
     # gate and up have tiles of their own, with the same inputs and one calibration for both
-    gate_up = layout.matrices("gate_up_proj", weight["gate_up_proj"]).flatten(1, 2)
-    sensitivity = layout.gate_then_up(both_gradient).square()
+    matrices = layout.matrices(first, weight[first])
+    if layout.gated:
+        both_gradient = layout.gate_then_up(both_gradient)
     return (
-        _Layer(rows, gate_up, ends, sensitivity, matrices=2),
+        _Layer(rows, matrices.flatten(1, 2), ends, both_gradient.square(), matrices=matrices.shape[1]),
         _Layer(inner.detach(), down, ends, down_gradient.square(), own_inputs=True),
     )
 
@@ -169,7 +170,7 @@ def _fused_layers(experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tens
 def _joined(calls: Sequence[Call]) -> tuple[tuple[Tensor, ...], Tensor]:
     """The inputs of all calls, one call after the other, and the gradients at their outputs."""
     gradients = [call.gradient for call in calls if call.gradient is not None]
-    assert len(gradients) == len(calls)  # every layer is on the way to the loss
+    assert len(gradients) == len(calls)  # `record` was asked for them
     return tuple(map(torch.cat, zip(*(call.inputs for call in calls), strict=True))), torch.cat(gradients)
 
 
@@ -254,7 +255,7 @@ def _all_analog(model: Model, ranges: Mapping[str, Ranges], hardware: Hardware) 
         if isinstance(original, nn.Linear):
             analog[name] = AnalogLinear(original, hardware, ranges[f"{name}.weight"])
         else:
-            both = {each: ranges[f"{name}.{each}"] for each in FUSED_WEIGHTS}
+            both = {each: ranges[f"{name}.{each}"] for each in fused_layout(original).weights}
             analog[name] = AnalogExperts(original, (), hardware, both)
         analog[name].program(torch.Generator(device_of(original)))
     try:

@@ -81,6 +81,8 @@ class DeepseekMoE(nn.Module):
     def __init__(self, config: DeepseekConfig) -> None:
         super().__init__()
         self.gate = Qwen2MoeTopKRouter(config)
+        # As in the original, where the weight of an only expert is its probability.
+        self.gate.norm_topk_prob = config.norm_topk_prob and config.num_experts_per_tok > 1
         self.experts = DeepseekV2Experts(config)
         width = (config.n_shared_experts or 0) * config.moe_intermediate_size
         self.shared_experts = None

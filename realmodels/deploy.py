@@ -7,9 +7,10 @@ device, and differs between kinds of devices.
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -17,7 +18,8 @@ from torch import nn
 from realmodels.analog import AnalogExperts, AnalogLinear
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.devices import device_of
-from realmodels.families import DENSE_KINDS, FUSED_WEIGHTS, NEVER_ANALOG_KINDS
+from realmodels.families import DENSE_KINDS, NEVER_ANALOG_KINDS
+from realmodels.fused import fused_layout
 from realmodels.model import Model
 from theory.errors import InputError
 from theory.hardware import Hardware
@@ -26,6 +28,7 @@ from theory.strict_json import is_whole
 
 _LOG = logging.getLogger(__name__)
 STATUSES = ("analog", "digital by placement", "never analog")
+LISTED = ("indexers", "other")  # of the kinds that are never analog
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,12 @@ class DeploymentReport:
 
     parameters: by kind and status (`analog`, `digital by placement`, `never analog`), how many there are.
     total: how many the model has.
+    by_name: of the kinds LISTED, by the name that parameters have in every layer ("model.layers.*.conv1d.weight").
     """
 
     parameters: Mapping[str, Mapping[str, int]]
     total: int
+    by_name: Mapping[str, int] = field(default_factory=dict)
 
     def count(self, status: str) -> int:
         return sum(counts[status] for counts in self.parameters.values())
@@ -48,6 +53,9 @@ class DeploymentReport:
         for kind, counts in {**self.parameters, "all": totals}.items():
             cells = (f"{counts[status]:>14,} {counts[status] / self.total:>7.2%}" for status in STATUSES)
             lines.append(f"{kind:<18}" + "".join(cells))
+        if self.by_name:
+            lines.append(f"never analog of {' and '.join(LISTED)}:")
+        lines += [f"  {count:>14,} {name}" for name, count in self.by_name.items()]
         return "\n".join(lines)
 
 
@@ -216,7 +224,7 @@ def _made(
     """The module that replaces the one of this name, not yet programmed."""
     original = model.network.get_submodule(name)
     if isinstance(digital, tuple):
-        both = {each: calibration[f"{name}.{each}"] for each in FUSED_WEIGHTS}
+        both = {each: calibration[f"{name}.{each}"] for each in fused_layout(original).weights}
         return AnalogExperts(original, digital, hardware, both, fp32=fp32)
     assert isinstance(original, nn.Linear)
     return AnalogLinear(original, hardware, None if digital else calibration[f"{name}.weight"], fp32=fp32)
@@ -251,17 +259,26 @@ def _account(model: Model, placement: Placement, linears: tuple[str, ...]) -> De
     same = model.network.all_tied_weights_keys
     seen: set[str] = set()
 
+    by_name: dict[str, int] = {}
+
     def add(kind: str, status: str, name: str, count: int | None = None) -> None:
         first = same.get(name, name)
-        if count is not None or first not in seen:
-            counts[kind][status] += model.network.get_parameter(name).numel() if count is None else count
+        if count is None:
+            count = 0 if first in seen else model.network.get_parameter(name).numel()
+        counts[kind][status] += count
+        if kind in LISTED and count:
+            everywhere = re.sub(r"\.\d+(?=\.)", ".*", name)
+            by_name[everywhere] = by_name.get(everywhere, 0) + count
         seen.add(first)
 
     for layer, digital in zip(model.map.moe_layers, placement.digital_experts, strict=True):
         for name in () if layer.linears else layer.weights:
-            each = model.network.get_parameter(name).numel() // layer.num_experts
+            weight = model.network.get_parameter(name)
+            each = weight[0].numel()
             add("experts", "analog", name, each * (layer.num_experts - len(digital)))
             add("experts", "digital by placement", name, each * len(digital))
+            unread = each * (len(weight) - layer.num_experts)  # rows for experts without weights
+            add("other", "never analog", name, unread)
         for expert, names in enumerate(layer.linears):
             for name in names:
                 add("experts", "digital by placement" if expert in digital else "analog", f"{name}.weight")
@@ -278,7 +295,8 @@ def _account(model: Model, placement: Placement, linears: tuple[str, ...]) -> De
         for name, parameter in model.network.named_parameters(remove_duplicate=False)
         if name not in same
     )
-    report = DeploymentReport({kind: each for kind, each in counts.items() if any(each.values())}, total)
+    used = {kind: each for kind, each in counts.items() if any(each.values())}
+    report = DeploymentReport(used, total, by_name)
     counted = sum(report.count(status) for status in STATUSES)
     if counted != total:
         raise InputError(

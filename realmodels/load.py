@@ -6,6 +6,7 @@ Weights are read from safetensors only, and remote code is never run.
 import hashlib
 import json
 import logging as standard_logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -41,6 +44,9 @@ CHECKPOINTS = Path(__file__).with_name("checkpoints")
 MADE = {"smol-moe": Path(__file__).parents[1] / "results" / "smol-moe" / "model"}
 TRIED_TOKENS = 8
 _LOG = standard_logging.getLogger(__name__)
+# Names of tensors in a multimodal checkpoint: what becomes of those of its language model, and which they are.
+TEXT_NAMES = {r"^language_model\.": "", r"^model\.language_model\.": "model."}
+TEXT_PART = re.compile(r"(model\.)?(language_model|lm_head|embed_tokens|layers|norm)\b")
 # Of a config.
 DECIDES_NOTHING = ("transformers_version", "transformers_weights", "architectures", "auto_map", "use_cache")
 
@@ -91,10 +97,11 @@ def load(
         with _quiet_transformers():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             # Which of transformers' implementations computes is not the folder's choice: it may be code of the hub.
-            config._attn_implementation = config._experts_implementation = None
-            for part in (config, config.get_text_config()):
+            for part in (config, config.get_text_config(decoder=True)):
+                part._attn_implementation = part._experts_implementation = None
                 if hasattr(part, "quantization_config"):  # transformers gets numbers
                     del part.quantization_config
+            whole, (config, naming) = config, _text_part(config)
             with no_larger_than(checkpoint.shapes), torch.device("meta"):
                 blank = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
             source: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
@@ -106,11 +113,12 @@ def load(
                 source = {"state_dict": tensors}
             loaded: Any = type(blank).from_pretrained(
                 folder if checkpoint.as_saved else None,
-                config=config,
+                config=blank.config,  # of a multimodal config its text part
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are in the report, too
                 **source,
+                **naming,
                 **placing,
             )
             network, report = loaded
@@ -131,12 +139,21 @@ def load(
         ) from error
     problems = [
         *(f"{key} is missing" for key in sorted(report["missing_keys"])),
-        *(f"{key} is superfluous" for key in sorted(report["unexpected_keys"])),
+        *(
+            f"{key} is superfluous"
+            for key in sorted(report["unexpected_keys"])
+            if not _of_other_parts(key, whole)
+        ),
         *(
             f"{key} is {tuple(found)}, not {tuple(wanted)}"
             for key, found, wanted in sorted(report["mismatched_keys"])
         ),
     ]
+    if naming and problems:
+        raise InputError(
+            f"model {name}: it is multimodal, and {type(network).__name__}, the class for its text part, does not find"
+            f" {len(problems)} tensors, first {problems[0]}: this architecture is not supported"
+        )
     _refuse_misfits(name, problems)
     broken: list[str] = []
     for parameter_name, weight in weights(network):
@@ -170,6 +187,31 @@ def load(
     model = Model(name, network.requires_grad_(False), tokenizer, model_map, own_hash)
     _try(model)
     return model
+
+
+def _text_part(config: PreTrainedConfig) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """The config of the language model alone, and options that tell from_pretrained how a multimodal one names it.
+
+    InputError if transformers has no class for the language model alone.
+    """
+    text, causal = config.get_text_config(decoder=True), AutoModelForCausalLM._model_mapping
+    own, alone = (causal.get(type(each), None) for each in (config, text))
+    if own is alone and own is not None:
+        return config, {}
+    if alone is not None:
+        return text, {"key_mapping": TEXT_NAMES}
+    whole: Any = AutoModelForMultimodalLM._model_mapping
+    if text is config or type(config) not in whole:
+        return config, {}  # which from_pretrained refuses, unless it is no text part of a multimodal model
+    raise InputError(
+        f"{config.model_type} is multimodal, and transformers has no class for its text part alone, only"
+        f" {whole[type(config)].__name__} for all of it: this architecture is not supported"
+    )
+
+
+def _of_other_parts(key: str, config: PreTrainedConfig) -> bool:
+    """True for a tensor of a multimodal checkpoint that belongs to no text."""
+    return config.get_text_config(decoder=True) is not config and not TEXT_PART.match(key)
 
 
 @torch.no_grad()

@@ -29,7 +29,11 @@ class Model:
     @property
     def context(self) -> int:
         """Longest input, in tokens."""
-        return int(self.network.config.max_position_embeddings)
+        config = self.network.config.get_text_config(decoder=True)
+        longest = getattr(config, "max_position_embeddings", None) or getattr(
+            config, "model_max_length", None
+        )
+        return int(longest or self.tokenizer.model_max_length)
 
     @property
     def analog_modules(self) -> dict[str, AnalogLinear | AnalogExperts]:

@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, Ranges, for_experts
 from realmodels.calibrate import Calibration, calibrate
 from realmodels.deploy import DeploymentReport, deploy, reprogram, withdraw
-from realmodels.fused import FUSED_WEIGHTS, FusedLayout, apply_gate, fused_layout
+from realmodels.fused import FusedLayout, apply_gate, fused_layout
 from realmodels.model import Model
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights
@@ -168,7 +168,7 @@ def deployed_on(
             if not module.is_analog:
                 continue  # nothing to compute
             if isinstance(module, AnalogExperts):
-                both = {each: calibration[f"{name}.{each}"] for each in FUSED_WEIGHTS}
+                both = {each: calibration[f"{name}.{each}"] for each in FusedLayout().weights}
                 peer = PeerExperts(simulator, module.original, module.digital, hardware, both)
             else:
                 assert isinstance(module.original, nn.Linear)
@@ -222,15 +222,10 @@ class PeerExperts(AnalogExperts):
         ]
 
     @torch.no_grad()
-    def forward(
-        self,
-        hidden_states: Float[Tensor, "tokens hidden"],
-        top_k_index: Int[Tensor, "tokens k"],
-        top_k_weights: Float[Tensor, "tokens k"],
-    ) -> Float[Tensor, "tokens hidden"]:
+    def forward(self, *inputs: Tensor) -> Float[Tensor, "tokens hidden"]:
         """The same as the forward of the replaced module, computed by the peer."""
         gate_up, down = self.products("gate_up_proj"), self.products("down_proj")
-        return _one_by_one(self.original, gate_up, down, hidden_states, top_k_index, top_k_weights)
+        return _one_by_one(self.original, gate_up, down, *inputs)
 
 
 class _Tiles(nn.Module):

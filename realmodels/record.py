@@ -22,7 +22,10 @@ Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
 
 @dataclass
 class Call:
-    """Inputs of one call of a module, and the gradient of the summed loss at the module's output."""
+    """Inputs of one call of a module, and the gradient of the summed loss at the module's output.
+
+    The gradient is 1 everywhere if the loss has none there: what chooses, such as a sparse attention's indexer.
+    """
 
     inputs: tuple[Tensor, ...]
     gradient: Tensor | None = None
@@ -85,18 +88,25 @@ def record(
                 call.gradient = kept(slope)
 
             if gradient:
+                at_output(torch.ones_like(output))  # unless the loss has a gradient there
+            if output.requires_grad:
                 output.register_hook(at_output)
 
         return keep
 
+    def with_gradient(_: nn.Module, __: tuple[Any, ...], ___: dict[str, Any], embedded: Tensor) -> Tensor:
+        return embedded.detach().requires_grad_(gradient)
+
+    embeddings = next(
+        name for name, each in network.named_modules() if each is network.get_input_embeddings()
+    )
     with (
-        hooked(network, {name: hook(name) for name in names}),
+        # Parameters need no gradient, but what is computed from these embeddings has one.
+        hooked(network, {**{name: hook(name) for name in names}, embeddings: with_gradient}),
         torch.set_grad_enabled(gradient),
         fetched_again_for_gradients(network),
     ):
-        # Parameters need no gradient, but what is computed from these embeddings has one.
-        embedded = network.get_input_embeddings()(tokens[:, :-1]).detach().requires_grad_(gradient)
-        logits = network(inputs_embeds=embedded, use_cache=False).logits
+        logits = network(input_ids=tokens[:, :-1], use_cache=False).logits
         if gradient:
             targets = tokens[:, 1:].flatten().to(logits.device)
             F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum").backward()

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from realmodels.devices import weights_of
-from realmodels.families import MoELayer
-from realmodels.fused import FUSED_WEIGHTS, fused_layout
+from realmodels.families import MoELayer, router_rows
+from realmodels.fused import fused_layout
 from realmodels.model import Model
 from realmodels.statistics import activation_norms, routing
 from theory.errors import InputError
@@ -42,10 +42,7 @@ def scores(
         measured = routing(model, texts)
         return measured.frequency if strategy == "activation_frequency" else measured.weight
     if strategy == "router_norm":
-        rows = [
-            neuron_norms(weights_of(model.network.get_submodule(layer.router))["weight"])
-            for layer in model.map.moe_layers
-        ]
+        rows = [neuron_norms(router_rows(model.network, layer)) for layer in model.map.moe_layers]
     else:
         score = {"maxvar": maxvar_score, "alphaq": alphaq_score}.get(strategy, maxnn_score)
         rows = [_of_weights(model.network, layer, score) for layer in model.map.moe_layers]
@@ -63,7 +60,7 @@ def _count(layers: Sequence[Float[Tensor, "*batch out in"]]) -> Int[Tensor, "*ba
 
 
 def _of_weights(network: nn.Module, layer: MoELayer, score: Score) -> Float[Tensor, " experts"]:
-    """The score of the weights (gate, up, down) of each expert; of modules in the order in which an expert has them."""
+    """The score of the weights of each expert: gate, up, down, or up, down; of modules in the expert's own order."""
     if layer.linears:
         return torch.stack(
             [
@@ -74,5 +71,5 @@ def _of_weights(network: nn.Module, layer: MoELayer, score: Score) -> Float[Tens
     experts = network.get_submodule(layer.experts)
     layout, weights = fused_layout(experts), weights_of(experts)
     return score(
-        [matrix for name in FUSED_WEIGHTS for matrix in layout.matrices(name, weights[name]).unbind(1)]
+        [matrix for name in layout.weights for matrix in layout.matrices(name, weights[name]).unbind(1)]
     )

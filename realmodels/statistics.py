@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from realmodels.evaluate import block_results, token_blocks
 from realmodels.families import MoELayer
+from realmodels.fused import outputs
 from realmodels.model import Model
 from realmodels.record import Hook, calibration_tokens, hooked
 from theory.errors import InputError
@@ -44,8 +45,10 @@ def routing(model: Model, texts: Sequence[str]) -> Routing:
     counts = torch.zeros(2, len(model.map.moe_layers), max(model.map.num_experts), dtype=torch.float64)
 
     def count(layer: int, index: Tensor, weight: Tensor) -> None:
-        counts[0, layer].index_add_(0, index.flatten(), torch.ones_like(weight).flatten())
-        counts[1, layer].index_add_(0, index.flatten(), weight.flatten())
+        sent = (index < model.map.num_experts[layer]) & (weight != 0)  # others have no weights
+        index, weight = index[sent], weight[sent]
+        counts[0, layer].index_add_(0, index, torch.ones_like(weight))
+        counts[1, layer].index_add_(0, index, weight)
 
     observe(model, tokens, count)
     frequency, weight = counts / tokens[:, 1:].numel()
@@ -61,16 +64,16 @@ def activation_norms(model: Model, texts: Sequence[str]) -> Float[Tensor, "layer
     """
     sums = torch.zeros(2, len(model.map.moe_layers), max(model.map.num_experts), dtype=torch.float64)
 
-    def count(layer: int, expert: Tensor, outputs: Tensor) -> None:
-        norms = outputs.flatten(0, -2).double().square().sum(1).cpu()
+    def count(layer: int, expert: Tensor, results: Tensor) -> None:
+        norms = results.flatten(0, -2).double().square().sum(1).cpu()
         sums[0, layer].index_add_(0, expert, norms)
         sums[1, layer].index_add_(0, expert, torch.ones_like(norms))
 
     def fused(layer: int, module: nn.Module, inputs: tuple[Any, ...], _: dict[str, Any], __: Tensor) -> None:
-        hidden, index = inputs[:2]
-        once = hidden.new_ones(index.numel(), 1)
-        rows = hidden.repeat_interleave(index.shape[1], 0)
-        count(layer, index.flatten().cpu(), module.forward(rows, index.reshape(-1, 1), once))
+        experts = model.map.num_experts[layer]
+        routed = model.map.moe_layers[layer].layout.routing(inputs, experts)
+        pairs = routed.by_expert(experts)
+        count(layer, pairs.expert.cpu(), outputs(module, routed.hidden, pairs))
 
     def single(
         layer: int, expert: int, _: nn.Module, __: tuple[Any, ...], ___: dict[str, Any], output: Tensor
@@ -138,6 +141,12 @@ def _listeners(layer: MoELayer, routed: Callable[[Tensor, Tensor], None]) -> dic
     def called(_: nn.Module, inputs: tuple[Any, ...], __: dict[str, Any], ___: Any) -> None:
         routed(inputs[1].cpu(), inputs[2].double().cpu())
 
+    def scored(router: Any, _: tuple[Any, ...], __: dict[str, Any], output: Any) -> None:
+        weight, index = output[0].topk(router.top_k)
+        routed(index.cpu(), weight.double().cpu())
+
+    if layer.layout.weighted_inputs:
+        return {layer.router: scored}
     return {layer.experts: called}
 
 

@@ -36,7 +36,7 @@ from transformers.models.openai_privacy_filter.modeling_openai_privacy_filter im
 from realmodels.analog import experts_kernel
 from realmodels.analog.crossbars import count_inputs, of_inputs
 from realmodels.analog.launch import Constants, Kernel
-from realmodels.fused import FUSED_WEIGHTS, apply_gate
+from realmodels.fused import apply_gate
 
 if TYPE_CHECKING:
     from realmodels.analog.layers import AnalogExperts
@@ -149,7 +149,7 @@ def fused_experts(
     top_k_weights: Float[Tensor, "tokens k"],
 ) -> Float[Tensor, "tokens hidden"]:
     """The output of the layer, in the dtype of `hidden_states`."""
-    gate_up, down = (_tiles(layer, name) for name in FUSED_WEIGHTS)
+    gate_up, down = (_tiles(layer, name) for name in layer.layout.weights)
     crossbars: Any = layer._modules["crossbars"]._modules["down_proj"]  # type: ignore[union-attr]
     levels = crossbars.dac_levels or 0, crossbars.adc_levels or 0
     converters = Converters(layer.hardware.tile_size, *levels, int(crossbars.count_saturation))
@@ -175,7 +175,7 @@ def _tiles(layer: "AnalogExperts", name: str) -> Tiles:
     target, bias = parameters[name], parameters[f"{name}_bias"] if layout.biased else None
     assert target is not None
     read = buffers["weight"], buffers["scale"], buffers["by_expert"], buffers["counts"]
-    return Tiles(*read, layout.rows(target), bias, int(layout.interleaved or name == "down_proj"))
+    return Tiles(*read, layout.rows(name, target), bias, int(layout.interleaved or name == "down_proj"))
 
 
 @torch.library.custom_op("paper_repro::fused_experts", mutates_args=("gate_up_counts", "down_counts"))

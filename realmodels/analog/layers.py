@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from realmodels.analog.crossbars import Crossbars, Saturation, takes_kernel, why_not_fused
 from realmodels.analog.ranges import LayerCalibration, Ranges, for_experts
 from realmodels.devices import device_of, hook_of, weights_of, without_hook
-from realmodels.fused import FUSED_WEIGHTS, apply_gate, fused_layout, grouped_matmul
+from realmodels.fused import apply_gate, fused_layout, grouped_matmul
 from theory.errors import InputError
 from theory.hardware import Hardware, program
 
@@ -82,9 +82,12 @@ class _Analog(nn.Module):
         there = {name: each.to(device) for name, each in named.items()}
         return super().__call__(*(each.to(device) for each in inputs), **there)
 
-    def _choose_path(self, target: Tensor) -> bool:
-        """Find out if the module with these weights computes fused, and tell the crossbars."""
-        self.why_not_fused = "fp32" if self.fp32 else why_not_fused(target, self.hardware)
+    def _choose_path(self, target: Tensor, why_not: str | None = None) -> bool:
+        """Find out if the module with these weights computes fused, and tell the crossbars.
+
+        why_not: a reason of the module's own why it does not.
+        """
+        self.why_not_fused = "fp32" if self.fp32 else why_not or why_not_fused(target, self.hardware)
         for each in self.crossbars.values():
             each.is_fp16 = self.why_not_fused is None
         return self.why_not_fused is None
@@ -214,7 +217,6 @@ class AnalogExperts(_Analog):
     `keep_digital` chooses other digital experts later. fp32: as for `_Analog`.
     """
 
-    gate_up_proj: nn.Parameter
     down_proj: nn.Parameter
     groups: Tensor  # the expert of each group of rows: first as the crossbars hold them, then all, as digital experts
     place: Tensor  # the group that each expert computes in now
@@ -231,23 +233,24 @@ class AnalogExperts(_Analog):
         fp32: bool = False,
     ) -> None:
         self.layout = fused_layout(experts)
-        self.num_experts = experts.get_parameter("gate_up_proj").shape[0]
+        self.num_experts = experts.get_parameter("down_proj").shape[0]
         self._require_experts(digital)
         self.held = [expert for expert in range(self.num_experts) if expert not in set(digital)]
-        gate_up, down = calibration["gate_up_proj"], for_experts(calibration["down_proj"], self.num_experts)
-        if not isinstance(gate_up, LayerCalibration):
-            raise InputError(
-                f"gate_up_proj has {len(gate_up)} calibrations: give one, its experts share a DAC"
-            )
+        first, _ = self.layout.weights
+        shared, down = calibration[first], for_experts(calibration["down_proj"], self.num_experts)
+        if not isinstance(shared, LayerCalibration):
+            raise InputError(f"{first} has {len(shared)} calibrations: give one, its experts share a DAC")
         super().__init__(
             experts,
             hardware,
-            {"gate_up_proj": [gate_up], "down_proj": [down[expert] for expert in self.held]},
+            {first: [shared], "down_proj": [down[expert] for expert in self.held]},
             fp32,
         )
         groups = torch.tensor([*self.held, *range(self.num_experts)], device=device_of(experts))
         self.register_buffer("groups", groups, persistent=False)
-        place = torch.empty(self.num_experts, dtype=torch.int32, device=groups.device)
+        # An expert without weights computes in none.
+        places = self.num_experts + (1 if self.layout.weighted_inputs else self.layout.identities)
+        place = torch.full((places,), len(groups), dtype=torch.int32, device=groups.device)
         self.register_buffer("place", place, persistent=False)
         self.keep_digital(digital)
 
@@ -265,7 +268,7 @@ class AnalogExperts(_Analog):
         groups = {expert: group for group, expert in enumerate(self.held)}
         groups |= {expert: len(self.held) + expert for expert in digital}
         place = [groups[expert] for expert in range(self.num_experts)]
-        self.place.copy_(torch.tensor(place))  # where a graph of CUDA sees it, too
+        self.place[: self.num_experts].copy_(torch.tensor(place))  # where a graph of CUDA sees it, too
 
     def _require_experts(self, digital: Sequence[int]) -> None:
         if len(set(digital)) < len(digital) or not set(digital) <= set(range(self.num_experts)):
@@ -285,41 +288,39 @@ class AnalogExperts(_Analog):
         the placement nor on the layout.
         """
         weights = weights_of(self)
-        if self._choose_path(weights["down_proj"]):
+        known = self.layout.gated and not self.layout.identities and not self.layout.weighted_inputs
+        if self._choose_path(weights["down_proj"], None if known else "their layout"):
             from realmodels.analog.fused_experts import known_gate, numbered
 
             self.gate, self.number = known_gate(self.original), numbered(self.original)
-        for name in FUSED_WEIGHTS:
+        for name in self.layout.weights:
             target, stored = self.layout.matrices(name, weights[name]), partial(self.layout.stored, name)
             experts = self.groups[: len(self.held)].to(target.device)
             self._program(name, target, experts, generator, stored, mirrored=mirrored)
 
     @torch.no_grad()
-    def forward(
-        self,
-        hidden_states: Float[Tensor, "tokens hidden"],
-        top_k_index: Int[Tensor, "tokens k"],
-        top_k_weights: Float[Tensor, "tokens k"],
-    ) -> Float[Tensor, "tokens hidden"]:
-        """The same as the forward of the replaced module, in the dtype of `hidden_states`."""
+    def forward(self, *inputs: Tensor) -> Float[Tensor, "tokens hidden"]:
+        """The same as the forward of the replaced module, in the dtype of its first input [FusedLayout.routing]."""
         if not self.analog:
-            return self._digital[0](hidden_states, top_k_index, top_k_weights)
-        gate_up, down = self.crossbars["gate_up_proj"], self.crossbars["down_proj"]
+            return self._digital[0](*inputs)
+        first, second = self.layout.weights
+        gate_up, down = self.crossbars[first], self.crossbars[second]
         if not gate_up.has_converters:
             weights = {name: self._swapped(name) for name in self.crossbars}
-            return functional_call(self._digital[0], weights, (hidden_states, top_k_index, top_k_weights))
+            return functional_call(self._digital[0], weights, inputs)
+        hidden_states, top_k_index, top_k_weights = self.layout.routing(inputs, self.num_experts)
         if gate_up.is_fp16:
             from realmodels.analog.fused_experts import fused_experts
 
             return fused_experts(self, hidden_states, top_k_index, top_k_weights)
         tokens, k = top_k_index.shape
 
-        # One sort groups the (token, expert) pairs, those of analog experts first.
+        # One sort groups the (token, expert) pairs: of analog experts, of digital ones, of those without weights.
         groups, order = torch.sort(self.place[top_k_index.reshape(-1)])
         numbers = torch.arange(len(self.groups), dtype=groups.dtype, device=groups.device)
         ends = torch.searchsorted(groups, numbers, right=True, out_int32=True)
         analog_ends, digital_ends = ends[: len(self.held)], ends[len(self.held) :]
-        analog_pairs = int(analog_ends[-1])
+        analog_pairs, weighted_pairs = int(analog_ends[-1]), int(digital_ends[-1])
         token, weight = order // k, top_k_weights.reshape(-1, 1)
 
         uses = (self.place[top_k_index] < len(self.held)).sum(-1)
@@ -331,20 +332,25 @@ class AnalogExperts(_Analog):
             expert = groups[part]
             part_ends = (analog_ends - part.start).clamp_(0, len(expert))
             part_codes = codes.index_select(1, token[part])
-            both = self.layout.stored_order(_expert_products(gate_up, part_codes, expert, part_ends))
-            inner = apply_gate(self._original[0], self._biased("gate_up_proj", both, expert))
+            both = _expert_products(gate_up, part_codes, expert, part_ends)
+            both = self.layout.stored_order(both) if self.layout.gated else both
+            inner = apply_gate(self._original[0], self._biased(first, both, expert))
             result = _expert_products(down, down.quantise(inner, expert=expert), expert, part_ends)
-            result = self._biased("down_proj", result, expert)
+            result = self._biased(second, result, expert)
             results[part] = result.mul_(weight[order[part]])
-        if analog_pairs < tokens * k:
+        if analog_pairs < weighted_pairs:
             # The products take the whole parameter; the analog experts are groups without rows.
             digital_ends = digital_ends - analog_pairs
-            rest, expert = token[analog_pairs:], groups[analog_pairs:]
-            both = grouped_matmul(hidden_states[rest], self.layout.rows(self.gate_up_proj), digital_ends)
-            inner = apply_gate(self._original[0], self._biased("gate_up_proj", both, expert))
-            result = grouped_matmul(inner, self.layout.rows(self.down_proj), digital_ends)
-            result = self._biased("down_proj", result, expert) * weight[order[analog_pairs:]]
-            results[analog_pairs:] = result
+            part = slice(analog_pairs, weighted_pairs)
+            rest, expert = token[part], groups[part]
+            rows = {name: self.layout.rows(name, self.get_parameter(name)) for name in self.layout.weights}
+            both = grouped_matmul(hidden_states[rest], rows[first], digital_ends)
+            inner = apply_gate(self._original[0], self._biased(first, both, expert))
+            result = grouped_matmul(inner, rows[second], digital_ends)
+            results[part] = self._biased(second, result, expert) * weight[order[part]]
+        if weighted_pairs < tokens * k:
+            rest = order[weighted_pairs:]
+            results[weighted_pairs:] = hidden_states[rest // k] * weight[rest]
         # The sum of each token's results, gathered in one pass.
         pairs = order.argsort().view(tokens, k)
         return F.embedding_bag(pairs, results, mode="sum").to(hidden_states.dtype)
@@ -361,7 +367,7 @@ class AnalogExperts(_Analog):
         """The layer's weights, in which those of the analog experts are the programmed ones."""
         digital: Tensor = self._parameters[name]  # type: ignore[assignment]
         programmed = self.crossbars[name].programmed().to(digital.dtype)
-        if not self.digital:
+        if not self.digital and len(programmed) == len(digital):
             return programmed
         if len(self.analog) < len(self.held):
             programmed = programmed[self.place[self.analog]]

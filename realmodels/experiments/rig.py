@@ -16,7 +16,7 @@ from realmodels.calibrate import Calibration, Method, calibrate
 from realmodels.deploy import Chip, DeploymentReport
 from realmodels.devices import weights_of
 from realmodels.evaluate import TokenBlocks, block_results, token_blocks
-from realmodels.fused import FUSED_WEIGHTS, fused_layout
+from realmodels.fused import fused_layout
 from realmodels.load import Model, load
 from realmodels.prefix import Prefix
 from realmodels.scores import scores as scores_of
@@ -105,8 +105,9 @@ def as_noisy(model: Model, hardware: Hardware, programming: str) -> Hardware:
     squares = [0.0, 0.0]
     for layer in model.map.moe_layers:
         experts = model.network.get_submodule(layer.experts)
-        for name in FUSED_WEIGHTS:
-            weight = fused_layout(experts).matrices(name, weights_of(experts)[name])
+        layout = fused_layout(experts)
+        for name in layout.weights:
+            weight = layout.matrices(name, weights_of(experts)[name])
             for number, each in enumerate((hardware, other)):
                 squares[number] += float(programming_sigma(weight, each).double().square().sum())
     return replace(other, c=hardware.c * math.sqrt(squares[0] / squares[1]))

@@ -15,6 +15,7 @@ from hypothesis import given
 from small_models import (
     CONTEXT,
     EXPERTS,
+    HIDDEN,
     MODELS,
     TEXTS,
     TOP_K,
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realmodels import calibrate, deploy, load, withdraw
-from realmodels.analog import for_experts
+from realmodels.analog import LayerCalibration, for_experts
 from realmodels.calibrate import GRID, METHODS, Calibration
 from realmodels.deploy import deployed
 from realmodels.evaluate import block_results, token_blocks
@@ -636,6 +637,35 @@ def test_parts_that_are_never_called_have_no_ranges() -> None:
     network.model.unused = nn.Linear(4, 4)
     found = calibrate(as_model(network), TEXTS, Hardware(), "model")
     assert "lm_head.weight" in found.layers and "model.unused.weight" not in found.layers
+
+
+def test_a_layer_without_gradient_has_the_ranges_of_least_output_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As what chooses by a rank: its outputs are equally sensitive."""
+    found: dict[str, Any] = {}
+
+    def search(name: str, layer: Any, hardware: Hardware) -> LayerCalibration:
+        found[name] = layer
+        return LayerCalibration(1.0, 1.0, 1.0)
+
+    monkeypatch.setattr(module, "_search", search)
+    network: Any = small_network()
+    network.chooser = nn.Linear(HIDDEN, 5)
+    read: list[Tensor] = []
+
+    def choose(_: nn.Module, __: tuple[Tensor], hidden: Tensor) -> None:
+        read.append(hidden.detach())
+        network.chooser(hidden.detach()).topk(2)
+
+    norm = network.model.layers[1].input_layernorm
+    handle = norm.register_forward_hook(choose)
+    calibrate(as_model(network), TEXTS, Hardware())
+    handle.remove()
+    layer = found.pop("chooser.weight")
+    assert (layer.sensitivity == 1).all() and layer.sensitivity.shape == (len(layer.rows), 5)
+    assert torch.isin(layer.rows, torch.cat(read).flatten(0, 1)).all()
+    assert not any((other.sensitivity == 1).all() for other in found.values())
 
 
 def test_unknown_methods() -> None:

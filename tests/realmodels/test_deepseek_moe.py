@@ -114,7 +114,8 @@ def logits(config: dict[str, Any], weights: dict[str, Tensor], tokens: Tensor) -
     def mixture(x: Tensor, name: str) -> Tensor:
         probabilities = (weights[f"{name}.gate.weight"] @ x).softmax(0)
         chosen = probabilities.argsort(descending=True)[: config["num_experts_per_tok"]].tolist()
-        total = sum(float(probabilities[expert]) for expert in chosen) if config["norm_topk_prob"] else 1.0
+        normalised = config["norm_topk_prob"] and len(chosen) > 1  # the weight of one expert is never 1
+        total = sum(float(probabilities[expert]) for expert in chosen) if normalised else 1.0
         result = torch.zeros_like(x)
         for expert in chosen:
             result += probabilities[expert] / total * ffn(x, f"{name}.experts.{expert}")
@@ -176,6 +177,7 @@ def load(folder: Path, **options: Any) -> Any:
     [
         {},
         {"norm_topk_prob": True, "num_experts_per_tok": EXPERTS},
+        {"norm_topk_prob": True, "num_experts_per_tok": 1},
         {"n_shared_experts": None, "moe_layer_freq": 2, "num_key_value_heads": 1},
         {"first_k_dense_replace": 3, "rope_theta": 500.0},
     ],

@@ -1,18 +1,37 @@
 """The fast form of claim D: the reference expert by expert, and real programming of whole layers."""
 
+from typing import Any
+
+import every_family
 import pytest
 import torch
 from monte_carlo import FAILURE
 from scipy import stats
-from small_models import MODELS, TEXTS, as_model, network_named, small_model, unfused
+from small_models import (
+    EXPERTS,
+    HIDDEN,
+    INNER,
+    MODELS,
+    MOE,
+    TEXTS,
+    ListMoeConfig,
+    as_model,
+    network_named,
+    network_of,
+    small_model,
+    unfused,
+)
+from torch import nn
 from torch.nn.functional import silu
 
+from realmodels.analog import AnalogExperts, LayerCalibration
 from realmodels.calibrate import calibrate
 from realmodels.damage import expected_damage
+from realmodels.deepseek_moe import DeepseekConfig
 from realmodels.deploy import deploy, reprogram, withdraw
 from realmodels.evaluate import token_blocks
 from realmodels.load import Model
-from realmodels.record import Call, record
+from realmodels.record import Call, calibration_tokens, record
 from theory import damage as reference
 from theory.errors import InputError
 from theory.hardware import Hardware
@@ -85,6 +104,66 @@ def test_a_programmed_layer_errs_as_much_as_its_experts_are_expected_to(name: st
     assert float(cost.mean()) == pytest.approx(float(found), rel=0.2)
 
 
+@pytest.mark.parametrize("gradient", [False, True], ids=["error", "loss"])
+def test_experts_in_a_list_have_the_same_damage_as_fused_ones(gradient: bool) -> None:
+    """Both are a Llama with experts. expected_damage of fused ones is the reference's [above]."""
+    listed = network_of(ListMoeConfig(**MOE, expert_bias=False))
+    options: Any = {"n_routed_experts": EXPERTS, "moe_intermediate_size": INNER, "n_shared_experts": None}
+    fused = network_of(DeepseekConfig(**MOE, **options, first_k_dense_replace=0))
+    given = listed.state_dict()
+    for name, weight in fused.state_dict().items():
+        block = name.rpartition(".")[0]
+        projections = {"gate_up_proj": ("gate", "up"), "down_proj": ("down",)}.get(
+            name.rpartition(".")[2], ()
+        )
+        parts = [
+            torch.stack([given[f"{block}.{expert}.{each}_proj.weight"] for expert in range(EXPERTS)])
+            for each in projections
+        ]
+        weight.copy_(torch.cat(parts, 1) if parts else given[name])
+    hardware = Hardware(programming="pcm", c=1.3, tile_size=16)
+    first, second = (
+        expected_damage(as_model(each), TEXTS, hardware, gradient=gradient) for each in (listed, fused)
+    )
+    assert (first > 0).all()
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=0)
+
+
+def test_a_list_of_other_experts_has_no_expected_damage() -> None:
+    network = network_named("list_moe")
+    network.model.layers[1].mlp.experts = nn.ModuleList(
+        nn.Sequential(nn.Linear(HIDDEN, 5), nn.Linear(5, 7), nn.Linear(7, HIDDEN)) for _ in range(EXPERTS)
+    )
+    with pytest.raises(InputError, match="experts.0 of small is no expert that expected_damage knows"):
+        expected_damage(as_model(network), TEXTS, Hardware())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", [False, True], ids=["error", "loss"])
+@pytest.mark.parametrize("kind", ["nemotron_h", "longcat_flash", "llama4_text"])
+def test_other_layouts_err_as_much_as_they_are_expected_to(kind: str, gradient: bool) -> None:
+    """Without a gate, with experts that have no weights, with weighted inputs: noise on all experts of a layer."""
+    model = as_model(every_family.network(kind))
+    hardware = Hardware(programming="constant", c=1e-3, dac_bits=None, adc_bits=None)
+    found = expected_damage(model, TEXTS, hardware, gradient=gradient)[0].sum()
+    call, tokens = calls(model, gradient)[0], calibration_tokens(model, TEXTS)[:, 1:].numel()
+    experts = model.network.get_submodule(model.map.moe_layers[0].experts)
+    ranges = {name: LayerCalibration(1.0, 1.0, 1.0) for name in model.map.moe_layers[0].layout.weights}
+    analog, exact = AnalogExperts(experts, (), hardware, ranges), experts(*call.inputs)
+    costs = []
+    for seed in range(DRAWS):
+        analog.program(torch.Generator().manual_seed(seed))
+        error = (analog(*call.inputs) - exact).double()
+        if call.gradient is None:
+            costs.append(error.square().sum() / tokens)
+        else:
+            costs.append((error * call.gradient.reshape(error.shape)).sum(1).square().sum() / 2 / tokens)
+    cost = torch.stack(costs)
+    z = (cost.mean() - found) / (cost.std() / DRAWS**0.5)
+    assert abs(float(z)) < stats.norm.isf(FAILURE / 2)
+    assert float(cost.mean()) == pytest.approx(float(found), rel=0.2)
+
+
 def test_the_loss_form_predicts_what_small_noise_adds_to_the_loss() -> None:
     """Up to what the Fisher matrix leaves out: the right order of magnitude, and proportional to c^2."""
     model = small_model()
@@ -106,8 +185,6 @@ def test_inference_mode_and_deployed_models() -> None:
     with torch.inference_mode():
         found = expected_damage(model, TEXTS, Hardware(c=1.0), gradient=True)
     assert torch.equal(found, expected_damage(model, TEXTS, Hardware(c=1.0), gradient=True))
-    with pytest.raises(InputError, match="nn.ModuleList"):
-        expected_damage(as_model(network_named("list_moe")), TEXTS, Hardware())
     hardware = Hardware()
     deploy(model, Placement(model.map.num_experts, ((),) * 2), hardware, calibrate(model, TEXTS, hardware))
     with pytest.raises(InputError, match="deployed already"):

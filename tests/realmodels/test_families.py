@@ -71,6 +71,7 @@ def test_olmoe(tied: bool) -> None:
         moe_layers=tuple(MoELayer(f"{layer}.mlp.experts", f"{layer}.mlp.gate", EXPERTS) for layer in layers),
         dense={
             "attention": tuple(f"{layer}.self_attn.{each}_proj" for layer in layers for each in "qkvo"),
+            "mixer": (),
             "lm_head": ("lm_head",),
             "shared_experts": (),
             "dense_ffn": (),
@@ -91,6 +92,8 @@ def test_olmoe(tied: bool) -> None:
                 "model.norm.weight",
             ),
             "routers": tuple(f"{layer}.mlp.gate.weight" for layer in layers),
+            "indexers": (),
+            "other": (),
         },
     )
 
@@ -117,7 +120,7 @@ def test_other_architectures(name: str) -> None:
     assert all(bool(layer.linears) == (name == "list_moe") for layer in found.moe_layers)
     projections = [f"{each}_proj" for each in ("gate", "up", "down")]
     shared_experts = {
-        "qwen2_moe": (*(f"shared_expert.{each}" for each in projections), "shared_expert_gate"),
+        "qwen2_moe": tuple(f"shared_expert.{each}" for each in projections),
         "deepseek": tuple(f"shared_experts.{each}" for each in projections),
         "deepseek_v2": tuple(f"shared_experts.{each}" for each in projections),
         "deepseek_v3": tuple(f"shared_experts.{each}" for each in projections),
@@ -128,6 +131,8 @@ def test_other_architectures(name: str) -> None:
     assert found.dense["dense_ffn"] == tuple(f"model.layers.0.mlp.{each}" for each in projections if mixed)
     assert all(".self_attn." in linear for linear in found.dense["attention"])
     assert found.dense["lm_head"] == ("lm_head",)
+    gates = [name for name in found.never_analog["routers"] if "shared" in name]
+    assert gates == ["model.layers.1.mlp.shared_expert_gate.weight"] * (name == "qwen2_moe")
 
 
 def test_biases_of_experts_are_never_analog() -> None:
@@ -144,23 +149,60 @@ def test_models_that_are_not_supported(name: str) -> None:
         describe(network_of(REFUSED_CONFIGS[name]))
 
 
-def test_a_part_of_no_known_kind_is_refused() -> None:
+def test_what_is_no_linear_layer_is_never_analog() -> None:
+    """Vectors are norms and biases; convolutions, and linear layers that compute something else, are other parts."""
+
+    class Grouped(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input).relu()
+
     network = small_network()
-    network.model.layers[0].extra = nn.Parameter(torch.zeros(HIDDEN))
-    assert "model.layers.0.extra" in describe(network).never_analog["norms and biases"]
+    network.model.layers[0].extra = zeros(HIDDEN)
     network.model.layers[1].extra = nn.Conv1d(HIDDEN, HIDDEN, 3)
-    with pytest.raises(
-        InputError, match=r"model.layers.1.extra.weight \(32, 32, 3\) belongs to no known kind"
-    ):
-        describe(network)
+    network.model.layers[1].grouped = Grouped(HIDDEN, HIDDEN, bias=False)
+    found = describe(network).never_analog
+    assert "model.layers.0.extra" in found["norms and biases"]
+    assert "model.layers.1.extra.bias" in found["norms and biases"]
+    assert found["other"] == ("model.layers.1.extra.weight", "model.layers.1.grouped.weight")
+    assert_complete(network)
 
 
-def test_a_part_that_shares_its_parameter_is_refused_too() -> None:
+def test_linear_layers_beside_a_convolution_are_a_mixer() -> None:
+    """So are those of attention in a layer that the config declares to be linear. Convolutions within attention, as
+    before its keys, make no mixer of it."""
     network = small_network()
-    network.extra = nn.Conv1d(1, 1, 1)
-    network.extra.weight = network.lm_head.weight
-    with pytest.raises(InputError, match=r"parameter extra.weight \(300, 32\) belongs to no known kind"):
-        describe(network)
+    first, second = network.model.layers
+    first.mamba = nn.ModuleDict(
+        {"conv1d": nn.Conv1d(4, 4, 3), "in_proj": nn.Linear(4, 4), "dt_proj": nn.Linear(4, 4)}
+    )
+    second.self_attn.keys = nn.ModuleDict({"conv": nn.Conv1d(4, 4, 3), "linear": nn.Linear(4, 4)})
+    found = describe(network)
+    assert found.dense["mixer"] == ("model.layers.0.mamba.in_proj",)
+    assert (
+        "model.layers.0.mamba.dt_proj.weight" in found.never_analog["other"]
+    )  # its weight is read by a kernel
+    assert "model.layers.1.self_attn.keys.linear" in found.dense["attention"]
+    network.config.layer_types = ["linear_attention", "full_attention"]
+    assert describe(network).dense["mixer"] == tuple(
+        f"model.layers.0.{each}" for each in (*(f"self_attn.{name}_proj" for name in "qkvo"), "mamba.in_proj")
+    )
+
+
+def test_indexers_are_never_analog() -> None:
+    """They choose what attention reads, as routers choose experts, and the loss has no gradient there."""
+
+    class SparseIndexer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wk = nn.Linear(HIDDEN, 8)
+
+    network = small_network()
+    network.model.layers[1].self_attn.indexer = SparseIndexer()
+    found = describe(network)
+    assert found.never_analog["indexers"] == tuple(
+        f"model.layers.1.self_attn.indexer.wk.{each}" for each in ("weight", "bias")
+    )
+    assert not any("indexer" in name for name in found.linears)
 
 
 def test_what_is_beside_the_experts_is_not_shared() -> None:
@@ -177,14 +219,22 @@ def test_a_router_may_be_a_linear_layer() -> None:
     assert describe(network) == OLMOE
 
 
+def test_a_router_is_what_the_network_declares() -> None:
+    """Whatever else has as many rows as there are experts."""
+    network = small_network()
+    network.model.layers[1].mlp.another = nn.Linear(HIDDEN, EXPERTS, bias=False)
+    found = describe(network)
+    assert found.moe_layers == OLMOE.moe_layers
+    assert found.dense["shared_experts"] == ("model.layers.1.mlp.another",)
+
+
 @pytest.mark.parametrize("candidates", [0, 2])
 def test_the_router_has_to_be_known(candidates: int) -> None:
     network = small_network()
     block = network.model.layers[1].mlp
-    if candidates:
-        block.another = nn.Linear(HIDDEN, EXPERTS)
-    else:
-        del block.gate
+    del block.gate
+    for number in range(candidates):
+        block.add_module(f"gate_{number}", nn.Linear(HIDDEN, EXPERTS))
     with pytest.raises(InputError, match=f"model.layers.1.mlp has {candidates} candidates for the router"):
         describe(network)
 
@@ -213,6 +263,9 @@ LAYOUTS: dict[str, tuple[type[nn.Module], FusedLayout]] = {
     "granitemoe": (GraniteMoeExperts, FusedLayout()),
     "openai_privacy_filter": (OpenAIPrivacyFilterExperts, FusedLayout(transposed=True, biased=True)),
     "gpt_oss": (GptOssExperts, FusedLayout(transposed=True, interleaved=True, biased=True)),
+    "nemotron_h": (NemotronHExperts, FusedLayout(gated=False)),
+    "longcat_flash": (LongcatFlashExperts, FusedLayout(identities=2)),
+    "llama4": (Llama4TextExperts, FusedLayout(transposed=True, weighted_inputs=True)),
 }
 
 
@@ -257,7 +310,7 @@ def test_outputs_in_either_order(layout: FusedLayout, experts: int, hidden: int,
         canonical = torch.cat([x @ gate.T, x @ up.T], 1)
         assert torch.equal(layout.gate_then_up(both), canonical)
         assert torch.equal(layout.stored_order(canonical), both)
-        assert torch.equal(x @ layout.rows(parameter)[expert].T, both)
+        assert torch.equal(x @ layout.rows("gate_up_proj", parameter)[expert].T, both)
 
 
 @pytest.mark.parametrize("name", ["olmoe", "openai_privacy_filter", "gpt_oss"])
@@ -290,15 +343,13 @@ def zeros(*shape: int) -> nn.Parameter:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "no gate": (lambda: experts_of(NemotronHExperts), "NemotronHExperts has up_proj .*has_gate=False"),
+    "no gate": (lambda: changed(has_gate=False), "has_gate=False"),
+    "no activation": (lambda: without(NemotronHExperts, "act_fn"), "no act_fn"),
     "norm": (lambda: changed(has_post_expert_norm=True), "has_post_expert_norm=True"),
-    "no routing": (
-        lambda: experts_of(Llama4TextExperts),
-        "Llama4TextExperts has .* a forward that does not take",
-    ),
+    "no routing": (lambda: changed(forward=lambda hidden: hidden), "a forward that does not take"),
     "other numbers": (
-        lambda: experts_of(LongcatFlashExperts),
-        r"gate_up_proj \(8, 48, 32\), down_proj \(6, 32, 24\)",
+        lambda: changed(gate_up_proj=zeros(EXPERTS + 2, 2 * INNER, HIDDEN)),
+        r"gate_up_proj \(8, 48, 32\)",
     ),
     "expert parallel": (lambda: changed(_is_expert_parallel=True), "_is_expert_parallel=True"),
     "declared transposed": (lambda: changed(is_transposed=True), "is_transposed=True"),
@@ -434,7 +485,7 @@ def test_experts_of_a_list_with_other_weights_are_refused() -> None:
     network = list_moe()
     for expert in network.model.layers[1].mlp.experts:
         expert.extra = zeros(HIDDEN, HIDDEN)
-    with pytest.raises(InputError, match=r"experts.0.extra \(32, 32\) belongs to no known kind"):
+    with pytest.raises(InputError, match=r"experts.0.extra \(32, 32\) is of an expert"):
         describe(network)
 
 
