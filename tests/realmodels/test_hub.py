@@ -312,7 +312,7 @@ def test_code_stays_where_it_is(hub: Hub, files: Mapping[str, bytes]) -> None:
     config = json.loads(files["config.json"])
     config |= {"model_type": "mystery", "auto_map": {"AutoConfig": "modeling_evil.Config"}}
     hub.publish({**files, **NEVER_FETCHED, "config.json": json.dumps(config).encode()})
-    assert "custom code" in refusal(REPOSITORY)
+    assert "contains custom" in refusal(REPOSITORY)  # the rest is cut off after a long path
     assert "modeling_evil.py" not in hub.gets()
 
 
