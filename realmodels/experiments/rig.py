@@ -122,10 +122,8 @@ def evaluated(
     most_blocks: at most so many blocks, spread evenly over the text; None for the whole text.
     most_tokens: predictions in a block, or fewer if the model's context is shorter.
     """
-    if text is None:
-        text = OUR_TEXT
-    elif text in OUR_TEXTS:
-        text = OUR_TEXTS[text]
+    if text is None or text in OUR_TEXTS:
+        text = OUR_TEXTS[text or "docstrings"]
     elif text == OUR_TEXT:
         text = f"./{text}"  # a file that is called so
     loaded, found = model(name, device), _documents(text)

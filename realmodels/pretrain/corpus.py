@@ -17,6 +17,7 @@ a zero byte. Never commit them, they are other people's text.
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -86,7 +87,7 @@ def _of_python(sites: Path, names: Iterable[str]) -> dict[Split, list[str]]:
 
 def of_debian(sites: Path, name: str, pin: Mapping[str, Any]) -> list[str]:
     """One document per file of a package that holds English prose; a paragraph is a line, and is kept once."""
-    from realmodels.pretrain.readers import prose_of, reads
+    from realmodels.pretrain.readers import prose_of, reads  # they need lxml, which only this does
 
     found = (prose_of(path, content) for path, content in deb_files(verified(sites, name, pin), reads))
     return _without_repeats("\n".join(paragraphs) for paragraphs in found)
@@ -118,6 +119,8 @@ def build_docstrings(sites: Path, out: Path) -> None:
 
 
 def build(sites: Path, out: Path) -> None:
+    if importlib.util.find_spec("lxml") is None:
+        raise InputError("lxml is not installed: run make install")
     python, wide = record_of(CORPUS_FILE)["training_packages"], record_of(WIDE_CORPUS_FILE)
     for name, version in python.items():
         require_version(sites / name, version)

@@ -22,21 +22,9 @@ from realmodels.text import paragraphs
 Reader = Callable[[str], str]
 
 _DROPPED: Final = (
-    *(
-        "button",
-        "code-block",
-        "footer",
-        "form",
-        "head",
-        "header",
-        "math",
-        "nav",
-        "pre",
-        "programlisting",
-        "screen",
-    ),
-    *("script", "select", "style", "svg", "synopsis"),
-)
+    "button", "code-block", "footer", "form", "head", "header", "math", "nav", "pre", "programlisting", "screen",
+    "script", "select", "style", "svg", "synopsis",
+)  # fmt: skip
 _BLOCKS: Final = (
     "address|article|aside|blockquote|body|br|caption|center|dd|details|div|dl|dt|entry|fieldset|figcaption|figure"
     "|formalpara|glossdef|glossterm|h[1-6]|hr|item|itemizedlist|li|listitem|main|note|ol|p|para|section|simpara"
@@ -55,6 +43,9 @@ def markup(text: str) -> str:
     return etree.tostring(root, method="text", encoding="unicode")
 
 
+_ESCAPES: Final = {r"\-": "-", r"\(aq": "'", r"\(cq": "'", r"\(oq": "'", r"\e": "\\", r"\ ": " "}
+
+
 def manual_page(text: str) -> str:
     """A page in the man macros: what they mark stays, they go. One in the mdoc macros has nothing to read."""
     if re.search(r"^\.Dd", text, re.MULTILINE):
@@ -67,14 +58,7 @@ def manual_page(text: str) -> str:
     )
     text = re.sub(r"^[.'].*$", "\n", text, flags=re.MULTILINE)  # the others begin something new
     text = re.sub(r"\\f(\[\w*\]|\(..|.)|\\s[-+]?\d|\\[&|^/,cd:%]", "", text)
-    for escape, meant in (
-        (r"\-", "-"),
-        (r"\(aq", "'"),
-        (r"\(cq", "'"),
-        (r"\(oq", "'"),
-        (r"\e", "\\"),
-        (r"\ ", " "),
-    ):
+    for escape, meant in _ESCAPES.items():
         text = text.replace(escape, meant)
     return re.sub(r"\\(\(..|\[\w*\]|\*(\(..|.))", " ", text)
 
@@ -87,9 +71,8 @@ def _joined(arguments: str) -> str:
 def pod(text: str) -> str:
     """Perl's documentation, alone or within a module."""
     blocks = re.findall(r"^=(?!cut)\w+.*?(?=^=cut|\Z)", text, re.MULTILINE | re.DOTALL)
-    found = re.sub(
-        r"^([ \t].*|=\w+)", "\n", "\n\n".join(blocks), flags=re.MULTILINE
-    )  # what is indented is code
+    # What is indented is code.
+    found = re.sub(r"^([ \t].*|=\w+)", "\n", "\n\n".join(blocks), flags=re.MULTILINE)
     for _ in range(3):
         found = re.sub(r"\b[A-Z]<+\s?(?:[^<>|]*\|)?([^<>]*?)\s?>+", r"\1", found)
     return found

@@ -57,6 +57,12 @@ def test_a_reader_keeps_the_prose(path: str) -> None:
     assert prose_of(path, content(path, FILES[path])) == [ONE, TWO]
 
 
+def test_escapes_of_a_manual_page() -> None:
+    page = rb"It\(aqs the \fIwell\-known\fP part\& of it, and that is not all."
+    assert prose_of("man/man1/x.1", page) == ["It's the well-known part of it, and that is not all."]
+    assert prose_of("man/man1/x.1", b".Dd June 1\n" + page) == []
+
+
 def test_wordnet_is_a_paragraph_for_each_sense() -> None:
     line = "00001740 03 n 02 physical_thing 0 entity 0 003 ~ 00001930 n 0000 | that which is there for the eye to see"
     assert prose_of("wordnet/data.noun", f"  1 This is a licence.\n{line}\n".encode()) == [
@@ -115,6 +121,13 @@ def test_a_paragraph_holds_a_question_if_they_share_a_run_of_words(
     runs = [question[start : start + length] for start in range(len(question) - length + 1)]
     shared = any(paragraph[at : at + length] in runs for at in range(len(paragraph) - length + 1))
     assert Questions([" ".join(question)])(" ".join(paragraph)) == (shared and len(question) >= SHORTEST)
+
+
+def test_thirteen_words_are_needed_or_all_of_six() -> None:
+    long, short = "a b c d e f g h i j k l m n", "o p q r s t"
+    asked = Questions([long, short, "u v w x y"])
+    assert asked(f"so {long[2:]} so") and not asked(f"{long[4:]} so")
+    assert asked(f"so {short} so") and not asked(f"so {short[2:]} so") and not asked("so u v w x y so")
 
 
 def test_case_and_punctuation_do_not_hide_a_question() -> None:
