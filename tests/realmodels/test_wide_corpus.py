@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realmodels import text
+from realmodels import packaged, text
 from realmodels.pretrain import corpus, packages, questions
 from realmodels.pretrain.questions import LONGEST, SHORTEST, Questions
 from realmodels.pretrain.readers import prose_of, reads
@@ -368,13 +368,14 @@ def test_another_version_of_a_python_package_is_refused(built: Path) -> None:
 
 
 def test_the_record() -> None:
-    """At least 300 MB, at least half of it not docstrings; every package is pinned."""
+    """At least 300 MB, at least half of it not docstrings; packages are pinned, and that of the questions is none."""
     record = json.loads(text.WIDE_CORPUS_FILE.read_text())
     sizes, pins = record["bytes"], record["debian_packages"]
     assert sum(sizes.values()) >= 300e6 and 2 * sizes[corpus.DOCSTRINGS] <= sum(sizes.values())
     for kind in sizes.keys() - {corpus.DOCSTRINGS}:
         assert sizes[kind] == sum(pin["bytes"] for pin in pins.values() if pin["kind"] == kind) > 0
     assert list(pins) == sorted(pins)
+    assert packaged.PACKAGE not in {*pins, *text.record_of(text.CORPUS_FILE)["training_packages"]}
     assert all(len(pin["sha256"]) == 64 and pin["version"] and pin["licence"] for pin in pins.values())
 
 
