@@ -130,7 +130,7 @@ def build(sites: Path, out: Path) -> None:
     asking: list[str] = []
 
     def keep(paragraph: str) -> bool:
-        if not new(paragraph):
+        if "\0" in paragraph or not new(paragraph):  # a zero byte is between documents
             return False
         if asked(paragraph):
             asking.append(paragraph)

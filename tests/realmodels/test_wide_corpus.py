@@ -287,7 +287,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     everything = (EVALUATED, CALIBRATED, NEWS, ASKED, MANUAL, DOCSTRING)
     site(tmp_path / "sites", "other", "1.2.3")
     (tmp_path / "sites" / "other" / "m.py").write_text(
-        '"""' + "\n\n".join((*everything[:4], DOCSTRING)) + '"""'
+        '"""' + "\n\n".join((*everything[:4], DOCSTRING, MANUAL.replace("This", r"This \0"))) + '"""'
     )
     files = {
         "usr/share/doc/x/a.txt": "\n\n".join(everything).encode(),
