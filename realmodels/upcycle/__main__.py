@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from realmodels.load import load
 from realmodels.pretrain.recipe import read_recipe
 from realmodels.pretrain.tokens import encode, read
-from realmodels.text import held_out, read_text
+from realmodels.text import evaluation_text, held_out
 from realmodels.upcycle import experts
 from realmodels.upcycle.acceptance import check, write
 from realmodels.upcycle.conversion import convert
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checking = command("check", _check, "compare with the dense model", "dense", "folder")
     checking.add_argument("--tasks", default="paper", help="as paper_repro.py takes them, or none")
     checking.add_argument("--questions", type=int, help="of each task; default: all")
-    checking.add_argument("--text", type=Path, help="UTF-8 file; default: the project's evaluation text")
+    checking.add_argument("--text", default="docstrings", help="docstrings, prose or a UTF-8 file")
     options = parser.parse_args(arguments)
     options.does(options)
 
@@ -123,7 +123,7 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError(f"{options.folder / FILE} is no recipe ({error}): heal the model anew") from None
     dense, _ = _opened(options.dense, options.device)
     model = load(options.folder, options.device, dense.dtype)
-    documents = held_out("evaluation") if options.text is None else read_text(options.text)
+    documents = evaluation_text(options.text)
     blocks = torch.from_numpy(cut(encode(model.tokenizer, documents), recipe.context).astype(np.int64))
     tasks = () if options.tasks == "none" else options.tasks.split(",")
     found = check(model, dense, recipe, blocks, tasks, options.questions)

@@ -28,6 +28,7 @@ HELD_OUT = {
     "calibration": Documents(LINES[:6] * 4, "calibration"),
     "evaluation": Documents(LINES[6:], "evaluation"),
 }
+PROSE = Documents((LINES[5], *LINES[:2]), "evaluation")
 CACHED = (rig.scores, rig.calibration, rig._documents, rig._cut)
 
 
@@ -39,8 +40,8 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[rig.Evaluated]:
     def held_out(split: HeldOut) -> Documents:
         return HELD_OUT[split]
 
-    for module in (text, rig):
-        monkeypatch.setattr(module, "held_out", held_out)
+    monkeypatch.setattr(text, "held_out", held_out)
+    monkeypatch.setattr(text, "prose", lambda: PROSE)
     monkeypatch.setattr(rig, "_model", lru_cache(lambda name, device, dtype: model))
     for each in CACHED:
         each.cache_clear()
@@ -117,11 +118,36 @@ def test_a_users_text_with_calibration_text_in_it_is_refused(content: str, tmp_p
 
 
 @pytest.mark.usefixtures("config")
-def test_a_file_may_have_the_name_of_our_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("given", "recorded", "expected"),
+    [
+        (None, "evaluation", HELD_OUT["evaluation"]),
+        ("docstrings", "evaluation", HELD_OUT["evaluation"]),
+        ("prose", "prose", PROSE),
+    ],
+)
+def test_our_texts_have_names(
+    given: str | None, recorded: str, expected: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / rig.OUR_TEXT).write_text("Words of my own, and some more. " * 20)
-    found = rig.Evaluated(**rig.evaluated("small", rig.OUR_TEXT, "cpu", 4, 16))
-    assert found.text != rig.OUR_TEXT and found.text_hash != text_hash(HELD_OUT["evaluation"])
+    for name in ("docstrings", "prose"):
+        Path(name).write_text("Words of my own, and some more. " * 20)
+    found = rig.Evaluated(**rig.evaluated("small", given, "cpu", 4, 16))
+    assert (found.text, found.text_hash) == (recorded, text_hash(expected))
+    assert rig.tokens(found).equal(token_blocks(rig.model("small", "cpu"), expected, 16, 4).tokens)
+
+
+@pytest.mark.usefixtures("config")
+@pytest.mark.parametrize("given", ["evaluation", "./evaluation", "./docstrings", "./prose"])
+def test_a_file_may_have_the_name_of_our_text(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(given).write_text("Words of my own, and some more. " * 20)
+    found = rig.Evaluated(**rig.evaluated("small", given, "cpu", 4, 16))
+    assert found.text.startswith("./") and found.text_hash == text_hash(
+        ["Words of my own, and some more. " * 20]
+    )
     own = token_blocks(rig.model("small", "cpu"), ["Words of my own, and some more. " * 20], 16, 4).tokens
     assert rig.tokens(found).equal(own)
 
