@@ -1,5 +1,6 @@
 """A dense model becomes a mixture of experts: exactly at first; it writes its own text; it heals, and resumes."""
 
+import copy
 import json
 import re
 import shutil
@@ -302,7 +303,7 @@ def test_shares_of_requests_and_beginnings() -> None:
 
 
 def chat_tokenizer() -> Any:
-    tokenizer = small_tokenizer()
+    tokenizer = copy.deepcopy(small_tokenizer())  # which other tests share
     tokenizer.chat_template = "{% for m in messages %}<user>{{ m['content'] }}{% endfor %}<answer>"
     return tokenizer
 
