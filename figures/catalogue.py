@@ -153,9 +153,9 @@ EXHIBITS = (
         title="smol-moe, made of a pretrained model, on the paper's tasks: what noise takes, and who gives it back",
         layer="realmodels",
         times={
-            "quick": "15 min on 2 cores",
-            "default": "5 min on an H200",
-            "full": "10 min on two H200s (estimates)",
+            "quick": "15 min on 2 cores (an estimate)",
+            "default": "5 min on an H200 (an estimate)",
+            "full": "12 min on two H200s",
         },
         defaults=UNSEEN,
         needs="smol-moe",
@@ -165,21 +165,33 @@ EXHIBITS = (
             name=f"{like}-smol-moe",
             title=f"{title} smol-moe, made of a pretrained model",
             layer="realmodels",
-            times=dict.fromkeys(PRESETS, "some minutes on two H200s (an estimate)"),
+            times=dict.fromkeys(PRESETS, "some minutes on an H200 (an estimate)")
+            | ({"full": full} if full else {}),
             like=like,
             defaults=defaults | {"model": "smol-moe"},
             needs="smol-moe",
         )
-        for like, title, defaults in (
+        for like, title, defaults, full in (
             (
                 "figure-3",
                 "Dense modules against experts on analog hardware, in all and per parameter:",
                 UNSEEN,
+                "11 min on two busy H200s",
             ),
-            ("figure-6", "Do experts with high MaxNNScores serve frequent tokens?", {}),
-            ("table-1", "Converters only, of 8, 6 and 4 bits:", {}),
-            ("table-2", "Throughput and energy of placements by a cost model, and their quality:", UNSEEN),
-            ("figure-rivals", "MaxNNScore and the expected damage against four scores of others:", UNSEEN),
+            ("figure-6", "Do experts with high MaxNNScores serve frequent tokens?", {}, ""),
+            ("table-1", "Converters only, of 8, 6 and 4 bits:", {}, ""),
+            (
+                "table-2",
+                "Throughput and energy of placements by a cost model, and their quality:",
+                UNSEEN,
+                "2 min on two H200s",
+            ),
+            (
+                "figure-rivals",
+                "MaxNNScore and the expected damage against four scores of others:",
+                UNSEEN,
+                "",
+            ),
         )
     ),
     Exhibit(

@@ -1,10 +1,10 @@
 """A dense model becomes a mixture of experts: exactly at first; it writes its own text; it heals, and resumes."""
 
-import copy
 import json
 import re
 import shutil
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -303,7 +303,7 @@ def test_shares_of_requests_and_beginnings() -> None:
 
 
 def chat_tokenizer() -> Any:
-    tokenizer = copy.deepcopy(small_tokenizer())  # which other tests share
+    tokenizer = deepcopy(small_tokenizer())  # which other tests share
     tokenizer.chat_template = "{% for m in messages %}<user>{{ m['content'] }}{% endfor %}<answer>"
     return tokenizer
 
