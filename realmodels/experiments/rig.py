@@ -20,7 +20,7 @@ from realmodels.fused import fused_layout
 from realmodels.load import Model, load
 from realmodels.prefix import Prefix
 from realmodels.scores import scores as scores_of
-from realmodels.text import evaluation_text, read_text, shared_paragraphs, text_hash
+from realmodels.text import evaluation_text, held_out, read_text, shared_paragraphs, text_hash
 from theory.errors import InputError
 from theory.hardware import Granularity, Hardware, programming_sigma
 from theory.kept import kept
@@ -259,9 +259,10 @@ def measured(config: Evaluated) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _documents(text: str) -> Sequence[str]:
     """The documents to evaluate on. InputError if they hold calibration text, which ranges and scores come from."""
-    for name, ours in OUR_TEXTS.items():
-        if text == ours:
-            return evaluation_text(name)
+    if text == OUR_TEXT:
+        return held_out("evaluation")
+    if text in OUR_TEXTS.values():
+        return evaluation_text(text)
     found = read_text(text)
     if shared := shared_paragraphs(found, "calibration"):
         raise InputError(

@@ -153,7 +153,11 @@ def test_home_and_working_directory(checkpoint: Path, monkeypatch: pytest.Monkey
     assert load(".").weights_hash == expected
 
 
-def test_embedded_models_go_by_their_name(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_models_go_by_their_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(importlib.import_module("realmodels.load"), "CHECKPOINTS", checkpoint.parent)
     assert load(checkpoint.name).weights_hash == load(checkpoint).weights_hash
     assert checkpoint.name in refusal("no-such-name")  # the names to choose from

@@ -40,7 +40,8 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[rig.Evaluated]:
     def held_out(split: HeldOut) -> Documents:
         return HELD_OUT[split]
 
-    monkeypatch.setattr(text, "held_out", held_out)
+    for module in (text, rig):
+        monkeypatch.setattr(module, "held_out", held_out)
     monkeypatch.setattr(text, "prose", lambda: PROSE)
     monkeypatch.setattr(rig, "_model", lru_cache(lambda name, device, dtype: model))
     for each in CACHED:
