@@ -17,6 +17,7 @@ import math
 import os
 import pickle
 import random
+import re
 import resource
 import select
 import shutil
@@ -351,7 +352,8 @@ def killed_with_workers(rng: random.Random, folder: Path) -> None:
         started.signal(signal.SIGKILL)
     started.finish().expect(0, -signal.SIGKILL)
     expect_continued(out)
-    left = [path.name for path in SHARED_MEMORY.glob("*") if str(started.process) in path.name]
+    number = re.compile(rf"[-_]{started.process}[-_]")  # not a part of another process's
+    left = [path.name for path in SHARED_MEMORY.glob("*") if number.search(path.name)]
     assert not left, left
 
 
