@@ -163,16 +163,27 @@ def documents(folder: Path, package: str, keep: Callable[[str], bool], split: Sp
     Modules are named by their path from the parent of `folder`, and come in the order of these names. Modules
     without such paragraphs are left out, as are files that are not UTF-8.
     """
+    return _documents(
+        folder, ".py", lambda module: split_of(package, module) == split, module_paragraphs, keep
+    )
+
+
+def _documents(
+    folder: Path,
+    suffix: str,
+    chosen: Callable[[str], bool],
+    read: Callable[[str], list[str]],
+    keep: Callable[[str], bool],
+) -> list[str]:
+    """`documents` of the files of a suffix whose names are chosen; `read` gives the paragraphs of a file's text."""
     found = []
-    modules = {path.relative_to(folder.parent).as_posix(): path for path in folder.rglob("*.py")}
-    for module in sorted(modules):
-        if split_of(package, module) != split:
-            continue
+    files = {path.relative_to(folder.parent).as_posix(): path for path in folder.rglob(f"*{suffix}")}
+    for name in filter(chosen, sorted(files)):
         try:
-            source = modules[module].read_text(encoding="utf-8")
+            text = files[name].read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError):
             continue
-        kept = [p for p in module_paragraphs(source) if keep(p)]
+        kept = [paragraph for paragraph in read(text) if keep(paragraph)]
         if kept:
             found.append("\n".join(kept))
     return found
@@ -258,18 +269,7 @@ def articles(folder: Path) -> list[str]:
 
     Paths are from the parent of `folder`. A paragraph is a line, kept once. Files that are not UTF-8 are left out.
     """
-    found, keep = [], FirstOccurrence()
-    files = {path.relative_to(folder.parent).as_posix(): path for path in folder.rglob("*.txt")}
-    for name in sorted(files):
-        if _bucket(name):
-            continue
-        try:
-            kept = [each for each in paragraphs(files[name].read_text(encoding="utf-8")) if keep(each)]
-        except (UnicodeDecodeError, OSError):
-            continue
-        if kept:
-            found.append("\n".join(kept))
-    return found
+    return _documents(folder, ".txt", lambda name: _bucket(name) == 0, paragraphs, FirstOccurrence())
 
 
 def _proved(

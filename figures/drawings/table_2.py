@@ -29,6 +29,7 @@ from theory.evidence import Result
 from theory.paper import ARXIV
 
 QUANTITIES = ("tokens\nper s", "tokens\nper W s", "accuracy,\n%")
+DIGITS = (0, 2, 2)  # after the point
 LOOKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (OCHRE, "v"), (BLACK, "X"))
 OURS = ("pcm", "tile")  # the noise of the table's accuracies
 OLMOE = "OLMoE"  # whose costs are published, and those of a result that names no model
@@ -50,17 +51,7 @@ def draw(result: Result) -> Figure:
         [
             row["placement"],
             f"{100 * row['digital_parameters']:.1f} %",
-            *(
-                text
-                for number, ours in enumerate(
-                    (
-                        _short(row["tokens_per_second"], 0),
-                        _short(row["tokens_per_joule"], 2),
-                        _short(100 * row["accuracy"], 2),
-                    )
-                )
-                for text in (*_published(row, number, whose), ours)
-            ),
+            *_numbers(row, whose),
         ]
         for row in rows
     ]
@@ -179,11 +170,15 @@ def table(result: Result) -> list[dict[str, Any]]:
     return rows
 
 
-def _published(row: dict[str, Any], number: int, whose: Sequence[str]) -> list[str]:
-    if "published" not in whose:
-        return []
-    return [_short(row["published"][number], (0, 2, 2)[number]) if row["published"] else ""]
+def _numbers(row: dict[str, Any], whose: Sequence[str]) -> list[str]:
+    """What QUANTITIES are, in words; for each the numbers of `whose`."""
+    known = {
+        "published": row["published"] or (None,) * len(QUANTITIES),
+        "ours": (row["tokens_per_second"], row["tokens_per_joule"], 100 * row["accuracy"]),
+    }
+    numbers = zip(DIGITS, *(known[each] for each in whose), strict=True)
+    return [_short(value, digits) for digits, *values in numbers for value in values]
 
 
-def _short(value: float, digits: int) -> str:
-    return f"{value:,.{0 if value >= 1e4 else digits}f}"
+def _short(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{0 if value >= 1e4 else digits}f}"

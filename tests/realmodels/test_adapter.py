@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from refusals import refusal
 from safetensors.torch import load_file, save_file
 from small_models import EXPERTS, HIDDEN, INNER, LAYERS, save, small_network
 from torch import Tensor
 
 from realmodels import load
-from theory.errors import InputError
 
 RANK, ALPHA = 3, 7
 CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
@@ -62,14 +62,6 @@ def write_adapter(folder: Path, targets: dict[str, tuple[int, int]], **settings:
     }
     (folder / CONFIG).write_text(json.dumps(config | settings))
     return added
-
-
-def refusal(folder: Path, **options: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        load(folder, **options)
-    message = str(caught.value)
-    assert "\n" not in message and str(folder) in message
-    return message
 
 
 def test_without_peft(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from refusals import refusal
 from safetensors.torch import load_file, save_file
 from small_models import (
     CONTEXT,
@@ -56,15 +57,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(checkpoint: Path, tmp_path: Path) -> Path:
     """A folder to be damaged."""
     return shutil.copytree(checkpoint, tmp_path / "copy")
-
-
-def refusal(name: str | Path, **options: Any) -> str:
-    """The message of `load`, which has to be one line that names the value."""
-    with pytest.raises(InputError) as caught:
-        load(name, **options)
-    message = str(caught.value)
-    assert "\n" not in message and str(name) in message
-    return message
 
 
 Damage = Callable[[Path], object]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from refusals import refusal
 from safetensors.torch import load_file, save_file
 from small_models import OTHER_CONFIGS, TEXTS, network_of, save, small_network
 from torch import Tensor
@@ -21,7 +22,6 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from realmodels import evaluate, load
 from realmodels.quantised import Dequantised, blockwise, dequantised, experts_of_mxfp4, method_of
-from theory.errors import InputError
 
 BLOCK = (16, 20)  # neither divides all sizes of the small network, though both counts of blocks do
 WEIGHTS = "model.safetensors"
@@ -360,14 +360,6 @@ def test_nothing_is_read_before_it_is_needed() -> None:
 
 
 # ------------------------------------------------------------------------------------------- what is refused
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        load(folder)
-    message = str(caught.value)
-    assert "\n" not in message and str(folder) in message
-    return message
 
 
 METHODS: dict[str, Any] = {

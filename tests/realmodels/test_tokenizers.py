@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refusal
 from small_models import TEXTS, save, small_network, small_tokenizer
 
 from realmodels import load
-from theory.errors import InputError
 
 SENTENCE = "noise on naïve tiles\n hurts  12 experts of the router"
 VOCABULARY = 400
@@ -41,14 +41,6 @@ def write_vocabulary(folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps(table["vocab"]))
     merges = "\n".join(" ".join(pair) for pair in table["merges"])
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        load(folder)
-    message = str(caught.value)
-    assert "\n" not in message and str(folder) in message
-    return message
 
 
 @pytest.mark.parametrize("name", ["GPT2Tokenizer", pytest.param("Qwen2Tokenizer", marks=pytest.mark.slow)])
