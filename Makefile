@@ -34,7 +34,7 @@ UPCYCLE := -m realmodels.upcycle
 CORPUS := -m realmodels.pretrain.corpus
 ALL_GPUS := -m torch.distributed.run --nproc-per-node gpu
 
-.PHONY: help tasks test test-all faults interpret lint kernel benchmark publish install smollm2 smol-moe clean
+.PHONY: help tasks test test-all faults interpret lint kernel benchmark publish install smollm2 smol-moe smol-moe-coactivation clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -99,6 +99,9 @@ smol-moe: $(SOURCE) $(TASKS) ## results/smol-moe/model, a mixture of experts mad
 	test -e $(MOE)/model/recipe.json || $(RUN) $(ALL_GPUS) $(UPCYCLE) \
 		heal $(MOE)/dense $(MOE)/start $(MOE)/model --tokens $(MOE)/docstrings $(MOE)/tokens $(ARGS)
 	$(RUN) $(UPCYCLE) check $(MOE)/dense $(MOE)/model
+
+smol-moe-coactivation: ## the same with experts of neurons that are active together
+	$(MAKE) smol-moe MOE=results/$@ ARGS="--set construction=coactivation"
 
 # The stamp comes last: an environment without one was never finished and is made anew.
 $(BASE): pyproject.toml Makefile

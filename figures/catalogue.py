@@ -178,6 +178,12 @@ EXHIBITS = (
                 UNSEEN,
                 "11 min on two busy H200s",
             ),
+            (
+                "figure-4",
+                "Which experts to keep digital, by MaxNNScore, the baselines, or its reverse:",
+                UNSEEN | {"large": True},
+                "",
+            ),
             ("figure-6", "Do experts with high MaxNNScores serve frequent tokens?", {}, ""),
             ("table-1", "Converters only, of 8, 6 and 4 bits:", {}, ""),
             (
@@ -185,6 +191,12 @@ EXHIBITS = (
                 "Throughput and energy of placements by a cost model, and their quality:",
                 UNSEEN,
                 "2 min on two H200s",
+            ),
+            (
+                "figure-better-score",
+                "Scores that theory derives, against MaxNNScore and the best placement found:",
+                UNSEEN | {"large": True},
+                "",
             ),
             (
                 "figure-rivals",
@@ -195,10 +207,20 @@ EXHIBITS = (
         )
     ),
     Exhibit(
+        name="figure-4-coactivation",
+        title="Which experts to keep digital, where an expert's neurons are active together: smol-moe-coactivation",
+        layer="realmodels",
+        times=dict.fromkeys(PRESETS, "some minutes on an H200 (an estimate)"),
+        like="figure-4",
+        defaults=UNSEEN | {"large": True, "model": "smol-moe-coactivation"},
+        needs="smol-moe-coactivation",
+    ),
+    Exhibit(
         name="figure-tasks",
         title="tiny-olmoe on a multiple-choice task: what noise takes, and what digital experts give back",
         layer="realmodels",
         times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "7 min on 20 cores"},
+        defaults=UNSEEN,
     ),
     Exhibit(
         name="figure-peers",

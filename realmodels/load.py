@@ -41,7 +41,10 @@ from theory.strict_json import is_whole
 DEFAULT_MODEL = "tiny-olmoe"
 CHECKPOINTS = Path(__file__).with_name("checkpoints")
 # Too large to ship: `make NAME` writes it [realmodels.upcycle].
-MADE = {"smol-moe": Path(__file__).parents[1] / "results" / "smol-moe" / "model"}
+MADE = {
+    name: Path(__file__).parents[1] / "results" / name / "model"
+    for name in ("smol-moe", "smol-moe-coactivation")
+}
 TRIED_TOKENS = 8
 _LOG = standard_logging.getLogger(__name__)
 # Names of tensors in a multimodal checkpoint: what becomes of those of its language model, and which they are.

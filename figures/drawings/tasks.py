@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 from figures.drawings.rows import with_bounds
 from figures.drawings.style import (
     GREY,
+    HERMES,
+    NOISES,
     SCORE,
     STRATEGIES,
     W_MAX,
@@ -14,6 +16,7 @@ from figures.drawings.style import (
     C,
     legend_below,
     lengths,
+    noise_of,
     percentage_points,
     styled,
     titled,
@@ -35,53 +38,59 @@ COLUMNS = (
 )
 CAPTION = (
     "Points with bars: how accuracy on a task changes with noise on the experts, by which experts stay digital. The"
-    f" task: which of four texts continues a text. Dense modules are digital. {SCORE}. {C}. {W_MAX}. Bars are 95 %"
-    f" intervals over noise draws and documents, from which questions come. {MAXNN_IS_BEST.cited} That is the mean of"
-    " eight other tasks."
+    f" task: which of four texts continues a text. Dense modules are digital. {SCORE}. {C}. {W_MAX}. {HERMES}. Bars are"
+    f" 95 % intervals over noise draws and documents, from which questions come. {MAXNN_IS_BEST.cited} That is the mean"
+    " of eight other tasks."
 )
 
 
 @styled
 def draw(result: Result) -> Figure:
-    """One panel against the digital model, one against no digital expert."""
+    """A row for each noise: one panel against the digital model, one against no digital expert."""
     data = result.data
     magnitudes = sorted({curve["c"] for curve in data["curves"]})
-    figure = Figure(figsize=(WIDTH, 3.5))
-    axes = figure.subplots(1, len(COLUMNS), squeeze=False)[0]
-    for axis, (quantity, title, against_none) in zip(axes, COLUMNS, strict=True):
-        for index, (key, name) in enumerate(LABELS.items()):
-            if against_none and key[0] == "none":
-                continue
-            curve = sorted(
-                (each for each in data["curves"] if (each["strategy"], each["digital_fraction"]) == key),
-                key=lambda each: float(each["c"]),
-            )
-            offset = 0.12 * (index - (len(LABELS) - 1) / 2)  # so that bars do not hide each other
-            values = [each[quantity] for each in curve]
-            look = STRATEGIES[key[0]]
-            axis.errorbar(
-                [magnitudes.index(each["c"]) + offset for each in curve],
-                values,
-                yerr=lengths(values, [each[f"{quantity}_interval"] for each in curve]),
-                fmt=look.marker,
-                markerfacecolor="white" if key == HOLLOW else look.colour,
-                capsize=3,
-                color=look.colour,
-                label=name,
-            )
-        axis.axhline(0.0, color=GREY, linewidth=0.8)
-        axis.set_xticks(range(len(magnitudes)), [f"c = {c:g}" for c in magnitudes])
-        axis.set_xlim(-0.5, len(magnitudes) - 0.5)
-        axis.grid(visible=False, axis="x")
-        axis.set_ylabel("change of accuracy, percentage points")
-        axis.yaxis.set_major_formatter(percentage_points())
-        axis.set_title(title)
-    legend_below(figure, axes[0], columns=2)
+    noises = list(dict.fromkeys(map(noise_of, data["curves"])))
+    figure = Figure(figsize=(WIDTH, 1.5 + 2 * len(noises)))
+    axes = figure.subplots(len(noises), len(COLUMNS), squeeze=False, sharex=True, sharey="col")
+    for row, noise in zip(axes, noises, strict=True):
+        for axis, (quantity, title, against_none) in zip(row, COLUMNS, strict=True):
+            for index, (key, name) in enumerate(LABELS.items()):
+                if against_none and key[0] == "none":
+                    continue
+                curve = sorted(
+                    (
+                        each
+                        for each in data["curves"]
+                        if (noise_of(each), each["strategy"], each["digital_fraction"]) == (noise, *key)
+                    ),
+                    key=lambda each: float(each["c"]),
+                )
+                offset = 0.12 * (index - (len(LABELS) - 1) / 2)  # so that bars do not hide each other
+                values = [each[quantity] for each in curve]
+                look = STRATEGIES[key[0]]
+                axis.errorbar(
+                    [magnitudes.index(each["c"]) + offset for each in curve],
+                    values,
+                    yerr=lengths(values, [each[f"{quantity}_interval"] for each in curve]),
+                    fmt=look.marker,
+                    markerfacecolor="white" if key == HOLLOW else look.colour,
+                    capsize=3,
+                    color=look.colour,
+                    label=name,
+                )
+            axis.axhline(0.0, color=GREY, linewidth=0.8)
+            axis.set_xticks(range(len(magnitudes)), [f"c = {c:g}" for c in magnitudes])
+            axis.set_xlim(-0.5, len(magnitudes) - 0.5)
+            axis.grid(visible=False, axis="x")
+            axis.yaxis.set_major_formatter(percentage_points())
+            axis.set_title(f"{title}, {NOISES[noise]}")
+        row[0].set_ylabel("change of accuracy,\npercentage points")
+    legend_below(figure, axes[0][0], columns=2)
     low, high = data["digital"]["accuracy_interval"]
     titled(
         figure,
         "What noise takes from accuracy on a task, and what digital experts give back",
-        f"{data['model']}, w_max per {data['w_max']}; {data['questions']} questions of the task {data['task']}:"
+        f"{data['model']}; {data['questions']} questions of the task {data['task']}:"
         f" {100 * data['digital']['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] right when all digital,"
         f" {100 * data['chance']:.0f} % by chance",
     )

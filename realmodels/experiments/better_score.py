@@ -20,7 +20,7 @@ each expert's mean output shift, measured on calibration text after programming.
 Other budgets, magnitudes, programming noises (at the magnitude whose root mean square over all experts' weights is
 that of pcm) and converters than the rules' are in the data, without a finding.
 
-Rules: rules/figure-better-score.md, and rules/figure-better-score-deepseek.md.
+Rules: rules/figure-better-score.md, rules/figure-better-score-deepseek.md, and rules/figure-better-score-smol-moe.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -150,6 +150,8 @@ PRESETS = {
         others=True,
     ),
 }
+# A full run on a model of hundreds of millions of parameters, whose single-expert damages cost most.
+LARGE = replace(PRESETS["default"], draws=8, blocks=32)
 
 
 def grid(
@@ -159,9 +161,13 @@ def grid(
     device: str = "cpu",
     seeds: int | None = None,
     first_seed: int | None = None,
+    large: bool = False,
 ) -> list[Config]:
-    """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on."""
-    chosen = PRESETS[preset]
+    """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on.
+
+    large: the preset full is LARGE.
+    """
+    chosen = LARGE if large and preset == "full" else PRESETS[preset]
     config = Config(
         **rig.evaluated(model, text, device, chosen.blocks, chosen.block_tokens),
         w_max=chosen.granularities[0],

@@ -9,7 +9,7 @@ meaning here, as gated experts have no sign.
 With tasks [realmodels.tasks], zero-shot accuracy is measured, too: the plain mean over tasks, of every unit on the same
 questions.
 
-Rules: rules/figure-4.md, and rules/figure-5.md.
+Rules: rules/figure-4.md, rules/figure-5.md, and rules/figure-4-smol-moe.md.
 """
 
 import math
@@ -97,6 +97,9 @@ PRESETS = {
         noises=rig.NOISES,
     ),
 }
+LARGE = replace(
+    PRESETS["full"], draws=16, blocks=32
+)  # a full run on a model of hundreds of millions of parameters
 QUESTIONS = {"quick": 40, "default": 200, "full": None}  # so many of each task
 
 
@@ -108,12 +111,14 @@ def grid(
     seeds: int | None = None,
     first_seed: int | None = None,
     tasks: str | None = None,
+    large: bool = False,
 ) -> list[Config]:
     """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on.
 
+    large: the preset full is LARGE.
     tasks: names with commas between them [realmodels.tasks.named_tasks].
     """
-    settings = PRESETS[preset]
+    settings = LARGE if large and preset == "full" else PRESETS[preset]
     named = () if tasks is None else named_tasks(tasks.split(","))
     draws = settings.seeds(seeds, first_seed)
     reference = Config(

@@ -2,22 +2,27 @@
 
 The task is `continuation` [realmodels/tasks.py], which needs no network: which of four continuations of a passage of
 held-out text is the real one? Chance is 25 %. Dense modules are digital. Of each layer's experts 12.5 % or 25 % are
-digital by MaxNNScore, or 25 % at random (new ones for every draw); all others are analog, with w_max per tile. All
-placements share their noise draws and their questions, so that differences are paired.
+digital by MaxNNScore, or 25 % at random (new ones for every draw); all others are analog. All placements share their
+noise draws and their questions, so that differences are paired.
 
 Rules: rules/figure-tasks.md.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from realmodels.experiments import rig
+from realmodels.experiments.rig import Noise
 from realmodels.load import DEFAULT_MODEL
 from realmodels.tasks import CHOICES, CONTINUATION, evaluate_tasks
 from realmodels.text import held_out, text_hash
 from theory.evidence import (
+    Finding,
     Result,
     grouped,
     judged,
@@ -26,7 +31,7 @@ from theory.evidence import (
     ratio_interval,
     two_way_interval,
 )
-from theory.hardware import Granularity, Hardware
+from theory.hardware import Hardware
 from theory.paper import DIGITAL_EXPERTS, RECOVERED, RECOVERED_AT
 from theory.placement import Strategy
 from theory.separation import evaluation_seeds
@@ -37,10 +42,12 @@ PLACEMENTS: tuple[tuple[Strategy, float], ...] = (
     *(("maxnn", fraction) for fraction in DIGITAL_EXPERTS.value),
     ("random", RANDOM_FRACTION),
 )
-W_MAX: Granularity = "tile"
 RULE_C = RECOVERED_AT.value
 RULE_4_RECOVERED = RECOVERED.value[0]  # a third
 CHANCE = 1 / CHOICES
+
+# (draws, documents) of answers by noise, strategy, digital fraction and c.
+Tables = dict[tuple[Noise, Strategy, float, float], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Config:
     text_hash: str
     device: str
     questions: int | None
+    noise: Noise
     strategy: Strategy | None
     digital_fraction: float
     c: float
@@ -65,11 +73,12 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
-    """How much is computed: values of c, number of noise draws, number of questions (None for all)."""
+    """How much is computed: values of c, number of noise draws, of questions (None for all), programming noises."""
 
     magnitudes: tuple[float, ...]
     draws: int
     questions: int | None
+    noises: tuple[Noise, ...] = rig.PCM[:1]
 
 
 PRESETS = {
@@ -87,6 +96,7 @@ PRESETS = {
         magnitudes=(2.5,),  # that of the rules alone: a unit takes two minutes of a core
         draws=8,
         questions=None,
+        noises=rig.NOISES,
     ),
 }
 
@@ -107,6 +117,7 @@ def grid(
         text_hash=text_hash(held_out("evaluation")),
         device=device,
         questions=settings.questions,
+        noise=settings.noises[0],
         strategy=None,
         digital_fraction=1.0,
         c=0.0,
@@ -115,7 +126,8 @@ def grid(
     return [
         reference,
         *(
-            replace(reference, strategy=strategy, digital_fraction=fraction, c=c, seed=seed)
+            replace(reference, noise=noise, strategy=strategy, digital_fraction=fraction, c=c, seed=seed)
+            for noise in settings.noises
             for c in settings.magnitudes
             for seed in draws
             for strategy, fraction in PLACEMENTS  # innermost: they share a chip
@@ -133,7 +145,7 @@ def measure(config: Config) -> dict[str, Any]:
         with rig.placed(
             config.model,
             config.device,
-            Hardware(c=config.c, w_max=W_MAX),
+            Hardware(c=config.c, **asdict(config.noise)),
             config.digital_fraction,
             config.seed,
             strategy=config.strategy,
@@ -146,20 +158,20 @@ def measure(config: Config) -> dict[str, Any]:
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
     """Accuracies with 95 % intervals, and the findings by the rules."""
     documents = records[0]["documents"]
-    draws: dict[tuple[Strategy, float, float], list[list[int]]] = {}
+    draws: dict[tuple[Noise, Strategy, float, float], list[list[int]]] = {}
     for config, record in zip(configs, records, strict=True):
         if config.strategy is None:
             digital = grouped(record["correct"], documents)
         else:
-            draws.setdefault((config.strategy, config.digital_fraction, config.c), []).append(
-                record["correct"]
-            )
-    tables = {key: grouped(each, documents) for key, each in draws.items()}  # (draws, documents)
+            key = config.noise, config.strategy, config.digital_fraction, config.c
+            draws.setdefault(key, []).append(record["correct"])
+    tables = {key: grouped(each, documents) for key, each in draws.items()}
     curves = []
-    for (strategy, fraction, c), correct in tables.items():
-        none = tables["none", 0.0, c]
+    for (noise, strategy, fraction, c), correct in tables.items():
+        none = tables[noise, "none", 0.0, c]
         curves.append(
             {
+                **asdict(noise),
                 "strategy": strategy,
                 "digital_fraction": fraction,
                 "c": c,
@@ -172,21 +184,39 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
                 "gain_interval": two_way_interval(correct - none),
             }
         )
+    model = configs[0].model
+    task = mean_finding(
+        f"the digital model tells the real continuation from others better than chance; {model}",
+        "accuracy of the digital model",
+        digital,
+        CHANCE,
+        origin="ours",
+        family="task",
+    )
+    findings = [
+        finding for noise in rig.those_of(tables) for finding in _findings(model, noise, tables, digital)
+    ]
+    return Result(
+        data={
+            "digital": {"accuracy": float(digital.mean()), "accuracy_interval": mean_interval(digital)},
+            "curves": curves,
+            "model": model,
+            "task": CONTINUATION,
+            "questions": len(documents),
+            "documents": len(digital),
+            "chance": CHANCE,
+        },
+        findings=(task, *findings),
+    )
 
-    none = tables["none", 0.0, RULE_C]
+
+def _findings(model: str, noise: Noise, tables: Tables, digital: NDArray[np.float64]) -> list[Finding]:
+    """Rules 2 to 5, for one noise."""
+    none, setting, where = tables[noise, "none", 0.0, RULE_C], f"{model}, {noise}", f"at c = {RULE_C:g}"
     cost = digital - none
-    model, where = configs[0].model, f"at c = {RULE_C:g}"
     findings = [
         mean_finding(
-            f"the digital model tells the real continuation from others better than chance; {model}",
-            "accuracy of the digital model",
-            digital,
-            CHANCE,
-            origin="ours",
-            family="task",
-        ),
-        mean_finding(
-            f"noise on all experts costs accuracy; {model}",
+            f"noise on all experts costs accuracy; {setting}",
             f"accuracy of the digital model - with no digital expert {where}",
             cost,
             origin="ours",
@@ -194,17 +224,17 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         ),
     ]
     for fraction in DIGITAL_EXPERTS.value:
-        gain = tables["maxnn", fraction, RULE_C] - none
+        gain = tables[noise, "maxnn", fraction, RULE_C] - none
         findings += [
             mean_finding(
-                f"MaxNNScore recovers accuracy; {model}, {fraction:.1%} of experts digital",
+                f"MaxNNScore recovers accuracy; {setting}, {fraction:.1%} of experts digital",
                 f"accuracy with MaxNN - with no digital expert {where}",
                 gain,
                 origin="paper",
                 family="recovers accuracy",
             ),
             judged(
-                claim=f"MaxNNScore recovers {RECOVERED.said} of the loss of accuracy; {model}, {fraction:.1%} of"
+                claim=f"MaxNNScore recovers {RECOVERED.said} of the loss of accuracy; {setting}, {fraction:.1%} of"
                 " experts digital",
                 origin="paper",
                 statistic=f"recovered fraction of the loss of accuracy {where}",
@@ -217,23 +247,12 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         ]
     findings.append(
         mean_finding(
-            f"MaxNNScore is better than random choice; {model}, {RANDOM_FRACTION:.1%} of experts digital",
+            f"MaxNNScore is better than random choice; {setting}, {RANDOM_FRACTION:.1%} of experts digital",
             f"accuracy with MaxNN - with random experts {where}",
-            tables["maxnn", RANDOM_FRACTION, RULE_C] - tables["random", RANDOM_FRACTION, RULE_C],
+            tables[noise, "maxnn", RANDOM_FRACTION, RULE_C]
+            - tables[noise, "random", RANDOM_FRACTION, RULE_C],
             origin="paper",
             family="against random choice",
         )
     )
-    return Result(
-        data={
-            "digital": {"accuracy": float(digital.mean()), "accuracy_interval": mean_interval(digital)},
-            "curves": curves,
-            "model": model,
-            "task": CONTINUATION,
-            "questions": len(documents),
-            "documents": len(digital),
-            "chance": CHANCE,
-            "w_max": W_MAX,
-        },
-        findings=tuple(findings),
-    )
+    return findings

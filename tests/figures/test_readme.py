@@ -35,8 +35,11 @@ PAPER, LOOKS = ROOT / "docs" / "paper.md", ROOT / "rules" / "looks.md"
 WORDS = {source.with_suffix("") for source in (ROOT / "docs").glob("*.md.j2")}
 GENERATED = {README, RESULTS, THEORY, PAPER, LOOKS, *WORDS}
 AWAITED = {
+    "figure-4-smol-moe",
+    "figure-4-coactivation",
     "figure-6-smol-moe",
     "table-1-smol-moe",
+    "figure-better-score-smol-moe",
     "figure-rivals-smol-moe",
 }  # exhibits that nobody has run in full yet
 MOST_LINES, MOST_WORDS, MOST_DECIMALS = 120, 850, 15

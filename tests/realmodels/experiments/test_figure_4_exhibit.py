@@ -438,9 +438,20 @@ def test_the_grid_shares_everything_but_what_is_compared(units: list[Config]) ->
 
 
 def test_every_rule_is_judged_at_every_preset() -> None:
-    for settings in figure_4.PRESETS.values():
+    for settings in (*figure_4.PRESETS.values(), figure_4.LARGE):
         assert RULE_C in settings.magnitudes
-    assert figure_4.PRESETS["full"].draws >= 16
+    assert figure_4.PRESETS["full"].draws > figure_4.LARGE.draws >= 16
+
+
+@pytest.mark.parametrize(("preset", "fewer"), [("quick", False), ("full", True)])
+def test_a_large_model_has_less_of_the_full_preset_alone(preset: str, fewer: bool) -> None:
+    usual, large = (figure_4.grid(preset, large=each) for each in (False, True))
+    assert (usual != large) == fewer
+    assert {unit.c for unit in usual} == {unit.c for unit in large}
+    if fewer:
+        draws, blocks = figure_4.LARGE.draws, figure_4.LARGE.blocks
+        assert len({unit.seed for unit in large if unit.strategy}) == draws
+        assert {unit.blocks for unit in large} == {blocks}
 
 
 def test_digital_experts_are_the_ones_that_the_strategy_ranks_first(

@@ -1,6 +1,8 @@
 """The exhibit of tasks: its units, its verdicts on data with known answers, and its drawing."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from small_models import save, small_network
 from figures.drawings import tasks as drawing
 from realmodels.deploy import Chip
 from realmodels.experiments import rig, tasks
+from realmodels.experiments.rig import Noise
 from realmodels.experiments.tasks import PLACEMENTS, RULE_C, Config, grid, measure, summarise
 from realmodels.load import load
 from realmodels.tasks import CONTINUATION, evaluate_tasks
@@ -22,12 +25,17 @@ from theory.evidence import Finding, Result, mean_interval, two_way_interval
 QUESTIONS, DRAWS = 400, 6
 DIGITAL = 0.7
 LOSS = {("none", 0.0): 0.2, ("maxnn", 0.125): 0.1, ("maxnn", 0.25): 0.05, ("random", 0.25): 0.15}
-REFERENCE = Config("tiny-olmoe", "h", "t", "cpu", QUESTIONS, None, 1.0, 0.0, 0)
+REFERENCE = Config("tiny-olmoe", "h", "t", "cpu", QUESTIONS, rig.NOISES[0], None, 1.0, 0.0, 0)
 PAPER = "MaxNNScore"
 
 
-def records(loss: dict[Any, float], digital: float = DIGITAL) -> tuple[list[Config], list[dict[str, Any]]]:
-    """Units that lose a share of the questions that the digital model gets right: `loss` at RULE_C, .01 elsewhere."""
+def records(
+    loss: dict[Any, float], digital: float = DIGITAL, noises: Sequence[Noise] = rig.NOISES[:1]
+) -> tuple[list[Config], list[dict[str, Any]]]:
+    """Units that lose a share of the questions that the digital model gets right: `loss` at RULE_C, .01 elsewhere.
+
+    Each noise after the first one costs half as much as the one before.
+    """
     right = int(digital * QUESTIONS)
 
     def correct(wrong: float, seed: int) -> dict[str, Any]:
@@ -37,13 +45,11 @@ def records(loss: dict[Any, float], digital: float = DIGITAL) -> tuple[list[Conf
         return {"correct": answers.astype(int).tolist(), "documents": list(range(QUESTIONS))}
 
     configs, found = [REFERENCE], [correct(0.0, 0)]
-    for strategy, fraction in PLACEMENTS:
-        for c in (1.5, RULE_C):
-            for draw in range(DRAWS):
-                configs.append(
-                    replace(REFERENCE, strategy=strategy, digital_fraction=fraction, c=c, seed=draw)
-                )
-                found.append(correct(loss[strategy, fraction] if c == RULE_C else 0.01, draw))
+    for (number, noise), (strategy, fraction), c in product(enumerate(noises), PLACEMENTS, (1.5, RULE_C)):
+        for draw in range(DRAWS):
+            placed = replace(REFERENCE, strategy=strategy, digital_fraction=fraction, c=c)
+            configs.append(replace(placed, noise=noise, seed=draw))
+            found.append(correct(0.5**number * loss[strategy, fraction] if c == RULE_C else 0.01, draw))
     return configs, found
 
 
@@ -53,7 +59,7 @@ def about(result: Result, words: str) -> list[Finding]:
 
 @pytest.mark.parametrize(("digital", "verdict"), [(0.7, "holds"), (0.15, "fails"), (0.26, "inconclusive")])
 def test_the_verdict_on_chance(digital: float, verdict: str) -> None:
-    result = summarise(*records(dict.fromkeys(PLACEMENTS, 0.0), digital))
+    result = summarise(*records(dict.fromkeys(PLACEMENTS, 0.0), digital, rig.NOISES))
     assert_as_committed("figure-tasks", result)
     (finding,) = about(result, "better than chance")
     assert (finding.verdict, finding.n) == (verdict, QUESTIONS)
@@ -94,6 +100,14 @@ def test_the_verdict_on_random_choice(random: float, verdict: str) -> None:
         summarise(*records({**LOSS, ("random", 0.25): random, ("maxnn", 0.25): 0.05})), "random choice"
     )
     assert finding.verdict == verdict and finding.estimate == pytest.approx(random - 0.05)
+
+
+def test_each_noise_is_judged_by_itself() -> None:
+    findings = about(summarise(*records(LOSS, noises=rig.NOISES)), "noise on all experts costs")
+    assert [finding.estimate for finding in findings] == pytest.approx([0.2, 0.1, 0.05])
+    for finding, noise in zip(findings, rig.NOISES, strict=True):
+        assert finding.claim.endswith(f"; tiny-olmoe, {noise}")
+    assert len(summarise(*records(LOSS, noises=rig.NOISES)).findings) == 1 + 6 * len(rig.NOISES)
 
 
 def test_nothing_lost_bounds_no_ratio() -> None:
@@ -155,9 +169,12 @@ def test_three_documents_decide_nothing() -> None:
 
 
 def test_the_picture_shows_every_placement_and_the_papers_claim() -> None:
-    result = summarise(*records(LOSS))
+    result = summarise(*records(LOSS, noises=rig.NOISES))
     figure = drawing.draw(result)
-    change, gain = figure.axes
+    assert len(figure.axes) == 2 * len(rig.NOISES)
+    change, gain, weaker, _ = figure.axes[:4]
+    half = np.asarray(weaker.containers[0].lines[0].get_ydata())  # type: ignore[attr-defined]
+    assert half[-1] == pytest.approx(-0.1)  # the second noise's
     assert set(drawing.LABELS) == set(PLACEMENTS)
     labels = list(drawing.LABELS.values())
     assert [each.get_label() for each in change.containers] == labels
@@ -166,7 +183,7 @@ def test_the_picture_shows_every_placement_and_the_papers_claim() -> None:
         for container, value in zip(axis.containers, expected, strict=True):
             points = np.asarray(container.lines[0].get_ydata())  # type: ignore[attr-defined]
             assert points[-1] == pytest.approx(value), start
-    assert [label.get_text() for label in change.get_xticklabels()] == ["c = 1.5", "c = 2.5"]
+    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["c = 1.5", "c = 2.5"]
     assert "Published" in drawing.CAPTION
     assert any(f"{QUESTIONS} questions" in text.get_text() for text in figure.texts)
     rows = drawing.table(result)
@@ -203,7 +220,8 @@ def test_every_rule_is_judged_at_every_preset(folder: Path) -> None:
     for preset, settings in tasks.PRESETS.items():
         assert RULE_C in settings.magnitudes
         made = grid(preset, model=str(folder))
-        assert len(made) == 1 + len(PLACEMENTS) * len(settings.magnitudes) * settings.draws
+        noises = len(settings.noises)
+        assert len(made) == 1 + len(PLACEMENTS) * len(settings.magnitudes) * settings.draws * noises
         assert {unit.questions for unit in made} == {settings.questions}
     assert tasks.PRESETS["full"].draws >= 8 and tasks.PRESETS["full"].questions is None
 
@@ -214,11 +232,12 @@ def test_units_are_what_they_say(units: list[Config], folder: Path, monkeypatch:
     real = Chip.placed
 
     def spy(chip: Chip, placement: Any) -> Any:
-        seen[unit] = (placement.digital_experts, chip.hardware.c, chip.hardware.w_max, chip.seed)
+        seen[unit] = (placement.digital_experts, chip.hardware, chip.seed)
         return real(chip, placement)
 
     monkeypatch.setattr(Chip, "placed", spy)
     small = [replace(unit, questions=6) for unit in units]
+    small[-1] = replace(small[-1], noise=rig.NOISES[-1])
     answers = {}
     for unit in small:
         answers[unit] = measure(unit)
@@ -228,8 +247,9 @@ def test_units_are_what_they_say(units: list[Config], folder: Path, monkeypatch:
     assert all(set(each["correct"]) <= {0, 1} and len(each["correct"]) == 6 for each in answers.values())
     model = load(folder)
     score = rig.scores_of(model, "maxnn")
-    for unit, (digital, c, w_max, seed) in seen.items():
-        assert (c, w_max, seed) == (unit.c, "tile", unit.seed)
+    for unit, (digital, hardware, seed) in seen.items():
+        assert seed == unit.seed
+        assert (hardware.c, Noise(hardware.programming, hardware.w_max)) == (unit.c, unit.noise)
         for row, chosen in zip(score, digital, strict=True):
             assert len(chosen) == round(unit.digital_fraction * len(row))
             if unit.strategy == "maxnn":
