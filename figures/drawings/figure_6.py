@@ -18,7 +18,7 @@ QUANTITIES = {
     "load": "load",
     "weight": "routing weight",
 }
-MARKERS = "os^vD<>pP*"  # one for each layer, in order
+MARKERS = "os^vD<>pP*"  # one for each layer, in order; a model of more layers has colours alone
 LAYERS_WITH_TOKENS, TOKENS = 4, 4  # how many are printed
 TOKEN_LETTERS = 17  # longest token
 MEANING = (
@@ -38,14 +38,16 @@ CAPTION = (
 def draw(result: Result) -> Figure:
     """A row for each model: every expert, and correlations."""
     models = result.data["models"]
-    figure = Figure(figsize=(WIDTH, 2.7 * len(models) + 1.0))
-    axes = figure.subplots(len(models), 2, squeeze=False, width_ratios=(1.15, 1))
-    most = max(models, key=_layers)
+    heights = [4.4 if _layers(each) > len(MARKERS) else 2.7 for each in models]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 1.0))
+    axes = figure.subplots(len(models), 2, squeeze=False, width_ratios=(1.15, 1), height_ratios=heights)
+    named = [each for each in models if _layers(each) <= len(MARKERS)]
     for row, model in zip(axes, models, strict=True):
         looks = _looks(_layers(model))
         _experts(row[0], model, looks)
         _correlations(row[1], model, looks)
-    legend_below(figure, axes[models.index(most)][0], columns=5)
+    if named:
+        legend_below(figure, axes[models.index(max(named, key=_layers))][0], columns=5)
     titled(
         figure,
         "Do experts with large neurons serve frequent tokens?",
@@ -103,9 +105,9 @@ def _layers(model: dict[str, Any]) -> int:
 def _looks(layers: int) -> list[dict[str, Any]]:
     """A colour and a marker for each layer."""
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.75, layers))
+    markers = MARKERS if layers <= len(MARKERS) else "." * layers
     return [
-        {"color": to_hex(colour), "marker": MARKERS[layer % len(MARKERS)]}
-        for layer, colour in enumerate(colours)
+        {"color": to_hex(colour), "marker": marker} for colour, marker in zip(colours, markers, strict=False)
     ]
 
 
@@ -129,7 +131,8 @@ def _experts(axis: Axes, model: dict[str, Any], looks: list[dict[str, Any]]) -> 
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("MaxNNScore over the layer's median")
     axis.set_ylabel("mean log frequency\nof its tokens")
-    axis.set_title(model["model"])
+    order = f", MoE layers 1 (dark) to {len(looks)} (light)" if len(looks) > len(MARKERS) else ""
+    axis.set_title(model["model"] + order)
 
 
 def _correlations(axis: Axes, model: dict[str, Any], looks: list[dict[str, Any]]) -> None:
@@ -137,12 +140,13 @@ def _correlations(axis: Axes, model: dict[str, Any], looks: list[dict[str, Any]]
     for place, quantity in enumerate(QUANTITIES):
         rows = model["correlations"][quantity]
         for number, row in enumerate(rows):
-            look = {"color": BLACK, "marker": "X"} if row["layer"] is None else looks[row["layer"]]
+            look = {"color": BLACK, "marker": "X", "zorder": 3} if row["layer"] is None else looks[row["layer"]]
             axis.errorbar(
                 row["spearman"],
                 place + 0.7 * (number + 0.5) / len(rows) - 0.35,
                 xerr=lengths([row["spearman"]], [row["interval"]]),
-                capsize=2,
+                capsize=2 if len(looks) <= len(MARKERS) else 0,
+                elinewidth=1.5 if len(looks) <= len(MARKERS) else 0.6,
                 **look,
             )
     axis.axvline(0, color=GREY, linewidth=0.8)

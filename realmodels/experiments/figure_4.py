@@ -97,9 +97,8 @@ PRESETS = {
         noises=rig.NOISES,
     ),
 }
-LARGE = replace(
-    PRESETS["full"], draws=16, blocks=32
-)  # a full run on a model of hundreds of millions of parameters
+# A full run on a model of hundreds of millions of parameters.
+LARGE = replace(PRESETS["full"], magnitudes=(1.5, 2.5), draws=16, blocks=32)
 QUESTIONS = {"quick": 40, "default": 200, "full": None}  # so many of each task
 
 

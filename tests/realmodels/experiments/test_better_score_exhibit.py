@@ -16,6 +16,7 @@ from realmodels.experiments import better_score, rig
 from realmodels.experiments.better_score import (
     ACROSS,
     CLOSED_FORMS,
+    LARGE,
     NONE,
     REFERENCE,
     RULE_C,
@@ -163,6 +164,10 @@ def test_the_grid() -> None:
     judged = next(config for config in full if config.judged)
     assert min(judged.fractions) < 0.04 and max(judged.fractions) == 0.5
     assert min(judged.magnitudes) == 0.5 and max(judged.magnitudes) == 4
+    large = grid("full", large=True)
+    assert [config.w_max for config in large] == ["tile", "column"] and all(config.judged for config in large)
+    assert {(len(config.seeds), config.blocks) for config in large} == {(LARGE.draws, LARGE.blocks)}
+    assert grid("quick", large=True) == grid("quick")
     assert grid("quick", seeds=3)[0].seeds == (1000, 1001, 1002)
     assert grid("quick", seeds=2, first_seed=7)[0].seeds == (7, 8)
     with pytest.raises(InputError, match="--seeds 1"):

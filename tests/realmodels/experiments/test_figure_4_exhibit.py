@@ -447,7 +447,7 @@ def test_every_rule_is_judged_at_every_preset() -> None:
 def test_a_large_model_has_less_of_the_full_preset_alone(preset: str, fewer: bool) -> None:
     usual, large = (figure_4.grid(preset, large=each) for each in (False, True))
     assert (usual != large) == fewer
-    assert {unit.c for unit in usual} == {unit.c for unit in large}
+    assert {unit.noise for unit in usual} == {unit.noise for unit in large}
     if fewer:
         draws, blocks = figure_4.LARGE.draws, figure_4.LARGE.blocks
         assert len({unit.seed for unit in large if unit.strategy}) == draws
