@@ -140,7 +140,9 @@ def _correlations(axis: Axes, model: dict[str, Any], looks: list[dict[str, Any]]
     for place, quantity in enumerate(QUANTITIES):
         rows = model["correlations"][quantity]
         for number, row in enumerate(rows):
-            look = {"color": BLACK, "marker": "X", "zorder": 3} if row["layer"] is None else looks[row["layer"]]
+            look = (
+                {"color": BLACK, "marker": "X", "zorder": 3} if row["layer"] is None else looks[row["layer"]]
+            )
             axis.errorbar(
                 row["spearman"],
                 place + 0.7 * (number + 0.5) / len(rows) - 0.35,
