@@ -12,6 +12,10 @@ else would round to zero. For the same reason a linear layer with inputs of its 
 each expert's down projection, and each linear layer of experts in an `nn.ModuleList`. The search is on a geometric grid
 that begins where nothing saturates.
 
+The search looks at a sample of the tokens, and other text may have larger inputs than any of them. So the largest
+inputs and outputs of all tokens, UNSEEN times as large, count together as much as one token: where more bits leave less
+to round, the bounds widen until nothing is clipped.
+
 "model": one kappa and one lambda for the whole model, as in AIHWKIT-Lightning, the paper's simulator. A DAC bound is
 kappa times the standard deviation of the layer's inputs in one input slice. Which inputs have one of their own is as
 above. Everything that has ranges is made analog, with exact weights, and reads the same text: kappa is what adds least
@@ -25,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -38,16 +42,29 @@ from realmodels.devices import device_of, weights_of
 from realmodels.evaluate import block_results
 from realmodels.fused import apply_gate, fused_layout, grouped_matmul
 from realmodels.model import Model
-from realmodels.record import Call, calibration_tokens, record
+from realmodels.record import CALIBRATION_TOKENS, Call, calibration_tokens, record
 from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights, quantise_input, quantise_output
 
 ROWS = 1024  # tokens that the search looks at
+UNSEEN = 2.0  # times the largest of all tokens: so large may be what other text has
+WEIGHT = ROWS / CALIBRATION_TOKENS  # of what is unseen: one token among all
 GRID = [2.0 ** (-step / 4) for step in range(28)]  # bounds, in units of the largest magnitude
 OCTAVES = 10  # bounds of the whole model, each half of the one before
 
 Method = Literal["layer", "model"]
 METHODS: tuple[Method, ...] = get_args(Method)
+
+
+class _Extremes(NamedTuple):
+    """Of all tokens, the row with the largest input of each expert and the one with the largest product.
+
+    sizes: the largest input of each row, and its largest product in units of w_max.
+    """
+
+    rows: Float[Tensor, "extremes in"]
+    expert: Int[Tensor, " extremes"]
+    sizes: Float[Tensor, "extremes 2"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,7 @@ class _Layer:
     rows: inputs, grouped by expert.
     ends: the rows of expert e end before row ends[e].
     sensitivity: squared gradient of the loss at each output of each row.
+    extremes: those of all tokens.
     matrices: how many matrices with tiles of their own each expert's weight stacks.
     own_inputs: each expert has a DAC of its own.
     """
@@ -65,6 +83,7 @@ class _Layer:
     weight: Float[Tensor, "experts out in"]
     ends: Int[Tensor, " experts"]
     sensitivity: Float[Tensor, "rows out"]
+    extremes: _Extremes
     matrices: int = 1
     own_inputs: bool = False
 
@@ -72,6 +91,30 @@ class _Layer:
         """The expert that reads each row."""
         numbers = torch.arange(len(self.rows), device=self.rows.device)
         return torch.searchsorted(self.ends.long(), numbers, right=True)
+
+    def with_extremes(self, times: float) -> "_Layer":
+        """The layer with its extremes, `times` as large, as further rows.
+
+        A relative error of their outputs costs together as much as one token's does on average.
+        """
+        numbers = torch.arange(len(self.ends), device=self.ends.device)
+
+        def ends(expert: Tensor) -> Tensor:
+            return torch.searchsorted(expert, numbers, right=True).int()
+
+        further, mean = times * self.extremes.rows, self.sensitivity.mean(0)
+        products = grouped_matmul(self.rows, self.weight, self.ends)
+        of_further = grouped_matmul(further, self.weight, ends(self.extremes.expert))
+        cost = (products.square() * self.sensitivity).sum() / len(products)
+        share = WEIGHT * cost / len(further) / (of_further.square() @ mean)
+        sensitivity = share.nan_to_num(0, 0, 0)[:, None] * mean
+        expert, order = torch.cat([self.expert(), self.extremes.expert]).sort(stable=True)
+        return replace(
+            self,
+            rows=torch.cat([self.rows, further])[order],
+            ends=ends(expert),
+            sensitivity=torch.cat([self.sensitivity, sensitivity])[order],
+        )
 
 
 @torch.inference_mode(False)  # gradients are needed, in whatever mode the caller is
@@ -97,7 +140,7 @@ def calibrate(
     modules = [*model.map.linears, *(layer.experts for layer in layers if not layer.linears)]
     modules += [name for layer in layers for expert in layer.linears for name in expert]
     tokens = calibration_tokens(model, texts)
-    calls = record(model, modules, tokens, rows=ROWS)
+    calls = record(model, modules, tokens, rows=ROWS, look=partial(_look, hardware))
     if method == "model":
         return _one_for_all(model, calls, tokens, hardware)
     found: dict[str, Ranges] = {}
@@ -122,7 +165,7 @@ def _layers(model: Model, calls: Mapping[str, list[Call]]) -> Iterator[tuple[tup
                 yield names, _linear_layer(model, projection, calls, own_inputs=True)
         if layer.experts in calls:
             experts = model.network.get_submodule(layer.experts)
-            both = _fused_layers(experts, *_joined(calls[layer.experts]))
+            both = _fused_layers(experts, calls[layer.experts])
             for name, each in zip(layer.weights, both, strict=True):
                 yield (name,), each
 
@@ -137,11 +180,23 @@ def _linear_layer(
     weights = [weights_of(model.network.get_submodule(name))["weight"] for name in names]
     weight = torch.stack(weights).float()
     ends = counts.cumsum(0).int().to(rows.device)
-    return _Layer(rows.float(), weight, ends, gradient.float().square(), own_inputs=own_inputs)
+    seen = [
+        each._replace(expert=each.expert + number)
+        for number, part in enumerate(parts)
+        for call in part
+        for each in call.seen
+    ]
+    extremes = _extremes(*map(torch.cat, zip(*seen, strict=True)))
+    return _Layer(rows.float(), weight, ends, gradient.float().square(), extremes, own_inputs=own_inputs)
 
 
-def _fused_layers(experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[_Layer, _Layer]:
+def _fused_layers(experts: nn.Module, calls: Sequence[Call]) -> tuple[_Layer, _Layer]:
     """gate_up and down of a fused experts module, from the gradient at its output."""
+    inputs, gradient = _joined(calls)
+    of_first, of_down = (
+        _extremes(*map(torch.cat, zip(*each, strict=True)))
+        for each in zip(*(call.seen for call in calls), strict=True)
+    )
     layout = fused_layout(experts)
     first, second = layout.weights
     weight = {name: each.float() for name, each in weights_of(experts).items()}
@@ -162,9 +217,57 @@ def _fused_layers(experts: nn.Module, inputs: tuple[Tensor, ...], gradient: Tens
     if layout.gated:
         both_gradient = layout.gate_then_up(both_gradient)
     return (
-        _Layer(rows, matrices.flatten(1, 2), ends, both_gradient.square(), matrices=matrices.shape[1]),
-        _Layer(inner.detach(), down, ends, down_gradient.square(), own_inputs=True),
+        _Layer(rows, matrices.flatten(1, 2), ends, both_gradient.square(), of_first, matrices.shape[1]),
+        _Layer(inner.detach(), down, ends, down_gradient.square(), of_down, own_inputs=True),
     )
+
+
+def _look(
+    hardware: Hardware, module: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor
+) -> tuple[_Extremes, ...]:
+    """The extremes of each weight of a module in a call."""
+    weights = weights_of(module)
+
+    def extremes(rows: Tensor, expert: Tensor, matrices: Tensor, products: Tensor) -> _Extremes:
+        w_max = largest_weights(matrices, hardware).amax(-1).flatten(1)  # of the largest slice
+        w_max = w_max.where(w_max > 0, math.inf)  # tiles of zeros have no say
+        products = products / (w_max if len(w_max) == 1 else w_max[expert])
+        sizes = torch.stack([rows.abs().amax(1), products.abs_().amax(1)], 1)
+        return _extremes(rows, expert, sizes)
+
+    if isinstance(module, nn.Linear):
+        products = outputs - weights["bias"] if "bias" in weights else outputs
+        rows, products = inputs[0].flatten(0, -2), products.flatten(0, -2)
+        expert = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+        return (extremes(rows, expert, weights["weight"][None, None], products),)
+    layout = fused_layout(module)
+    first, second = layout.weights
+    down = layout.rows(second, weights[second])
+    routing = layout.routing(inputs, len(down))
+    expert, token, _, ends = routing.by_expert(len(down))
+    rows = routing.hidden[token]
+    both = grouped_matmul(rows, layout.rows(first, weights[first]), ends)
+    inner = apply_gate(module, both + weights[f"{first}_bias"][expert] if layout.biased else both)
+    both = layout.gate_then_up(both) if layout.gated else both
+    return (
+        extremes(rows, expert, layout.matrices(first, weights[first]), both),
+        extremes(inner, expert, down[:, None], grouped_matmul(inner, down, ends)),
+    )
+
+
+def _extremes(
+    rows: Float[Tensor, "rows in"], expert: Int[Tensor, " rows"], sizes: Float[Tensor, "rows 2"]
+) -> _Extremes:
+    """Of each expert, the row that is largest by each size."""
+    found = []
+    for size in sizes.T:
+        order = size.argsort()
+        order = order[expert[order].argsort(stable=True)]
+        last = expert[order].diff(append=expert.new_tensor([-1])) != 0  # of each expert
+        found.append(order[last])
+    index = torch.cat(found)
+    index = index[expert[index].argsort()]
+    return _Extremes(rows[index].float(), expert[index], sizes[index])
 
 
 def _joined(calls: Sequence[Call]) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -176,8 +279,9 @@ def _joined(calls: Sequence[Call]) -> tuple[tuple[Tensor, ...], Tensor]:
 
 @torch.no_grad()
 def _search(name: str, layer: _Layer, hardware: Hardware) -> Ranges:
+    std = _input_std(name, layer, layer.rows.shape[1])
+    layer = layer.with_extremes(UNSEEN)
     rows, weight, ends, expert = layer.rows, layer.weight, layer.ends, layer.expert()
-    std = _input_std(name, layer, expert, rows.shape[1])
     spread = std[expert]
 
     def cost(error: Float[Tensor, "rows out"]) -> Tensor:
@@ -212,9 +316,10 @@ def _one_for_all(
     stds: dict[tuple[str, ...], Float[Tensor, "experts slices"]] = {}
     units: dict[str, Ranges] = {}  # with kappa and lam 1, which those of the hardware replace
     largest = 0.0
-    for names, layer in _layers(model, calls):
+    for names, sample in _layers(model, calls):
+        layer = sample.with_extremes(1.0)
         expert = layer.expert()
-        stds[names] = std = _input_std(names[0], layer, expert, width)
+        stds[names] = std = _input_std(names[0], sample, width)
         units |= _by_name(names, _ranges(layer, std, 1.0, 1.0))
         spread = of_inputs(std[expert], width, layer.rows.shape[1])
         largest = max(largest, float((layer.rows.abs() / spread).max()))
@@ -227,7 +332,8 @@ def _one_for_all(
     if hardware.kappa is None and hardware.dac_bits is not None:
         kappa = _best_octave(largest, lambda kappa: loss(replace(exact, kappa=kappa, adc_bits=None)))
     largest = 0.0
-    for names, layer in _layers(model, calls):
+    for names, sample in _layers(model, calls):
+        layer = sample.with_extremes(1.0)
         expert = layer.expert()
         largest = max(
             largest, _largest_output(*_products(layer, expert, kappa * stds[names][expert], hardware))
@@ -300,19 +406,19 @@ def _ranges(layer: _Layer, std: Float[Tensor, "experts slices"], kappa: float, l
     return each if layer.own_inputs else each[0]
 
 
-def _input_std(
-    name: str, layer: _Layer, expert: Int[Tensor, " rows"], width: int
-) -> Float[Tensor, "experts slices"]:
-    """Standard deviation of the inputs of each expert; of all experts' inputs if they share a DAC.
+def _input_std(name: str, layer: _Layer, width: int) -> Float[Tensor, "experts slices"]:
+    """Standard deviation of the inputs of each expert, with its extremes; of all experts' inputs if they share a DAC.
 
     width: inputs in a slice.
     Experts without varying inputs in a slice get the standard deviation of all inputs there, or of all of the layer's.
     """
-    whole = layer.rows.std()
+    expert = torch.cat([layer.expert(), layer.extremes.expert])
+    inputs = torch.cat([layer.rows, layer.extremes.rows])
+    whole = inputs.std()
     if not whole > 0:
         raise InputError(f"calibration: the inputs of {name} do not vary; give text that reaches this layer")
     stds = []
-    for part in layer.rows.split(width, 1):
+    for part in inputs.split(width, 1):
         together = part.std()
         together = torch.where(together > 0, together, whole)
         if not layer.own_inputs:

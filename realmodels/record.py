@@ -25,10 +25,12 @@ class Call:
     """Inputs of one call of a module, and the gradient of the summed loss at the module's output.
 
     The gradient is 1 everywhere if the loss has none there: what chooses, such as a sparse attention's indexer.
+    seen: what `look` made of all rows, if `record` was given one.
     """
 
     inputs: tuple[Tensor, ...]
     gradient: Tensor | None = None
+    seen: Any = None
 
 
 def calibration_tokens(model: Model, texts: Sequence[str]) -> Int[Tensor, "blocks tokens_plus_1"]:
@@ -63,11 +65,13 @@ def record(
     *,
     rows: int | None = None,
     gradient: bool = True,
+    look: Callable[[nn.Module, tuple[Tensor, ...], Tensor], Any] | None = None,
 ) -> dict[str, list[Call]]:
     """The calls of the modules `names`, by name, while the model reads `tokens` as one batch.
 
     rows: keep at most so many rows of each module, spread evenly over its calls; None keeps all, in their shape.
     gradient: also record the gradient of the next-token loss, in nats and summed over all tokens.
+    look: gets every module with all of its inputs and outputs, whatever `rows` is; the call keeps what it returns.
     Modules that are not called, or only without any token, are left out.
     """
     network, count = model.network, tokens[:, 1:].numel()
@@ -77,11 +81,14 @@ def record(
         return values if rows is None else spread(values, rows, count)
 
     def hook(name: str) -> Hook:
-        def keep(_: nn.Module, given: tuple[Any, ...], __: dict[str, Any], output: Tensor) -> None:
+        def keep(module: nn.Module, given: tuple[Any, ...], __: dict[str, Any], output: Tensor) -> None:
             if not output.numel():
                 return  # an expert without tokens
             # The inputs may come from another device: accelerate moves them after this hook.
             call = Call(tuple(kept(each.detach()).to(output.device) for each in given))
+            if look is not None:
+                with torch.no_grad():
+                    call.seen = look(module, tuple(each.to(output.device) for each in given), output)
             calls.setdefault(name, []).append(call)
 
             def at_output(slope: Tensor) -> None:
