@@ -508,7 +508,9 @@ def test_more_bits_approach_the_digital_model(name: str) -> None:
     model = as_model(network)
     tokens = calibration_tokens(model, TEXTS)
     digital, _ = block_results(model.network, tokens)
-    names = (*model.map.linears, *(each for layer in model.map.moe_layers for each in layer.modules))
+    layers = model.map.moe_layers
+    names = [*model.map.linears, *(layer.experts for layer in layers if not layer.linears)]
+    names += [each for layer in layers for expert in layer.linears for each in expert]
     calls = record(model, names, tokens, gradient=False)
     errors: dict[str, list[float]] = {}
     for bits in (8, 10, 12, 14, 16):
