@@ -1,4 +1,4 @@
-"""What does the reproduction answer? Nine questions, each with one number that is read from a committed result.
+"""What does the reproduction answer? Seven questions, each with numbers that are read from committed results.
 
 No number and no verdict is typed here: a question names the findings that answer it, and their verdicts choose the
 first word (`said`). A finding that cannot be found is an error.
@@ -75,54 +75,39 @@ def only(claim: str, result: Result) -> Finding:
     return found[0]
 
 
-def _pretrained_dense(losses: Result, tasks: Result) -> str:
-    judged = starting(DENSE_HURT_MORE, losses)
+def _dense(losses: Result, tasks: Result, small: Result) -> str:
+    judged, own = starting(DENSE_HURT_MORE, losses), starting(DENSE_HURT_MORE, small)
     times = [
         each.estimate for each in starting("a dense parameter on analog costs more than an expert's;", losses)
     ]
     return (
-        f"{said(judged)}: in loss, in {held(judged)} on smol-moe, made of a pretrained model. A dense parameter costs"
-        f" {min(times):.1f} to {max(times):.1f} times an expert's. In accuracy on the paper's tasks: in"
-        f" {held(starting(DENSE_HURT_MORE, tasks))}."
+        f"{said(judged)}: in loss, in {held(judged)} on smol-moe, made of a pretrained model, and in {held(own)} on"
+        f" tiny-olmoe. On smol-moe a dense parameter costs {min(times):.1f} to {max(times):.1f} times an expert's. In"
+        f" accuracy on the paper's tasks: in {held(starting(DENSE_HURT_MORE, tasks))}."
     )
 
 
-def _pretrained_baselines(result: Result) -> str:
-    findings = tuple(finding for finding in result.findings if ON_THREE_TASKS in finding.claim)
-    known = replace(result, findings=findings)
-    judged = [finding for name in BASELINES for finding in starting(f"{BETTER_THAN}{name};", known)]
-    worse = sum(finding.verdict == "fails" for finding in judged)
-    above = sum(finding.estimate > 0 for finding in judged)
+def _against_baselines(*results: Result) -> list[Finding]:
+    return [finding for name in BASELINES for finding in starting(f"{BETTER_THAN}{name};", *results)]
+
+
+def _baselines(losses: Result, tasks: Result, *small: Result) -> str:
+    judged, own = _against_baselines(losses), _against_baselines(*small)
+    failing = [finding for finding in own if finding.verdict == "fails"]
+    against = dict.fromkeys(finding.claim.removeprefix(BETTER_THAN).partition(";")[0] for finding in failing)
+    rest = f", worse in {len(failing)}, against {' and '.join(against)}" if failing else ""
+    known = tuple(finding for finding in tasks.findings if ON_THREE_TASKS in finding.claim)
+    on_tasks = _against_baselines(replace(tasks, findings=known))
+    above = sum(finding.estimate > 0 for finding in on_tasks)
     back = sorted(
         finding.estimate
-        for finding in starting(
-            "MaxNNScore recovers a third to more than a half of the accuracy lost;", known
-        )
-        if "25.0%" in finding.claim
+        for finding in starting("MaxNNScore recovers a third to more than a half of the loss;", losses)
     )
     return (
-        f"{said(judged)}: on three tasks that smol-moe knows, it is better in {held(judged)}, worse in {worse}; {above}"
-        f" estimates are above. 25 % digital experts recover {back[0]:.2f} to {back[-1]:.2f} of the accuracy lost."
+        f"{said(judged)}: in loss, it is better in {held(judged)} on smol-moe, and gives back {back[0]:.2f} to"
+        f" {back[-1]:.2f} of the loss; on tiny-olmoe and tiny-deepseek-moe better in {held(own)}{rest}. In accuracy, on"
+        f" the three of the paper's tasks that smol-moe knows: in {held(on_tasks)}; {above} estimates are above."
     )
-
-
-def _dense(result: Result) -> str:
-    judged = starting(DENSE_HURT_MORE, result)
-    ratio = only(
-        "a dense parameter on analog costs more than an expert's; tiny-olmoe, w_max per tile, c = 2.5", result
-    )
-    return (
-        f"{said(judged)}: on tiny-olmoe in {held(judged)}."
-        f" A dense parameter costs {ratio.estimate:.1f} times an expert's."
-    )
-
-
-def _baselines(*results: Result) -> str:
-    judged = [finding for name in BASELINES for finding in starting(f"{BETTER_THAN}{name};", *results)]
-    failing = [finding for finding in judged if finding.verdict == "fails"]
-    against = dict.fromkeys(finding.claim.removeprefix(BETTER_THAN).partition(";")[0] for finding in failing)
-    rest = f" It fails in {len(failing)}, against {' and '.join(against)}." if failing else ""
-    return f"{said(judged)}: on tiny-olmoe and tiny-deepseek-moe it is better in {held(judged)}.{rest}"
 
 
 def _in_setting(result: Result) -> str:
@@ -164,12 +149,21 @@ def _outside(result: Result) -> str:
     )
 
 
-def _better_score(*results: Result) -> str:
+def _better_score(rivals: Result, *results: Result) -> str:
     judged = starting("expected damage with gradient across layers loses less than MaxNNScore;", *results)
     most = max(-finding.estimate for finding in judged)
+    others = [
+        finding
+        for name in ("MSAN", "MC")
+        for finding in starting(f"MaxNNScore loses less than {name};", rivals)
+    ]
+    worse = sum(finding.verdict == "fails" for finding in others)
+    least = sorted(finding.estimate for finding in others)
     return (
         f"{said(judged)}: expected damage over all layers, from a batch and its gradient, loses less than MaxNNScore"
-        f" in each layer in {held(judged)} on tiny-olmoe and tiny-deepseek-moe, by up to {most:.3f} nats per token."
+        f" in each layer in {held(judged)} on tiny-olmoe and tiny-deepseek-moe, by up to {most:.3f} nats per token. On"
+        f" smol-moe two scores of others, MSAN and MC, lose less in {worse} of {len(others)} (difference"
+        f" {least[0]:.2f} to {least[-1]:.2f} nats)."
     )
 
 
@@ -193,22 +187,20 @@ def _peers(result: Result) -> str:
 QUESTIONS: tuple[tuple[str, tuple[str, ...], Callable[..., str]], ...] = (
     (
         "Do the dense modules hurt more on analog hardware than most experts?",
-        ("figure-3-smol-moe", "figure-smol-moe"),
-        _pretrained_dense,
+        ("figure-3-smol-moe", "figure-smol-moe", "figure-3"),
+        _dense,
     ),
     (
-        "Does MaxNNScore choose better than the baselines, on the paper's tasks?",
-        ("figure-smol-moe",),
-        _pretrained_baselines,
+        "Does MaxNNScore choose better than the baselines?",
+        ("figure-4-smol-moe", "figure-smol-moe", "figure-4", "figure-5"),
+        _baselines,
     ),
-    ("On small models, do the dense modules hurt more?", ("figure-3",), _dense),
-    ("And is MaxNNScore better than the baselines?", ("figure-4", "figure-5"), _baselines),
     ("Is the theory right in its own setting?", ("figure-tolerance",), _in_setting),
     ("Does a theorem lead from training to tolerance, and does it hold?", ("figure-end-to-end",), _theorem),
     ("Do norms follow frequency outside of it?", ("figure-stress",), _outside),
     (
         "Is there a better score?",
-        ("figure-better-score", "figure-better-score-deepseek"),
+        ("figure-rivals-smol-moe", "figure-better-score", "figure-better-score-deepseek"),
         _better_score,
     ),
     ("Do IBM's simulators agree with ours?", ("figure-peers",), _peers),

@@ -79,15 +79,20 @@ def _recovered(result: Result, rows: Sequence[Panel]) -> Figure:
     tasks = data["digital"].get("tasks")
     figure = _figure(rows)
     widths = (1.15, 1, 1) if tasks else (1.15, 1)
-    axes = figure.subplots(len(rows), len(widths), squeeze=False, sharex="col", width_ratios=widths)
-    for row, panel in zip(axes, rows, strict=True):
+    axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
+    first: dict[tuple[str, str], Axes] = {}  # differences share their scale within a noise
+    for row, panel, below in zip(axes, rows, (*rows[1:], None), strict=True):
+        row[1].sharex(first.setdefault(panel[0], row[1]))
+        row[1].tick_params(labelbottom=below is None or below[0] != panel[0])
+        row[0].sharex(axes[0][0])
+        row[0].sharey(axes[0][0])
+        row[0].tick_params(labelbottom=below is None)
         _curves(row[0], result, panel, "recovered")
         row[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         row[0].plot(
             [RECOVERED_AT.value] * 2, RECOVERED.value, color=GREY, alpha=0.35, linewidth=7, solid_capstyle="butt",
             label=f"published for accuracy: {RECOVERED.said}",
         )  # fmt: skip
-        row[0].sharey(axes[0][0])
         row[0].set_ylabel("loss recovered")
         row[0].set_title(_title(panel))
         _differences(row[1], result.findings, panel)

@@ -126,7 +126,9 @@ def _experts(axis: Axes, model: dict[str, Any], looks: list[dict[str, Any]]) -> 
             **look,
         )
     axis.set_xscale("log")
-    axis.xaxis.set_major_locator(FixedLocator([0.5, 0.7, 1, 1.5, 2, 3]))
+    axis.xaxis.set_major_locator(
+        FixedLocator([0.5, 0.7, 1, 1.5, 2, 3] if axis.get_xlim()[1] < 4 else [0.5, 1, 2, 4, 8, 16])
+    )
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("MaxNNScore over the layer's median")

@@ -32,9 +32,9 @@ LABELS = {
 }
 HOLLOW = ("maxnn", 0.125)  # the smaller budget of a strategy that is drawn twice
 COLUMNS = (
-    # key of the quantity in a curve, its panel, whether it is 0 by definition with no digital expert
-    ("accuracy_change", "Against all digital", False),
-    ("gain", "Against no digital expert", True),
+    # key of the quantity in a curve, what it is relative to, whether that is no digital expert
+    ("accuracy_change", "all digital", False),
+    ("gain", "no digital expert", True),
 )
 CAPTION = (
     "Points with bars: how accuracy on a task changes with noise on the experts, by which experts stay digital. The"
@@ -53,7 +53,7 @@ def draw(result: Result) -> Figure:
     figure = Figure(figsize=(WIDTH, 1.5 + 2 * len(noises)))
     axes = figure.subplots(len(noises), len(COLUMNS), squeeze=False, sharex=True, sharey="col")
     for row, noise in zip(axes, noises, strict=True):
-        for axis, (quantity, title, against_none) in zip(row, COLUMNS, strict=True):
+        for axis, (quantity, other, against_none) in zip(row, COLUMNS, strict=True):
             for index, (key, name) in enumerate(LABELS.items()):
                 if against_none and key[0] == "none":
                     continue
@@ -83,8 +83,8 @@ def draw(result: Result) -> Figure:
             axis.set_xlim(-0.5, len(magnitudes) - 0.5)
             axis.grid(visible=False, axis="x")
             axis.yaxis.set_major_formatter(percentage_points())
-            axis.set_title(f"{title}, {NOISES[noise]}")
-        row[0].set_ylabel("change of accuracy,\npercentage points")
+            axis.set_title(NOISES[noise])
+            axis.set_ylabel(f"points of accuracy\nagainst {other}")
     legend_below(figure, axes[0][0], columns=2)
     low, high = data["digital"]["accuracy_interval"]
     titled(
