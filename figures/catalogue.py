@@ -182,10 +182,15 @@ EXHIBITS = (
                 "figure-4",
                 "Which experts to keep digital, by MaxNNScore, the baselines, or its reverse:",
                 UNSEEN | {"large": True},
-                "",
+                "5 min on an H200",
             ),
-            ("figure-6", "Do experts with high MaxNNScores serve frequent tokens?", {}, ""),
-            ("table-1", "Converters only, of 8, 6 and 4 bits:", {}, ""),
+            (
+                "figure-6",
+                "Do experts with high MaxNNScores serve frequent tokens?",
+                {},
+                "2 min on a busy H200",
+            ),
+            ("table-1", "Converters only, of 8, 6 and 4 bits:", {}, "4 min on a busy H200"),
             (
                 "table-2",
                 "Throughput and energy of placements by a cost model, and their quality:",
@@ -202,7 +207,7 @@ EXHIBITS = (
                 "figure-rivals",
                 "MaxNNScore and the expected damage against four scores of others:",
                 UNSEEN,
-                "",
+                "4 min on a busy H200",
             ),
         )
     ),
@@ -219,7 +224,7 @@ EXHIBITS = (
         name="figure-tasks",
         title="tiny-olmoe on a multiple-choice task: what noise takes, and what digital experts give back",
         layer="realmodels",
-        times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "7 min on 20 cores"},
+        times={"quick": "1 min on 2 cores", "default": "3 min on 2 cores", "full": "2 min on a busy H200"},
         defaults=UNSEEN,
     ),
     Exhibit(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from figures.catalogue import DATA, EXHIBITS, NO_RESULT, Exhibit, needed, with_results
+from figures.catalogue import DATA, EXHIBITS, NO_RESULT, Exhibit, find, needed, with_results
 from figures.results import (
     answered,
     cell,
