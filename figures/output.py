@@ -53,8 +53,15 @@ class Picture:
 def label(preset: str, options: Mapping[str, Any]) -> str:
     """What tells the files of this run from those of others: the preset, and the options that change the numbers."""
     given = [name for name in NUMBERS_OPTIONS if name in options]
-    words = [f"{name.replace('_', '-')}-{_word(str(options[name]))}" for name in given]
+    words = [f"{name.replace('_', '-')}-{_word(_as_text(options[name]))}" for name in given]
     return ".".join([preset, *words])
+
+
+def _as_text(value: Any) -> str:
+    """An option's value; that of fields of hardware is as c-2.0-tile_size-256."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return "-".join(f"{name}-{each}" for name, each in sorted(value.items()))
 
 
 def _word(value: str) -> str:

@@ -62,6 +62,11 @@ class Config:
     c: float
     seed: int
 
+    @property
+    def hardware(self) -> tuple[Hardware, ...]:
+        """What the analog experts are on."""
+        return () if self.strategy is None else (Hardware(c=self.c, w_max=W_MAX),)
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -133,7 +138,7 @@ def measure(config: Config) -> dict[str, Any]:
         with rig.placed(
             config.model,
             config.device,
-            Hardware(c=config.c, w_max=W_MAX),
+            *config.hardware,
             config.digital_fraction,
             config.seed,
             strategy=config.strategy,
