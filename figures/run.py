@@ -98,7 +98,9 @@ def run(
     used = understood(exhibit)
     for name in options:
         if name not in used:
-            fixed = name == "hardware" and hasattr(getattr(experiment, "Config", None), "hardware")
+            fixed = name == "hardware" and (
+                hasattr(experiment, "Hardware") or hasattr(getattr(experiment, "Config", None), "hardware")
+            )
             why = "fixes the hardware by its rules" if fixed else "does not use it"
             given = "--hardware, or a field of it" if name == "hardware" else flag(name)
             raise InputError(f"{given}: {exhibit.option} {why}; leave it out")

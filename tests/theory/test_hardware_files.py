@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from figures.options import HARDWARE_OPTIONS, flag
 from theory.errors import InputError
-from theory.hardware import PROGRAMMING_NOISE, Hardware, allowed
+from theory.hardware import (
+    PROGRAMMING_NOISE,
+    Hardware,
+    ProgrammingNoise,
+    allowed,
+    program,
+    relative_output_error,
+)
 from theory.hardware_files import (
     FIELDS,
     HARDWARE,
@@ -188,3 +197,47 @@ def test_every_field_is_known() -> None:
 def test_a_checked_field_replaces_that_field_alone(one: Hardware, name: str, other: Hardware) -> None:
     field = checked({name: getattr(other, name)})
     assert Hardware(**(asdict(one) | field)) == replace(one, **field)
+
+
+def test_the_page_has_every_field_and_name_as_it_is() -> None:
+    """docs/own-model.md: what is allowed, the default, the option; and the names."""
+    page = (Path(__file__).parents[2] / "docs" / "own-model.md").read_text(encoding="utf-8")
+    rows = {
+        cells[0].strip("`"): cells[1:]
+        for line in page.partition("## Hardware")[2].partition("## A chip")[0].splitlines()
+        if line.startswith("| `") and (cells := [cell.strip() for cell in line.strip("|").split("|")])
+    }
+    options = {fields: name for name, (fields, *_) in HARDWARE_OPTIONS.items()}
+    for name in FIELDS:
+        option, unit, values, default, _ = rows.pop(name)
+        assert option == f"`{flag(options[name,])}`"
+        assert values == allowed()[name]
+        assert default == repr(getattr(Hardware(), name))
+        assert unit or name in ("programming", "w_max")
+    assert list(rows) == list(HARDWARE)
+
+
+def test_a_function_of_r_is_a_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same chip as of the polynomial that it is; and one value serves for all weights."""
+    cubic = ProgrammingNoise(({0: 0.01, 3: 0.05},))
+    for name, noise in {
+        "cubic": cubic,
+        "function": ProgrammingNoise((), function=lambda r: 0.01 + 0.05 * r**3),
+        "value": ProgrammingNoise((), function=lambda r: 0.02),
+        "identity": ProgrammingNoise((), function=lambda r: r, dead_zone=0.1),
+        "linear": ProgrammingNoise(({1: 1.0},), dead_zone=0.1),
+    }.items():
+        monkeypatch.setitem(PROGRAMMING_NOISE, name, noise)
+    weight = torch.randn(3, 40, 48, generator=torch.Generator().manual_seed(0))
+
+    def programmed(name: str) -> torch.Tensor:
+        hardware = Hardware(programming=name, tile_size=16, c=2.0)
+        return program(weight, hardware, torch.Generator().manual_seed(1))
+
+    assert torch.allclose(programmed("function"), programmed("cubic"), rtol=1e-6)
+    assert torch.equal(programmed("identity"), programmed("linear"))
+    units = (programmed("value") - weight) / (programmed("cubic") - weight)
+    assert units.isfinite().all() and not torch.equal(programmed("value"), programmed("cubic"))
+    assert relative_output_error(Hardware(programming="identity", tile_size=16)) == pytest.approx(
+        relative_output_error(Hardware(programming="linear", tile_size=16))
+    )
