@@ -162,7 +162,7 @@ def measure_with(deploy: rig.Deployer | None, config: Config) -> dict[str, Any]:
         1 - config.part.analog_experts,
         config.seed,
         analog_modules=config.part.analog_modules,
-        calibration=config.calibration_text,
+        calibrated_on=config.calibrated_on,
         deploy=deploy,
     ) as report:
         return {**rig.measured(config), "analog_parameters": report.count("analog")}

@@ -169,7 +169,7 @@ def measure(config: Config) -> dict[str, Any]:
         config.digital_fraction,
         config.seed,
         strategy=config.strategy,
-        calibration=config.calibration_text,
+        calibrated_on=config.calibrated_on,
     ):
         return _results(config)
 

@@ -60,7 +60,7 @@ DTYPE = "float32"  # of a model's parameters, where an exhibit names no other
 OUR_TEXT = "evaluation"  # what a config names where the text is that split of our own corpus
 # What a config names where `--text` has the name of one of our texts.
 OUR_TEXTS = {"docstrings": OUR_TEXT, "prose": "prose"}
-OUR_CALIBRATION = "ours"  # and where the text that calibrates is of our own corpus
+OURS = "ours", ""  # and, with a hash, where the text that ranges and scores come from is of our own corpus
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Evaluated:
 
     weights, text_hash: hashes of the model's weights and of the text.
     blocks, block_tokens: number of blocks of text, predictions in each.
-    calibration_text, calibration_hash: the text that ranges and scores come from, and its hash.
+    calibrated_on: the text that ranges and scores come from, and its hash.
     own: the user's hardware, of which a unit has all but the fields that it names itself; None for that of the rules.
     """
 
@@ -80,8 +80,7 @@ class Evaluated:
     device: str
     blocks: int
     block_tokens: int
-    calibration_text: str = field(default=OUR_CALIBRATION, kw_only=True)
-    calibration_hash: str = field(default="", kw_only=True)
+    calibrated_on: tuple[str, str] = field(default=OURS, kw_only=True)
     own: Hardware | None = field(default=None, kw_only=True)
 
     def on(self, c: float, noise: Noise) -> Hardware:
@@ -174,8 +173,7 @@ def evaluated(
             raise InputError(
                 f"--calibration {calibration}: {shared} of its paragraphs are in the evaluation text: leave them out"
             )
-        named = f"./{calibration}" if calibration == OUR_CALIBRATION else calibration
-        calibrated = {"calibration_text": named, "calibration_hash": text_hash(own)}
+        calibrated = {"calibrated_on": (calibration, text_hash(own))}
     length = min(most_tokens, loaded.context)
     return vars(
         Evaluated(
@@ -214,7 +212,7 @@ def documents(config: Evaluated) -> list[int]:
 
 @lru_cache(maxsize=len(STRATEGIES))
 def scores(
-    name: str, device: str, strategy: Strategy, dtype: str = DTYPE, text: str = OUR_CALIBRATION
+    name: str, device: str, strategy: Strategy, dtype: str = DTYPE, text: tuple[str, str] = OURS
 ) -> Tensor:
     """Scores of the experts, (layers, experts). Routing statistics are those of calibration text, ours or a file."""
     loaded, texts, decided_by = _calibrated_by(name, device, dtype, text)
@@ -233,7 +231,7 @@ def calibration(
     hardware: Hardware,
     method: Method = "layer",
     dtype: str = DTYPE,
-    text: str = OUR_CALIBRATION,
+    text: tuple[str, str] = OURS,
 ) -> Calibration:
     """Converter ranges from calibration text, ours or a file. Programming noise plays no part."""
     loaded, texts, decided_by = _calibrated_by(name, device, dtype, text)
@@ -253,11 +251,13 @@ def calibration(
 
 
 def _calibrated_by(
-    name: str, device: str, dtype: str, text: str
+    name: str, device: str, dtype: str, text: tuple[str, str]
 ) -> tuple[Model, Sequence[str], dict[str, Any]]:
     """The model, the text that it is scored and calibrated with, and what of both decides the outcome."""
     loaded = model(name, device, dtype)
-    texts = loaded.texts("calibration") if text == OUR_CALIBRATION else read_text(text)
+    texts = loaded.texts("calibration") if text == OURS else read_text(text[0])
+    if text != OURS and text_hash(texts) != text[1]:
+        raise InputError(f"the text {text[0]} was changed after the run began; run it again")
     return loaded, texts, {"weights": loaded.weights_hash, "text_hash": text_hash(texts), "device": device}
 
 
@@ -272,7 +272,7 @@ def placed(
     strategy: Strategy = "maxnn",
     analog_modules: Sequence[str] = (),
     dtype: str = DTYPE,
-    calibration: str = OUR_CALIBRATION,
+    calibrated_on: tuple[str, str] = OURS,
     deploy: Deployer | None = None,
 ) -> Iterator[DeploymentReport]:
     """Score, place, calibrate and deploy: within the `with` block `model(name, device)` is on analog hardware.
@@ -281,33 +281,33 @@ def placed(
     seed: noise seed, and seed of the choice where the strategy is random.
     analog_modules: kinds of dense modules that are analog, too.
     dtype: of the model's parameters.
-    calibration: the text that ranges and scores come from.
+    calibrated_on: as in `Evaluated`.
     deploy: what takes the arguments of `realmodels.deploy.deployed`. Without it, units that follow each other and have
         the same hardware and seed share a chip.
     """
     placement = place(
-        scores(name, device, strategy, dtype, calibration),
+        scores(name, device, strategy, dtype, calibrated_on),
         digital_experts,
         strategy,
         analog_modules=analog_modules,
         generator=torch.Generator().manual_seed(seed),
     )
     if deploy is None:
-        with _chip(name, device, dtype, calibration, hardware, seed).placed(placement) as report:
+        with _chip(name, device, dtype, calibrated_on, hardware, seed).placed(placement) as report:
             yield report
         return
-    ranges = _ranges(name, device, dtype, calibration, hardware)
+    ranges = _ranges(name, device, dtype, calibrated_on, hardware)
     with deploy(model(name, device, dtype), placement, hardware, ranges, seed=seed) as report:
         yield report
 
 
-def _ranges(name: str, device: str, dtype: str, text: str, hardware: Hardware) -> Calibration:
+def _ranges(name: str, device: str, dtype: str, text: tuple[str, str], hardware: Hardware) -> Calibration:
     any_noise = replace(hardware, programming="pcm", c=1.0, lam=None)
     return calibration(name, device, any_noise, dtype=dtype, text=text)
 
 
 @lru_cache(maxsize=1)
-def _chip(name: str, device: str, dtype: str, text: str, hardware: Hardware, seed: int) -> Chip:
+def _chip(name: str, device: str, dtype: str, text: tuple[str, str], hardware: Hardware, seed: int) -> Chip:
     ranges = _ranges(name, device, dtype, text, hardware)
     return Chip(model(name, device, dtype), hardware, ranges, seed)
 
@@ -339,21 +339,20 @@ def require_unchanged(config: Any) -> None:
     """InputError if the model or a text is no more what the config says: somebody has changed the files.
 
     config: with `model`, `weights` and `device`, `dtype` unless it is DTYPE, and `text` and `text_hash` unless the text
-        is our own; the same for `calibration_text`.
+        is our own.
     """
     text = getattr(config, "text", OUR_TEXT)
-    calibrating = getattr(config, "calibration_text", OUR_CALIBRATION)
     for _ in range(2):
         same_text = text == OUR_TEXT or text_hash(_documents(text)) == config.text_hash
-        if calibrating != OUR_CALIBRATION:
-            same_text = same_text and text_hash(read_text(calibrating)) == config.calibration_hash
         loaded = model(config.model, config.device, getattr(config, "dtype", DTYPE))
         if same_text and loaded.weights_hash == config.weights:
             return
         # This process may be older than the files.
         for each in (_model, scores, calibration, _chip, _documents, _cut, _prefix):
             each.cache_clear()
-    raise InputError(f"the model {config.model} or a text was changed after the run began; run it again")
+    raise InputError(
+        f"the model {config.model} or the text {text} was changed after the run began; run it again"
+    )
 
 
 def _blocks(config: Evaluated) -> TokenBlocks:

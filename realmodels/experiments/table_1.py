@@ -178,7 +178,7 @@ def measure(config: Config) -> dict[str, Any]:
                 config.device,
                 *config.hardware,
                 config.calibration,
-                text=config.calibration_text,
+                text=config.calibrated_on,
             )
             placement = place(
                 rig.scores(config.model, config.device, "maxnn"),

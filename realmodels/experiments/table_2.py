@@ -168,7 +168,7 @@ def measure(config: Config) -> dict[str, Any]:
         config.row.digital_experts,
         config.seed,
         analog_modules=() if config.row.dense_digital else model.map.dense_kinds,
-        calibration=config.calibration_text,
+        calibrated_on=config.calibrated_on,
     ):
         return {**rig.measured(config), "shape": shape}
 
