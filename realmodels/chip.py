@@ -129,7 +129,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 def _header(content: _Content, entries: list[tuple[str, _Entry]], digest: str) -> bytes:
     """The beginning of a safetensors file; its library writes none without all tensors at hand."""
-    chip = json.dumps(asdict(content), ensure_ascii=False)
+    chip = json.dumps(asdict(content))
     header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "chip": chip, "sha256": digest}}
     end = 0
     for name, entry in entries:
@@ -190,8 +190,7 @@ def _digests(path: Path) -> tuple[str, str]:
         header = file.read(length)
         before, name, after = header.partition(b'"sha256": "')
         digest.update(size + before + name + _ZEROS.encode() + after[64:])
-        while data := file.read(2**20):
-            digest.update(data)
+        hashlib.file_digest(file, lambda: digest)  # the rest
     return after[:64].decode(errors="replace"), digest.hexdigest()
 
 

@@ -87,7 +87,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in FIELDS:
             hint = did_you_mean(name, FIELDS)
             raise InputError(f"{shown(name)} is no field of hardware; give some of {', '.join(FIELDS)}{hint}")
-        chosen = None if name in _OPTIONAL and value == NONE else value
+        chosen: Any = None if name in _OPTIONAL and value == NONE else value
         Hardware(**{name: chosen})
         found[name] = float(chosen) if is_whole(chosen) and name in _REAL else chosen
     return found

@@ -87,6 +87,17 @@ def placed_of(model: Model) -> Placement:
     return model.deployment.placement
 
 
+def test_numbers_of_a_file_are_aligned(tmp_path: Path) -> None:
+    """Larger numbers come first, after a header of a multiple of 8 bytes."""
+    save_chip(deployed(), tmp_path / "chip")
+    raw = (tmp_path / "chip").read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + size])
+    sizes = [int(entry["dtype"][1:]) for name, entry in header.items() if name != "__metadata__"]
+    assert size % 8 == 0 and raw[size : 8 + size].strip() and set(sizes) == {64, 32}
+    assert sizes == sorted(sizes, reverse=True)
+
+
 def test_large_tiles_are_packed_and_kept(tmp_path: Path) -> None:
     """The small models' tiles are too small for oneDNN's own layout."""
     changes = {"hidden_size": 256, "intermediate_size": 300, "num_hidden_layers": 1}

@@ -212,7 +212,7 @@ def test_the_page_has_every_field_and_name_as_it_is() -> None:
         option, unit, values, default, _ = rows.pop(name)
         assert option == f"`{flag(options[name,])}`"
         assert values == allowed()[name]
-        assert default == repr(getattr(Hardware(), name))
+        assert default == f"`{getattr(Hardware(), name)!r}`"
         assert unit or name in ("programming", "w_max")
     assert list(rows) == list(HARDWARE)
 
