@@ -116,7 +116,9 @@ def _is_programmed(name: str, crossbars: Any) -> bool:
 def _write(out: BinaryIO, content: _Content, entries: list[tuple[str, _Entry]]) -> None:
     digest = hashlib.sha256()
     header = _header(content, entries, _ZEROS)
-    for data in chain([header], (_bytes(part) for _, entry in entries for part in entry.parts())):
+    weights = (_bytes(part) for _, entry in entries for part in entry.parts())
+    everything: Iterator[bytes | memoryview] = chain([header], weights)
+    for data in everything:
         digest.update(data)
         out.write(data)
     out.seek(0)
@@ -124,7 +126,8 @@ def _write(out: BinaryIO, content: _Content, entries: list[tuple[str, _Entry]]) 
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    content: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(content)
 
 
 def _header(content: _Content, entries: list[tuple[str, _Entry]], digest: str) -> bytes:

@@ -64,7 +64,11 @@ class AnalogLM(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         max_batch_size: int | None = 64,
         **fields: Any,
     ) -> None:
-        chosen = {"digital_fraction": digital_fraction, "score": score, "analog_modules": analog_modules}
+        chosen: dict[str, Any] = {
+            "digital_fraction": digital_fraction,
+            "score": score,
+            "analog_modules": analog_modules,
+        }
         on = {"hardware": hardware, "calibration": calibration, "seed": seed, **fields}
         for name, given, others in (
             ("chip", chip, {**chosen, **on, "placement": placement}),

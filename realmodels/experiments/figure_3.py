@@ -158,7 +158,7 @@ def measure_with(deploy: rig.Deployer | None, config: Config) -> dict[str, Any]:
     with rig.placed(
         config.model,
         config.device,
-        *config.hardware,
+        config.hardware[0],
         1 - config.part.analog_experts,
         config.seed,
         analog_modules=config.part.analog_modules,

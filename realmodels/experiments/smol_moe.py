@@ -191,7 +191,7 @@ def measure(config: Config) -> dict[str, Any]:
     with rig.placed(
         config.model,
         config.device,
-        *config.hardware,
+        config.hardware[0],
         config.placed.digital_fraction,
         config.seed,
         strategy=config.placed.strategy,

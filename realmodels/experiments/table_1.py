@@ -176,7 +176,7 @@ def measure(config: Config) -> dict[str, Any]:
             found = rig.calibration(
                 config.model,
                 config.device,
-                *config.hardware,
+                config.hardware[0],
                 config.calibration,
                 text=config.calibrated_on,
             )

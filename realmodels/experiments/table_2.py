@@ -164,7 +164,7 @@ def measure(config: Config) -> dict[str, Any]:
     with rig.placed(
         config.model,
         config.device,
-        *config.hardware,
+        config.hardware[0],
         config.row.digital_experts,
         config.seed,
         analog_modules=() if config.row.dense_digital else model.map.dense_kinds,

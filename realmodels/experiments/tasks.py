@@ -138,7 +138,7 @@ def measure(config: Config) -> dict[str, Any]:
         with rig.placed(
             config.model,
             config.device,
-            *config.hardware,
+            config.hardware[0],
             config.digital_fraction,
             config.seed,
             strategy=config.strategy,

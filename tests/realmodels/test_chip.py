@@ -62,6 +62,17 @@ def refusal(file: Path, model: Model | None = None) -> str:
     return message
 
 
+def test_numbers_of_a_file_are_aligned(tmp_path: Path) -> None:
+    """Larger numbers come first, after a header of a multiple of 8 bytes."""
+    save_chip(deployed(), tmp_path / "chip")
+    raw = (tmp_path / "chip").read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + size])
+    sizes = [int(entry["dtype"][1:]) for name, entry in header.items() if name != "__metadata__"]
+    assert size % 8 == 0 and raw[size : 8 + size].strip() and set(sizes) == {64, 32}
+    assert sizes == sorted(sizes, reverse=True)
+
+
 @pytest.mark.parametrize("hardware", [TILED, PACKED, PLAIN, Hardware(c=0.0, adc_bits=None)], ids=str)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_kept_chip_is_the_same_chip(tmp_path: Path, name: str, hardware: Hardware) -> None:
@@ -85,17 +96,6 @@ def test_a_kept_chip_is_the_same_chip(tmp_path: Path, name: str, hardware: Hardw
 def placed_of(model: Model) -> Placement:
     assert model.deployment is not None
     return model.deployment.placement
-
-
-def test_numbers_of_a_file_are_aligned(tmp_path: Path) -> None:
-    """Larger numbers come first, after a header of a multiple of 8 bytes."""
-    save_chip(deployed(), tmp_path / "chip")
-    raw = (tmp_path / "chip").read_bytes()
-    size = struct.unpack("<Q", raw[:8])[0]
-    header = json.loads(raw[8 : 8 + size])
-    sizes = [int(entry["dtype"][1:]) for name, entry in header.items() if name != "__metadata__"]
-    assert size % 8 == 0 and raw[size : 8 + size].strip() and set(sizes) == {64, 32}
-    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_large_tiles_are_packed_and_kept(tmp_path: Path) -> None:
