@@ -74,7 +74,7 @@ from figures.catalogue import (
 )
 from figures.files import disk_full, is_disk_full, keep_file
 from figures.ledger import catalogue, ledger
-from figures.options import flag, parser
+from figures.options import HARDWARE_OPTIONS, flag, hardware_of, parser
 from figures.output import (
     COMMITTED,
     NoResultError,
@@ -193,7 +193,8 @@ def _chosen(options: argparse.Namespace, exhibits: Sequence[Exhibit]) -> Sequenc
     """The exhibits to show; InputError for options that do not go with the choice, or with this machine."""
     if options.forget and (options.from_data or options.report):
         raise InputError("--forget deletes and runs nothing: leave out --from-data and --report")
-    for name in (*EXPERIMENT_OPTIONS, "preset", "workers", "cluster") if options.from_data else ():
+    names = (*EXPERIMENT_OPTIONS, *HARDWARE_OPTIONS, "preset", "workers", "cluster")
+    for name in names if options.from_data else ():
         if getattr(options, name) is not None:
             raise InputError(f"--from-data runs nothing: leave out {flag(name)}, or leave out --from-data")
     if options.device == "cuda":
@@ -204,9 +205,9 @@ def _chosen(options: argparse.Namespace, exhibits: Sequence[Exhibit]) -> Sequenc
     if not options.all:
         name = f"table-{options.table}" if options.figure is None else f"figure-{options.figure}"
         return [find(name, exhibits)]
-    for name in OPTIONS_OF_ONE:
+    for name in (*OPTIONS_OF_ONE, *HARDWARE_OPTIONS):
         if getattr(options, name) is not None:
-            raise InputError(f"--all: --{name} means something else to each exhibit; leave it out")
+            raise InputError(f"--all: {flag(name)} means something else to each exhibit; leave it out")
     if options.device == "auto":
         raise InputError("--all: --device auto is for exhibits that load one model; use cpu or cuda")
     return exhibits
@@ -293,6 +294,9 @@ def _reproduce(
         from figures.run import run, understood
 
         given = {each: getattr(options, each) for each in EXPERIMENT_OPTIONS}
+        given["hardware"], line = hardware_of(options)
+        if line:
+            console.print(f"{line}; what is not named is as in {exhibit.option}", soft_wrap=True)
         if options.all:  # these two mean the same to every exhibit that knows them
             known = understood(exhibit)
             given = {

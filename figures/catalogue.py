@@ -6,8 +6,10 @@ An experiment module has
     summarise(configs, records) -> Result     records in the order of the grid; the command line fills in the
                                               names of exhibit and preset, and the provenance
 where `grid` names as keywords the options of the command line that it understands (model, text, device,
-seeds, first_seed, tasks) and is given those that the user gave. The seeds of a unit are fields `seed` or `seeds` of
-its config. What is judged, and how, stands in rules/EXHIBIT.md [figures.rules]. A drawing module has
+seeds, first_seed, tasks, hardware, calibration) and is given those that the user gave; of hardware, the fields of
+theory.hardware.Hardware. The seeds of a unit are fields `seed` or `seeds` of its config, whose property `hardware`, if
+it has one, is all hardware that the unit is on. What is judged, and how, stands in rules/EXHIBIT.md [figures.rules]. A
+drawing module has
     draw(result) -> matplotlib Figure         from the result alone, drawings.style.WIDTH inches wide
     CAPTION                                   what is seen, in words; the first sentence stands in for the picture
     PARTS                                     optional: {part: (draw, caption)}, further pictures EXHIBIT-PART.png; draw
@@ -25,7 +27,14 @@ from typing import Any
 from theory.errors import InputError
 from theory.evidence import Result
 
-OPTIONS_OF_ONE = ("model", "text", "seeds", "tasks")  # they mean something else to each exhibit
+OPTIONS_OF_ONE = (
+    "model",
+    "text",
+    "seeds",
+    "tasks",
+    "hardware",
+    "calibration",
+)  # they mean something else to each exhibit
 NUMBERS_OPTIONS = (*OPTIONS_OF_ONE, "first_seed")  # they change the numbers, and so the names of files
 EXPERIMENT_OPTIONS = (*NUMBERS_OPTIONS, "device")
 PRESETS = ("quick", "default", "full")

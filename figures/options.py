@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,22 @@ from theory.errors import InputError, did_you_mean
 from theory.separation import FIRST_FRESH_SEED
 
 ROOT = Path(__file__).parents[1]
+# By option: the fields of hardware [theory.hardware.Hardware] that it gives, what it takes, and what that is.
+HARDWARE_OPTIONS: Mapping[str, tuple[tuple[str, ...], str, str]] = {
+    "c": (("c",), "C", "magnitude of the programming noise, 0 for none"),
+    "noise": (("programming",), "NAME", "programming noise: pcm, hermes, proportional or constant"),
+    "w_max": (
+        ("w_max",),
+        "tile|column|layer",
+        "the weights whose largest noise and ADC bound are relative to",
+    ),
+    "tile": (("tile_size",), "N", "rows and columns of a tile"),
+    "bits": (("dac_bits", "adc_bits"), "N|none", "bits of every DAC and ADC; none for no converters"),
+    "dac_bits": (("dac_bits",), "N|none", "bits of every DAC"),
+    "adc_bits": (("adc_bits",), "N|none", "bits of every ADC"),
+    "kappa": (("kappa",), "K|none", "DAC bound in standard deviations of its inputs; none: calibrated"),
+    "lam": (("lam",), "L|none", "ADC bound in DAC bounds times w_max; none: calibrated"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,9 +53,9 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
     options = _Parser(
         prog=program,
         description="Reproduce an exhibit: numbers, picture, verdicts.",
-        epilog="Files are called EXHIBIT.PRESET.json, .csv, .png, ..., with --model, --text, --seeds,"
-        f" --tasks and --first-seed in the name where given, and EXHIBIT.{COMMITTED}.json, ... with --from-data. None"
-        " replaces another's, but for a run on another --device.",
+        epilog="Files are called EXHIBIT.PRESET.json, .csv, .png, ..., with options that change the numbers in the"
+        f" name, and EXHIBIT.{COMMITTED}.json, ... with --from-data. None replaces another's, but for a run on another"
+        " --device.",
         allow_abbrev=False,
     )
     add = options.add_argument
@@ -87,6 +103,20 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
         help="tasks of lm-eval, too: names with commas between, or paper for the paper's",
     )
     add(
+        "--calibration",
+        type=_text,
+        metavar="FILE",
+        help="a UTF-8 file for converter ranges and scores, in the place of our own calibration text",
+    )
+    add(
+        "--hardware",
+        type=_text,
+        metavar="NAME|FILE",
+        help="analog hardware: pcm, hermes, ideal, paper, or a .json or .toml file with fields of it",
+    )
+    for name, (_, metavar, words) in HARDWARE_OPTIONS.items():
+        add(flag(name), type=_text, metavar=metavar, help=f"hardware: {words}")
+    add(
         "--out",
         type=_folder,
         metavar="DIR",
@@ -112,12 +142,39 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
     add(
         "--from-data",
         action="store_true",
-        help="draw the committed result, run nothing; with --report, rather one that a run without --model, --text,"
-        " --seeds, --tasks and --first-seed left in --out",
+        help="draw the committed result, run nothing; with --report, rather one that a run without such options left"
+        " in --out",
     )
     add("--format", type=_formats, metavar="LIST", default=("png", "pdf"), help="of png,pdf,svg")
     add("--report", action="store_true", help=f"all that is shown as one page, {report}")
     return options
+
+
+def hardware_of(options: argparse.Namespace) -> tuple[dict[str, Any] | None, str]:
+    """The fields of hardware that the user gave, None for none, and a line about them.
+
+    Options override the fields of --hardware, which the line says. InputError for two options that give one field.
+    """
+    given = {name: getattr(options, name) for name in HARDWARE_OPTIONS if getattr(options, name) is not None}
+    if options.hardware is None and not given:
+        return None, ""
+    from theory.hardware_files import field_from_text, named_fields  # only here: torch takes seconds
+
+    named = {} if options.hardware is None else named_fields(options.hardware)
+    own, by = dict[str, Any](), dict[str, str]()
+    for name, text in given.items():
+        for field in HARDWARE_OPTIONS[name][0]:
+            if field in own:
+                raise InputError(f"{by[field]} and {flag(name)} both give {field}: leave one of them out")
+            try:
+                own[field] = field_from_text(field, text)
+            except InputError as error:
+                raise InputError(f"{flag(name)}: {error}") from None
+            by[field] = flag(name)
+    fields = named | own
+    line = ", ".join(f"{field} {value}" for field, value in fields.items())
+    over = [f"{by[field]} overrides {field} {named[field]}" for field in own if field in named]
+    return fields, "; ".join([f"hardware: {line}", *over])
 
 
 def flag(name: str) -> str:

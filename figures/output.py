@@ -28,6 +28,7 @@ FORMATS = ("png", "pdf", "svg")
 DPI = 200
 COMMITTED = "committed"
 LONGEST_WORD = 40  # letters of an option's value in a file's name
+LONGEST_LABEL = 160  # letters of all options there; file systems allow about 255 in a name
 # A palette is used if nobody would see it: all but one pixel in a thousand keep their colour within this (of 255).
 PALETTE_COLOURS, PALETTE_ERROR, PALETTE_SHARE = 256, 16, 0.999
 
@@ -53,8 +54,18 @@ class Picture:
 def label(preset: str, options: Mapping[str, Any]) -> str:
     """What tells the files of this run from those of others: the preset, and the options that change the numbers."""
     given = [name for name in NUMBERS_OPTIONS if name in options]
-    words = [f"{name.replace('_', '-')}-{_word(str(options[name]))}" for name in given]
-    return ".".join([preset, *words])
+    words = [f"{name.replace('_', '-')}-{_word(_as_text(options[name]))}" for name in given]
+    whole = ".".join(words)
+    if len(whole) > LONGEST_LABEL:
+        whole = f"options-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    return f"{preset}.{whole}" if words else preset
+
+
+def _as_text(value: Any) -> str:
+    """An option's value; that of fields of hardware is as c-2.0-tile_size-256."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return "-".join(f"{name}-{each}" for name, each in sorted(value.items()))
 
 
 def _word(value: str) -> str:

@@ -35,6 +35,7 @@ def provenance(
     command: Sequence[str],
     configs: Sequence[Mapping[str, Any]],
     *,
+    hardware: Sequence[Mapping[str, Any]] = (),
     began: Mapping[str, Any],
     device: str | None,
     wall_seconds: float,
@@ -45,6 +46,7 @@ def provenance(
 
     command: the program and the arguments; the folder of `--out` decides no number and is left out.
     configs: fields of the config of every unit.
+    hardware: all hardware that units are on, with all of its fields.
     began: `judging` when the run began: its date, its commit and its rules.
     device: value of --device; None if it was left out.
     computed, from_cache: how many units were computed, and how many were found in the cache.
@@ -61,6 +63,7 @@ def provenance(
             for name, value in configs[0].items()
             if all(name in config and config[name] == value for config in configs)
         },
+        **({"hardware": list(hardware)} if hardware else {}),
         "wall_seconds": round(wall_seconds, 1),
         "units": {"computed": computed, "from_cache": from_cache},
     }

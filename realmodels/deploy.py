@@ -2,7 +2,8 @@
 
 Noise comes from one generator per module, seeded with the deployment's seed and the module's name. So the noise of a
 module does not depend on the placement, and placements are compared under the same noise. It is drawn on the model's
-device, and differs between kinds of devices.
+device, and differs between kinds of devices: the same model, placement, hardware, calibration and seed on the same kind
+of device is the same chip, in any process. A chip that is to outlive them is saved [realmodels.chip].
 """
 
 import hashlib
@@ -10,7 +11,8 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -20,13 +22,14 @@ from realmodels.calibrate import Calibration, calibrate
 from realmodels.devices import device_of
 from realmodels.families import DENSE_KINDS, NEVER_ANALOG_KINDS
 from realmodels.fused import fused_layout
-from realmodels.model import Model
+from realmodels.model import Deployment, Model
 from theory.errors import InputError
 from theory.hardware import Hardware
 from theory.placement import Placement
 from theory.strict_json import is_whole
 
 _LOG = logging.getLogger(__name__)
+SAVED_DIGITAL = "model %s is deployed: its digital weights are saved; save_chip(model, file) keeps the chip"
 STATUSES = ("analog", "digital by placement", "never analog")
 LISTED = ("indexers", "other")  # of the kinds that are never analog
 
@@ -80,13 +83,12 @@ def deploy(
     InputError, before anything is changed, if the model is deployed already or the placement does not fit it.
     """
     _check_seed(seed)
-    report, modules = _planned(model, placement)
+    report, modules = planned(model, placement)
     calibration = _calibration(model, calibration, hardware)
-    analog = {name: _made(model, name, each, hardware, calibration, fp32) for name, each in modules.items()}
+    analog = {name: made(model, name, each, hardware, calibration, fp32) for name, each in modules.items()}
     for name, module in analog.items():
         _program(name, module, seed, mirrored)
-    for name, module in analog.items():
-        model.network.set_submodule(name, module)
+    install(model, analog, Deployment(placement, hardware, seed, mirrored, fp32))
     return report
 
 
@@ -95,6 +97,7 @@ def reprogram(model: Model, seed: int, *, mirrored: bool = False) -> None:
     _check_seed(seed)
     for name, module in _require_deployed(model).items():
         _program(name, module, seed, mirrored)
+        module.deployment = replace(module.deployment, seed=seed, mirrored=mirrored)
 
 
 def withdraw(model: Model) -> None:
@@ -132,11 +135,11 @@ class Chip:
     @contextmanager
     def placed(self, placement: Placement) -> Iterator[DeploymentReport]:
         """Deploy with this placement for the length of a `with` block, as `deployed` does."""
-        report, modules = _planned(self.model, placement)
+        report, modules = planned(self.model, placement)
         analog = {name: self._module(name, each) for name, each in modules.items()}
         try:
-            for name, module in analog.items():
-                self.model.network.set_submodule(name, module)
+            on = Deployment(placement, self.hardware, self.seed, self._mirrored, self._fp32)
+            install(self.model, analog, on)
             yield report
         finally:
             for name, module in analog.items():
@@ -145,8 +148,8 @@ class Chip:
     def _module(self, name: str, digital: bool | tuple[int, ...]) -> AnalogLinear | AnalogExperts:
         key = name, digital is True
         if key not in self._modules:
-            made = digital if isinstance(digital, bool) else ()
-            self._modules[key] = _made(self.model, name, made, self.hardware, self._calibration, self._fp32)
+            never = digital if isinstance(digital, bool) else ()
+            self._modules[key] = made(self.model, name, never, self.hardware, self._calibration, self._fp32)
         module = self._modules[key]
         if isinstance(module, AnalogExperts) and isinstance(digital, tuple):
             module.keep_digital(digital)
@@ -173,6 +176,22 @@ def deployed(
         withdraw(model)
 
 
+def install(model: Model, analog: Mapping[str, AnalogLinear | AnalogExperts], on: Deployment) -> None:
+    """Put programmed modules into the network, by their names."""
+    for name, module in analog.items():
+        module.deployment = on
+        model.network.set_submodule(name, module)
+    hooks = model.network._state_dict_pre_hooks.values()
+    if not any(getattr(hook, "func", None) is _say_what_is_saved for hook in hooks):
+        model.network.register_state_dict_pre_hook(partial(_say_what_is_saved, model.name))
+
+
+def _say_what_is_saved(name: str, network: nn.Module, *_: object) -> None:
+    """Before weights are taken as a state dict, by save_pretrained, say."""
+    if any(isinstance(module, AnalogLinear | AnalogExperts) for module in network.modules()):
+        _LOG.warning(SAVED_DIGITAL, name)
+
+
 def _require_deployed(model: Model) -> dict[str, AnalogLinear | AnalogExperts]:
     deployed = model.analog_modules
     if not deployed:
@@ -180,9 +199,7 @@ def _require_deployed(model: Model) -> dict[str, AnalogLinear | AnalogExperts]:
     return deployed
 
 
-def _planned(
-    model: Model, placement: Placement
-) -> tuple[DeploymentReport, dict[str, bool | tuple[int, ...]]]:
+def planned(model: Model, placement: Placement) -> tuple[DeploymentReport, dict[str, bool | tuple[int, ...]]]:
     """Where parameters will be; and of each module that is replaced whether it is digital, or its digital experts.
 
     Also modules that stay digital are replaced: a deployment with nothing analog can then be told from none.
@@ -213,7 +230,7 @@ def _calibration(model: Model, given: Sequence[str] | Calibration, hardware: Har
     return given
 
 
-def _made(
+def made(
     model: Model,
     name: str,
     digital: bool | tuple[int, ...],

@@ -1,6 +1,6 @@
 """What is a loaded model, for everything that works with one?"""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -8,6 +8,28 @@ from realmodels import text
 from realmodels.analog import AnalogExperts, AnalogLinear
 from realmodels.families import ModelMap
 from theory.errors import InputError
+from theory.hardware import Hardware
+from theory.placement import Placement
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a deployed model is on: one chip. Printed, it says so in a line.
+
+    seed, mirrored: of the programming noise.
+    fp32: as `deploy` takes it.
+    """
+
+    placement: Placement
+    hardware: Hardware
+    seed: int
+    mirrored: bool = False
+    fp32: bool = False
+
+    def __str__(self) -> str:
+        fields = ", ".join(f"{name} {value}" for name, value in asdict(self.hardware).items())
+        opposite = ", opposite noise" if self.mirrored else ""
+        return f"{self.placement}; hardware: {fields}; seed {self.seed}{opposite}"
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,12 @@ class Model:
             for name, module in self.network.named_modules()
             if isinstance(module, AnalogLinear | AnalogExperts)
         }
+
+    @property
+    def deployment(self) -> Deployment | None:
+        """What chip the model is on; None if it is digital."""
+        modules = self.analog_modules
+        return next(iter(modules.values())).deployment if modules else None
 
     def require_digital(self) -> None:
         """InputError if the model is deployed."""

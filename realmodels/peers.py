@@ -173,6 +173,7 @@ def deployed_on(
             else:
                 assert isinstance(module.original, nn.Linear)
                 peer = PeerLinear(simulator, module.original, hardware, calibration[f"{name}.weight"])
+            peer.deployment = module.deployment
             model.network.set_submodule(name, peer)
         reprogram(model, seed)
         yield report

@@ -145,10 +145,15 @@ def paragraph_hash(paragraph: str) -> str:
     return hashlib.sha256(paragraph.encode()).hexdigest()[:_HASH_DIGITS]
 
 
-def shared_paragraphs(texts: Iterable[str], split: HeldOut) -> int:
-    """How many paragraphs of a held-out split are among the paragraphs or the lines of `texts`, white space aside."""
+def shared_paragraphs(texts: Iterable[str], others: Iterable[str]) -> int:
+    """How many lines of `others` are among the paragraphs or the lines of `texts`, white space aside.
+
+    Lines of few words are left out: texts may share them by chance.
+    """
     candidates = (block for text in texts for block in (*re.split(r"\n[ \t]*\n", text), *text.split("\n")))
-    held = {paragraph for document in held_out(split) for paragraph in document.split("\n")}
+    held = {
+        " ".join(words) for text in others for words in map(str.split, text.split("\n")) if len(words) > 3
+    }
     return len(held & {" ".join(candidate.split()) for candidate in candidates})
 
 
@@ -293,7 +298,7 @@ def evaluation_text(name: str) -> Sequence[str]:
 
 
 def read_text(path: str | Path) -> tuple[str, ...]:
-    """Read a user's own evaluation text, a UTF-8 file that is not empty, as one document.
+    """Read a user's own text, a UTF-8 file that is not empty, as one document.
 
     InputError for what is no regular file, or has more than LARGEST_TEXT bytes. A byte order mark is left out.
     """

@@ -171,8 +171,10 @@ DECIDING: dict[str, tuple[str, ...]] = {
     "theory.evidence": ("figures/test_evidence.py",),
     "theory.separation": ("theory/test_separation.py",),
     "theory.placement": ("theory/test_placement.py",),
+    "theory.hardware_files": ("theory/test_hardware_files.py",),
     "synthetic.robustness": ("synthetic/test_robustness.py",),
     "realmodels.compare": ("realmodels/test_compare.py",),
+    "realmodels.chip": ("realmodels/test_chip.py",),
 }
 # Modules that hand texts to exhibits, and their tests.
 HANDING: dict[str, tuple[str, ...]] = {

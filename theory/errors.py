@@ -17,7 +17,13 @@ def require(record: object, kind: str, checks: Mapping[str, tuple[bool, str]]) -
     """
     for name, (valid, allowed) in checks.items():
         if not valid:
-            raise InputError(f"{kind}.{name} is {getattr(record, name)!r}: give {allowed}")
+            raise InputError(f"{kind}.{name} is {shown(getattr(record, name))}: give {allowed}")
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as it stands in a message: at most so many letters, whatever a file holds."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

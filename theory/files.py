@@ -1,9 +1,18 @@
-"""How is a file read that anybody may have put there? Without waiting, and only if it is as large as it should be."""
+"""How is a file read that anybody may have put there, and how is one written whole or not at all?
+
+It is read without waiting, and only if it is as large as it should be.
+"""
 
 import errno
 import os
+import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+from theory.errors import InputError
 
 
 def read_regular(path: Path, largest: int, *, follow: bool = True) -> bytes:
@@ -20,3 +29,25 @@ def read_regular(path: Path, largest: int, *, follow: bool = True) -> bytes:
         if len(content) > largest:
             raise OSError(errno.EFBIG, f"it has more than {largest} bytes", str(path))
         return content
+
+
+@contextmanager
+def write_whole(path: Path, what: str) -> Iterator[BinaryIO]:
+    """A file to write, which is in its place if the block ends well, and else not at all; links are replaced.
+
+    InputError, naming `what` it is, if it cannot be written.
+    """
+    half = path.parent / f".{path.name}.{secrets.token_hex(8)}.half"
+    try:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, "a folder is in its place")
+        with half.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(path)
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be written ({error.strerror}): give another place") from None
+    finally:
+        with suppress(OSError):
+            half.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ are added digitally. Leading axes are separate matrices with tiles of their own.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -48,6 +48,8 @@ class ProgrammingNoise:
     scale: how many units of the polynomials are one w_max.
     border: the first piece holds up to x = border, the second piece, if there is one, above.
     dead_zone: weights with r below this are written as 0, without noise.
+    function: the standard deviation as any function of a tensor r, in the place of pieces, which are then (). An NVIDIA
+        GPU's kernel takes polynomials alone: with a function, programming is slower there.
     """
 
     pieces: tuple[Mapping[int, float], ...]
@@ -55,9 +57,12 @@ class ProgrammingNoise:
     scale: float = 1.0
     border: float = math.inf
     dead_zone: float = 0.0
+    function: Callable[[Any], Any] | None = None
 
     def sigma(self, r: Any) -> Any:
         """Standard deviation at r. Models with one piece also accept symbols or floats."""
+        if self.function is not None:
+            return torch.zeros_like(r) + self.function(r)  # new, and one for each weight
         x = r if self.x_max == 1 else self.x_max * r
         value = _polynomial(self.pieces[0], x)
         if len(self.pieces) > 1:
@@ -125,19 +130,33 @@ class Hardware:
     lam: float | None = None
 
     def __post_init__(self) -> None:
-        models, granularities = tuple(PROGRAMMING_NOISE), get_args(Granularity)
-        bits, positive = "2 to 16, or None for no converter", "a finite number above 0, or None"
-        checks = {
-            "programming": (self.programming in models, f"one of {', '.join(models)}"),
-            "c": (is_finite(self.c) and self.c >= 0, "a finite number of at least 0"),
-            "w_max": (self.w_max in granularities, f"one of {', '.join(granularities)}"),
-            "tile_size": (is_whole(self.tile_size) and self.tile_size >= 1, "a whole number of at least 1"),
-            "dac_bits": (self.dac_bits is None or _is_bits(self.dac_bits), bits),
-            "adc_bits": (self.adc_bits is None or _is_bits(self.adc_bits), bits),
-            "kappa": (self.kappa is None or _is_positive(self.kappa), positive),
-            "lam": (self.lam is None or _is_positive(self.lam), positive),
+        valid = {
+            "programming": isinstance(self.programming, str) and self.programming in PROGRAMMING_NOISE,
+            "c": is_finite(self.c) and self.c >= 0,
+            "w_max": self.w_max in get_args(Granularity),
+            "tile_size": is_whole(self.tile_size) and self.tile_size >= 1,
+            "dac_bits": self.dac_bits is None or _is_bits(self.dac_bits),
+            "adc_bits": self.adc_bits is None or _is_bits(self.adc_bits),
+            "kappa": self.kappa is None or _is_positive(self.kappa),
+            "lam": self.lam is None or _is_positive(self.lam),
         }
-        require(self, "hardware", checks)
+        words = allowed()
+        require(self, "hardware", {name: (each, words[name]) for name, each in valid.items()})
+
+
+def allowed() -> dict[str, str]:
+    """Which values each field of `Hardware` may have, in words."""
+    bits, positive = "2 to 16, or None for no converter", "a finite number above 0, or None"
+    return {
+        "programming": f"one of {', '.join(PROGRAMMING_NOISE)}",
+        "c": "a finite number of at least 0",
+        "w_max": f"one of {', '.join(get_args(Granularity))}",
+        "tile_size": "a whole number of at least 1",
+        "dac_bits": bits,
+        "adc_bits": bits,
+        "kappa": positive,
+        "lam": positive,
+    }
 
 
 def largest_weights(

@@ -7,16 +7,20 @@ only ranked here: `realmodels.scores` computes them.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from itertools import zip_longest
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from theory.errors import InputError
+from theory.errors import InputError, shown
+from theory.files import read_regular, write_whole
+from theory.hardware import Hardware
 from theory.strict_json import dumps, fields_of, is_finite, is_whole, loads
 
 Strategy = Literal[
@@ -36,7 +40,17 @@ Strategy = Literal[
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Scores = Float[Tensor, "layers experts"]
 Choice = tuple[tuple[int, ...], ...]
+LARGEST_FILE = 2**24  # bytes
 _WORTH = 1e6  # of the most valuable expert, to the solver, which ends within 1e-6 of the best sum
+
+
+class Named(Protocol):
+    """A model, as far as a file names it [realmodels.model.Model]."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def weights_hash(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -72,12 +86,42 @@ class Placement:
         modules = _sequence(self.analog_modules, "placement.analog_modules")
         for module in modules:
             if not isinstance(module, str) or not module:
-                raise InputError(f"placement.analog_modules has {module!r}: give names of modules")
+                raise InputError(f"placement.analog_modules has {shown(module)}: give names of modules")
         object.__setattr__(self, "num_experts", sizes)
         object.__setattr__(self, "digital_experts", tuple(chosen))
         object.__setattr__(
             self, "analog_modules", tuple(sorted(_distinct(modules, "placement.analog_modules")))
         )
+
+    def __str__(self) -> str:
+        digital, every = sum(map(len, self.digital_experts)), sum(self.num_experts)
+        dense = f", {' and '.join(self.analog_modules)} analog" if self.analog_modules else ""
+        return f"{digital} of {every} experts digital{dense}"
+
+    def save(
+        self, file: str | Path, model: "Named", *, score: str = "", hardware: Hardware | None = None
+    ) -> None:
+        """Write the placement as JSON, with what it is of: the model, the score and the hardware that it was chosen by.
+
+        InputError if the file cannot be written.
+        """
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        name = Path(model.name).name  # not where it was
+        saved = SavedPlacement(name, model.weights_hash, score, hardware, date, self)
+        with write_whole(Path(file).expanduser(), "placement file") as out:
+            out.write(dumps(asdict(saved)).encode())
+
+    @classmethod
+    def load(cls, file: str | Path, model: "Named") -> "Placement":
+        """The placement that `save` wrote for this model; InputError for another model's, or any other file."""
+        saved = read_placement(file)
+        if saved.weights_hash != model.weights_hash:
+            raise InputError(
+                f"placement file {file} is of the model {shown(saved.model)} with the weights"
+                f" {saved.weights_hash[:12]}, not of {model.name} with {model.weights_hash[:12]}: load"
+                " that model, or place this one"
+            )
+        return saved.placement
 
     def to_json(self) -> str:
         return dumps(asdict(self))
@@ -89,6 +133,47 @@ class Placement:
             return cls(**fields_of(cls, loads(text), "placement"))
         except InputError as error:
             raise InputError(f"{error}; restore the placement file or make it again") from None
+
+
+@dataclass(frozen=True)
+class SavedPlacement:
+    """A placement and what it is of; the fields of a file.
+
+    weights_hash: of the digital model [realmodels.load.loaded_hash].
+    score: what experts were ranked by, "" if that is not known. hardware: what for, None if that is not known.
+    date: when it was saved, as ISO 8601.
+    """
+
+    model: str
+    weights_hash: str
+    score: str
+    hardware: Hardware | None
+    date: str
+    placement: Placement
+
+
+def read_placement(file: str | Path) -> SavedPlacement:
+    """What `Placement.save` wrote, whatever the model; InputError for any other file."""
+    where, advice = f"placement file {file}", "give a file that Placement.save wrote"
+    try:
+        text = read_regular(Path(file).expanduser(), LARGEST_FILE).decode()
+        saved = fields_of(SavedPlacement, loads(text), "it")
+        for name in ("model", "weights_hash", "score", "date"):
+            if not isinstance(saved[name], str):
+                raise InputError(f"{name} is {shown(saved[name])}: give a text")
+        hardware = saved["hardware"]
+        if hardware is not None:
+            hardware = Hardware(**fields_of(Hardware, hardware, "hardware"))
+        placement = Placement(**fields_of(Placement, saved["placement"], "placement"))
+        return SavedPlacement(**{**saved, "hardware": hardware, "placement": placement})
+    except UnicodeDecodeError:
+        raise InputError(f"{where} is no text: {advice}") from None
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"{where} cannot be read ({getattr(error, 'strerror', None) or error}): {advice}"
+        ) from None
+    except InputError as error:
+        raise InputError(f"{where}: {error}; {advice}") from None
 
 
 def num_digital(digital_fraction: float, experts: int) -> int:
@@ -228,19 +313,19 @@ def _signs(signs: Sequence[Sequence[int]] | None, scores: Scores) -> Sequence[Se
 
 def _sequence(value: object, where: str) -> Sequence[object]:
     if not isinstance(value, list | tuple):
-        raise InputError(f"{where} is {value!r}: give a list")
+        raise InputError(f"{where} is {shown(value)}: give a list")
     return value
 
 
 def _index(value: object, where: str, low: int, high: float = math.inf) -> int:
     if not is_whole(value) or not low <= value <= high:
         allowed = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise InputError(f"{where} has {value!r}: give whole numbers {allowed}")
+        raise InputError(f"{where} has {shown(value)}: give whole numbers {allowed}")
     return value
 
 
 def _distinct(values: Sequence[Any], where: str) -> Sequence[Any]:
     for value in values:
         if values.count(value) > 1:
-            raise InputError(f"{where} has {value!r} twice: give it once")
+            raise InputError(f"{where} has {shown(value)} twice: give it once")
     return values

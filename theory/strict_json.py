@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeGuard
 
-from theory.errors import InputError
+from theory.errors import InputError, shown
 
 LARGEST = sys.float_info.max
 
@@ -28,11 +28,11 @@ def dumps(value: Any) -> str:
 def fields_of(cls: type, value: Any, where: str) -> dict[str, Any]:
     """`value` if it is an object with exactly the fields of the dataclass `cls`."""
     if not isinstance(value, dict):
-        raise InputError(f"{where} is {value!r}: an object is needed")
+        raise InputError(f"{where} is {shown(value)}: an object is needed")
     names = [entry.name for entry in fields(cls)]
     for key in value:
         if key not in names:
-            raise InputError(f"{where} has the unknown key {key!r}; allowed: {', '.join(names)}")
+            raise InputError(f"{where} has the unknown key {shown(key)}; allowed: {', '.join(names)}")
     for name in names:
         if name not in value:
             raise InputError(f"{where} lacks the key {name!r}")
@@ -75,6 +75,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise InputError(f"the key {key!r} occurs twice")
+            raise InputError(f"the key {shown(key)} occurs twice")
         found[key] = value
     return found

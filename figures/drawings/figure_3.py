@@ -12,14 +12,16 @@ from figures.drawings.style import (
     BROWN,
     HERMES,
     NOISE_AXIS,
-    NOISES,
     OCHRE,
     VERMILLION,
     W_MAX,
     WIDTH,
     C,
     legend_below,
+    noise_name,
     noise_of,
+    noises_of,
+    other_hardware,
     percentage_points,
     styled,
     titled,
@@ -37,7 +39,7 @@ EXPERT_MARKERS, EXPERT_LINES = "<>Xpo", ((0, (1, 1)), (0, (3, 1, 1, 1)), "-.", "
 MEANING = (
     "Dense modules are attention and LM head, which every token uses; a token uses only some of the experts. In each"
     f" curve the named part is on simulated analog hardware and all else is digital. {C}; at c = 0 only the"
-    f" 8-bit converters are left. {W_MAX}. {HERMES}. Bands are 95 % intervals over noise draws and documents."
+    f" converters are left. {W_MAX}. {HERMES}. Bands are 95 % intervals over noise draws and documents."
     f" {DENSE_HURTS_MORE.cited}"
 )
 CAPTION = (
@@ -115,7 +117,8 @@ def _message(result: Result) -> str:
     if any(cost[noise, most] <= 0 for noise in shown):
         return "What noise costs, by what is on analog hardware"
     *first, last = (f"{cost[noise, dense] / cost[noise, most]:.1f}" for noise in shown)
-    return f"Noisy dense modules cost {', '.join(first)} and {last} times the loss of {most}"
+    factors = f"{', '.join(first)} and {last}" if first else last
+    return f"Noisy dense modules cost {factors} times the loss of {most}"
 
 
 def _looks(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -146,12 +149,12 @@ def _panels(
     per_million: bool = False,
 ) -> Figure:
     data = result.data
-    noises = list(dict.fromkeys(noise_of(curve) for curve in data["curves"]))
+    noises = noises_of(data["curves"])
     figure = Figure(figsize=(WIDTH, 4.3))
     axes = figure.subplots(1, len(noises), squeeze=False, sharex=True, sharey=True)[0]
     for axis, noise in zip(axes, noises, strict=True):
         _curves(axis, result, noise, quantity, per_million)
-        axis.set_title(NOISES[noise])
+        axis.set_title(noise_name(noise))
         axis.set_xlabel(NOISE_AXIS)
     axes[0].set_ylabel(label)
     legend_below(figure, axes[0], columns=3, title="On analog hardware:", columnspacing=3)
@@ -160,7 +163,8 @@ def _panels(
         figure,
         message,
         f"{data['model']}; all digital: loss {digital['loss']['mean']:.3f} nats per token, top-1 accuracy"
-        f" {100 * digital['accuracy']['mean']:.1f} %; {data['blocks']} blocks of {data['block_tokens']} tokens",
+        f" {100 * digital['accuracy']['mean']:.1f} %; {data['blocks']} blocks of {data['block_tokens']} tokens"
+        f"{other_hardware(result)}",
     )
     return figure
 

@@ -15,7 +15,6 @@ from figures.drawings.style import (
     GREY,
     HERMES,
     NOISE_AXIS,
-    NOISES,
     SCORE,
     STRATEGIES,
     W_MAX,
@@ -23,7 +22,10 @@ from figures.drawings.style import (
     C,
     legend_below,
     lengths,
+    noise_name,
     noise_of,
+    noises_of,
+    other_hardware,
     percentage_points,
     styled,
     titled,
@@ -63,15 +65,18 @@ Panel = tuple[tuple[str, str], float]  # a noise and a budget
 
 @styled
 def draw(result: Result) -> Figure:
-    """A row for each w_max and budget, under pcm: recovered loss, paired difference to MaxNN, tasks if any."""
-    return _recovered(result, _rows(result, "pcm"))
+    """A row for each w_max and budget, under pcm: recovered loss, paired difference to MaxNN, tasks if any.
+
+    Where pcm was not measured, it is the first noise that was.
+    """
+    return _recovered(result, _rows(result, _first(result)))
 
 
 @styled
 def draw_hermes(result: Result) -> Figure | None:
     """The same under hermes; None if the result has none."""
     rows = _rows(result, "hermes")
-    return _recovered(result, rows) if rows else None
+    return _recovered(result, rows) if rows and _first(result) != "hermes" else None
 
 
 def _recovered(result: Result, rows: Sequence[Panel]) -> Figure:
@@ -112,8 +117,8 @@ def _recovered(result: Result, rows: Sequence[Panel]) -> Figure:
 
 @styled
 def draw_loss(result: Result) -> Figure:
-    """The loss increase and the change of accuracy, under pcm."""
-    rows = _rows(result, "pcm")
+    """The loss increase and the change of accuracy, under the same noise as `draw`."""
+    rows = _rows(result, _first(result))
     figure = _figure(rows)
     axes = figure.subplots(len(rows), 2, squeeze=False, sharex=True, sharey="col")
     for row, panel in zip(axes, rows, strict=True):
@@ -153,6 +158,10 @@ def table(result: Result) -> list[dict[str, Any]]:
     return with_bounds(result.data["curves"])
 
 
+def _first(result: Result) -> str:
+    return noises_of(result.data["curves"])[0][0]
+
+
 def _rows(result: Result, programming: str) -> list[Panel]:
     """The panels of one programming noise, in order."""
     panels = dict.fromkeys(
@@ -170,20 +179,22 @@ def _figure(rows: Sequence[Panel]) -> Figure:
 
 def _title(panel: Panel) -> str:
     noise, fraction = panel
-    return f"{NOISES[noise]}, {100 * fraction:g} % digital"
+    return f"{noise_name(noise)}, {100 * fraction:g} % digital"
 
 
 def _message(result: Result, rows: Sequence[Panel]) -> str:
-    """What MaxNN recovers at least and at most, at the c of the rules."""
+    """What MaxNN recovers at least and at most, at the c of the rules, or else at the largest."""
+    magnitudes = {curve["c"] for curve in result.data["curves"]}
+    c = RECOVERED_AT.value if RECOVERED_AT.value in magnitudes else max(magnitudes)
     found = [
         curve["recovered"]
         for curve in result.data["curves"]
         if curve["strategy"] == "maxnn"
-        and curve["c"] == RECOVERED_AT.value
+        and curve["c"] == c
         and (noise_of(curve), curve["digital_fraction"]) in rows
     ]
     return (
-        f"At c = {RECOVERED_AT.value:g}, digital experts chosen by MaxNNScore recover {100 * min(found):.0f} to"
+        f"At c = {c:g}, digital experts chosen by MaxNNScore recover {100 * min(found):.0f} to"
         f" {100 * max(found):.0f} % of the loss"
     )
 
@@ -194,6 +205,7 @@ def _measured(result: Result) -> str:
     text = (
         f"{data['model']}; all digital: loss {digital['loss']['mean']:.3f} nats per token, top-1 accuracy"
         f" {100 * digital['accuracy']['mean']:.1f} %; {data['blocks']} blocks of {data['block_tokens']} tokens"
+        f"{other_hardware(result)}"
     )
     if "tasks" in digital:
         tasks = digital["tasks"]

@@ -6,7 +6,7 @@ same in every figure.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from textwrap import fill
@@ -24,6 +24,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from theory.evidence import Result
+from theory.paper import CONVERTER_BITS, TILE_SIZE
 
 WIDTH = 7.0  # inches: the text width of a page, and of a README on a laptop
 SMALLEST = 8.0  # points
@@ -130,6 +131,27 @@ def styled(draw: Callable[[Result], Drawn]) -> Callable[[Result], Drawn]:
 def noise_of(row: Mapping[str, Any]) -> tuple[str, str]:
     """Programming noise and w_max of a row of a result; those before there were two noises are of pcm."""
     return row.get("programming", "pcm"), row["w_max"]
+
+
+def noises_of(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The noises of rows, those of NOISES in its order, a user's own last."""
+    found = dict.fromkeys(map(noise_of, rows))
+    return [noise for noise in dict.fromkeys((*NOISES, *found)) if noise in found]
+
+
+def noise_name(noise: tuple[str, str]) -> str:
+    return NOISES.get(noise, f"{noise[0]}, w_max per {noise[1]}")
+
+
+def other_hardware(result: Result) -> str:
+    """What tiles, converters and their ranges are where they are not the paper's, to end a line with."""
+    usual = {"tile_size": TILE_SIZE.value, "dac_bits": CONVERTER_BITS.value, "adc_bits": CONVERTER_BITS.value}
+    first = (result.provenance.get("hardware") or [{}])[0]
+    return "".join(
+        f"; {name} {first[name]}"
+        for name in (*usual, "kappa", "lam")
+        if name in first and first[name] != usual.get(name)
+    )
 
 
 def titled(figure: Figure, message: str, detail: str = "") -> None:

@@ -11,7 +11,6 @@ from figures.drawings.style import (
     BLUE,
     GREEN,
     HERMES,
-    NOISES,
     OCHRE,
     PURPLE,
     VERMILLION,
@@ -21,7 +20,10 @@ from figures.drawings.style import (
     board,
     legend_below,
     lengths,
+    noise_name,
     noise_of,
+    noises_of,
+    other_hardware,
     styled,
     titled,
 )
@@ -31,7 +33,6 @@ from theory.paper import ARXIV
 QUANTITIES = ("tokens\nper s", "tokens\nper W s", "accuracy,\n%")
 DIGITS = (0, 2, 2)  # after the point
 LOOKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (OCHRE, "v"), (BLACK, "X"))
-OURS = ("pcm", "tile")  # the noise of the table's accuracies
 OLMOE = "OLMoE"  # whose costs are published, and those of a result that names no model
 CAPTION = (
     "A table of the throughput, energy and accuracy of each placement, for OLMoE published numbers beside ours."
@@ -44,7 +45,8 @@ CAPTION = (
 @styled
 def draw(result: Result) -> Figure:
     """The placements as a table; beside ours the published numbers, if there are any."""
-    data, rows = result.data, _rows(result, OURS)
+    data, noise = result.data, noises_of(result.data["rows"])[0]
+    rows = _rows(result, noise)
     cost_of = data.get("cost_of", OLMOE)
     whose = ("published", "ours") if any(row["published"] for row in rows) else ("ours",)
     cells = [
@@ -63,8 +65,8 @@ def draw(result: Result) -> Figure:
         figure,
         f"What a placement of {cost_of} costs and how good it is"
         + (": published, and ours" if "published" in whose else ""),
-        f"batch {data['batch']}, c = {data['c']:g}; our accuracy: {data['model']}, {NOISES[OURS]},"
-        f" {data['blocks']} blocks of {data['block_tokens']} tokens",
+        f"batch {data['batch']}, c = {data['c']:g}; our accuracy: {data['model']}, {noise_name(noise)},"
+        f" {data['blocks']} blocks of {data['block_tokens']} tokens{other_hardware(result)}",
     )
     return figure
 
@@ -106,7 +108,7 @@ def draw_cost(result: Result) -> Figure:
 def draw_quality(result: Result) -> Figure:
     """The loss increase of a placement against its energy, a panel for each noise."""
     data = result.data
-    noises = [each for each in NOISES if _rows(result, each)]
+    noises = noises_of(data["rows"])
     figure = Figure(figsize=(WIDTH, 3.4))
     axes = figure.subplots(1, len(noises), squeeze=False, sharex=True, sharey=True)[0]
     for axis, noise in zip(axes, noises, strict=True):
@@ -121,7 +123,7 @@ def draw_quality(result: Result) -> Figure:
                 capsize=3,
                 label=row["placement"],
             )
-        axis.set_title(NOISES[noise])
+        axis.set_title(noise_name(noise))
         axis.set_xscale("log")
     axes[len(axes) // 2].set_xlabel(
         f"tokens per joule of {data.get('cost_of', OLMOE)}, batch {data['batch']} (more is cheaper)"

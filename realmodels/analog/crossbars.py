@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -15,7 +15,14 @@ from torch.nn import functional as F
 
 from realmodels.analog.ranges import LayerCalibration
 from theory.errors import InputError
-from theory.hardware import Hardware, drawn_in_parts, largest_of_columns, largest_weights, program
+from theory.hardware import (
+    PROGRAMMING_NOISE,
+    Hardware,
+    drawn_in_parts,
+    largest_of_columns,
+    largest_weights,
+    program,
+)
 
 # Rows are processed in passes whose ADC outputs fill about this many bytes. On a CPU a pass then stays in the
 # last-level cache and malloc hands the same pages out again (first touches of fresh pages cost more than the
@@ -169,6 +176,57 @@ class Crossbars(nn.Module):
         fused_program(target, w_max, gain, experts, weight, self.hardware, generator, mirrored=mirrored)
         if not self.has_converters:
             self.weight = stored(weight)
+
+    def form(
+        self, shape: Sequence[int], stored: Callable[[Tensor], Tensor], dtype: torch.dtype
+    ) -> tuple[torch.dtype, tuple[int, ...]]:
+        """Of weights (experts, matrices, out, in) of this dtype as they are stored here, dtype and shape."""
+        dtype = torch.promote_types(dtype, torch.float32)
+        if not self.has_converters:
+            return dtype, tuple(stored(torch.empty(*shape, device="meta")).shape)
+        width = min(self.hardware.tile_size, shape[-1])
+        row = math.ceil(width / FP16_ROW) * FP16_ROW if self.is_fp16 else width
+        sizes = math.ceil(shape[-1] / width), shape[0], shape[1] * shape[2], row
+        return torch.half if self.is_fp16 else dtype, sizes
+
+    @property
+    def stored_form(self) -> tuple[torch.dtype, tuple[int, ...]]:
+        """Of the weights that are stored now, dtype and shape."""
+        if self.packed:
+            tile = self.packed[0][0]
+            return tile.dtype, (len(self.packed), len(self.packed[0]), *tile.shape)
+        weight = self.programmed()
+        return weight.dtype, tuple(weight.shape)
+
+    def parts(self) -> Iterator[Tensor]:
+        """The stored weights in parts, in the order of their memory; dense, and each copied only if it has to be."""
+        if self.packed:
+            yield from (tile.to_dense() for tiles in self.packed for tile in tiles)
+        else:
+            yield self.programmed()
+
+    def restore(
+        self,
+        target: Float[Tensor, "all_experts matrices out in"],
+        experts: Int[Tensor, " experts"],
+        read: Callable[..., Tensor],
+    ) -> None:
+        """Take weights that were stored here before, of the given experts of these target weights.
+
+        read: gives all of them, or those of the slices and the experts that it is given.
+        """
+        shape = (len(experts), *target.shape[1:])
+        dtype = torch.promote_types(target.dtype, torch.float32)
+        if not self.has_converters:
+            self.weight = read().to(target.device)
+            return
+        self._set_scale(largest_weights(target, self.hardware).to(dtype)[experts])
+        if self.is_fp16 or self._room(shape, dtype, target.device) is not None:
+            self.packed, self.weight = [], read().to(target.device)
+            return
+        for number, tiles in enumerate(self.packed):
+            for place in range(len(tiles)):
+                tiles[place] = _packed(read(slice(number, number + 1), slice(place, place + 1))[0, 0])
 
     def _room(
         self, shape: Sequence[int], dtype: torch.dtype, device: torch.device
@@ -422,11 +480,12 @@ def count_inputs(
 def takes_kernel(target: Tensor, hardware: Hardware, generator: torch.Generator) -> bool:
     """True if `realmodels.analog.kernel` makes the noise, with draws of its own.
 
-    It does where both weights and generator are on an NVIDIA GPU that Triton can compile for, unless there is no noise
-    or fp64 is wanted. A generator elsewhere means the same draws on every machine.
+    It does where both weights and generator are on an NVIDIA GPU that Triton can compile for, unless there is no noise,
+    fp64 is wanted, or the noise is no polynomial. A generator elsewhere means the same draws on every machine.
     """
     return (
         hardware.c > 0
+        and PROGRAMMING_NOISE[hardware.programming].function is None
         and target.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and target.device.type == generator.device.type == "cuda"
         and torch.version.hip is None

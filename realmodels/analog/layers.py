@@ -3,10 +3,10 @@
 For inference only: no gradient flows through these modules.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,15 @@ from theory.errors import InputError
 from theory.hardware import Hardware, program
 
 
+class Target(NamedTuple):
+    """What is programmed: a parameter, as matrices, and which of its experts; and how it is kept without converters."""
+
+    name: str
+    matrices: Float[Tensor, "all_experts matrices out in"]
+    experts: Int[Tensor, " experts"]
+    stored: Callable[[Tensor], Tensor]
+
+
 class _Analog(nn.Module):
     """A module with crossbars in the place of another one, whose parameters it holds under the same names.
 
@@ -34,6 +43,7 @@ class _Analog(nn.Module):
     """
 
     crossbars: Mapping[str, Crossbars]  # the name is that of the parameter
+    deployment: Any = None  # of the model [realmodels.model.Deployment], once the module is part of it
     needs_parameters: bool  # True if a call computes with any parameter of the replaced module
     why_not_fused: str | None  # since the last programming
 
@@ -81,6 +91,16 @@ class _Analog(nn.Module):
         device = device_of(self)  # nothing has to be fetched, but inputs may be elsewhere
         there = {name: each.to(device) for name, each in named.items()}
         return super().__call__(*(each.to(device) for each in inputs), **there)
+
+    def targets(self) -> Iterator[Target]:
+        """What `program` programs; decides how that is stored."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
+        """Program all analog weights with fresh noise."""
+        for target in self.targets():
+            self._program(*target[:3], generator, target.stored, mirrored=mirrored)
 
     def _choose_path(self, target: Tensor, why_not: str | None = None) -> bool:
         """Find out if the module with these weights computes fused, and tell the crossbars.
@@ -160,13 +180,11 @@ class AnalogLinear(_Analog):
         self.needs_parameters = not self.is_analog or linear.bias is not None
         self.in_features, self.out_features = linear.in_features, linear.out_features
 
-    @torch.no_grad()
-    def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
-        """Program the weights with fresh noise."""
+    def targets(self) -> Iterator[Target]:
         target = weights_of(self)["weight"][None, None]
         self._choose_path(target)
         only = torch.zeros(1, dtype=torch.int64, device=target.device)
-        self._program("weight", target, only, generator, lambda matrices: matrices[0, 0], mirrored=mirrored)
+        yield Target("weight", target, only, lambda matrices: matrices[0, 0])
 
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """The same as `nn.Linear.forward`, in the dtype of `input`."""
@@ -280,12 +298,10 @@ class AnalogExperts(_Analog):
     def is_analog(self) -> bool:
         return bool(self.analog)
 
-    @torch.no_grad()
-    def program(self, generator: torch.Generator, *, mirrored: bool = False) -> None:
-        """Program the analog experts with fresh noise.
+    def targets(self) -> Iterator[Target]:
+        """gate and up of each expert, then down of each.
 
-        Noise is drawn for all experts: first for gate and up of each, then for down of each. So it depends neither on
-        the placement nor on the layout.
+        Noise is drawn for all experts in this order, so that it depends neither on the placement nor on the layout.
         """
         weights = weights_of(self)
         known = self.layout.gated and not self.layout.identities and not self.layout.weighted_inputs
@@ -295,8 +311,7 @@ class AnalogExperts(_Analog):
             self.gate, self.number = known_gate(self.original), numbered(self.original)
         for name in self.layout.weights:
             target, stored = self.layout.matrices(name, weights[name]), partial(self.layout.stored, name)
-            experts = self.groups[: len(self.held)].to(target.device)
-            self._program(name, target, experts, generator, stored, mirrored=mirrored)
+            yield Target(name, target, self.groups[: len(self.held)].to(target.device), stored)
 
     @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Float[Tensor, "tokens hidden"]:

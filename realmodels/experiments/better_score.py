@@ -97,6 +97,13 @@ class Config(Evaluated):
         """True if the rules are about this hardware."""
         return self.programming == "pcm" and self.bits == 8
 
+    @property
+    def hardware(self) -> tuple[Hardware, ...]:
+        """What the analog experts are on, at each of the magnitudes; each is as noisy as pcm there."""
+        pcm = Hardware(c=1.0, w_max=self.w_max, dac_bits=self.bits, adc_bits=self.bits)
+        unit = rig.as_noisy(rig.model(self.model, self.device), pcm, self.programming)
+        return tuple(replace(unit, c=c * unit.c) for c in self.magnitudes)
+
 
 @dataclass(frozen=True)
 class Preset:

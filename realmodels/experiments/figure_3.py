@@ -62,6 +62,11 @@ class Config(Evaluated):
     c: float
     seed: int
 
+    @property
+    def hardware(self) -> tuple[Hardware, ...]:
+        """What the part is on."""
+        return () if self.part is None else (self.on(self.c, self.noise),)
+
 
 PRESETS = {
     "quick": Preset(
@@ -105,12 +110,25 @@ def grid(
     device: str = "cpu",
     seeds: int | None = None,
     first_seed: int | None = None,
+    hardware: Mapping[str, Any] | None = None,
+    calibration: str | None = None,
 ) -> list[Config]:
-    """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on."""
-    settings = PRESETS[preset]
+    """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on.
+
+    hardware, calibration: as `rig.evaluated` takes them.
+    """
+    settings = PRESETS[preset].on(hardware)
     draws = settings.seeds(seeds, first_seed)
     reference = Config(
-        **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
+        **rig.evaluated(
+            model,
+            text,
+            device,
+            settings.blocks,
+            settings.block_tokens,
+            calibration=calibration,
+            hardware=hardware,
+        ),
         noise=settings.noises[0],
         part=None,
         c=0.0,
@@ -121,7 +139,7 @@ def grid(
         *(
             replace(reference, noise=noise, part=part, c=c, seed=seed)
             for noise in settings.noises
-            for c in (0.0, *settings.magnitudes)
+            for c in dict.fromkeys((0.0, *settings.magnitudes))
             for seed in (draws if c > 0 else draws[:1])
             for part in parts(rig.model(model, device))  # innermost: they share a chip
         ),
@@ -140,10 +158,11 @@ def measure_with(deploy: rig.Deployer | None, config: Config) -> dict[str, Any]:
     with rig.placed(
         config.model,
         config.device,
-        Hardware(c=config.c, **asdict(config.noise)),
+        config.hardware[0],
         1 - config.part.analog_experts,
         config.seed,
         analog_modules=config.part.analog_modules,
+        calibrated_on=config.calibrated_on,
         deploy=deploy,
     ) as report:
         return {**rig.measured(config), "analog_parameters": report.count("analog")}
@@ -207,7 +226,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             "block_tokens": first.block_tokens,
             "documents": len(set(reference["documents"])),
         },
-        findings=tuple(findings),
+        findings=rig.judged_on(first.own, findings),
     )
 
 
@@ -221,7 +240,7 @@ def _findings(
     by_label = {part.label: part for part in analog_parameters}
     dense, experts, everything = (by_label[label] for label in (DENSE, RULE_1_EXPERTS, EVERYTHING))
     findings = []
-    for c in [c for c in RULE_1_C if c in magnitudes]:
+    for c in rig.at_rule(magnitudes, *RULE_1_C):
         above, below = change(dense, c, "loss"), change(experts, c, "loss")
         findings.append(
             mean_finding(

@@ -13,7 +13,7 @@ Rules: rules/figure-4.md, rules/figure-5.md, and rules/figure-4-smol-moe.md.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -75,6 +75,11 @@ class Config(Evaluated):
     tasks: tuple[str, ...]
     questions: int | None
 
+    @property
+    def hardware(self) -> tuple[Hardware, ...]:
+        """What the analog experts are on."""
+        return () if self.strategy is None else (self.on(self.c, self.noise),)
+
 
 PRESETS = {
     "quick": Preset(
@@ -110,18 +115,29 @@ def grid(
     seeds: int | None = None,
     first_seed: int | None = None,
     tasks: str | None = None,
+    hardware: Mapping[str, Any] | None = None,
+    calibration: str | None = None,
     large: bool = False,
 ) -> list[Config]:
     """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on.
 
-    large: the preset full is LARGE.
     tasks: names with commas between them [realmodels.tasks.named_tasks].
+    hardware, calibration: as `rig.evaluated` takes them.
+    large: the preset full is LARGE.
     """
-    settings = LARGE if large and preset == "full" else PRESETS[preset]
+    settings = (LARGE if large and preset == "full" else PRESETS[preset]).on(hardware)
     named = () if tasks is None else named_tasks(tasks.split(","))
     draws = settings.seeds(seeds, first_seed)
     reference = Config(
-        **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
+        **rig.evaluated(
+            model,
+            text,
+            device,
+            settings.blocks,
+            settings.block_tokens,
+            calibration=calibration,
+            hardware=hardware,
+        ),
         noise=settings.noises[0],
         strategy=None,
         digital_fraction=1.0,
@@ -153,10 +169,11 @@ def measure(config: Config) -> dict[str, Any]:
     with rig.placed(
         config.model,
         config.device,
-        Hardware(c=config.c, **asdict(config.noise)),
+        config.hardware[0],
         config.digital_fraction,
         config.seed,
         strategy=config.strategy,
+        calibrated_on=config.calibrated_on,
     ):
         return _results(config)
 
@@ -205,17 +222,17 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
                 "loss_change_interval": two_way_interval(loss),
                 "accuracy_change": float(accuracy.mean()),
                 "accuracy_change_interval": two_way_interval(accuracy),
-                "recovered": float((none - loss).mean() / none.mean()),
+                "recovered": _ratio(none - loss, none),
                 "recovered_interval": ratio_interval(none - loss, none),
                 **(_curve_on_tasks(tables, noise, strategy, fraction, c) if first.tasks else {}),
             }
         )
-    noises = rig.those_of(tables)
+    noises, (c,) = rig.those_of(tables), rig.at_rule({key[-1] for key in tables}, RULE_C)
     findings = [
         finding
         for noise in noises
         for fraction in FRACTIONS
-        for finding in _findings(f"{first.model}, {noise}", fraction, partial(change, noise))
+        for finding in _findings(f"{first.model}, {noise}", fraction, c, partial(change, noise))
     ]
     digital: dict[str, Any] = {
         quantity: {
@@ -234,7 +251,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             },
         }
         for noise in noises:
-            findings += _findings_on_tasks(tables, first.model, noise, reference)
+            findings += _findings_on_tasks(tables, first.model, noise, c, reference)
     return Result(
         data={
             "digital": digital,
@@ -245,20 +262,27 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             "block_tokens": first.block_tokens,
             "documents": len(set(reference["documents"])),
         },
-        findings=tuple(findings),
+        findings=rig.judged_on(first.own, findings),
     )
 
 
-def _findings(setting: str, fraction: float, change: Callable[..., NDArray[np.float64]]) -> list[Finding]:
-    """Rules 1 to 3, for one noise and one budget."""
-    none, maxnn = change("none", 0.0, RULE_C), change("maxnn", fraction, RULE_C)
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> float:
+    """Ratio of the means; 0 where nothing is lost, as on hardware that does not err."""
+    return float(part.mean() / whole.mean()) if whole.mean() else 0.0
+
+
+def _findings(
+    setting: str, fraction: float, c: float, change: Callable[..., NDArray[np.float64]]
+) -> list[Finding]:
+    """Rules 1 to 3, for one noise, budget and magnitude."""
+    none, maxnn = change("none", 0.0, c), change("maxnn", fraction, c)
     where = f"{setting}, {fraction:.1%} of experts digital"
     findings = [
         judged(
             claim=f"MaxNNScore recovers {RECOVERED.said} of the loss; {where}",
             origin="paper",
-            statistic=f"recovered fraction of the loss increase at c = {RULE_C:g}",
-            estimate=float((none - maxnn).mean() / none.mean()),
+            statistic=f"recovered fraction of the loss increase at c = {c:g}",
+            estimate=_ratio(none - maxnn, none),
             interval=partial(ratio_interval, none - maxnn, none),
             n=min(maxnn.shape),
             threshold=RULE_1_RECOVERED,
@@ -271,8 +295,8 @@ def _findings(setting: str, fraction: float, change: Callable[..., NDArray[np.fl
         findings.append(
             mean_finding(
                 f"MaxNNScore is better than {other}; {where}",
-                f"loss of MaxNN - loss of {strategy} at c = {RULE_C:g}, nats per token",
-                maxnn - change(strategy, fraction, RULE_C),
+                f"loss of MaxNN - loss of {strategy} at c = {c:g}, nats per token",
+                maxnn - change(strategy, fraction, c),
                 direction="below",
                 origin="ours" if ours else "paper",
                 family="control" if ours else "against baselines",
@@ -328,10 +352,12 @@ def _curve_on_tasks(
     return found
 
 
-def _findings_on_tasks(tables: Tables, model: str, noise: Noise, reference: dict[str, Any]) -> list[Finding]:
-    """Rules 4 and 5, for one noise."""
-    none = over_tasks(tables[noise, "none", 0.0, RULE_C])
-    gain = over_tasks(tables[noise, "maxnn", RULE_4_FRACTION, RULE_C]) - none
+def _findings_on_tasks(
+    tables: Tables, model: str, noise: Noise, c: float, reference: dict[str, Any]
+) -> list[Finding]:
+    """Rules 4 and 5, for one noise and magnitude."""
+    none = over_tasks(tables[noise, "none", 0.0, c])
+    gain = over_tasks(tables[noise, "maxnn", RULE_4_FRACTION, c]) - none
     cost = over_tasks([reference]) - none  # the same digital model against every draw
     lost = round(float(cost.mean()), 12)  # rounding errors alone are no loss
     findings = [
@@ -339,7 +365,7 @@ def _findings_on_tasks(tables: Tables, model: str, noise: Noise, reference: dict
             claim="MaxNNScore recovers more than a third of the accuracy lost on the tasks;"
             f" {model}, {noise}, {RULE_4_FRACTION:.1%} of experts digital",
             origin="paper",
-            statistic=f"recovered fraction of the accuracy lost at c = {RULE_C:g}",
+            statistic=f"recovered fraction of the accuracy lost at c = {c:g}",
             estimate=float(gain.mean()) / lost if lost else 0.0,
             interval=partial(ratio_interval, gain, cost),
             n=min(none.shape),
@@ -348,13 +374,13 @@ def _findings_on_tasks(tables: Tables, model: str, noise: Noise, reference: dict
         )
     ]
     for fraction in FRACTIONS:
-        maxnn = over_tasks(tables[noise, "maxnn", fraction, RULE_C])
+        maxnn = over_tasks(tables[noise, "maxnn", fraction, c])
         findings += [
             mean_finding(
                 f"MaxNNScore is better than {strategy.replace('_', ' ')} on the tasks;"
                 f" {model}, {noise}, {fraction:.1%} of experts digital",
-                f"accuracy with MaxNN - with {strategy} at c = {RULE_C:g}",
-                maxnn - over_tasks(tables[noise, strategy, fraction, RULE_C]),
+                f"accuracy with MaxNN - with {strategy} at c = {c:g}",
+                maxnn - over_tasks(tables[noise, strategy, fraction, c]),
                 origin="paper",
                 family="against baselines on tasks",
             )

@@ -1,9 +1,9 @@
 """How does an exhibit get a model onto analog hardware? A process loads, scores and calibrates a model once."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +22,7 @@ from realmodels.prefix import Prefix
 from realmodels.scores import scores as scores_of
 from realmodels.text import evaluation_text, held_out, read_text, shared_paragraphs, text_hash
 from theory.errors import InputError
+from theory.evidence import Finding
 from theory.hardware import Granularity, Hardware, programming_sigma
 from theory.kept import kept
 from theory.placement import STRATEGIES, Strategy, place
@@ -50,15 +51,16 @@ NOISES = (*PCM, Noise("hermes", "column"))
 
 
 def those_of(keys: Iterable[tuple[Any, ...]]) -> list[Noise]:
-    """The noises that keys begin with, in the order of NOISES."""
-    found = {key[0] for key in keys}
-    return [noise for noise in NOISES if noise in found]
+    """The noises that keys begin with, those of NOISES in its order, a user's own last."""
+    found = dict.fromkeys(key[0] for key in keys)
+    return [noise for noise in dict.fromkeys((*NOISES, *found)) if noise in found]
 
 
 DTYPE = "float32"  # of a model's parameters, where an exhibit names no other
 OUR_TEXT = "evaluation"  # what a config names where the text is that split of our own corpus
 # What a config names where `--text` has the name of one of our texts.
 OUR_TEXTS = {"docstrings": OUR_TEXT, "prose": "prose"}
+OURS = "ours", ""  # and, with a hash, where the text that ranges and scores come from is of our own corpus
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Evaluated:
 
     weights, text_hash: hashes of the model's weights and of the text.
     blocks, block_tokens: number of blocks of text, predictions in each.
+    calibrated_on: the text that ranges and scores come from, and its hash.
+    own: the user's hardware, of which a unit has all but the fields that it names itself; None for that of the rules.
     """
 
     model: str
@@ -76,6 +80,12 @@ class Evaluated:
     device: str
     blocks: int
     block_tokens: int
+    calibrated_on: tuple[str, str] = field(default=OURS, kw_only=True)
+    own: Hardware | None = field(default=None, kw_only=True)
+
+    def on(self, c: float, noise: Noise) -> Hardware:
+        """The whole hardware at this magnitude and noise."""
+        return replace(self.own or Hardware(), c=c, **asdict(noise))
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,24 @@ class Preset:
         """Seeds of the noise draws [evaluation_seeds]; `given` (at least 2) overrides the preset's number."""
         return evaluation_seeds(given, self.draws, first, "noise draws")
 
+    def on(self, given: Mapping[str, Any] | None) -> "Preset":
+        """The same on a user's hardware: the fields that are given, with the preset's magnitudes and noises else."""
+        given = given or {}
+        fields = {name: given[name] for name in ("programming", "w_max") if name in given}
+        noises = tuple(dict.fromkeys(replace(noise, **fields) for noise in self.noises))
+        return replace(self, magnitudes=(given["c"],) if "c" in given else self.magnitudes, noises=noises)
+
+
+def at_rule(magnitudes: Iterable[float], *of_rules: float) -> list[float]:
+    """Where findings are judged: at the magnitudes of the rules that there are, or else at the largest one."""
+    found = set(magnitudes)
+    return [c for c in of_rules if c in found] or [max(found)]
+
+
+def judged_on(own: Hardware | None, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings; exploratory on a user's own hardware, which no rule was written for."""
+    return tuple(each if own is None else replace(each, exploratory=True) for each in findings)
+
 
 def as_noisy(model: Model, hardware: Hardware, programming: str) -> Hardware:
     """The hardware with another programming noise of the same root mean square over all experts' weights."""
@@ -116,20 +144,38 @@ def as_noisy(model: Model, hardware: Hardware, programming: str) -> Hardware:
 
 
 def evaluated(
-    name: str, text: str | None, device: str, most_blocks: int | None, most_tokens: int
+    name: str,
+    text: str | None,
+    device: str,
+    most_blocks: int | None,
+    most_tokens: int,
+    *,
+    calibration: str | None = None,
+    hardware: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The fields of `Evaluated` for a model and a text: one of EVALUATION_TEXTS or a UTF-8 file; None: docstrings.
 
     most_blocks: at most so many blocks, spread evenly over the text; None for the whole text.
     most_tokens: predictions in a block, or fewer if the model's context is shorter.
+    calibration: a UTF-8 file of calibration text; None for ours.
+    hardware: the fields of hardware that the user gave, if any.
+    InputError if calibration text is evaluated on.
     """
     if text is None or text in OUR_TEXTS:
         text = OUR_TEXTS[text or "docstrings"]
     elif text == OUR_TEXT:
         text = f"./{text}"  # a file that is called so
     loaded, found = model(name, device), _documents(text)
+    calibrated = {}
+    if calibration is not None:
+        own = read_text(calibration)
+        if shared := shared_paragraphs(own, found):
+            raise InputError(
+                f"--calibration {calibration}: {shared} of its paragraphs are in the evaluation text: leave them out"
+            )
+        calibrated = {"calibrated_on": (calibration, text_hash(own))}
     length = min(most_tokens, loaded.context)
-    return asdict(
+    return vars(
         Evaluated(
             model=name,
             weights=loaded.weights_hash,
@@ -138,6 +184,8 @@ def evaluated(
             device=device,
             blocks=len(token_blocks(loaded, found, length, most_blocks).tokens),
             block_tokens=length,
+            own=None if hardware is None else Hardware(**hardware),
+            **calibrated,
         )
     )
 
@@ -163,9 +211,11 @@ def documents(config: Evaluated) -> list[int]:
 
 
 @lru_cache(maxsize=len(STRATEGIES))
-def scores(name: str, device: str, strategy: Strategy, dtype: str = DTYPE) -> Tensor:
-    """Scores of the experts, (layers, experts). Routing statistics are those of calibration text."""
-    loaded, texts, decided_by = _calibrated_by(name, device, dtype)
+def scores(
+    name: str, device: str, strategy: Strategy, dtype: str = DTYPE, text: tuple[str, str] = OURS
+) -> Tensor:
+    """Scores of the experts, (layers, experts). Routing statistics are those of calibration text, ours or a file."""
+    loaded, texts, decided_by = _calibrated_by(name, device, dtype, text)
     found = kept(
         "scores",
         decided_by | {"strategy": strategy},
@@ -176,10 +226,15 @@ def scores(name: str, device: str, strategy: Strategy, dtype: str = DTYPE) -> Te
 
 @lru_cache(maxsize=12)  # two methods by two granularities by three numbers of bits of one model
 def calibration(
-    name: str, device: str, hardware: Hardware, method: Method = "layer", dtype: str = DTYPE
+    name: str,
+    device: str,
+    hardware: Hardware,
+    method: Method = "layer",
+    dtype: str = DTYPE,
+    text: tuple[str, str] = OURS,
 ) -> Calibration:
-    """Converter ranges from calibration text. Programming noise plays no part."""
-    loaded, texts, decided_by = _calibrated_by(name, device, dtype)
+    """Converter ranges from calibration text, ours or a file. Programming noise plays no part."""
+    loaded, texts, decided_by = _calibrated_by(name, device, dtype, text)
     decided_by |= {"hardware": asdict(hardware), "method": method}
 
     def layer(parameter: str, search: Callable[[], Ranges]) -> Ranges:
@@ -195,10 +250,14 @@ def calibration(
     return Calibration(layers, hardware)
 
 
-def _calibrated_by(name: str, device: str, dtype: str) -> tuple[Model, Sequence[str], dict[str, Any]]:
+def _calibrated_by(
+    name: str, device: str, dtype: str, text: tuple[str, str]
+) -> tuple[Model, Sequence[str], dict[str, Any]]:
     """The model, the text that it is scored and calibrated with, and what of both decides the outcome."""
     loaded = model(name, device, dtype)
-    texts = loaded.texts("calibration")
+    texts = loaded.texts("calibration") if text == OURS else read_text(text[0])
+    if text != OURS and text_hash(texts) != text[1]:
+        raise InputError(f"the text {text[0]} was changed after the run began; run it again")
     return loaded, texts, {"weights": loaded.weights_hash, "text_hash": text_hash(texts), "device": device}
 
 
@@ -213,6 +272,7 @@ def placed(
     strategy: Strategy = "maxnn",
     analog_modules: Sequence[str] = (),
     dtype: str = DTYPE,
+    calibrated_on: tuple[str, str] = OURS,
     deploy: Deployer | None = None,
 ) -> Iterator[DeploymentReport]:
     """Score, place, calibrate and deploy: within the `with` block `model(name, device)` is on analog hardware.
@@ -221,32 +281,35 @@ def placed(
     seed: noise seed, and seed of the choice where the strategy is random.
     analog_modules: kinds of dense modules that are analog, too.
     dtype: of the model's parameters.
+    calibrated_on: as in `Evaluated`.
     deploy: what takes the arguments of `realmodels.deploy.deployed`. Without it, units that follow each other and have
         the same hardware and seed share a chip.
     """
     placement = place(
-        scores(name, device, strategy, dtype),
+        scores(name, device, strategy, dtype, calibrated_on),
         digital_experts,
         strategy,
         analog_modules=analog_modules,
         generator=torch.Generator().manual_seed(seed),
     )
     if deploy is None:
-        with _chip(name, device, dtype, hardware, seed).placed(placement) as report:
+        with _chip(name, device, dtype, calibrated_on, hardware, seed).placed(placement) as report:
             yield report
         return
-    ranges = _ranges(name, device, dtype, hardware)
+    ranges = _ranges(name, device, dtype, calibrated_on, hardware)
     with deploy(model(name, device, dtype), placement, hardware, ranges, seed=seed) as report:
         yield report
 
 
-def _ranges(name: str, device: str, dtype: str, hardware: Hardware) -> Calibration:
-    return calibration(name, device, Hardware(w_max=hardware.w_max), dtype=dtype)
+def _ranges(name: str, device: str, dtype: str, text: tuple[str, str], hardware: Hardware) -> Calibration:
+    any_noise = replace(hardware, programming="pcm", c=1.0, lam=None)
+    return calibration(name, device, any_noise, dtype=dtype, text=text)
 
 
 @lru_cache(maxsize=1)
-def _chip(name: str, device: str, dtype: str, hardware: Hardware, seed: int) -> Chip:
-    return Chip(model(name, device, dtype), hardware, _ranges(name, device, dtype, hardware), seed)
+def _chip(name: str, device: str, dtype: str, text: tuple[str, str], hardware: Hardware, seed: int) -> Chip:
+    ranges = _ranges(name, device, dtype, text, hardware)
+    return Chip(model(name, device, dtype), hardware, ranges, seed)
 
 
 def measured(config: Evaluated) -> dict[str, Any]:
@@ -264,7 +327,7 @@ def _documents(text: str) -> Sequence[str]:
     if text in OUR_TEXTS.values():
         return evaluation_text(text)
     found = read_text(text)
-    if shared := shared_paragraphs(found, "calibration"):
+    if shared := shared_paragraphs(found, held_out("calibration")):
         raise InputError(
             f"--text {text}: {shared} of its paragraphs are in the calibration text, from which ranges and scores come:"
             " leave them out"
@@ -273,7 +336,7 @@ def _documents(text: str) -> Sequence[str]:
 
 
 def require_unchanged(config: Any) -> None:
-    """InputError if the model or the text is no more what the config says: somebody has changed the files.
+    """InputError if the model or a text is no more what the config says: somebody has changed the files.
 
     config: with `model`, `weights` and `device`, `dtype` unless it is DTYPE, and `text` and `text_hash` unless the text
         is our own.

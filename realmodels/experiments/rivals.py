@@ -58,6 +58,11 @@ class Config(Evaluated):
     fractions: tuple[float, ...]
     seeds: tuple[int, ...]
 
+    @property
+    def hardware(self) -> tuple[Hardware, ...]:
+        """What the analog experts are on."""
+        return (Hardware(c=RULE_C, w_max=self.w_max),)
+
 
 PRESETS = {
     "quick": rig.Preset((RULE_C,), draws=2, blocks=4, block_tokens=64, noises=rig.PCM[:1]),
@@ -86,7 +91,7 @@ def grid(
 def measure(config: Config) -> dict[str, Any]:
     """Loss of every draw and block for every placement that is compared."""
     model, tokens = rig.model(config.model, config.device), rig.tokens(config)
-    hardware = Hardware(c=RULE_C, w_max=config.w_max)
+    (hardware,) = config.hardware
     calibration = rig.calibration(config.model, config.device, Hardware(w_max=config.w_max))
     digital, _ = block_results(model.network, tokens)
     ranked = _scores(config, hardware)

@@ -89,6 +89,11 @@ class Config:
     c: float
     seed: int
 
+    @property
+    def hardware(self) -> tuple[Hardware, ...]:
+        """What is not digital is on."""
+        return () if self.placed == DIGITAL else (Hardware(c=self.c, **asdict(self.noise)),)
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -186,7 +191,7 @@ def measure(config: Config) -> dict[str, Any]:
     with rig.placed(
         config.model,
         config.device,
-        Hardware(c=config.c, **asdict(config.noise)),
+        config.hardware[0],
         config.placed.digital_fraction,
         config.seed,
         strategy=config.placed.strategy,

@@ -61,6 +61,13 @@ class Config(Evaluated):
     kappa_factor: float
     lam_factor: float
 
+    @property
+    def hardware(self) -> tuple[Hardware, ...]:
+        """What is not digital is on."""
+        if self.analog == ("nothing",):
+            return ()
+        return (Hardware(c=0.0, w_max=self.w_max, dac_bits=self.bits, adc_bits=self.bits),)
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -106,13 +113,24 @@ PRESETS = {
 }
 
 
-def grid(preset: str, model: str | None = None, text: str | None = None, device: str = "cpu") -> list[Config]:
-    """The units of work; `model` replaces both shipped models, `text` is a UTF-8 file to evaluate on."""
+def grid(
+    preset: str,
+    model: str | None = None,
+    text: str | None = None,
+    device: str = "cpu",
+    calibration: str | None = None,
+) -> list[Config]:
+    """The units of work; `model` replaces both shipped models, `text` is a UTF-8 file to evaluate on.
+
+    calibration: a UTF-8 file, as `rig.evaluated` takes it.
+    """
     settings = PRESETS[preset]
     units = []
     for name in MODELS if model is None else (model,):
         digital = Config(
-            **rig.evaluated(name, text, device, settings.blocks, settings.block_tokens),
+            **rig.evaluated(
+                name, text, device, settings.blocks, settings.block_tokens, calibration=calibration
+            ),
             part="table",
             analog=("nothing",),
             w_max=HEAT_MAP_W_MAX,
@@ -155,8 +173,13 @@ def measure(config: Config) -> dict[str, Any]:
         if analog == "nothing":
             record[analog] = rig.measured(config)
         else:
-            hardware = Hardware(c=0.0, w_max=config.w_max, dac_bits=config.bits, adc_bits=config.bits)
-            found = rig.calibration(config.model, config.device, hardware, config.calibration)
+            found = rig.calibration(
+                config.model,
+                config.device,
+                config.hardware[0],
+                config.calibration,
+                text=config.calibrated_on,
+            )
             placement = place(
                 rig.scores(config.model, config.device, "maxnn"),
                 0.0,

@@ -8,7 +8,7 @@ is of; any other model has costs of its own shape.
 Rules: rules/table-2.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -80,7 +80,13 @@ class Config(Evaluated):
 
     noise: Noise
     row: Row
+    c: float
     seed: int
+
+    @property
+    def hardware(self) -> tuple[Hardware, ...]:
+        """What is not digital is on."""
+        return () if self.row == DIGITAL else (self.on(self.c, self.noise),)
 
 
 PRESETS = {
@@ -113,20 +119,35 @@ def grid(
     device: str = "cpu",
     seeds: int | None = None,
     first_seed: int | None = None,
+    hardware: Mapping[str, Any] | None = None,
+    calibration: str | None = None,
 ) -> list[Config]:
-    """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on."""
-    settings = PRESETS[preset]
+    """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on.
+
+    hardware, calibration: as `rig.evaluated` takes them.
+    """
+    settings = PRESETS[preset].on(hardware)
     draws = settings.seeds(seeds, first_seed)
     digital = Config(
-        **rig.evaluated(model, text, device, settings.blocks, settings.block_tokens),
+        **rig.evaluated(
+            model,
+            text,
+            device,
+            settings.blocks,
+            settings.block_tokens,
+            calibration=calibration,
+            hardware=hardware,
+        ),
         noise=settings.noises[0],
         row=DIGITAL,
+        c=0.0,
         seed=0,
     )
     return [
         digital,
         *(
-            replace(digital, noise=noise, row=row, seed=seed)
+            replace(digital, noise=noise, row=row, c=c, seed=seed)
+            for c in settings.magnitudes
             for noise in settings.noises
             for seed in draws
             for row in ROWS[:-1]  # innermost: they share a chip
@@ -143,17 +164,18 @@ def measure(config: Config) -> dict[str, Any]:
     with rig.placed(
         config.model,
         config.device,
-        Hardware(c=C, **asdict(config.noise)),
+        config.hardware[0],
         config.row.digital_experts,
         config.seed,
         analog_modules=() if config.row.dense_digital else model.map.dense_kinds,
+        calibrated_on=config.calibrated_on,
     ):
         return {**rig.measured(config), "shape": shape}
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
     """The table, curves of cost over digital experts and batch, and the findings by the rules."""
-    documents = records[0]["documents"]
+    documents, c = records[0]["documents"], configs[-1].c
     draws: dict[Noise, dict[Row, list[dict[str, Any]]]] = {}
     for config, record in zip(configs[1:], records[1:], strict=True):
         draws.setdefault(config.noise, {}).setdefault(config.row, []).append(record)
@@ -209,7 +231,7 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             "machine": asdict(Machine()),
             "shapes": {"OLMoE": asdict(OLMOE), "DeepSeekMoE": asdict(DEEPSEEK_MOE), "model": asdict(ours)},
             "batch": BATCH,
-            "c": C,
+            "c": c,
             "model": configs[0].model,
             "cost_of": "OLMoE" if stands_for_olmoe else configs[0].model,
             "blocks": configs[0].blocks,
@@ -222,10 +244,13 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         },
         findings=(
             *(_cost_findings() if stands_for_olmoe else ()),
-            *(
-                finding
-                for noise, quality in tables.items()
-                for finding in _quality_findings(f"{configs[0].model}, {noise}", quality)
+            *rig.judged_on(
+                configs[0].own,
+                (
+                    finding
+                    for noise, quality in tables.items()
+                    for finding in _quality_findings(f"{configs[0].model}, {noise}, c = {c:g}", quality)
+                ),
             ),
         ),
     )
@@ -284,7 +309,7 @@ def _quality_findings(where: str, tables: Quality) -> list[Finding]:
     """Rule 3, for one noise."""
     return [
         mean_finding(
-            f"more digital is better: {more.label} against {less.label}; {where}, c = {C:g}",
+            f"more digital is better: {more.label} against {less.label}; {where}",
             "loss of the latter - loss of the former, nats per token",
             tables[less]["loss"] - tables[more]["loss"],
             origin="paper",

@@ -70,6 +70,11 @@ class Config:
     c: float
     seed: int
 
+    @property
+    def hardware(self) -> tuple[Hardware, ...]:
+        """What the analog experts are on."""
+        return () if self.strategy is None else (Hardware(c=self.c, **asdict(self.noise)),)
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -145,7 +150,7 @@ def measure(config: Config) -> dict[str, Any]:
         with rig.placed(
             config.model,
             config.device,
-            Hardware(c=config.c, **asdict(config.noise)),
+            config.hardware[0],
             config.digital_fraction,
             config.seed,
             strategy=config.strategy,

@@ -557,11 +557,14 @@ def test_results_of_other_options_stand_beside_each_other(tmp_path: Path, log: P
                 "text": st.text(),
                 "seeds": st.integers(1),
                 "first_seed": st.integers(0),
+                "tasks": st.text(),
+                "calibration": st.text(),
+                "hardware": st.dictionaries(st.sampled_from(["c", "kappa"]), st.none() | st.floats(0, 9)),
             },
         ),
         min_size=2,
         max_size=2,
-        unique_by=lambda each: tuple(sorted(each.items())),
+        unique_by=repr,
     )
 )
 def test_labels_are_file_names_and_differ(options: list[dict[str, Any]]) -> None:
@@ -712,6 +715,20 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         ([*PI, "--text", ""], ["--text", "give a text"]),
         ([*PI, "--from-data", "--seeds", "3"], ["--from-data", "--seeds"]),
         ([*PI, "--cluster", "nonsense"], ["--cluster", "nonsense", "HOST:PORT"]),
+        ([*PI, "--calibration", "x"], ["--calibration: --figure pi does not use it"]),
+        ([*PI, "--c", "2"], ["--hardware, or a field of it: --figure pi does not use it; leave it out"]),
+        ([*PI, "--c", "-2"], ["--c: '-2' is not allowed", "a finite number of at least 0"]),
+        ([*PI, "--bits", "none", "--dac-bits", "8"], ["--bits and --dac-bits both give dac_bits"]),
+        ([*PI, "--adc-bits", "8", "--bits", "8"], ["--bits and --adc-bits both give adc_bits"]),
+        ([*PI, "--adc-bits", "17"], ["--adc-bits: '17' is not allowed", "2 to 16, or none for no converter"]),
+        ([*PI, "--noise", "hermess"], ["--noise: 'hermess'", "pcm, hermes, proportional, constant"]),
+        ([*PI, "--hardware", "pmc"], ["'pmc'", "pcm, hermes, ideal, paper", "did you mean pcm?"]),
+        ([*PI, "--hardware", "missing.toml"], ["hardware file missing.toml", "No such file"]),
+        ([*PI, "--hardware", ""], ["--hardware", "give a text"]),
+        ([*PI, "--from-data", "--tile", "64"], ["--from-data", "leave out --tile"]),
+        ([*PI, "--from-data", "--hardware", "pcm"], ["--from-data", "leave out --hardware"]),
+        (["--all", "--w-max", "tile"], ["--all: --w-max means something else"]),
+        (["--all", "--calibration", "x"], ["--all: --calibration means something else"]),
         ([*PI, "--nonsense"], ["--nonsense"]),
         ([*PI, "--json"], ["--json", "--list", "--claims"]),
         (["--figure", "pie"], ["--figure pie", "did you mean --figure pi?"]),
@@ -832,7 +849,7 @@ def test_a_folder_or_a_file_in_the_place_of_another_is_found_before_computing(
     assert not executed(log)
 
 
-@pytest.mark.parametrize("option", ["--model", "--text", "--tasks"])
+@pytest.mark.parametrize("option", ["--model", "--text", "--tasks", "--hardware", "--calibration", "--c"])
 def test_what_a_result_records_is_text(
     option: str, tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

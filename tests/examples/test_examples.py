@@ -12,7 +12,7 @@ SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 PRINTED = {
     "own_budget": ["25.0% of all experts", "the first layer (32, 0, 0, 0 by layer)"],
     "own_model": ["digital by placement", "analog: loss"],
-    "own_noise": ["mine, c = 2.5: loss", "pcm, c = 1.0: loss"],
+    "own_noise": ["mine, c = 2.5: loss", "a function, c = 2.5: loss", "pcm, c = 1.0: loss"],
     "own_score": ["mine: loss", "MaxNNScore: loss"],
 }
 

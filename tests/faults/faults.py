@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "TOY_LOG": os.devnull}
@@ -499,7 +500,9 @@ OPTIONS = (
     ("--json", False), ("--model", True), ("--preset", True), ("--device", True), ("--seeds", True),
     ("--first-seed", True), ("--text", True), ("--tasks", True), ("--forget", False), ("--workers", True),
     ("--cluster", True), ("--from-data", False), ("--format", True), ("--report", False), ("--nonsense", True),
-    ("--version", False), ("--help", False),
+    ("--version", False), ("--help", False), ("--hardware", True), ("--c", True), ("--noise", True),
+    ("--w-max", True), ("--tile", True), ("--bits", True), ("--dac-bits", True), ("--kappa", True),
+    ("--calibration", True),
 )  # fmt: skip
 
 
@@ -638,6 +641,76 @@ def hostile_text(rng: random.Random, folder: Path) -> None:
 
 
 @kind(3)
+def hostile_hardware(rng: random.Random, folder: Path) -> None:
+    """A file of hardware that somebody else wrote: read, or refused in one line."""
+    file = folder / rng.choice(["mine.json", "mine.toml", os.fsdecode(b"\xff.json"), "-.toml"])
+    json_text = '{"programming": "hermes", "c": 1.5, "dac_bits": null, "kappa": 3, "tile_size": 64}'
+    content = json_text if file.suffix == ".json" else 'programming = "hermes"\nc = 1.5\ndac_bits = "none"\n'
+    with bait(folder) as (precious, explosive):
+        if rng.random() < 0.4:
+            hostile(rng, file, precious, explosive)
+        else:
+            file.write_bytes(damaged(rng, content.encode(), explosive))
+
+        def use() -> int:
+            from theory.hardware_files import load_hardware
+
+            try:
+                load_hardware(file)
+            except InputError as error:
+                print(f"paper_repro.py: error: {error}", file=sys.stderr)
+                return 2
+            return 0
+
+        Started(use, folder).finish().expect(0, 2)
+
+
+@lru_cache(maxsize=1)
+def chip() -> bytes:
+    """The chip of a small model."""
+    from small_models import TEXTS, small_model
+
+    from realmodels import deploy, save_chip, scores
+    from theory.hardware import Hardware
+    from theory.placement import place
+
+    model = small_model()
+    deploy(model, place(scores(model), 0.5), Hardware(tile_size=16), TEXTS)
+    with tempfile.TemporaryDirectory() as folder:
+        save_chip(model, Path(folder) / "chip")
+        return (Path(folder) / "chip").read_bytes()
+
+
+@kind(4)
+def hostile_chip(rng: random.Random, folder: Path) -> None:
+    """A chip that is no longer what was saved is refused in one line, and the model stays digital."""
+    file = folder / "chip"
+    with bait(folder) as (precious, explosive):
+        content = chip()
+        if rng.random() < 0.4:
+            hostile(rng, file, precious, explosive)
+        else:
+            file.write_bytes(damaged(rng, content, explosive))
+
+        def use() -> int:
+            from small_models import small_model
+
+            from realmodels import load_chip
+
+            model = small_model()
+            try:
+                load_chip(model, file)
+            except InputError as error:
+                assert model.deployment is None
+                print(f"paper_repro.py: error: {error}", file=sys.stderr)
+                return 2
+            assert file.read_bytes() == content
+            return 0
+
+        Started(use, folder).finish().expect(0, 2)
+
+
+@kind(3)
 def damaged_placement(rng: random.Random, folder: Path) -> None:
     """A placement's file is read as it was written, or refused."""
     import torch
@@ -650,6 +723,11 @@ def damaged_placement(rng: random.Random, folder: Path) -> None:
     with contextlib.suppress(InputError):
         read = Placement.from_json(other.decode(errors="replace"))
         assert Placement.from_json(read.to_json()) == read
+    model = SimpleNamespace(name="small", weights_hash="h")
+    placement.save(folder / "saved", model, score="maxnn")
+    (folder / "saved").write_bytes(damaged(rng, (folder / "saved").read_bytes(), b"\x80\x04."))
+    with contextlib.suppress(InputError):
+        assert len(Placement.load(folder / "saved", model).digital_experts) == 2
 
 
 # ------------------------------------------------------------------------------------------------ all of them

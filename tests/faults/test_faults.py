@@ -22,7 +22,7 @@ def test_no_fault_changes_a_number(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     table = json.loads(report.read_text())
     assert sum(row["tried"] for row in table.values()) >= COUNT
-    assert len(table) == 14 and all(row["tried"] for row in table.values())
+    assert len(table) == 16 and all(row["tried"] for row in table.values())
 
 
 # What each change makes fail: the harness has to see it.
@@ -44,6 +44,12 @@ SABOTAGE = {
         "lambda *a, **b: __import__('contextlib').nullcontext()",
     ),
     "hostile model": ("realmodels.load", "_try", "lambda model: 1 / 0"),
+    "hostile hardware": (
+        "theory.hardware_files",
+        "read_regular",
+        "lambda path, most: path.read_bytes()",
+    ),
+    "hostile chip": ("realmodels.chip", "_content", "lambda text: 1 / 0"),
     "hostile text": ("realmodels.text", "read_regular", "lambda path, most: path.read_bytes()"),
 }
 

@@ -429,8 +429,8 @@ def test_every_arm_is_noisy(arm: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["olmoe", "gpt_oss", "list_moe"])
 def test_nothing_analog_counts_as_deployed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model stays digital, whatever the hardware, so that sweeps need no special case. Nothing is programmed."""
-    monkeypatch.delattr(AnalogExperts, "program")
-    monkeypatch.delattr(AnalogLinear, "program")
+    monkeypatch.setattr(AnalogExperts, "program", None)
+    monkeypatch.setattr(AnalogLinear, "program", None)
     model = fresh(name)
     report = deploy(model, ARMS["nothing"], Hardware(c=9.0), calibration(Hardware(), name=name))
     assert report.count("analog") == 0

@@ -7,6 +7,7 @@ import copy
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import adc_parity
@@ -15,7 +16,7 @@ import pytest
 import torch
 from adc_parity import by_slice, reference, settled
 from hypothesis import Phase, given, settings
-from small_models import gated, unfused
+from small_models import TEXTS, gated, small_model, unfused
 from test_analog import (
     EXACT,
     EXPERTS,
@@ -36,8 +37,11 @@ from test_analog import (
 from torch import Tensor, nn
 
 import realmodels.analog.layers as analog_layers
+from realmodels import deploy, load_chip, save_chip, withdraw
 from realmodels.analog import AnalogExperts, LayerCalibration, Ranges
+from theory.errors import InputError
 from theory.hardware import Granularity, Hardware, largest_weights
+from theory.placement import Placement
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not (INTERPRETED or torch.cuda.is_available()):
@@ -574,3 +578,25 @@ def test_programmed_weights_take_two_bytes() -> None:
     layer = olmoe_like([])
     parameters = sum(parameter.numel() for parameter in layer.original.parameters())
     assert torch.cuda.memory_allocated() - held <= 1.05 * (2 + 2) * parameters
+
+
+def test_a_chip_in_fp16_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same outputs, bit for bit; where weights are stored otherwise, as on a CPU, the file is refused."""
+    model, other = small_model(), small_model()
+    for each in (model, other):
+        each.network.to(DEVICE)
+    placement = Placement((6, 6), ((0, 2), ()), ("attention",))
+    deploy(model, placement, Hardware(c=1.5, tile_size=16), TEXTS, seed=3)
+    stored = [each for module in model.analog_modules.values() for each in module.crossbars.values()]
+    assert {each.stored_form[0] for each in stored} == {torch.float16}
+    tokens = torch.arange(8, device=DEVICE)[None]
+    analog = model.network(input_ids=tokens).logits
+    save_chip(model, tmp_path / "chip")
+    load_chip(other, tmp_path / "chip")
+    assert torch.equal(other.network(input_ids=tokens).logits, analog)
+    withdraw(other)
+    monkeypatch.setattr(analog_layers, "why_not_fused", lambda *_: "another device")
+    with pytest.raises(
+        InputError, match=r"F16 .*load the model on the kind of device that the chip was programmed"
+    ):
+        load_chip(other, tmp_path / "chip")

@@ -3,10 +3,15 @@
 import dataclasses
 import json
 import math
+import os
 import re
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +24,17 @@ from scipy import stats
 from torch import Tensor
 
 from theory.errors import InputError
-from theory.placement import STRATEGIES, Placement, Strategy, knapsack, num_digital, place, rank
+from theory.hardware import Hardware
+from theory.placement import (
+    STRATEGIES,
+    Placement,
+    Strategy,
+    knapsack,
+    num_digital,
+    place,
+    rank,
+    read_placement,
+)
 from theory.score import maxnn_score
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -601,3 +616,91 @@ def test_experts_that_are_worth_nothing_stay_analog() -> None:
 def test_unusable_costs_and_budgets(costs: Any, budget: Any, message: str) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         knapsack(torch.ones(2, 3), costs, budget)
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+@dataclass(frozen=True)
+class Named:
+    name: str = "models/small"
+    weights_hash: str = "0123456789abcdef"
+
+
+SOME = Placement((3, 4), ((0, 2), ()), ("attention",))
+
+
+def refused(file: Path) -> str:
+    messages = []
+    for read in (read_placement, lambda path: Placement.load(path, Named())):
+        with pytest.raises(InputError) as caught:
+            read(file)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1] and "\n" not in messages[0] and str(file) in messages[0]
+    assert len(messages[0]) < 1000
+    return messages[0]
+
+
+@pytest.mark.parametrize("hardware", [None, Hardware(c=1.5, dac_bits=None)])
+def test_a_placement_is_kept_with_what_it_is_of(tmp_path: Path, hardware: Hardware | None) -> None:
+    SOME.save(tmp_path / "placement.json", Named(), score="maxnn", hardware=hardware)
+    assert Placement.load(tmp_path / "placement.json", Named("elsewhere/small")) == SOME
+    saved = read_placement(tmp_path / "placement.json")
+    assert (saved.model, saved.weights_hash, saved.score) == ("small", "0123456789abcdef", "maxnn")
+    assert (saved.hardware, saved.placement) == (hardware, SOME)
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(saved.date)) < timedelta(minutes=5)
+
+
+def test_another_models_placement_is_refused(tmp_path: Path) -> None:
+    SOME.save(tmp_path / "placement.json", Named())
+    with pytest.raises(InputError) as caught:
+        Placement.load(tmp_path / "placement.json", Named("other", "fedcba9876543210"))
+    assert str(caught.value) == (
+        f"placement file {tmp_path / 'placement.json'} is of the model 'small' with the weights 0123456789ab, not of"
+        " other with fedcba987654: load that model, or place this one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content.pop("date"), "it lacks the key 'date'"),
+        (lambda content: content.update(more=1), "the unknown key 'more'"),
+        (lambda content: content.update(weights_hash=1), "weights_hash is 1: give a text"),
+        (lambda content: content.update(score=["x" * 10_000]), "score is ['xxx"),
+        (lambda content: content.update(hardware={"c": 1}), "hardware lacks the key"),
+        (lambda content: content["hardware"].update(c=-1), "hardware.c is -1"),
+        (lambda content: content.update(placement=[]), "placement is []"),
+        (lambda content: content["placement"].update(digital_experts=[[9], []]), "has 9: give whole numbers"),
+        (
+            lambda content: content["placement"].update(num_experts="x" * 10_000),
+            "placement.num_experts is 'xxx",
+        ),
+    ],
+)
+def test_a_damaged_file_of_a_placement_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    file = tmp_path / "placement.json"
+    SOME.save(file, Named(), hardware=Hardware())
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    assert said in refused(file) and refused(file).endswith("; give a file that Placement.save wrote")
+
+
+def test_what_is_no_file_of_a_placement_is_refused(tmp_path: Path) -> None:
+    assert "cannot be read (No such file or directory)" in refused(tmp_path / "missing")
+    os.mkfifo(tmp_path / "fifo")
+    assert "no regular file" in refused(tmp_path / "fifo")
+    for content in (b"", b"\xff", b"[]", b"[" * 100_000, b'{"model": 1, "model": 2}', b"\x80\x04."):
+        (tmp_path / "file").write_bytes(content)
+        refused(tmp_path / "file")
+    with pytest.raises(InputError, match="placement file .* cannot be written"):
+        SOME.save(tmp_path, Named())
+
+
+def test_a_placement_is_printed_in_a_line() -> None:
+    assert str(SOME) == "2 of 7 experts digital, attention analog"
+    assert str(Placement((3,), ((),), ("attention", "lm_head"))).endswith(", attention and lm_head analog")
+    assert str(Placement((3,), ((0, 1, 2),))) == "3 of 3 experts digital"
