@@ -35,6 +35,7 @@ class Recipe:
     normalise_top_k: bool = True  # routing weights of the chosen experts add up to one
     context: int = 512  # tokens predicted per sequence
     batch_tokens: int = 65536
+    pass_tokens: int = 0  # of one pass of a step; a balance loss is of one pass. 0: a step is one pass
     steps: int = 4000
     # The optimiser of attention and expert matrices. All other parameters have AdamW; "sgd" is for everything.
     optimiser: Literal["adamw", "muon", "sgd"] = "muon"
@@ -44,6 +45,9 @@ class Recipe:
     matrix_learning_rate: float = 5e-3
     learning_rate: float = 3e-3  # embeddings, LM head, routers, norms
     sgd_learning_rate: float = 0.1  # for all parameters that SGD trains
+    # The width at which rates and initial weights are as given. At others they are those of muP [`Transfer`]. 0: they
+    # are as given at any width.
+    base_width: int = 0
     warmup: float = 0.02  # share of the steps in which the rates rise from 0
     decay: float = (
         0.5  # share of the steps, at the end, in which the rates fall to 0; they are constant between
@@ -121,7 +125,13 @@ class Recipe:
         return min(rising, 1.0, falling)
 
 
-MAY_BE_0: Final = ("seed", "shared_experts", "dense_layers")  # other integers are at least 1
+MAY_BE_0: Final = (
+    "seed",
+    "shared_experts",
+    "dense_layers",
+    "pass_tokens",
+    "base_width",
+)  # other integers are at least 1
 
 
 def check_types(recipe: Any) -> None:
