@@ -3,7 +3,7 @@
 Rungs of one family differ in width alone, which doubles from rung to rung: 64 experts, as in the paper's models, and
 heads of 32 dimensions. OLMoE's experts are half as wide as the model, and a token uses 8. DeepSeekMoE's are 5/8 as wide
 (11/16 in deepseek-moe-16b, where rows need not be aligned), a token uses 6 beside 2 shared ones, and the first layer is
-dense. Each rung's rates follow from those of width 64 [recipe.Transfer].
+dense. Each rung's rates follow from those of width 64 [realmodels.pretrain.transfer].
 
 A batch grows with the width, as the square root of the tokens [Zhang et al., 2025, "How does critical batch size scale
 in pre-training?"]. A pass, and so a balance loss, is of equally many tokens everywhere.
@@ -11,14 +11,10 @@ in pre-training?"]. A pass, and so a balance loss, is of equally many tokens eve
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Final
 
-import torch
-from transformers import AutoModelForCausalLM
-
-from realmodels.families import describe
 from realmodels.pretrain.recipe import Recipe
+from realmodels.pretrain.size import size_of
 
 TOKENS_PER_ACTIVE_PARAMETER: Final = 16
 BASE: Final = Recipe(
@@ -54,34 +50,19 @@ class Rung:
     recipe: Recipe
     seeds: int
 
-    @cached_property
-    def _counts(self) -> tuple[int, int, int]:
-        with torch.device("meta"):
-            network: Any = AutoModelForCausalLM.from_config(self.recipe.model_config())
-        found = describe(network)
-        sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-        dense = sum(sizes[f"{name}.weight"] for name in found.linears)
-        routers = sum(sizes[name] for name in found.never_analog["routers"])
-        experts = sum(sizes[name] for layer in found.moe_layers for name in layer.weights)
-        return (
-            sum(sizes.values()),
-            dense,
-            dense + routers + experts * self.recipe.top_k // self.recipe.experts,
-        )
-
     @property
     def parameters(self) -> int:
-        return self._counts[0]
+        return size_of(self.recipe).total
 
     @property
     def active_parameters(self) -> int:
         """Those that a token is multiplied with: without embeddings and norms."""
-        return self._counts[2]
+        return size_of(self.recipe).active
 
     @property
     def dense_share(self) -> float:
         """The share of the parameters that are in dense modules: attention, LM head, shared experts, dense FFN."""
-        return self._counts[1] / self._counts[0]
+        return size_of(self.recipe).dense / self.parameters
 
     @property
     def tokens(self) -> int:
@@ -89,9 +70,9 @@ class Rung:
         return self.recipe.steps * self.recipe.batch_tokens
 
     @property
-    def flops(self) -> float:
-        """Floating-point operations of training in matrix products, without those between positions of attention."""
-        return 6.0 * self.active_parameters * self.tokens
+    def flops(self) -> int:
+        """Floating-point operations of training [Size.flops_per_token]."""
+        return size_of(self.recipe).flops_per_token * self.tokens
 
 
 def _rung(base: Recipe, wider: int, seeds: int, lengths: float = 1, **entries: Any) -> Rung:
@@ -104,7 +85,7 @@ def _rung(base: Recipe, wider: int, seeds: int, lengths: float = 1, **entries: A
         batch_tokens=base.batch_tokens * wider,
         **entries,
     )
-    tokens = lengths * TOKENS_PER_ACTIVE_PARAMETER * Rung(recipe, seeds).active_parameters
+    tokens = lengths * TOKENS_PER_ACTIVE_PARAMETER * size_of(recipe).active
     return Rung(replace(recipe, steps=round(tokens / recipe.batch_tokens)), seeds)
 
 
