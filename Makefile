@@ -30,11 +30,12 @@ TASKS := .venv/installed-tasks
 DEV := .venv/installed-dev
 SOURCE := .venv/installed-smollm2
 MOE := results/smol-moe
+MODELS := results/models
 UPCYCLE := -m realmodels.upcycle
 CORPUS := -m realmodels.pretrain.corpus
 ALL_GPUS := -m torch.distributed.run --nproc-per-node gpu
 
-.PHONY: help tasks test test-all faults interpret lint kernel benchmark publish install smollm2 smol-moe clean
+.PHONY: help tasks test test-all faults interpret lint kernel benchmark publish install smollm2 smol-moe ladder clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -99,6 +100,13 @@ smol-moe: $(SOURCE) $(TASKS) ## results/smol-moe/model, a mixture of experts mad
 	test -e $(MOE)/model/recipe.json || $(RUN) $(ALL_GPUS) $(UPCYCLE) \
 		heal $(MOE)/dense $(MOE)/start $(MOE)/model --tokens $(MOE)/docstrings $(MOE)/tokens $(ARGS)
 	$(RUN) $(UPCYCLE) check $(MOE)/dense $(MOE)/model
+
+ladder: $(DEV) ## results/models/ladder, mixtures of experts of 4M to 1B parameters; needs GPUs; goes on if stopped
+	test -e $(MODELS)/texts/evaluation.txt || { $(RUN) $(CORPUS) fetch $(MODELS)/sites && \
+		$(RUN) $(CORPUS) build $(MODELS)/sites $(MODELS)/texts; }
+	test -e $(MODELS)/tokens/tokens.json || \
+		$(RUN) -m realmodels.pretrain tokenize $(MODELS)/texts $(MODELS)/tokens --vocabulary 8192 --pieces 8
+	$(RUN) -m realmodels.pretrain ladder $(MODELS)/tokens $(MODELS) $(ARGS)
 
 # The stamp comes last: an environment without one was never finished and is made anew.
 $(BASE): pyproject.toml Makefile

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -110,6 +111,7 @@ def _ladder(options: argparse.Namespace) -> None:
     host = Host(gpus, side_by_side, options.compile or gpus > 0)
     for job in chosen:
         require_vocabulary(job.recipe, tokens)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the trainings, too
     if not host.train(chosen, options.tokens, options.minutes):
         sys.exit("some models are not finished: the same command goes on")
 

@@ -27,6 +27,7 @@ from theory.errors import InputError
 TOGETHER_FROM: Final = 100_000_000  # parameters of a model that all GPUs train together
 SIDE_BY_SIDE: Final = 6  # smaller models on one GPU
 EVALUATED: Final = ("evaluation", "prose")  # splits on which a finished model is evaluated
+COMPILE_THREADS: Final = 4  # of a training
 OUTPUT: Final = "output.txt"  # what a training writes, in the model's folder
 POLL_SECONDS: Final = 0.2
 
@@ -114,8 +115,13 @@ class Host(NamedTuple):
 
     def start(self, job: Job, gpus: Iterable[int], command: list[str]) -> "subprocess.Popen[bytes]":
         job.folder.mkdir(parents=True, exist_ok=True)
-        seen = ",".join(map(str, sorted(set(gpus))))
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": seen}
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.gpus)))).split(",")
+        seen = ",".join(visible[gpu] for gpu in sorted(set(gpus))) if self.gpus else ""
+        environment = os.environ | {
+            "CUDA_VISIBLE_DEVICES": seen,
+            "OMP_NUM_THREADS": "1",
+            "TORCHINDUCTOR_COMPILE_THREADS": str(COMPILE_THREADS),  # else one for each core, in each process
+        }
         with (job.folder / OUTPUT).open("wb") as output:
             return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
 

@@ -102,3 +102,25 @@ LADDER: Final[Mapping[str, Rung]] = {
     "deepseek-16m": _rung(DEEPSEEK, 2, 5),
     "deepseek-64m": _rung(DEEPSEEK, 4, 3),
 }
+
+
+def table() -> str:
+    """The ladder as a table of Markdown."""
+    heads = "model, width, parameters, active, dense share, tokens, batch, steps, FLOPs, seeds".split(", ")
+    rows = [
+        [
+            f"`{name}`",
+            rung.recipe.hidden,
+            f"{rung.parameters / 1e6:.1f}M",
+            f"{rung.active_parameters / 1e6:.2f}M",
+            f"{rung.dense_share:.3f}".removeprefix("0"),
+            f"{rung.tokens / 1e6:.0f}M",
+            rung.recipe.batch_tokens,
+            rung.recipe.steps,
+            f"{rung.flops:.1e}",
+            rung.seeds,
+        ]
+        for name, rung in LADDER.items()
+    ]
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

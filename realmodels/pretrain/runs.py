@@ -209,9 +209,13 @@ def train(
     )
     first = group.rank == 0
 
+    streams = {
+        split: torch.from_numpy(tokens.stream(split).astype(np.int64))
+        for split in ("calibration", *evaluated)
+    }
+
     def on(split: str) -> HeldOut:
-        stream = torch.from_numpy(tokens.stream(split).astype(np.int64)).to(training.device)
-        return held_out(training.model, stream, recipe.context)
+        return held_out(training.model, streams[split].to(training.device), recipe.context)
 
     def losses(split: str, found: HeldOut) -> dict[str, float]:
         bits = found.nats / math.log(2) / tokens.sizes[split]["bytes"]

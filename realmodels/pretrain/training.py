@@ -317,13 +317,13 @@ class Training:
 
     def advance(self) -> Tensor:
         """Take one step; its next-token loss in nats per token, left on the device."""
-        starts = torch.from_numpy(crop_starts(len(self.stream), self.recipe, self.step))
+        starts = torch.from_numpy(crop_starts(len(self.stream), self.recipe, self.step)).to(self.device)
         mine = starts.reshape(self.recipe.passes, -1)[self.group.rank :: self.group.size]
+        offsets = torch.arange(self.recipe.context + 1, device=self.device)
         total, loads = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         self.flat.gradient.zero_()
         for part in mine:
-            positions = part[:, None] + torch.arange(self.recipe.context + 1)
-            crops = self.stream[positions.to(self.stream.device)].long()
+            crops = self.stream[part[:, None] + offsets].long()
             loss, balance_loss, load = self.losses(self.model, crops)
             ((loss + self.recipe.balance * balance_loss) / self.recipe.passes).backward()
             self.flat.collect()

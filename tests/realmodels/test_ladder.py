@@ -521,3 +521,8 @@ def test_speed_is_told_beside_the_dense_model(
     assert found["share_of_matrix_products"] == pytest.approx(flops / found["matmul_flops_per_second"])
     by_dense = size_of(dense).flops_per_token * found["dense_tokens_per_second"]
     assert found["share_of_dense"] == pytest.approx(flops / by_dense)
+
+
+def test_the_page_shows_the_ladder() -> None:
+    page = Path(__file__).parents[2] / "docs" / "ladder.md"
+    assert ladder.table() in page.read_text(encoding="utf-8")
