@@ -173,6 +173,8 @@ DECIDING: dict[str, tuple[str, ...]] = {
     "theory.placement": ("theory/test_placement.py",),
     "synthetic.robustness": ("synthetic/test_robustness.py",),
     "realmodels.compare": ("realmodels/test_compare.py",),
+    "realmodels.pretrain.size": ("realmodels/test_transfer.py",),
+    "realmodels.pretrain.transfer": ("realmodels/test_transfer.py",),
 }
 # Modules that hand texts to exhibits, and their tests.
 HANDING: dict[str, tuple[str, ...]] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from realmodels.pretrain.host import SIDE_BY_SIDE, Host, jobs
+from realmodels.pretrain.host import Host, jobs
 from realmodels.pretrain.ladder import LADDER
 from realmodels.pretrain.processes import processes
 from realmodels.pretrain.recipe import Recipe, entries, read_recipe
@@ -106,9 +106,7 @@ def _speed(options: argparse.Namespace) -> None:
 def _ladder(options: argparse.Namespace) -> None:
     chosen = jobs(options.out, options.names, options.seeds, options.rates)
     tokens = TokenFolder.open(options.tokens)
-    gpus = torch.cuda.device_count() if options.device == "cuda" else 0
-    side_by_side = options.side_by_side or (SIDE_BY_SIDE if gpus else 1)
-    host = Host(gpus, side_by_side, options.compile or gpus > 0)
+    host = Host.here(options.device, options.side_by_side, options.compile)
     for job in chosen:
         require_vocabulary(job.recipe, tokens)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the trainings, too

@@ -71,13 +71,15 @@ def jobs(
     for name in names:
         if name not in LADDER:
             raise InputError(f"the ladder has no model {name!r}; give some of {', '.join(LADDER)}")
-    chosen = sorted(((name, LADDER[name]) for name in names or LADDER), key=lambda each: -each[1].flops)
+    named = dict.fromkeys(names or LADDER)
+    chosen = sorted(((name, LADDER[name]) for name in named), key=lambda each: -each[1].flops)
     found = []
     for name, rung in chosen:
-        for seed in range(rung.seeds) if seeds is None else seeds:
+        for seed in dict.fromkeys(range(rung.seeds) if seeds is None else seeds):
             recipe = replace(rung.recipe, seed=seed)
             found += [
-                Job(out / "trials" / f"{name}-{rate:g}-{seed}", with_rate(recipe, rate)) for rate in rates
+                Job(out / "trials" / f"{name}-{rate:g}-{seed}", with_rate(recipe, rate))
+                for rate in dict.fromkeys(rates)
             ] or [Job(out / "ladder" / f"{name}-{seed}", recipe)]
     return found
 
@@ -101,6 +103,18 @@ class Host(NamedTuple):
     side_by_side: int
     compiled: bool
 
+    @classmethod
+    def here(cls, device: str, side_by_side: int | None, compiled: bool) -> "Host":
+        """All GPUs of this host, or its CPU."""
+        gpus = torch.cuda.device_count() if device == "cuda" else 0
+        if device != "cpu" and not gpus:
+            raise InputError(
+                f"the device is {device!r}: give cpu, or cuda where there is a GPU; it means all GPUs"
+            )
+        if side_by_side is not None and side_by_side < 1:
+            raise InputError(f"{side_by_side} models side by side: give at least 1")
+        return cls(gpus, side_by_side or (SIDE_BY_SIDE if gpus else 1), compiled or gpus > 0)
+
     @property
     def device(self) -> torch.device:
         return torch.device("cuda" if self.gpus else "cpu")
@@ -122,7 +136,7 @@ class Host(NamedTuple):
             "OMP_NUM_THREADS": "1",
             "TORCHINDUCTOR_COMPILE_THREADS": str(COMPILE_THREADS),  # else one for each core, in each process
         }
-        with (job.folder / OUTPUT).open("wb") as output:
+        with (job.folder / OUTPUT).open("ab") as output:
             return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
 
     def train(self, chosen: Sequence[Job], tokens: Path, minutes: float | None = None) -> bool:

@@ -104,9 +104,14 @@ LADDER: Final[Mapping[str, Rung]] = {
 }
 
 
+HEAD: Final = (
+    "| model | width | parameters | active | dense share | tokens | batch | steps | FLOPs | seeds |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+)
+
+
 def table() -> str:
     """The ladder as a table of Markdown."""
-    heads = "model, width, parameters, active, dense share, tokens, batch, steps, FLOPs, seeds".split(", ")
     rows = [
         [
             f"`{name}`",
@@ -122,5 +127,4 @@ def table() -> str:
         ]
         for name, rung in LADDER.items()
     ]
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return "\n".join([*HEAD, *(f"| {' | '.join(map(str, row))} |" for row in rows)])

@@ -26,10 +26,8 @@ from theory.errors import InputError
 Total = TypeVar("Total")
 
 CHECKPOINT: Final = "checkpoint.safetensors"
-FINISHED: Final = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-)  # one is in the folder of a finished model
+# One is in the folder of a finished model.
+FINISHED: Final = ("model.safetensors", "model.safetensors.index.json")
 ENTRIES_PER_RUN: Final = 40  # log entries, each with a pass over the calibration text
 CHECKPOINT_SECONDS: Final = 120  # at least so long between two checkpoints
 WARM_UP_STEPS, TIMED_STEPS = 10, 30  # steps of the throwaway run that turns seconds into steps
@@ -204,10 +202,10 @@ def train(
         )
     require_unfinished(out)
     training = Training(recipe, tokens.stream("training"), device, compiled, group)
-    print(
-        f"{recipe.steps * recipe.batch_tokens / len(training.stream):.2f} epochs of {len(training.stream)} tokens"
-    )
     first = group.rank == 0
+    if first:
+        epochs = recipe.steps * recipe.batch_tokens / len(training.stream)
+        print(f"{epochs:.2f} epochs of {len(training.stream)} tokens", flush=True)
 
     streams = {
         split: torch.from_numpy(tokens.stream(split).astype(np.int64))
