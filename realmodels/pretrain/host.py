@@ -127,7 +127,7 @@ class Host(NamedTuple):
         command += ["--device", self.device.type, "--evaluate", *EVALUATED, *options]
         return command + ["--compile"] * self.compiled
 
-    def start(self, job: Job, gpus: Iterable[int], command: list[str]) -> "subprocess.Popen[bytes]":
+    def start(self, job: Job, gpus: Iterable[int], command: list[str]) -> subprocess.Popen[bytes]:
         job.folder.mkdir(parents=True, exist_ok=True)
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.gpus)))).split(",")
         seen = ",".join(visible[gpu] for gpu in sorted(set(gpus))) if self.gpus else ""

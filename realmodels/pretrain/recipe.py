@@ -144,13 +144,8 @@ def entries_hash(recipe: Any) -> str:
     return hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()
 
 
-MAY_BE_0: Final = (
-    "seed",
-    "shared_experts",
-    "dense_layers",
-    "pass_tokens",
-    "base_width",
-)  # other integers are at least 1
+# Other integers are at least 1.
+MAY_BE_0: Final = ("seed", "shared_experts", "dense_layers", "pass_tokens", "base_width")
 
 
 def check_types(recipe: Any) -> None:

@@ -206,7 +206,6 @@ def train(
     if first:
         epochs = recipe.steps * recipe.batch_tokens / len(training.stream)
         print(f"{epochs:.2f} epochs of {len(training.stream)} tokens", flush=True)
-
     streams = {
         split: torch.from_numpy(tokens.stream(split).astype(np.int64))
         for split in ("calibration", *evaluated)
@@ -220,7 +219,7 @@ def train(
         return {f"{split}_loss": found.nats / found.tokens, f"{split}_bits_per_byte": bits}
 
     def ends(done: int) -> Iterator[int]:
-        if first:
+        if first:  # the checkpoint, if any, is of this recipe
             write_json(out / "recipe.json", asdict(recipe))
         bar.update(done)
         return _entry_steps(recipe.steps, done)
@@ -248,12 +247,12 @@ def train(
     if finished and first:
         cast_parameters(training.model, torch.bfloat16)
         if evaluated:
-            known = {"text": training.text, "recipe_sha256": recipe.hash()}
-            write_json(
-                out / "held_out.json", known | {split: losses(split, on(split)) for split in evaluated}
-            )
-        training.model.save_pretrained(out)
+            found = {"text": training.text, "recipe_sha256": recipe.hash()}
+            for split in evaluated:
+                found |= losses(split, on(split))
+            write_json(out / "held_out.json", found)
         PreTrainedTokenizerFast.from_pretrained(tokens.folder).save_pretrained(out)
+        training.model.save_pretrained(out)
         (out / CHECKPOINT).unlink(missing_ok=True)
     return finished
 

@@ -40,7 +40,7 @@ NUMBERS = {
     "olmoe-16m": (16921216, 3481600, 55705600, 0.0968),
     "olmoe-64m": (63333632, 11681792, 186908672, 0.0704),
     "olmoe-256m": (244632064, 42237952, 675807232, 0.0557),
-    "olmoe-1b": (961123328, 159973376, 639893504, 0.0480),
+    "olmoe-1b": (961123328, 159973376, 319815680, 0.0480),
     "olmoe-16m-quarter": (16921216, 3481600, 13926400, 0.0968),
     "olmoe-16m-fourfold": (16921216, 3481600, 222822400, 0.0968),
     "olmoe-16m-muon": (16921216, 3481600, 55705600, 0.0968),
@@ -102,7 +102,7 @@ def test_rungs_have_the_papers_proportions() -> None:
         else:
             assert (recipe.top_k, recipe.shared_experts, recipe.dense_layers) == (6, 2, 1)
             assert config.model_type == "deepseek"
-        shorter = {"olmoe-1b": 4, "olmoe-16m-quarter": 4, "olmoe-16m-fourfold": 1 / 4}.get(name, 1)
+        shorter = {"olmoe-1b": 8, "olmoe-16m-quarter": 4, "olmoe-16m-fourfold": 1 / 4}.get(name, 1)
         per_parameter = rung.tokens / rung.active_parameters
         assert per_parameter == pytest.approx(ladder.TOKENS_PER_ACTIVE_PARAMETER / shorter, rel=1e-3)
     assert [LADDER[f"olmoe-{size}"].seeds for size in ("4m", "16m", "64m", "256m", "1b")] == [5, 5, 3, 2, 1]
