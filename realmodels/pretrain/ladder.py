@@ -112,7 +112,7 @@ HEAD: Final = (
 
 def table() -> str:
     """The ladder as a table of Markdown."""
-    rows = [
+    rows: list[list[object]] = [
         [
             f"`{name}`",
             rung.recipe.hidden,

@@ -247,7 +247,7 @@ def train(
     if finished and first:
         cast_parameters(training.model, torch.bfloat16)
         if evaluated:
-            found = {"text": training.text, "recipe_sha256": recipe.hash()}
+            found: dict[str, Any] = {"text": training.text, "recipe_sha256": recipe.hash()}
             for split in evaluated:
                 found |= losses(split, on(split))
             write_json(out / "held_out.json", found)

@@ -167,11 +167,9 @@ def test_layers_are_compiled_once_for_all(recipe: Recipe) -> None:
     wanted, *_ = losses(network, crops)
     network.set_experts_implementation(experts.NAME)
     torch._dynamo.reset()
-    counters = CompileCounter(), CompileCounter()
-    layer, loss = (
-        torch.compile(function, backend=counter, fullgraph=True)
-        for function, counter in zip((layer_pass, next_token_loss), counters, strict=True)
-    )
+    counters: list[Any] = [CompileCounter(), CompileCounter()]
+    layer = torch.compile(layer_pass, backend=counters[0], fullgraph=True)
+    loss = torch.compile(next_token_loss, backend=counters[1], fullgraph=True)
     for _ in range(2):
         found, balance, _ = losses(network, crops, layer, loss)
         (found + balance).backward()
@@ -182,18 +180,22 @@ def test_layers_are_compiled_once_for_all(recipe: Recipe) -> None:
 # Tokens.
 
 
+def decoded(tokens: TokenFolder, split: str) -> list[str]:
+    tokenizer: Any = AutoTokenizer.from_pretrained(tokens.folder)
+    return tokenizer.decode(tokens.stream(split)).split(pretrain.END_OF_TEXT)[1:]
+
+
 def test_pieces_are_a_partition_of_the_documents(tokens: TokenFolder, tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tokens.folder)
     wanted = (tokens.folder.parent / "training.txt").read_text().split("\0")
-    found = tokenizer.decode(tokens.stream("training")).split(pretrain.END_OF_TEXT)[1:]
+    found = decoded(tokens, "training")
     assert sorted(found) == sorted(wanted) and found != wanted
     assert sorted(path.name for path in tokens.folder.glob("training-*")) == [
         f"training-{number:03}.xz" for number in range(3)
     ]
     some = TokenFolder(tmp_path, tokens.vocabulary, tokens.sizes)
-    for name in ("training-002.xz", "training-000.xz"):
+    for name in ("training-002.xz", "training-000.xz", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokens.folder / name, tmp_path)
-    part = tokenizer.decode(some.stream("training")).split(pretrain.END_OF_TEXT)[1:]
+    part = decoded(some, "training")
     assert len(part) == 100 and part == found[:50] + found[100:]
     numbers = [int(document.split()[0]) for document in found[:50]]
     assert min(numbers) < 20 and max(numbers) > 130  # of all parts of the text
@@ -204,8 +206,7 @@ def test_a_share_of_the_documents_is_chosen_at_random(tmp_path: Path) -> None:
     for seed in (0, 0, 1):
         pretrain.tokenize(folder, tmp_path / "tokens", 300, share=0.2, pieces=2, seed=seed)
         opened = TokenFolder.open(tmp_path / "tokens")
-        found = AutoTokenizer.from_pretrained(opened.folder).decode(opened.stream("training"))
-        chosen.append({document.split()[0] for document in found.split(pretrain.END_OF_TEXT)[1:]})
+        chosen.append({document.split()[0] for document in decoded(opened, "training")})
         assert opened.sizes["training"]["tokens"] == len(opened.stream("training"))
     assert len(chosen[0]) == 30 and chosen[0] == chosen[1] != chosen[2]
     pretrain.tokenize(folder, tmp_path / "tokens", 300)  # no piece of another tokenizer is left
@@ -213,8 +214,7 @@ def test_a_share_of_the_documents_is_chosen_at_random(tmp_path: Path) -> None:
 
 
 def test_prose_is_a_second_evaluation_text(tokens: TokenFolder) -> None:
-    found = AutoTokenizer.from_pretrained(tokens.folder).decode(tokens.stream("prose"))
-    assert found.split(pretrain.END_OF_TEXT)[1:] == list(prose())
+    assert decoded(tokens, "prose") == list(prose())
     assert tokens.sizes["prose"]["bytes"] == sum(len(each.encode()) for each in prose())
 
 
@@ -227,7 +227,7 @@ def test_bad_tokens_are_refused(tokens: TokenFolder, tmp_path: Path) -> None:
         ({"pieces": 200}, "the number of pieces is 200; give 1 to 150"),
     ):
         with pytest.raises(InputError, match=message):
-            pretrain.tokenize(folder, tmp_path / "tokens", 300, **options)  # type: ignore[arg-type]
+            pretrain.tokenize(folder, tmp_path / "tokens", 300, **options)
     broken = TokenFolder(tmp_path, 300, {})
     with pytest.raises(InputError, match=r"has no training-000\.xz"):
         broken.stream("training")
