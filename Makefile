@@ -30,11 +30,13 @@ TASKS := .venv/installed-tasks
 DEV := .venv/installed-dev
 SOURCE := .venv/installed-smollm2
 MOE := results/smol-moe
+MODELS := results/models
 UPCYCLE := -m realmodels.upcycle
 CORPUS := -m realmodels.pretrain.corpus
 ALL_GPUS := -m torch.distributed.run --nproc-per-node gpu
 
-.PHONY: help tasks test test-all faults interpret lint kernel benchmark publish install smollm2 smol-moe smol-moe-coactivation clean
+.PHONY: help tasks test test-all faults interpret lint kernel benchmark publish install smollm2 smol-moe \
+	smol-moe-coactivation ladder clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -102,6 +104,13 @@ smol-moe: $(SOURCE) $(TASKS) ## results/smol-moe/model, a mixture of experts mad
 
 smol-moe-coactivation: ## the same with experts of neurons that are active together
 	$(MAKE) smol-moe MOE=results/$@ ARGS="--set construction=coactivation"
+
+ladder: $(DEV) ## results/models/ladder, mixtures of experts of 4M to 1B parameters; needs GPUs; goes on if stopped
+	test -e $(MODELS)/texts/evaluation.txt || { $(RUN) $(CORPUS) fetch $(MODELS)/sites && \
+		$(RUN) $(CORPUS) build $(MODELS)/sites $(MODELS)/texts; }
+	test -e $(MODELS)/tokens/tokens.json || \
+		$(RUN) -m realmodels.pretrain tokenize $(MODELS)/texts $(MODELS)/tokens --vocabulary 8192 --pieces 8
+	$(RUN) -m realmodels.pretrain ladder $(MODELS)/tokens $(MODELS) $(ARGS)
 
 # The stamp comes last: an environment without one was never finished and is made anew.
 $(BASE): pyproject.toml Makefile

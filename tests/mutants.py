@@ -175,6 +175,8 @@ DECIDING: dict[str, tuple[str, ...]] = {
     "synthetic.robustness": ("synthetic/test_robustness.py",),
     "realmodels.compare": ("realmodels/test_compare.py",),
     "realmodels.chip": ("realmodels/test_chip.py",),
+    "realmodels.pretrain.size": ("realmodels/test_transfer.py",),
+    "realmodels.pretrain.transfer": ("realmodels/test_transfer.py",),
 }
 # Modules that hand texts to exhibits, and their tests.
 HANDING: dict[str, tuple[str, ...]] = {

@@ -121,9 +121,9 @@ def training_tokens(source: str, vocabulary: int) -> Tokens:
         stream = encode(tokenizer, documents)
     else:
         folder = Path(source) / f"tokens-{vocabulary}"
-        if not (folder / "tokens.npz").is_file():
+        if not (folder / "tokens.json").is_file():
             raise InputError(
-                f"--text {source}: it has no {folder.name} with tokens.npz; make it with python -m realmodels.pretrain"
+                f"--text {source}: it has no {folder.name} with tokens.json; make it with python -m realmodels.pretrain"
                 f" tokenize TEXTS {folder} --vocabulary {vocabulary}"
             )
         tokens = TokenFolder.open(folder)

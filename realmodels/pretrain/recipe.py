@@ -1,9 +1,10 @@
 """What decides which model is trained?"""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
 
@@ -35,6 +36,7 @@ class Recipe:
     normalise_top_k: bool = True  # routing weights of the chosen experts add up to one
     context: int = 512  # tokens predicted per sequence
     batch_tokens: int = 65536
+    pass_tokens: int = 0  # of one pass of a step; a balance loss is of one pass. 0: a step is one pass
     steps: int = 4000
     # The optimiser of attention and expert matrices. All other parameters have AdamW; "sgd" is for everything.
     optimiser: Literal["adamw", "muon", "sgd"] = "muon"
@@ -44,6 +46,9 @@ class Recipe:
     matrix_learning_rate: float = 5e-3
     learning_rate: float = 3e-3  # embeddings, LM head, routers, norms
     sgd_learning_rate: float = 0.1  # for all parameters that SGD trains
+    # The width at which rates and initial weights are as given. At others muP changes them
+    # [realmodels.pretrain.transfer]. 0: they are as given at any width.
+    base_width: int = 0
     warmup: float = 0.02  # share of the steps in which the rates rise from 0
     decay: float = (
         0.5  # share of the steps, at the end, in which the rates fall to 0; they are constant between
@@ -68,17 +73,27 @@ class Recipe:
             "shared_experts": (not (olmoe and self.shared_experts), "0, or family=deepseek"),
             "dense_layers": (not (olmoe and self.dense_layers), "0, or family=deepseek"),
             "top_k": (self.top_k <= self.experts, f"at most experts = {self.experts}"),
+            "base_width": (
+                not self.base_width or (not sgd and self.expert_optimiser == "same"),
+                "0, or optimiser=adamw or muon, and expert_optimiser=same",
+            ),
         }
         require(self, "recipe", together)
         for name, divisor in (
             ("hidden", 2 * self.heads),
             ("hidden", ALIGNMENT),
             ("expert_width", ALIGNMENT),
-            ("batch_tokens", self.context),
+            ("pass_tokens", self.context),
+            ("batch_tokens", self.pass_tokens or self.context),
         ):
             require(self, "recipe", {name: (getattr(self, name) % divisor == 0, f"a multiple of {divisor}")})
         if self.warmup + self.decay > 1:
             raise InputError(f"recipe.warmup + decay is {self.warmup + self.decay}: give at most 1")
+
+    @property
+    def passes(self) -> int:
+        """How many passes a step has."""
+        return self.batch_tokens // (self.pass_tokens or self.batch_tokens)
 
     def dense(self) -> "Recipe":
         """The dense model of as many active parameters: one FFN a layer, as wide as the experts that a token uses."""
@@ -120,8 +135,17 @@ class Recipe:
         falling = (self.steps - step) / max(self.decay * self.steps, 1)
         return min(rising, 1.0, falling)
 
+    def hash(self) -> str:
+        """SHA-256 of the entries."""
+        return entries_hash(self)
 
-MAY_BE_0: Final = ("seed", "shared_experts", "dense_layers")  # other integers are at least 1
+
+def entries_hash(recipe: Any) -> str:
+    return hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()
+
+
+# Other integers are at least 1.
+MAY_BE_0: Final = ("seed", "shared_experts", "dense_layers", "pass_tokens", "base_width")
 
 
 def check_types(recipe: Any) -> None:
@@ -143,6 +167,11 @@ def check_types(recipe: Any) -> None:
             allowed = get_args(field.type)
             own[field.name] = value in allowed, f"one of {', '.join(allowed)}"
     require(recipe, "recipe", own)
+
+
+def entries(recipe: Recipe) -> list[str]:
+    """What `read_recipe` makes the recipe of."""
+    return [f"{key}={json.dumps(value)}" for key, value in asdict(recipe).items()]
 
 
 def read_recipe(kind: Callable[..., Kind], file: Path | None, overrides: Sequence[str]) -> Kind:

@@ -3,10 +3,10 @@
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +16,20 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from realmodels.pretrain.processes import ALONE, Group
 from realmodels.pretrain.recipe import Recipe
+from realmodels.pretrain.size import size_of
 from realmodels.pretrain.tokens import TokenFolder, write_json
-from realmodels.pretrain.training import Training, cast_parameters, held_out
+from realmodels.pretrain.training import HeldOut, Training, cast_parameters, held_out
 from theory.errors import InputError
 
+Total = TypeVar("Total")
+
 CHECKPOINT: Final = "checkpoint.safetensors"
-ENTRIES_PER_RUN: Final = 40  # log entries, each with a pass over the calibration text and a checkpoint
+# One is in the folder of a finished model.
+FINISHED: Final = ("model.safetensors", "model.safetensors.index.json")
+ENTRIES_PER_RUN: Final = 40  # log entries, each with a pass over the calibration text
+CHECKPOINT_SECONDS: Final = 120  # at least so long between two checkpoints
 WARM_UP_STEPS, TIMED_STEPS = 10, 30  # steps of the throwaway run that turns seconds into steps
 
 
@@ -31,6 +38,7 @@ class Resumable(Protocol):
 
     recipe: Any
     device: torch.device
+    group: Group
     step: int
 
     def state(self) -> dict[str, Any]: ...
@@ -38,11 +46,15 @@ class Resumable(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
-def steps_within(
-    seconds: float, recipe: Recipe, stream: np.ndarray, device: torch.device, compiled: bool
-) -> int:
-    """Number of steps of a recipe that take this many seconds here, timed on a run that is thrown away."""
-    training = Training(recipe, stream, device, compiled)
+def tokens_per_second(
+    recipe: Recipe,
+    stream: np.ndarray,
+    device: torch.device,
+    compiled: bool,
+    group: Group = ALONE,
+) -> float:
+    """How fast a recipe trains here, timed on a run that is thrown away."""
+    training = Training(recipe, stream, device, compiled, group)
     for _ in range(WARM_UP_STEPS):
         loss = training.advance()
     loss.item()
@@ -50,66 +62,199 @@ def steps_within(
     for _ in range(TIMED_STEPS):
         loss = training.advance()
     loss.item()
-    return max(int(seconds * TIMED_STEPS / (time.perf_counter() - start)), 1)
+    return TIMED_STEPS * recipe.batch_tokens / (time.perf_counter() - start)
 
 
-def train(
-    tokens: TokenFolder, out: Path, recipe: Recipe, device: torch.device, compiled: bool = False
-) -> None:
-    """Train a model and save it to OUT; go on from OUT's checkpoint if there is one."""
+def steps_within(
+    seconds: float, recipe: Recipe, stream: np.ndarray, device: torch.device, compiled: bool
+) -> int:
+    """Number of steps of a recipe that take this many seconds here."""
+    return max(int(seconds * tokens_per_second(recipe, stream, device, compiled) / recipe.batch_tokens), 1)
+
+
+def matmul_rate(device: torch.device) -> float:
+    """Floating-point operations per second of a large product of bf16 matrices on a GPU, of fp32 ones on a CPU."""
+    gpu = device.type == "cuda"
+    side, dtype = (8192, torch.bfloat16) if gpu else (1024, torch.float32)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+
+    def products(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            product = a @ b
+        product[0, 0].item()
+        return time.perf_counter() - start
+
+    products(3)
+    return 10 * 2 * side**3 / products(10)
+
+
+def speed(
+    recipe: Recipe, stream: np.ndarray, device: torch.device, compiled: bool, group: Group = ALONE
+) -> dict[str, float]:
+    """How fast a recipe trains here, beside the dense model of its active parameters and beside matrix products.
+
+    The dense model is DeepSeekMoE's without experts, which is Llama: no sorting of tokens stands in its way. Shares are
+    of floating-point operations per second [Size.flops_per_token].
+    """
+    dense = replace(recipe, family="deepseek").dense()
+    found = [tokens_per_second(each, stream, device, compiled, group) for each in (recipe, dense)]
+    flops = [
+        size_of(each).flops_per_token * tokens for each, tokens in zip((recipe, dense), found, strict=True)
+    ]
+    rate = group.size * matmul_rate(device)
+    return {
+        "processes": group.size,
+        "tokens_per_second": found[0],
+        "dense_tokens_per_second": found[1],
+        "matmul_flops_per_second": rate,
+        "share_of_dense": flops[0] / flops[1],
+        "share_of_matrix_products": flops[0] / rate,
+    }
+
+
+def proceed(
+    run: Resumable,
+    out: Path,
+    ends: Callable[[int], Iterable[int]],
+    advance: Callable[[int], Total],
+    entry: Callable[[Total, int, float], dict[str, Any]],
+    until: float = math.inf,
+) -> bool:
+    """Go on from OUT's checkpoint, if any, to the last step; stop where the next entry would end after `until`.
+
+    ends: the steps after a step at which the log gets an entry, a line of OUT/log.jsonl.
+    advance: takes the run to a step, and gives what it summed up on the way, read from the device.
+    entry: what the log says of that, of so many steps, at so many tokens per second.
+    until: in seconds of time.perf_counter.
+    True if the run is finished.
+    """
+    first, batch = run.group.rank == 0, run.recipe.batch_tokens
+    out.mkdir(parents=True, exist_ok=True)
+    seconds = resume(run, out, log=first)
+    saved = time.perf_counter()
+    for end in ends(run.step):
+        start, steps = time.perf_counter(), end - run.step
+        total = advance(end)
+        spent = time.perf_counter() - start
+        seconds, speed = seconds + spent, steps * batch / spent
+        line = {"step": end, "tokens": end * batch, **entry(total, steps, speed)}
+        line |= {"seconds": seconds, "tokens_per_second": speed}
+        if first:
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            tqdm.write(json.dumps(line))
+        if end == run.recipe.steps:
+            break
+        now = time.perf_counter()
+        stop = run.group.agree(2 * now - start > until, run.device)
+        if first and (stop or now - saved >= CHECKPOINT_SECONDS):
+            save_checkpoint(run, out, seconds)
+            saved = now
+        if stop:
+            return False
+    return True
+
+
+def is_finished(out: Path) -> bool:
+    return any((out / name).exists() for name in FINISHED)
+
+
+def require_unfinished(out: Path) -> None:
+    if is_finished(out):
+        raise InputError(f"{out} holds a finished model: give another folder")
+
+
+def require_vocabulary(recipe: Recipe, tokens: TokenFolder) -> None:
     if recipe.vocabulary != tokens.vocabulary:
         raise InputError(
             f"the recipe has vocabulary={recipe.vocabulary} but the tokens in {tokens.folder} have"
             f" {tokens.vocabulary}: set vocabulary={tokens.vocabulary}"
         )
+
+
+def require_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise InputError(f"the loss is {loss} at step {step}: lower the learning rates of the recipe")
+
+
+def train(
+    tokens: TokenFolder,
+    out: Path,
+    recipe: Recipe,
+    device: torch.device,
+    compiled: bool = False,
+    group: Group = ALONE,
+    until: float = math.inf,
+    rate: float | None = None,
+    evaluated: Sequence[str] = (),
+) -> bool:
+    """Train a model and save it to OUT; go on from OUT's checkpoint if there is one. True if the model is finished.
+
+    until: stop at about this time of time.perf_counter, to go on later.
+    rate: floating-point operations per second of a device [matmul_rate]; the log tells which share is used.
+    evaluated: splits on which the finished model is evaluated, into OUT/held_out.json.
+    """
+    require_vocabulary(recipe, tokens)
     if recipe.balance_bias:
         raise InputError(
             f"balance_bias is {recipe.balance_bias}: no checkpoint of transformers' OLMoE can hold the bias; give 0"
         )
-    if (out / "model.safetensors").exists():
-        raise InputError(f"{out} holds a finished model: give another folder")
-    training = Training(recipe, tokens.stream("training"), device, compiled)
-    seconds = resume(training, out)
-    calibration = torch.from_numpy(tokens.stream("calibration").astype(np.int64)).to(device)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "recipe.json", asdict(recipe))
-    with tqdm(total=recipe.steps, initial=training.step, unit="step", smoothing=0.1) as bar:
-        for end in _entry_steps(recipe.steps, training.step):
-            start, first = time.perf_counter(), training.step
-            total = torch.zeros((), device=device)
-            while training.step < end:
-                total += training.advance()
-                bar.update()
-            loss = total.item() / (end - first)
-            spent = time.perf_counter() - start
-            if not math.isfinite(loss):
-                raise InputError(f"the loss is {loss} at step {end}: lower the learning rates of the recipe")
-            seconds += spent
-            found = held_out(training.model, calibration, recipe.context)
-            balance = found.balance()
-            bits = found.nats / math.log(2) / tokens.sizes["calibration"]["bytes"]
-            speed = (end - first) * recipe.batch_tokens / spent
-            entry = {
-                "step": end,
-                "tokens": end * recipe.batch_tokens,
-                "training_loss": loss,
-                "calibration_loss": found.nats / found.tokens,
-                "calibration_bits_per_byte": bits,
-                "balance": balance,
-                "seconds": seconds,
-                "tokens_per_second": speed,
-            }
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(entry) + "\n")
-            save_checkpoint(training, out, seconds)
-            bar.set_postfix_str(
-                f"loss {loss:.3f}, calibration {bits:.4f} bits per byte, balance {min(balance, default=1):.2f},"
-                f" {speed:.0f} tokens/s"
-            )
-    cast_parameters(training.model, torch.bfloat16)
-    training.model.save_pretrained(out)
-    PreTrainedTokenizerFast.from_pretrained(tokens.folder).save_pretrained(out)
-    (out / CHECKPOINT).unlink()
+    require_unfinished(out)
+    training = Training(recipe, tokens.stream("training"), device, compiled, group)
+    first = group.rank == 0
+    if first:
+        epochs = recipe.steps * recipe.batch_tokens / len(training.stream)
+        print(f"{epochs:.2f} epochs of {len(training.stream)} tokens", flush=True)
+    streams = {
+        split: torch.from_numpy(tokens.stream(split).astype(np.int64))
+        for split in ("calibration", *evaluated)
+    }
+
+    def on(split: str) -> HeldOut:
+        return held_out(training.model, streams[split].to(training.device), recipe.context)
+
+    def losses(split: str, found: HeldOut) -> dict[str, float]:
+        bits = found.nats / math.log(2) / tokens.sizes[split]["bytes"]
+        return {f"{split}_loss": found.nats / found.tokens, f"{split}_bits_per_byte": bits}
+
+    def ends(done: int) -> Iterator[int]:
+        if first:  # the checkpoint, if any, is of this recipe
+            write_json(out / "recipe.json", asdict(recipe))
+        bar.update(done)
+        return _entry_steps(recipe.steps, done)
+
+    def advance(end: int) -> float:
+        total = torch.zeros((), device=training.device)
+        while training.step < end:
+            total += training.advance()
+            bar.update()
+        return total.item()
+
+    def entry(total: float, steps: int, speed: float) -> dict[str, Any]:
+        require_finite(total / steps, training.step)
+        line: dict[str, Any] = {"training_loss": total / steps}
+        if first:
+            found = on("calibration")
+            line |= {**losses("calibration", found), "balance": found.balance()}
+        if rate is not None:
+            used = size_of(recipe).flops_per_token * speed
+            line["share_of_matrix_products"] = used / (rate * group.size)
+        return line
+
+    with tqdm(total=recipe.steps, unit="step", smoothing=0.1, disable=None if first else True) as bar:
+        finished = proceed(training, out, ends, advance, entry, until)
+    if finished and first:
+        cast_parameters(training.model, torch.bfloat16)
+        if evaluated:
+            found: dict[str, Any] = {"text": training.text, "recipe_sha256": recipe.hash()}
+            for split in evaluated:
+                found |= losses(split, on(split))
+            write_json(out / "held_out.json", found)
+        PreTrainedTokenizerFast.from_pretrained(tokens.folder).save_pretrained(out)
+        training.model.save_pretrained(out)
+        (out / CHECKPOINT).unlink(missing_ok=True)
+    return finished
 
 
 def _entry_steps(steps: int, done: int) -> Iterator[int]:

@@ -1,6 +1,7 @@
 """How does the corpus become a tokenizer and streams of tokens?"""
 
 import json
+import lzma
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -9,16 +10,23 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from realmodels.text import SPLITS
+from realmodels.text import SPLITS, prose
 from theory.errors import InputError
 
+FILE: Final = "tokens.json"  # in every token folder
+COMPRESSION: Final = 4  # of xz: higher presets take long and save little
+DOCUMENTS_AT_ONCE: Final = 1024  # whose tokens are Python's numbers at the same time
 END_OF_TEXT: Final = "<|endoftext|>"  # before every document; our tokenizer's only special token, id 0
 
 
 class TokenFolder(NamedTuple):
-    """A folder with a tokenizer and token streams.
+    """A folder with a tokenizer and token streams, in files that can be copied alone.
 
-    sizes: for each split, the number of tokens and of the UTF-8 bytes that they stand for.
+    A stream is the files SPLIT-000.xz, SPLIT-001.xz, ..., as many as are there: little-endian uint16, compressed. An
+    end-of-text token is before every document. Where there are several, each has documents chosen at random, so that
+    some of them are a random part of the text.
+
+    sizes: for each split, the number of tokens and of the UTF-8 bytes that they stand for, of all files.
     """
 
     folder: Path
@@ -27,12 +35,20 @@ class TokenFolder(NamedTuple):
 
     @classmethod
     def open(cls, folder: Path) -> "TokenFolder":
-        return cls(folder, **json.loads(read(folder / "tokens.json")))
+        return cls(folder, **json.loads(read(folder / FILE)))
 
     def stream(self, split: str) -> np.ndarray:
-        """The tokens of a split, uint16; an end-of-text token is before every document."""
-        with np.load(self.folder / "tokens.npz") as streams:
-            return streams[split]
+        """The tokens of a split, uint16."""
+        files = sorted(self.folder.glob(f"{split}-*.xz"))
+        if not files:
+            raise InputError(f"{self.folder} has no {split}-000.xz: make the folder anew, or copy the file")
+        try:
+            pieces = [np.frombuffer(lzma.decompress(file.read_bytes()), "<u2") for file in files]
+        except (lzma.LZMAError, ValueError) as error:
+            raise InputError(
+                f"{self.folder} has a damaged {split}-*.xz ({error}): make the folder anew"
+            ) from None
+        return np.concatenate(pieces).astype(np.uint16, copy=False)
 
 
 def train_tokenizer(documents: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -53,29 +69,61 @@ def train_tokenizer(documents: Sequence[str], vocabulary: int) -> PreTrainedToke
 
 def encode(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> np.ndarray:
     """Encode documents as one stream, uint16; an end-of-text token is before every document."""
-    encoded = tokenizer(list(documents), add_special_tokens=False, return_attention_mask=False)["input_ids"]
     before = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    return np.concatenate([np.array([before, *ids], np.uint16) for ids in encoded])
+    found = [np.empty(0, np.uint16)]
+    for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
+        some = list(documents[start : start + DOCUMENTS_AT_ONCE])
+        encoded = tokenizer(some, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        found += [np.array([before, *ids], np.uint16) for ids in encoded]
+    return np.concatenate(found)
 
 
-def tokenize(texts: Path, out: Path, vocabulary: int) -> None:
-    """Train a tokenizer on TEXTS/training.txt and write a token folder."""
+def tokenize(
+    texts: Path, out: Path, vocabulary: int, share: float = 1.0, pieces: int = 1, seed: int = 0
+) -> None:
+    """Train a tokenizer on TEXTS/training.txt and write a token folder.
+
+    share: of the training documents, chosen at random, that are read at all.
+    pieces: how many files the training stream has. Documents keep their order in one file of all of them.
+    """
     smallest = len(pre_tokenizers.ByteLevel.alphabet()) + 1
     if not smallest <= vocabulary <= np.iinfo(np.uint16).max + 1:
         raise InputError(f"the vocabulary is {vocabulary}; give {smallest} to {np.iinfo(np.uint16).max + 1}")
-    documents = {split: read(texts / f"{split}.txt").split("\0") for split in SPLITS}
-    tokenizer = train_tokenizer(documents["training"], vocabulary)
-    streams = {split: encode(tokenizer, found) for split, found in documents.items()}
-    sizes = {
-        split: {"tokens": len(streams[split]), "bytes": sum(len(text.encode()) for text in documents[split])}
-        for split in SPLITS
+    if not 0 < share <= 1:
+        raise InputError(f"the share of the documents is {share}; give more than 0, and at most 1")
+    documents: dict[str, Sequence[str]] = {
+        split: read(texts / f"{split}.txt").split("\0") for split in SPLITS
     }
+    documents["prose"] = prose()
+    count = max(int(share * len(documents["training"])), 1)
+    if not 1 <= pieces <= count:
+        raise InputError(f"the number of pieces is {pieces}; give 1 to {count}, the number of documents")
+    if share < 1 or pieces > 1:
+        order = np.random.default_rng(seed).permutation(len(documents["training"]))[:count]
+        documents["training"] = [documents["training"][index] for index in order]
+    tokenizer = train_tokenizer(documents["training"], vocabulary)
+    sizes: dict[str, dict[str, int]] = {}
     out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("*-*.xz"):
+        old.unlink()
+    for split, found in documents.items():
+        parts = np.array_split(np.arange(len(found)), pieces if split == "training" else 1)
+        streams = [encode(tokenizer, found[part[0] : part[-1] + 1]) for part in parts]
+        for number, stream in enumerate(streams):
+            write_stream(out, split, stream, number)
+        sizes[split] = {
+            "tokens": sum(map(len, streams)),
+            "bytes": sum(len(text.encode()) for text in found),
+        }
     tokenizer.save_pretrained(out)
-    np.savez_compressed(out / "tokens.npz", **streams)  # type: ignore[arg-type]
-    write_json(out / "tokens.json", {"vocabulary": len(tokenizer), "sizes": sizes})
+    write_json(out / FILE, {"vocabulary": len(tokenizer), "sizes": sizes})
     for split, size in sizes.items():
         print(f"{split}: {size['tokens']} tokens, {size['bytes'] / size['tokens']:.3f} bytes per token")
+
+
+def write_stream(out: Path, split: str, stream: np.ndarray, number: int = 0) -> None:
+    packed = lzma.compress(stream.astype("<u2").tobytes(), preset=COMPRESSION)
+    (out / f"{split}-{number:03}.xz").write_bytes(packed)
 
 
 def read(path: Path) -> str:

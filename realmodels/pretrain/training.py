@@ -1,8 +1,9 @@
 """How is one training step computed, and how well does the model do on held-out text?"""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -12,8 +13,11 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.olmoe.modeling_olmoe import OlmoeTopKRouter
 
+from realmodels.pretrain import experts
 from realmodels.pretrain.optimisers import BETAS, SGD, Muon, OneRmsAdamW
+from realmodels.pretrain.processes import ALONE, Group
 from realmodels.pretrain.recipe import Recipe
+from realmodels.pretrain.transfer import Kind, kind_of, rate, scale_initial
 from theory.errors import InputError
 
 LARGEST_GRADIENT_NORM: Final = 1.0
@@ -112,18 +116,49 @@ def decoder_layer(
     return hidden + mixed.view_as(hidden), Routing(probabilities, chosen)
 
 
+def layer_pass(
+    layer: Any, hidden: Tensor, rotation: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The output of a layer, and, if it has experts, its load-balancing loss and its load."""
+    hidden, routing = decoder_layer(layer, hidden, rotation)
+    return (hidden, None, None) if routing is None else (hidden, routing.balance_loss(), routing.load())
+
+
+def next_token_loss(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """In nats per token. hidden: the last layer's output (batch, length, hidden). targets: (batch, length)."""
+    logits = model.lm_head(model.model.norm(hidden))
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+def through(
+    model: Any, tokens: Tensor, layer: Callable[..., Any] = layer_pass
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The last layer's output, and of each layer with experts the balance loss and the load (experts,).
+
+    layer: `layer_pass`, or what computes the same. Compiled alone, one compilation serves all layers of a kind.
+    """
+    hidden, rotation = embed(model, tokens)
+    balances, loads = [], []
+    for each in model.model.layers:
+        hidden, balance, load = layer(each, hidden, rotation)
+        balances += [] if balance is None else [balance]
+        loads += [] if load is None else [load]
+    return hidden, balances, loads
+
+
 def losses(
-    model: PreTrainedModel, crops: Tensor, with_loads: bool = False
+    model: Any,
+    crops: Tensor,
+    layer: Callable[..., Any] = layer_pass,
+    loss: Callable[..., Tensor] = next_token_loss,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Next-token loss in nats per token, the sum of the balance losses, and the load (experts,) of each layer.
 
     crops: (batch, length + 1).
-    with_loads: False for no loads.
     """
-    logits, routings = forward(model, crops[:, :-1])
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), crops[:, 1:].flatten())
-    loads = [routing.load() for routing in routings] if with_loads else []
-    return loss, sum((routing.balance_loss() for routing in routings), loss.new_zeros(())), loads
+    hidden, balances, loads = through(model, crops[:, :-1], layer)
+    nats = loss(model, hidden, crops[:, 1:])
+    return nats, sum(balances, nats.new_zeros(())), loads
 
 
 class HeldOut(NamedTuple):
@@ -184,118 +219,152 @@ def crop_starts(length: int, recipe: Recipe, step: int) -> np.ndarray:
     return _epoch(pieces, recipe.context, recipe.seed, epoch)[position * batch : (position + 1) * batch]
 
 
+class Masters:
+    """fp32 copies of a model's parameters, and gradients of them, each as one flat tensor."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.parameters = dict(network.named_parameters())
+        self.weights = torch.cat([each.detach().flatten().float() for each in self.parameters.values()])
+        self.gradient = torch.zeros_like(self.weights)
+        self.pieces, self.gradients = self._pieces(self.weights), self._pieces(self.gradient)
+
+    def _pieces(self, flat: Tensor) -> dict[str, Tensor]:
+        """The parts of a flat tensor, by the name and in the shape of the parameter that each belongs to."""
+        parts = flat.split([each.numel() for each in self.parameters.values()])
+        named = zip(self.parameters.items(), parts, strict=True)
+        return {name: part.view_as(parameter) for (name, parameter), part in named}
+
+    def collect(self) -> None:
+        """Add the parameters' gradients, and take them from the parameters."""
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                self.gradients[name].add_(parameter.grad)
+            parameter.grad = None
+
+    @torch.no_grad()
+    def copy_back(self) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.pieces[name])
+
+
+def require_same_text(state: dict[str, Any], text: dict[str, Any]) -> None:
+    """InputError unless a checkpoint was trained on the text."""
+    if state.get("text") != text:
+        raise InputError("the checkpoint was trained on other text: give its text, or another folder")
+
+
 class Training:
     """The state of a run: a model in working precision, fp32 master weights, and their optimisers."""
 
-    def __init__(self, recipe: Recipe, stream: np.ndarray, device: torch.device, compiled: bool) -> None:
-        self.recipe, self.device, self.step = recipe, device, 0
+    def __init__(
+        self,
+        recipe: Recipe,
+        stream: np.ndarray,
+        device: torch.device,
+        compiled: bool,
+        group: Group = ALONE,
+    ) -> None:
+        self.recipe, self.device, self.group, self.step = recipe, device, group, 0
+        group.require_shares(recipe.passes, "batch_tokens / pass_tokens")
+        self.text = {"tokens": len(stream), "sha256": hashlib.sha256(stream.tobytes()).hexdigest()}
         self.stream = torch.from_numpy(stream.astype(np.int32)).to(device)
-        self.losses: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = (
-            torch.compile(losses) if compiled else losses
-        )
+        wrap: Callable[..., Any] = torch.compile if compiled else lambda function: function
+        self.losses = partial(losses, layer=wrap(layer_pass), loss=wrap(next_token_loss))
         torch.manual_seed(recipe.seed)
         self.model = AutoModelForCausalLM.from_config(recipe.model_config())
+        scale_initial(self.model, recipe)
+        if device.type == "cuda":
+            self.model.set_experts_implementation(experts.NAME)
         self.biased: list[BiasedRouter] = []
         for layer in self.model.model.layers if recipe.balance_bias else ():
             layer.mlp.gate = BiasedRouter(layer.mlp.gate, self.model.config)
             self.biased.append(layer.mlp.gate)
         self.model.to(device)
-        self.masters = {
-            name: _matrices(name, parameter).detach().clone()
-            for name, parameter in self.model.named_parameters()
-        }
+        self.flat = Masters(self.model)
+        self.masters: dict[str, Tensor] = {}
+        for name, piece in self.flat.pieces.items():
+            self.masters[name] = master = _matrices(name, piece)
+            master.grad = _matrices(name, self.flat.gradients[name])
         cast_parameters(self.model, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        self.optimisers = self._optimisers()
+        self.full_rates = [group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups]
 
-        def members(kind: Callable[[str, Tensor], bool]) -> list[Tensor]:
-            return [master for name, master in self.masters.items() if kind(name, master)]
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        recipe = self.recipe
 
-        def group(parameters: list[Tensor], rate: float, decay: float, sgd: bool = False) -> dict[str, Any]:
-            """A parameter group; SGD has its own rate, and a decay by which weights shrink as elsewhere."""
+        def group(kind: Kind, only: Callable[[str], bool] = lambda _: True, sgd: bool = False) -> Any:
+            """The parameter group of a kind; SGD has its own rate, and a decay by which weights shrink as elsewhere."""
+            members = [p for name, p in self.masters.items() if kind_of(name, p) == kind and only(name)]
+            own, decay = rate(recipe, kind)
             if sgd:
-                rate, decay = recipe.sgd_learning_rate, decay * rate / recipe.sgd_learning_rate
-            return {"params": parameters, "lr": rate, "weight_decay": decay}
+                own, decay = recipe.sgd_learning_rate, decay * own / recipe.sgd_learning_rate
+            return {"params": members, "lr": own, "weight_decay": decay}
 
-        apart = recipe.expert_optimiser != "same"
-        experts = members(lambda name, _: apart and ".mlp.experts." in name)
-        matrices = members(lambda name, p: _is_matrix(name, p) and not (apart and ".mlp.experts." in name))
-        others = members(lambda name, p: not _is_matrix(name, p) and p.ndim > 1)
-        norms = members(lambda name, p: p.ndim == 1)
-        everywhere = recipe.optimiser == "sgd"
-        rest = [
-            group(others, recipe.learning_rate, recipe.weight_decay, everywhere),
-            group(norms, recipe.learning_rate, 0.0, everywhere),
-        ]
-        matrix_group = group(matrices, recipe.matrix_learning_rate, recipe.weight_decay, everywhere)
-        self.optimisers: list[torch.optim.Optimizer] = []
+        apart, everywhere = recipe.expert_optimiser != "same", recipe.optimiser == "sgd"
+        rest = [group(kind, sgd=everywhere) for kind in ("input", "output", "norm")]
+        matrices = group("matrix", lambda name: not (apart and ".mlp.experts." in name), everywhere)
+        found: list[torch.optim.Optimizer] = []
         if recipe.optimiser == "muon":
-            self.optimisers.append(Muon(**matrix_group))
+            found.append(Muon(**matrices))
         else:
-            rest.append(matrix_group)
-        self.optimisers.append(SGD(rest) if everywhere else torch.optim.AdamW(rest, betas=BETAS, fused=True))
+            rest.append(matrices)
+        found.append(SGD(rest) if everywhere else torch.optim.AdamW(rest, betas=BETAS, fused=True))
         if apart:
             sgd = recipe.expert_optimiser == "sgd"
-            expert_group = group(experts, recipe.matrix_learning_rate, recipe.weight_decay, sgd)
-            self.optimisers.append(SGD([expert_group]) if sgd else OneRmsAdamW([expert_group]))
-        self.full_rates = [group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups]
+            of_experts = group("matrix", lambda name: ".mlp.experts." in name, sgd)
+            found.append(SGD([of_experts]) if sgd else OneRmsAdamW([of_experts]))
+        return found
 
     def advance(self) -> Tensor:
         """Take one step; its next-token loss in nats per token, left on the device."""
-        starts = torch.from_numpy(crop_starts(len(self.stream), self.recipe, self.step))
-        positions = starts[:, None] + torch.arange(self.recipe.context + 1)
-        crops = self.stream[positions.to(self.stream.device)].long()
-        loss, balance_loss, loads = self.losses(self.model, crops, bool(self.biased))
-        (loss + self.recipe.balance * balance_loss).backward()
-        for name, parameter in self.model.named_parameters():
-            master = self.masters[name]
-            master.grad = parameter.grad.to(master.dtype).view_as(master)
-            parameter.grad = None
+        starts = torch.from_numpy(crop_starts(len(self.stream), self.recipe, self.step)).to(self.device)
+        mine = starts.reshape(self.recipe.passes, -1)[self.group.rank :: self.group.size]
+        offsets = torch.arange(self.recipe.context + 1, device=self.device)
+        total, loads = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        self.flat.gradient.zero_()
+        for part in mine:
+            crops = self.stream[part[:, None] + offsets].long()
+            loss, balance_loss, load = self.losses(self.model, crops)
+            ((loss + self.recipe.balance * balance_loss) / self.recipe.passes).backward()
+            self.flat.collect()
+            total += loss.detach() / self.recipe.passes
+            if self.biased:
+                loads = loads + torch.stack(load) / self.recipe.passes
+        self.group.sum(self.flat.gradient, total, loads)
         nn.utils.clip_grad_norm_(self.masters.values(), LARGEST_GRADIENT_NORM)
         groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
         for group, full in zip(groups, self.full_rates, strict=True):
             group["lr"] = full * self.recipe.rate(self.step)
         for optimiser in self.optimisers:
             optimiser.step()
-        self._copy_masters()
-        for router, load in zip(self.biased, loads, strict=True):
+        self.flat.copy_back()
+        for router, load in zip(self.biased, loads, strict=True) if self.biased else ():
             router.bias += self.recipe.balance_bias * (1 / self.recipe.experts - load).sign()
         self.step += 1
-        return loss.detach()
-
-    @torch.no_grad()
-    def _copy_masters(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(self.masters[name].view_as(parameter))
+        return total
 
     def state(self) -> dict[str, Any]:
         return {
             "recipe": asdict(self.recipe),
+            "text": self.text,
             "step": self.step,
-            "masters": self.masters,
+            "master": self.flat.weights,
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        require_same_text(state, self.text)
         self.step = state["step"]
-        for name, master in self.masters.items():
-            master.copy_(state["masters"][name])
+        self.flat.weights.copy_(state["master"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self._copy_masters()
+        self.flat.copy_back()
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast parameters alone: model.to(dtype) would round the frequencies of the rotary embedding, too."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
-
-
-def _is_matrix(name: str, parameter: Tensor) -> bool:
-    """True if Muon may train the parameter: attention, experts and dense FFN.
-
-    Rows of embeddings, LM head and routers are tokens and experts, each with a gradient of its own size.
-    """
-    inside = (".self_attn." in name or ".mlp." in name) and not name.endswith(".mlp.gate.weight")
-    return inside and parameter.ndim > 1
 
 
 def _matrices(name: str, parameter: Tensor) -> Tensor:

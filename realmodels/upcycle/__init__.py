@@ -17,7 +17,6 @@ KEY=VALUE are entries of the recipe, the same for all steps.
     conversion   copies, slices, routers, perturbation
     prompts      topics and forms
     generation   what the dense model writes
-    experts      the experts' products, for training
     healing      KL to the dense model, and balance
     acceptance   distance from the dense model, shares of the experts, spread of MaxNNScore
 """
@@ -25,7 +24,7 @@ KEY=VALUE are entries of the recipe, the same for all steps.
 from realmodels.upcycle.acceptance import Check, check
 from realmodels.upcycle.conversion import balanced_clusters, convert, max_neuron_spread, neuron_groups
 from realmodels.upcycle.generation import Decoder, Prompts, Writer, generate, read_blocks
-from realmodels.upcycle.healing import Distillation, Group, HeadDivergence, Healing, divergence, heal, save
+from realmodels.upcycle.healing import Distillation, HeadDivergence, Healing, divergence, heal, save
 from realmodels.upcycle.recipe import Recipe
 from realmodels.upcycle.source import dequantise
 
@@ -33,7 +32,6 @@ __all__ = [
     "Check",
     "Decoder",
     "Distillation",
-    "Group",
     "HeadDivergence",
     "Healing",
     "Prompts",

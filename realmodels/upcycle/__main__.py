@@ -11,14 +11,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from realmodels.load import load
+from realmodels.pretrain import experts
+from realmodels.pretrain.processes import processes
 from realmodels.pretrain.recipe import read_recipe
 from realmodels.pretrain.tokens import encode, read
 from realmodels.text import evaluation_text, held_out
-from realmodels.upcycle import experts
 from realmodels.upcycle.acceptance import check, write
 from realmodels.upcycle.conversion import convert
 from realmodels.upcycle.generation import block_file, cut, generate, read_blocks
-from realmodels.upcycle.healing import Healing, heal, processes, save
+from realmodels.upcycle.healing import Healing, heal, save
 from realmodels.upcycle.recipe import FILE, Recipe
 from realmodels.upcycle.source import dequantise, installed_gguf
 from theory.errors import InputError, run

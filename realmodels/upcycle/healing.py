@@ -6,11 +6,9 @@ On several GPUs each takes its share of the passes of a step, and gradients are 
 """
 
 import hashlib
-import json
-import os
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt16
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
     LlamaForCausalLM,
@@ -29,13 +27,16 @@ from transformers import (
 )
 
 from realmodels.pretrain.optimisers import BETAS
-from realmodels.pretrain.runs import CHECKPOINT, resume, save_checkpoint
+from realmodels.pretrain.processes import Group
+from realmodels.pretrain.runs import CHECKPOINT, proceed, require_finite, require_unfinished
 from realmodels.pretrain.tokens import write_json
 from realmodels.pretrain.training import (
     LARGEST_GRADIENT_NORM,
+    Masters,
     cast_parameters,
-    decoder_layer,
-    embed,
+    layer_pass,
+    require_same_text,
+    through,
 )
 from realmodels.upcycle.recipe import FILE, Recipe
 from theory.errors import InputError
@@ -43,7 +44,6 @@ from theory.errors import InputError
 TOKENS_PER_CHUNK: Final = 4096  # whose logits exist at once
 HELD_OUT_BLOCKS: Final = 32  # the last ones, which are not trained on
 STEPS_PER_ENTRY: Final = 20
-CHECKPOINT_SECONDS: Final = 240  # at least so long between two checkpoints
 
 
 def divergence(
@@ -103,19 +103,6 @@ class Pass(NamedTuple):
     load: Tensor
 
 
-def routed_layer(
-    layer: Any, hidden: Tensor, rotation: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The output of a layer with experts, its load-balancing loss, and its load."""
-    hidden, routing = decoder_layer(layer, hidden, rotation)
-    assert routing is not None
-    return hidden, routing.balance_loss(), routing.load()
-
-
-def dense_layer(layer: Any, hidden: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    return decoder_layer(layer, hidden, rotation)[0]
-
-
 class Distillation:
     """The two models and what a pass computes with them. Layers are compiled alone: one compilation serves all."""
 
@@ -123,21 +110,12 @@ class Distillation:
         self.dense: Any = dense.requires_grad_(False)
         self.network: Any = network
         wrap: Callable[..., Any] = torch.compile if compiled else lambda function: function
-        self.routed_layer, self.dense_layer = wrap(routed_layer), wrap(dense_layer)
-        self.loss = wrap(divergence)
+        self.layer, self.loss = wrap(layer_pass), wrap(divergence)
 
     def __call__(self, tokens: Int[Tensor, "blocks context"]) -> Pass:
         with torch.no_grad():
-            target, rotation = embed(self.dense, tokens)
-            for layer in self.dense.model.layers:
-                target = self.dense_layer(layer, target, rotation)
-            target = self.dense.model.norm(target)
-        hidden, rotation = embed(self.network, tokens)
-        balances, loads = [], []
-        for layer in self.network.model.layers:
-            hidden, balance, load = self.routed_layer(layer, hidden, rotation)
-            balances.append(balance)
-            loads.append(load)
+            target = self.dense.model.norm(through(self.dense, tokens, self.layer)[0])
+        hidden, balances, loads = through(self.network, tokens, self.layer)
         mean = HeadDivergence.apply(
             self.network.model.norm(hidden).flatten(0, 1),
             self.network.lm_head.weight,
@@ -161,41 +139,6 @@ def shares(load: Float[Tensor, "layers experts"]) -> tuple[float, float]:
     return load.min().item() * load.shape[1], load.max().item() * load.shape[1]
 
 
-class Group(NamedTuple):
-    """The processes of a run, one for each GPU; a run without torchrun has one."""
-
-    rank: int
-    size: int
-
-    def sum(self, *tensors: Tensor) -> None:
-        """Replace each tensor by its sum over the processes."""
-        for tensor in tensors if self.size > 1 else ():
-            distributed.all_reduce(tensor)
-
-    def agree(self, value: bool, device: torch.device) -> bool:
-        """True if it is true in the first process."""
-        told = torch.tensor(float(value and self.rank == 0), device=device)
-        self.sum(told)
-        return bool(told.item())
-
-
-@contextmanager
-def processes(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
-    """The processes that torchrun started, and the device of this one."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield Group(0, 1), device
-        return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Group(distributed.get_rank(), size), device
-    finally:
-        distributed.destroy_process_group()
-
-
 class Healing:
     """The state of a run. Masters, gradients and moments are one flat fp32 tensor each."""
 
@@ -208,11 +151,7 @@ class Healing:
         group: Group,
         compiled: bool,
     ) -> None:
-        if recipe.batch_tokens // recipe.micro_tokens % group.size:
-            raise InputError(
-                f"a step has {recipe.batch_tokens // recipe.micro_tokens} passes, batch_tokens / micro_tokens of the"
-                f" recipe: give a number that {group.size} processes can share"
-            )
+        group.require_shares(recipe.batch_tokens // recipe.micro_tokens, "batch_tokens / micro_tokens")
         if len(blocks) <= HELD_OUT_BLOCKS + recipe.batch_tokens // recipe.context:
             raise InputError(
                 f"there are {len(blocks)} blocks: generate more than {HELD_OUT_BLOCKS} beyond those of one step"
@@ -223,22 +162,15 @@ class Healing:
         self.held_out = self._on_device(held_out)
         self.distillation = Distillation(dense, network, compiled)
         self.network = network
-        self.parameters = list(network.parameters())
-        self.master = torch.cat([each.detach().flatten().float() for each in self.parameters])
-        self.gradient = self.master.grad = torch.zeros_like(self.master)
-        self.pieces = self._pieces(self.master)
-        self.gradients = self._pieces(self.gradient)
+        self.masters = Masters(network)
+        self.gradient = self.masters.weights.grad = self.masters.gradient
         # Without weight decay: norms are what the model is made for.
         self.optimiser = torch.optim.AdamW(
-            [self.master], lr=recipe.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
+            [self.masters.weights], lr=recipe.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
         )
 
     def _on_device(self, blocks: UInt16[np.ndarray, "blocks context"]) -> Tensor:
         return torch.from_numpy(blocks.astype(np.int64)).to(self.device)
-
-    def _pieces(self, flat: Tensor) -> list[Tensor]:
-        sizes = [each.numel() for each in self.parameters]
-        return [part.view_as(each) for part, each in zip(flat.split(sizes), self.parameters, strict=True)]
 
     def advance(self) -> Pass:
         """Take one step; the means over its passes, left on the device."""
@@ -250,41 +182,32 @@ class Healing:
         for rows in mine:
             found = self.distillation(self._on_device(self.blocks[rows]))
             ((found.divergence + self.recipe.balance * found.balance) / passes).backward()
-            for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
-                if parameter.grad is not None:
-                    gradient.add_(parameter.grad)
-                parameter.grad = None
+            self.masters.collect()
             part = [each.detach().float() / passes for each in found]
             means = [a + b for a, b in zip(means, part, strict=True)] if means else part
         self.group.sum(self.gradient, *means)
-        nn.utils.clip_grad_norm_([self.master], LARGEST_GRADIENT_NORM)
+        nn.utils.clip_grad_norm_([self.masters.weights], LARGEST_GRADIENT_NORM)
         self.optimiser.param_groups[0]["lr"] = self.recipe.learning_rate * self.recipe.rate(self.step)
         self.optimiser.step()
-        self._copy_masters()
+        self.masters.copy_back()
         self.step += 1
         return Pass(*means)
-
-    @torch.no_grad()
-    def _copy_masters(self) -> None:
-        for parameter, piece in zip(self.parameters, self.pieces, strict=True):
-            parameter.copy_(piece)
 
     def state(self) -> dict[str, Any]:
         return {
             "recipe": asdict(self.recipe),
             "text": self.text,
             "step": self.step,
-            "master": self.master,
+            "master": self.masters.weights,
             "optimiser": self.optimiser.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if state.get("text") != self.text:
-            raise InputError("the checkpoint was trained on other text: give its blocks, or another folder")
+        require_same_text(state, self.text)
         self.step = state["step"]
-        self.master.copy_(state["master"])
+        self.masters.weights.copy_(state["master"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self._copy_masters()
+        self.masters.copy_back()
 
 
 @lru_cache(maxsize=2)
@@ -309,57 +232,42 @@ def heal(
 
     True if the model is finished. Every log entry is one line of OUT/log.jsonl.
     """
-    recipe, group, device = healing.recipe, healing.group, healing.device
-    first = group.rank == 0
-    if (out / "model.safetensors").exists() or (out / "model.safetensors.index.json").exists():
-        raise InputError(f"{out} holds a finished model: give another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    seconds = resume(healing, out, log=first)
-    begun = saved = time.perf_counter()
-    while healing.step < recipe.steps:
-        start = time.perf_counter()
-        end = min(healing.step + STEPS_PER_ENTRY, recipe.steps)
-        count = end - healing.step
+    recipe = healing.recipe
+
+    def ends(done: int) -> Iterator[int]:
+        return (
+            min(each + STEPS_PER_ENTRY, recipe.steps) for each in range(done, recipe.steps, STEPS_PER_ENTRY)
+        )
+
+    def advance(end: int) -> Pass:
         total = healing.advance()
         while healing.step < end:
             total = Pass(*(a + b for a, b in zip(total, healing.advance(), strict=True)))
-        nats, balance = total.divergence.item() / count, total.balance.item() / count
-        spent = time.perf_counter() - start
-        seconds += spent
-        if not np.isfinite(nats):
-            raise InputError(f"the loss is {nats} at step {end}: lower recipe.learning_rate")
+        return Pass(*(each.cpu() for each in total))
+
+    def entry(total: Pass, steps: int, speed: float) -> dict[str, Any]:
+        divergence, balance, load = (each / steps for each in total)
+        require_finite(divergence.item(), healing.step)
         held_out = healing.distillation.measure(
             healing.held_out, max(recipe.micro_tokens // recipe.context, 1)
         )
-        smallest, largest = shares(total.load / count)
-        entry = {
-            "step": end,
-            "tokens": end * recipe.batch_tokens,
-            "divergence": nats,
+        smallest, largest = shares(load)
+        return {
+            "divergence": divergence.item(),
             "held_out_divergence": held_out.divergence.item(),
-            "balance_loss": balance / len(total.load),
+            "balance_loss": balance.item() / len(load),
             "smallest_share": smallest,
             "largest_share": largest,
-            "learning_rate": recipe.learning_rate * recipe.rate(end - 1),
-            "seconds": seconds,
-            "tokens_per_second": count * recipe.batch_tokens / spent,
+            "learning_rate": recipe.learning_rate * recipe.rate(healing.step - 1),
         }
-        now = time.perf_counter()
-        stop = healing.step < recipe.steps and minutes is not None and now - begun >= 60 * minutes
-        stop = group.agree(stop, device)
-        if first:
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(entry) + "\n")
-            print(json.dumps(entry), flush=True)
-            if stop or now - saved >= CHECKPOINT_SECONDS:
-                save_checkpoint(healing, out, seconds)
-                saved = now
-        if stop:
-            return False
-    if first:
+
+    require_unfinished(out)
+    until = math.inf if minutes is None else time.perf_counter() + 60 * minutes
+    finished = proceed(healing, out, ends, advance, entry, until)
+    if finished and healing.group.rank == 0:
         save(healing.network, tokenizer, recipe, out, text=healing.text)
         (out / CHECKPOINT).unlink(missing_ok=True)
-    return True
+    return finished
 
 
 def save(

@@ -1,12 +1,10 @@
 """What decides which mixture of experts a dense model is turned into?"""
 
-import hashlib
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final, Literal
 
-from realmodels.pretrain.recipe import ALIGNMENT, check_types
+from realmodels.pretrain.recipe import ALIGNMENT, check_types, entries_hash
 from theory.errors import InputError, require
 
 FILE: Final = "recipe.json"  # in every folder that a recipe made
@@ -71,7 +69,7 @@ class Recipe:
 
     def hash(self) -> str:
         """SHA-256 of the entries."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return entries_hash(self)
 
     def expert_width(self, ffn_width: int) -> int:
         if ffn_width % (self.slices * ALIGNMENT):

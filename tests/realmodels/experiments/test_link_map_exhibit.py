@@ -41,6 +41,7 @@ from realmodels.experiments.trainings import (
     training_tokens,
 )
 from realmodels.pretrain import Recipe, Training, train_tokenizer
+from realmodels.pretrain.tokens import write_stream
 from theory.errors import InputError
 from theory.evidence import Finding, Result
 
@@ -404,7 +405,7 @@ def token_folder(folder: Path, vocabulary: int) -> Path:
     tokenizer = train_tokenizer(["noise on analog tiles hurts dense modules"] * 3, vocabulary)
     tokenizer.save_pretrained(folder)
     stream = np.random.default_rng(0).integers(0, len(tokenizer), 3000).astype(np.uint16)
-    np.savez_compressed(folder / "tokens.npz", training=stream)
+    write_stream(folder, "training", stream)
     (folder / "tokens.json").write_text(json.dumps({"vocabulary": len(tokenizer), "sizes": {}}))
     return folder
 
@@ -412,7 +413,7 @@ def token_folder(folder: Path, vocabulary: int) -> Path:
 def test_full_reads_token_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--text is missing"):
         grid("full")
-    with pytest.raises(InputError, match=r"it has no tokens-4096 with tokens\.npz; make it with python -m"):
+    with pytest.raises(InputError, match=r"it has no tokens-4096 with tokens\.json; make it with python -m"):
         grid("full", str(tmp_path))
     token_folder(tmp_path / "tokens-4096", 260)
     with pytest.raises(InputError, match="tokens-4096 is of 260 tokens; give 4096"):
