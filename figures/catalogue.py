@@ -5,6 +5,8 @@ An experiment module has
     measure(config) -> dict                   pure, one unit of work, of JSON types
     summarise(configs, records) -> Result     records in the order of the grid; the command line fills in the
                                               names of exhibit and preset, and the provenance
+    joined(result, committed) -> Result       optional: the result of a run together with what the committed result, or
+                                              None, has of models that this run lacks
 where `grid` names as keywords the options of the command line that it understands (model, text, device,
 seeds, first_seed, tasks) and is given those that the user gave. The seeds of a unit are fields `seed` or `seeds` of
 its config. What is judged, and how, stands in rules/EXHIBIT.md [figures.rules]. A drawing module has
@@ -102,6 +104,8 @@ class Exhibit:
 UNSEEN: dict[str, Any] = {"first_seed": 2000}
 # And those below this one when rules/figure-rivals.md was.
 STILL_UNSEEN: dict[str, Any] = {"first_seed": 3100}
+# And those below this one when rules/figure-scale.md was.
+UNSEEN_SO_FAR: dict[str, Any] = {"first_seed": 4000}
 EXHIBITS = (
     Exhibit(
         name="figure-3",
@@ -243,6 +247,17 @@ EXHIBITS = (
         },
         like="figure-rivals",
         defaults=STILL_UNSEEN | {"model": "tiny-deepseek-moe"},
+    ),
+    Exhibit(
+        name="figure-scale",
+        title="A ladder of models: what changes with size and length of training, and which predictions held?",
+        layer="realmodels",
+        times={
+            "quick": "2 min on 2 cores (an estimate)",
+            "default": "5 min on 2 cores (an estimate)",
+            "full": "an hour on an H200 (an estimate)",
+        },
+        defaults=UNSEEN_SO_FAR,
     ),
     Exhibit(
         name="figure-growth",
