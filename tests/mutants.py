@@ -170,6 +170,7 @@ ON_TENSORS: dict[str, dict[str, tuple[str, ...]]] = {
 DECIDING: dict[str, tuple[str, ...]] = {
     "theory.evidence": ("figures/test_evidence.py",),
     "theory.separation": ("theory/test_separation.py",),
+    "theory.trend": ("theory/test_trend.py",),
     "theory.placement": ("theory/test_placement.py",),
     "synthetic.robustness": ("synthetic/test_robustness.py",),
     "realmodels.compare": ("realmodels/test_compare.py",),

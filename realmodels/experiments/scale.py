@@ -99,7 +99,7 @@ class Preset(rig.Preset):
 PRESETS = {
     "quick": Preset((RULE_C,), draws=2, blocks=4, block_tokens=64, noises=rig.PCM[:1]),
     "default": Preset(figure_3.RULE_1_C, draws=2, blocks=8, block_tokens=128),
-    "full": Preset(figure_3.RULE_1_C, draws=8, blocks=64, block_tokens=256, search_draws=4, search_blocks=16),
+    "full": Preset(figure_3.RULE_1_C, draws=8, blocks=32, block_tokens=256, search_draws=2, search_blocks=8),
 }
 
 

@@ -1,37 +1,55 @@
 """The exhibit `scale`: its verdicts on models with known answers, how runs join, its drawing, what a unit measures."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from committed import assert_thresholds
 from matplotlib.figure import Figure
 from small_models import save, small_network
+from test_rig import CACHED, HELD_OUT, PROSE
 
 from figures.catalogue import EXHIBITS, find
 from figures.drawings import scale as drawing
 from figures.rules import read
-from realmodels.experiments import scale
+from realmodels import text
+from realmodels.compare import as_mask, expert_damage, losses
+from realmodels.damage import expected_damage
+from realmodels.evaluate import block_results, token_blocks
+from realmodels.experiments import figure_3, rig, scale
 from realmodels.experiments.rig import GRANULARITIES
 from realmodels.experiments.scale import (
     ANOTHER_RECIPE,
     AXES,
     FRACTIONS,
     QUANTITIES,
+    RULE_C,
     SHORT,
+    Config,
     Unit,
     grid,
     joined,
     judge,
     judged_again,
+    measure,
     models,
+    summarise,
 )
+from realmodels.experiments.trainings import spearman
 from realmodels.pretrain.ladder import LADDER, TOKENS_PER_ACTIVE_PARAMETER
+from realmodels.record import calibration_tokens, record
+from realmodels.scores import scores
+from realmodels.statistics import choices
 from theory.errors import InputError
 from theory.evidence import LEAST_UNITS, Finding, Result
+from theory.hardware import Hardware
+from theory.placement import rank
+from theory.separation import seed
 
 MADE = {name: rung.seeds for name, rung in LADDER.items()}
 PARAMETERS = {name: rung.parameters for name, rung in LADDER.items()}
@@ -46,18 +64,18 @@ RECOVERS = {
 }
 
 
-def units(model: str, seed: int, **changes: Any) -> list[Unit]:
+def units(model: str, number: int, **changes: Any) -> list[Unit]:
     """What was measured of a model.
 
     changes: `recovers` by score; `excess` of the dense modules and loss, by log10 of parameters over 16M; `spread`.
     """
-    rng = np.random.default_rng([*model.encode(), seed])
+    rng = np.random.default_rng([*model.encode(), number])
     parameters, tokens = PARAMETERS.get(model, 8_000_000), LADDER[model].tokens if model in LADDER else None
     decades = np.log10(parameters / 16e6)
     recovers = RECOVERS | changes.get("recovers", {})
     excess, spread = changes.get("excess", lambda decades: 0.5)(decades), changes.get("spread", 0.004)
     found = []
-    for text in ("evaluation", "prose"):
+    for name in ("evaluation", "prose"):
         for w_max in GRANULARITIES:
             about, other = 1 + spread * rng.standard_normal(2)
             parts = {
@@ -81,9 +99,9 @@ def units(model: str, seed: int, **changes: Any) -> list[Unit]:
             }
             found.append(
                 {
-                    "model": f"{model}-{seed}" if model in LADDER else model,
-                    "text": text,
-                    "text_hash": f"hash of {text}",
+                    "model": f"{model}-{number}" if model in LADDER else model,
+                    "text": name,
+                    "text_hash": f"hash of {name}",
                     "w_max": w_max,
                     "parameters": parameters,
                     "tokens": tokens,
@@ -329,3 +347,119 @@ def test_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {each.seeds for each in found} == {(7, 8)}
     assert {each.model for each in grid("quick", seeds=3)} == {"tiny-olmoe", "tiny-deepseek-moe"}
     assert {each.text for each in grid("quick", model="tiny-olmoe", text="prose")} == {"prose"}
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Config]]:
+    """Units of three small checkpoints on small held-out texts."""
+    for module in (text, rig):
+        monkeypatch.setattr(module, "held_out", HELD_OUT.__getitem__)
+    monkeypatch.setattr(text, "prose", lambda: PROSE)
+    for each in (rig._model, *CACHED):
+        each.cache_clear()
+    sizes = {"olmoe-4m-0": 24, "olmoe-16m-3": 32, "olmoe-64m-1": 40}
+    for name, inner in sizes.items():
+        folder = save(small_network(num_experts=8, intermediate_size=inner), tmp_path / name)
+        (folder / "recipe.json").write_text('{"steps": 7, "batch_tokens": 1000}')
+    found = grid("quick", model=str(tmp_path), seeds=2, first_seed=7)
+    yield [replace(each, search_draws=2, search_blocks=4) for each in found]
+    for each in (rig._model, *CACHED):
+        each.cache_clear()
+
+
+def test_small_checkpoints_are_measured_and_drawn(small: list[Config]) -> None:
+    assert [(Path(each.model).name, each.text) for each in small[:3]] == [
+        ("olmoe-16m-3", "evaluation"), ("olmoe-16m-3", "prose"), ("olmoe-4m-0", "evaluation"),
+    ]  # fmt: skip
+    result = summarise(small, [measure(config) for config in small])
+    facts = [(each["name"], each["rung"], each["seed"], each["tokens"]) for each in result.data["models"]]
+    assert ("olmoe-4m-0", "olmoe-4m", 0, 7000) in facts and len(facts) == 3
+    assert len({each["parameters"] for each in result.data["models"]}) == 3
+    for unit in result.data["units"]:
+        # One placement, measured in two ways with the same draws.
+        alone = unit["parts"]["87.5 % of experts, c = 2.5"]["loss"]
+        assert unit["placements"]["maxnn, 12.5%"] == pytest.approx(alone, rel=1e-3)
+        assert (
+            unit["parts"]["everything, c = 0"]["parameters"]
+            > unit["parts"]["all dense modules, c = 1.5"]["parameters"]
+        )
+        assert str(unit["model"]).count("/") == 0 and len(unit["recipe_hash"]) == 64
+    assert result.findings == () and len(result.data["missing"]) == len(LADDER)
+    assert len(drawing.table(result)) == sum(len(each["values"]) for each in result.data["series"])
+    assert drawing.draw(result).axes
+
+
+def test_a_unit_is_what_was_measured(small: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    config, used = small[0], []
+
+    def noted(*arguments: Any) -> torch.Tensor:
+        used.append(arguments)
+        return expert_damage(*arguments)
+
+    monkeypatch.setattr(scale, "expert_damage", noted)
+    found, model = measure(config), rig.model(config.model, "cpu")
+    # Experts' damages see calibration text, and seeds that no verdict rests on.
+    ((_, hardware, calibration, seeds, searched),) = used
+    assert seeds == [seed("search", 0), seed("search", 1)] and not {*seeds} & {*config.seeds}
+    assert searched.equal(token_blocks(model, HELD_OUT["calibration"], config.block_tokens, 4).tokens)
+    maxnn, tokens = scores(model), rig.tokens(config)
+    damage = expert_damage(model, hardware, calibration, seeds, searched)
+    assert found["spearman"]["damage"] == pytest.approx(spearman(maxnn, damage))
+    chosen = [torch.bincount(index.flatten(), minlength=8).double() for index, _ in choices(model, tokens)]
+    assert found["spearman"]["load"] == pytest.approx(spearman(maxnn, torch.stack(chosen)))
+    # Placements: the expected damage ranks across layers, others within one; random anew for each draw.
+    assert hardware == Hardware(c=RULE_C, w_max=config.w_max)
+    calibrating = HELD_OUT["calibration"]
+    own = {
+        "router_norm, 25.0%": rank(scores(model, "router_norm"), 0.25),
+        "activation_weight, 25.0%": rank(scores(model, "activation_weight", calibrating), 0.25),
+        "damage across layers, 12.5%": rank(
+            expected_damage(model, calibrating, hardware), 0.125, across_layers=True
+        ),
+        "damage with gradient across layers, 25.0%": rank(
+            expected_damage(model, calibrating, hardware, gradient=True), 0.25, across_layers=True
+        ),
+        "none": ((), ()),
+    }
+    masks = [as_mask(choice, 8) for choice in own.values()]
+    digital = block_results(model.network, tokens)[0].mean()
+    assert found["digital"]["loss"] == pytest.approx(float(digital))
+    drawn = torch.stack(
+        [
+            losses(model, torch.stack(masks), hardware, calibration, draw, tokens).mean(1)
+            for draw in config.seeds
+        ]
+    )
+    for label, loss in zip(own, drawn.mean(0) - digital, strict=True):
+        assert found["placements"][label] == pytest.approx(float(loss), rel=1e-4)
+    random = [
+        as_mask(rank(maxnn, 0.25, "random", generator=torch.Generator().manual_seed(draw)), 8)
+        for draw in config.seeds
+    ]
+    expected = [
+        float(losses(model, mask[None], hardware, calibration, draw, tokens).mean() - digital)
+        for mask, draw in zip(random, config.seeds, strict=True)
+    ]
+    assert found["placements"]["random, 25.0%"] == pytest.approx(np.mean(expected), rel=1e-4)
+    # Outliers: of the inputs of the LM head, the attention's and the experts' layers.
+    names = [*model.map.linears, "model.layers.0.mlp.experts", "model.layers.1.mlp.experts"]
+    calls = record(model, names, calibration_tokens(model, calibrating))
+    ratios = [float(each[0].inputs[0].abs().max() / each[0].inputs[0].std()) for each in calls.values()]
+    assert found["outliers"]["largest"] == pytest.approx(max(ratios))
+    assert min(ratios) < found["outliers"]["median"] < max(ratios)
+
+
+def test_analog_parts_are_those_of_figure_3(small: list[Config]) -> None:
+    config = small[0]
+    parts = measure(config)["parts"]
+    shared = {name: getattr(config, name) for name in rig.Evaluated.__dataclass_fields__}
+    reference = figure_3.Config(**shared, noise=rig.Noise("pcm", config.w_max), part=None, c=0.0, seed=0)
+    digital, known = figure_3.measure(reference), figure_3.parts(rig.model(config.model, "cpu"))
+    for label, c, draws in (("all dense modules", 1.5, config.seeds), ("100 % of experts", 0.0, (1,))):
+        part = next(each for each in known if each.label == label)
+        analog = [figure_3.measure(replace(reference, part=part, c=c, seed=draw)) for draw in draws]
+        for quantity in ("loss", "accuracy"):
+            change = np.mean([each[quantity] for each in analog]) - np.mean(digital[quantity])
+            assert parts[f"{label}, c = {c:g}"][quantity] == pytest.approx(change, abs=1e-6)
+        assert parts[f"{label}, c = {c:g}"]["parameters"] == analog[0]["analog_parameters"]
+    assert len(parts) == 2 * 2 + 2
