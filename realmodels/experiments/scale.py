@@ -11,7 +11,6 @@ commit and machine, and the next run puts its own models beside those of the com
 Rules: rules/figure-scale.md.
 """
 
-import hashlib
 import logging
 import math
 from collections import Counter
@@ -118,7 +117,9 @@ def grid(
     seeds, first_seed: number of noise draws, and the first.
     """
     chosen = PRESETS[preset]
-    draws = tuple(chosen.seeds(seeds, first_seed))
+    draws, names = tuple(chosen.seeds(seeds, first_seed)), models(model)
+    for name in names:
+        _require_recipe(name)
     return [
         Config(
             **rig.evaluated(name, each, device, chosen.blocks, chosen.block_tokens),
@@ -127,7 +128,7 @@ def grid(
             search_draws=chosen.search_draws,
             search_blocks=chosen.search_blocks,
         )
-        for name in models(model)
+        for name in names
         for each in (rig.OUR_TEXTS if text is None else (text,))
         for noise in chosen.noises
     ]
@@ -153,29 +154,38 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/config.json"))
 
 
+def on_ladder(name: str) -> tuple[str, int] | None:
+    """Rung and seed of the model that is called so; None if it is not of the ladder."""
+    rung, _, number = name.rpartition("-")
+    return (rung, int(number)) if rung in LADDER and number.isdigit() else None
+
+
+def _require_recipe(model: str) -> None:
+    """InputError if a model has the name of one of the ladder, and was trained by another recipe."""
+    if (place := on_ladder(Path(model).name)) is None:
+        return
+    rung, number = place
+    file = checkpoint_folder(model) / "recipe.json"
+    own = loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for entry, value in asdict(replace(LADDER[rung].recipe, seed=number)).items():
+        if own.get(entry) != value:
+            raise InputError(
+                f"model {model}: its recipe.json has {entry} {own.get(entry)!r}, and the ladder's {rung} {value!r}:"
+                " give the model another name, and it is no part of the ladder"
+            )
+
+
 def measure(config: Config) -> dict[str, Any]:
     """Means over draws and blocks: what analog parts and placements add to the loss, correlations, outliers."""
     model = rig.model(config.model, config.device)
     hardware = Hardware(c=RULE_C, w_max=config.w_max)
     parts, placements = _parts(config, model), _placements(config, model, hardware)
     return {
-        **_described(config.model, model),
+        "parameters": sum(each.numel() for each in model.network.parameters()),
         **parts,
         "placements": placements,
         "spearman": _correlations(config, model, hardware),
         "outliers": _outliers(model),
-    }
-
-
-def _described(name: str, model: Model) -> dict[str, Any]:
-    """Parameters, and the recipe that the model was trained by, if it is there."""
-    file = checkpoint_folder(name) / "recipe.json"
-    text = file.read_text(encoding="utf-8") if file.is_file() else None
-    recipe = {} if text is None else loads(text)
-    return {
-        "parameters": sum(each.numel() for each in model.network.parameters()),
-        "tokens": recipe["steps"] * recipe["batch_tokens"] if "steps" in recipe else None,
-        "recipe_hash": None if text is None else hashlib.sha256(text.encode()).hexdigest(),
     }
 
 
@@ -347,7 +357,7 @@ def _cost(label: str, unit: Unit) -> float:
 
 
 def _quantities() -> list[Quantity]:
-    both, nats = dict.fromkeys(PAPER_MODELS), "nats per token"
+    nats = "nats per token"
     found = []
     for c in figure_3.RULE_1_C:
         found += [
@@ -357,13 +367,13 @@ def _quantities() -> list[Quantity]:
                 claim=f"dense modules on analog hurt more than {EXPERTS_THAT_HURT_LESS.said} of the experts",
                 condition=f"c = {c:g}",
                 followed=c == RULE_C,
-                published=dict.fromkeys(both, "above 0, in accuracy"),
+                published=dict.fromkeys(PAPER_MODELS, "above 0, in accuracy"),
             ),
             Quantity(
                 f"top-1 accuracy that the dense modules cost more than 87.5 % of experts at c = {c:g}",
                 partial(_excess, c, "accuracy", -1),
                 followed=c == RULE_C,
-                published=dict.fromkeys(both, "above 0, in accuracy on tasks"),
+                published=dict.fromkeys(PAPER_MODELS, "above 0, in accuracy on tasks"),
             ),
             Quantity(
                 f"log10 of what a dense parameter costs over what one of 87.5 % of experts does at c = {c:g}",
@@ -381,7 +391,7 @@ def _quantities() -> list[Quantity]:
                 claim=f"MaxNNScore recovers {RECOVERED.said} of the loss" if score == "maxnn" else "",
                 condition=budget,
                 threshold=RECOVERED.value[0],
-                published=dict.fromkeys(both, RECOVERED.said) if score == "maxnn" else {},
+                published=dict.fromkeys(PAPER_MODELS, RECOVERED.said) if score == "maxnn" else {},
             )
             for score in (*STRATEGIES, *CLOSED_FORMS)
         ]
@@ -392,7 +402,7 @@ def _quantities() -> list[Quantity]:
                 followed=last,
                 claim=f"MaxNNScore is better than {_words(other)}",
                 condition=budget,
-                published=dict.fromkeys(both, "above 0, in accuracy"),
+                published=dict.fromkeys(PAPER_MODELS, "above 0, in accuracy"),
             )
             for other in figure_4.BASELINES
         ]
@@ -429,7 +439,7 @@ def _quantities() -> list[Quantity]:
                 f"Spearman's correlation of MaxNNScore and {words}",
                 partial(_value, "spearman", name),
                 of_noise=name == "damage",
-                published=dict.fromkeys(both, "above 0") if name == "frequency" else {},
+                published=dict.fromkeys(PAPER_MODELS, "above 0") if name == "frequency" else {},
             )
         )
     return [
@@ -461,20 +471,19 @@ QUANTITIES = tuple(_quantities())
 
 @dataclass(frozen=True)
 class Member:
-    """A model; rung and seed are of the ladder, None for another model."""
+    """A model; rung, seed and tokens of training are of the ladder, None for another model."""
 
     name: str
-    rung: str | None
-    seed: int | None
     parameters: int
-    tokens: int | None
+    rung: str | None = None
+    seed: int | None = None
+    tokens: int | None = None
 
     @classmethod
     def of(cls, unit: Unit) -> "Member":
-        rung, _, number = unit["model"].rpartition("-")
-        known = rung in LADDER and number.isdigit()
-        own = (rung, int(number)) if known else (None, None)
-        return cls(unit["model"], *own, unit["parameters"], unit["tokens"])
+        place = on_ladder(unit["model"])
+        known = () if place is None else (*place, LADDER[place[0]].tokens)
+        return cls(unit["model"], unit["parameters"], *known)
 
 
 @dataclass(frozen=True)

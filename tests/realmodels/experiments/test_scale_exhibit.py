@@ -1,8 +1,9 @@
 """The exhibit `scale`: its verdicts on models with known answers, how runs join, its drawing, what a unit measures."""
 
+import json
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def units(model: str, number: int, **changes: Any) -> list[Unit]:
     changes: `recovers` by score; `excess` of the dense modules and loss, by log10 of parameters over 16M; `spread`.
     """
     rng = np.random.default_rng([*model.encode(), number])
-    parameters, tokens = PARAMETERS.get(model, 8_000_000), LADDER[model].tokens if model in LADDER else None
+    parameters = PARAMETERS.get(model, 8_000_000)
     decades = np.log10(parameters / 16e6)
     recovers = RECOVERS | changes.get("recovers", {})
     excess, spread = changes.get("excess", lambda decades: 0.5)(decades), changes.get("spread", 0.004)
@@ -104,7 +105,6 @@ def units(model: str, number: int, **changes: Any) -> list[Unit]:
                     "text_hash": f"hash of {name}",
                     "w_max": w_max,
                     "parameters": parameters,
-                    "tokens": tokens,
                     "digital": {"loss": (3 - 0.4 * decades) * about, "accuracy": 0.5},
                     "parts": parts,
                     "placements": placements,
@@ -360,7 +360,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Conf
     sizes = {"olmoe-4m-0": 24, "olmoe-16m-3": 32, "olmoe-64m-1": 40}
     for name, inner in sizes.items():
         folder = save(small_network(num_experts=8, intermediate_size=inner), tmp_path / name)
-        (folder / "recipe.json").write_text('{"steps": 7, "batch_tokens": 1000}')
+        rung, _, number = name.rpartition("-")
+        recipe = replace(LADDER[rung].recipe, seed=int(number))
+        (folder / "recipe.json").write_text(json.dumps(asdict(recipe)))
     found = grid("quick", model=str(tmp_path), seeds=2, first_seed=7)
     yield [replace(each, search_draws=2, search_blocks=4) for each in found]
     for each in (rig._model, *CACHED):
@@ -373,7 +375,7 @@ def test_small_checkpoints_are_measured_and_drawn(small: list[Config]) -> None:
     ]  # fmt: skip
     result = summarise(small, [measure(config) for config in small])
     facts = [(each["name"], each["rung"], each["seed"], each["tokens"]) for each in result.data["models"]]
-    assert ("olmoe-4m-0", "olmoe-4m", 0, 7000) in facts and len(facts) == 3
+    assert ("olmoe-4m-0", "olmoe-4m", 0, LADDER["olmoe-4m"].tokens) in facts and len(facts) == 3
     assert len({each["parameters"] for each in result.data["models"]}) == 3
     for unit in result.data["units"]:
         # One placement, measured in two ways with the same draws.
@@ -383,7 +385,7 @@ def test_small_checkpoints_are_measured_and_drawn(small: list[Config]) -> None:
             unit["parts"]["everything, c = 0"]["parameters"]
             > unit["parts"]["all dense modules, c = 1.5"]["parameters"]
         )
-        assert str(unit["model"]).count("/") == 0 and len(unit["recipe_hash"]) == 64
+        assert "/" not in unit["model"]
     assert result.findings == () and len(result.data["missing"]) == len(LADDER)
     assert len(drawing.table(result)) == sum(len(each["values"]) for each in result.data["series"])
     assert drawing.draw(result).axes
@@ -463,3 +465,15 @@ def test_analog_parts_are_those_of_figure_3(small: list[Config]) -> None:
             assert parts[f"{label}, c = {c:g}"][quantity] == pytest.approx(change, abs=1e-6)
         assert parts[f"{label}, c = {c:g}"]["parameters"] == analog[0]["analog_parameters"]
     assert len(parts) == 2 * 2 + 2
+
+
+def test_a_model_of_another_recipe_is_not_of_the_ladder(small: list[Config]) -> None:
+    folder = Path(small[0].model)
+    recipe = json.loads((folder / "recipe.json").read_text())
+    (folder / "recipe.json").write_text(json.dumps(recipe | {"steps": 7}))
+    with pytest.raises(
+        InputError, match=r"recipe.json has steps 7, and the ladder's olmoe-16m \d+: give the model"
+    ):
+        grid("quick", model=str(folder))
+    folder.rename(folder.with_name("my-16m-3"))
+    assert len(grid("quick", model=str(folder.with_name("my-16m-3")))) == 2
