@@ -255,7 +255,7 @@ EXHIBITS = (
         times={
             "quick": "2 min on 2 cores (an estimate)",
             "default": "5 min on 2 cores (an estimate)",
-            "full": "an hour on an H200 (an estimate)",
+            "full": "half an hour on an H200 (an estimate)",
         },
         defaults=UNSEEN_SO_FAR,
     ),

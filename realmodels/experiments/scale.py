@@ -97,7 +97,7 @@ class Preset(rig.Preset):
 
 PRESETS = {
     "quick": Preset((RULE_C,), draws=2, blocks=4, block_tokens=64, noises=rig.PCM[:1]),
-    "default": Preset(figure_3.RULE_1_C, draws=2, blocks=8, block_tokens=128),
+    "default": Preset(figure_3.RULE_1_C, draws=2, blocks=8, block_tokens=64),
     "full": Preset(figure_3.RULE_1_C, draws=8, blocks=32, block_tokens=256, search_draws=2, search_blocks=8),
 }
 
@@ -338,14 +338,10 @@ def _per_parameter(c: float, unit: Unit) -> float | None:
     return math.log10(each[0] / each[1]) if min(each) > 0 else None
 
 
-def _recovered(score: str, fraction: float, unit: Unit) -> float | None:
-    none, own = (unit["placements"][label] for label in (NONE, _placed(score, fraction)))
-    return (none - own) / none if none > 0 else None
-
-
-def _gain(score: str, other: str, fraction: float, unit: Unit) -> float | None:
-    own, their = (_recovered(each, fraction, unit) for each in (score, other))
-    return None if own is None or their is None else own - their
+def _gain(own: str, other: str, unit: Unit) -> float | None:
+    """How much less one placement loses than another, in parts of what is lost without any digital expert."""
+    losses, none = unit["placements"], unit["placements"][NONE]
+    return (losses[other] - losses[own]) / none if none > 0 else None
 
 
 def _value(group: str, name: str, unit: Unit) -> float:
@@ -386,7 +382,7 @@ def _quantities() -> list[Quantity]:
         found += [
             Quantity(
                 f"fraction of the loss that {_words(score)} recovers, {budget}",
-                partial(_recovered, score, fraction),
+                partial(_gain, _placed(score, fraction), NONE),
                 followed=last and score == "maxnn",
                 claim=f"MaxNNScore recovers {RECOVERED.said} of the loss" if score == "maxnn" else "",
                 condition=budget,
@@ -398,7 +394,7 @@ def _quantities() -> list[Quantity]:
         found += [
             Quantity(
                 f"fraction of the loss that MaxNNScore recovers more than {_words(other)}, {budget}",
-                partial(_gain, "maxnn", other, fraction),
+                partial(_gain, _placed("maxnn", fraction), _placed(other, fraction)),
                 followed=last,
                 claim=f"MaxNNScore is better than {_words(other)}",
                 condition=budget,
@@ -409,7 +405,7 @@ def _quantities() -> list[Quantity]:
         found += [
             Quantity(
                 f"fraction of the loss that {_words(score)} recovers more than {_words(other)}, {budget}",
-                partial(_gain, score, other, fraction),
+                partial(_gain, _placed(score, fraction), _placed(other, fraction)),
                 followed=last,
                 claim=f"{_words(score)} is better than {_words(other)}",
                 condition=budget,
@@ -698,7 +694,7 @@ def _predictions(series: Series) -> Iterator[Finding]:
             if large and line is not None:
                 yield prediction(
                     f"models up to 64M predict the {series.quantity.name}; {series.where(rung)}",
-                    f"mean of the models of this size, {len(large)}, and the interval predicted from {line.points}",
+                    f"{series.quantity.name}, mean of {len(large)}, with the interval that {line.points} models predict",
                     line,
                     mean(map(axis.x, large)),
                     list(large.values()),

@@ -93,8 +93,8 @@ def units(model: str, number: int, **changes: Any) -> list[Unit]:
             }
             for label in ("100 % of experts", "everything"):
                 parts[f"{label}, c = 0"] = {"loss": 0.01 * about, "accuracy": -0.001, "parameters": 9e6}
-            placements = {"none": 1.0} | {
-                f"{score}, {fraction:.1%}": 1 - share * about
+            placements = {"none": 2.0} | {
+                f"{score}, {fraction:.1%}": 2 - 2 * share * about
                 for fraction in FRACTIONS
                 for score, share in recovers.items()
             }
@@ -295,6 +295,15 @@ def test_runs_join_and_each_model_keeps_where_it_was_measured(caplog: pytest.Log
     for unit in other:
         unit["text_hash"] += " as it is now"
     assert {unit["model"] for unit in joined(run_of(other), both).data["units"]} == {"deepseek-4m-0"}
+
+
+def test_what_is_followed_is_as_the_rules_have_it() -> None:
+    """A quantity of experts is followed with 25 % of them digital, another one of noise at c = 2.5."""
+    followed = [quantity.name for quantity in QUANTITIES if quantity.followed]
+    assert not [name for name in followed if "12.5%" in name or "c = 1.5" in name]
+    recovered = [name for name in followed if name.endswith("recovers, 25.0% of experts digital")]
+    assert recovered == ["fraction of the loss that MaxNNScore recovers, 25.0% of experts digital"]
+    assert len(followed) == 3 + 1 + 4 + 2 * 2 + 2 + 3 + 1 + 1
 
 
 def test_the_ladder_is_as_the_rules_have_it() -> None:
