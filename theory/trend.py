@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from theory.errors import InputError
-from theory.evidence import Finding, Interval, Origin, student_quantile
+from theory.evidence import Finding, Interval, Origin, Verdict, student_quantile
 
 LEAST_POINTS = 3  # of a line whose errors are to be estimated
 
@@ -80,7 +80,7 @@ def prediction(
     """
     values = np.asarray(measured, dtype=np.float64)
     low, high = line.prediction_interval(x, len(values))
-    verdict = "holds" if low <= values.mean() <= high else "fails"
+    verdict: Verdict = "holds" if low <= values.mean() <= high else "fails"
     return Finding(
         claim=claim,
         origin=origin,

@@ -45,10 +45,11 @@ SHOWN = (
 )
 ASIDE = {"tile": 0.87, "column": 1.15, None: 1.0}  # so that points do not hide each other
 COLOURS = {"tile": BLUE, "column": VERMILLION, None: BLACK}
-FAMILIES = {
-    "OLMoE": ("olmoe", "o"),
-    "DeepSeekMoE": ("deepseek", "^"),
-}  # by axis: what rungs begin with, and marker
+# By axis: what its rungs begin with, marker, line.
+FAMILIES: dict[str, tuple[str, str, Any]] = {
+    "OLMoE": ("olmoe", "o", "-"),
+    "DeepSeekMoE": ("deepseek", "^", "--"),
+}
 BEYOND = 16e9  # parameters, where the lines end
 CAPTION = (
     "Six quantities of each model of a ladder against its number of parameters, a point for each training. Lines are"
@@ -129,45 +130,38 @@ def _look(rung: str | None) -> dict[str, Any]:
         return {"marker": "s", "fillstyle": "none", "markersize": 5}
     if rung.count("-") > 1:
         return {"marker": ".", "markersize": 4, "alpha": 0.5}
-    return {"marker": _marker(rung), "markersize": 4, "alpha": 0.8}
-
-
-def _marker(rung: str) -> str:
-    return next(marker for family, marker in FAMILIES.values() if rung.startswith(family))
+    marker = next(marker for family, marker, _ in FAMILIES.values() if rung.startswith(family))
+    return {"marker": marker, "markersize": 4, "alpha": 0.8}
 
 
 def _line(axis: Axes, series: Row, models: dict[str, Row], row: Row, colour: str) -> None:
-    """The line from its smallest model on, its band beyond its largest, and whether larger models are inside."""
-    line, family = Line(**row["fitted"]), FAMILIES[row["axis"]][0]
-    own: dict[str, list[float]] = {}
-    sizes: dict[str, float] = {}
+    """The line of a family, its band beyond the models that it is fitted to, and whether larger ones are inside."""
+    line, (family, _, style) = Line(**row["fitted"]), FAMILIES[row["axis"]]
+    of_size: dict[float, list[float]] = {}
     for name, value in series["values"].items():
-        rung = models[name]["rung"]
-        if rung is not None and rung.startswith(family) and rung.count("-") == 1:
-            own.setdefault(rung, []).append(value)
-            sizes[rung] = models[name]["parameters"]
-    large = [rung for rung in own if sizes[rung] > row["largest"]]
-    places = np.geomspace(min(sizes.values()), BEYOND, 60)
-    style = "-" if family == "olmoe" else "--"
+        rung = models[name]["rung"] or ""
+        if rung.startswith(family) and rung.count("-") == 1:
+            of_size.setdefault(models[name]["parameters"], []).append(value)
+    places = np.geomspace(min(of_size), BEYOND, 60)
     axis.plot(
         places, [line.at(math.log10(place)) for place in places], color=colour, linewidth=1, linestyle=style
     )
-    beyond = places[places > max((size for rung, size in sizes.items() if rung not in large))]
+    beyond = places[places > max(size for size in of_size if size <= row["largest"])]
     low, high = zip(*(line.prediction_interval(math.log10(place)) for place in beyond), strict=True)
     axis.fill_between(beyond, low, high, color=colour, alpha=0.12, linewidth=0)
-    for rung in large:
-        low_end, high_end = line.prediction_interval(math.log10(sizes[rung]), len(own[rung]))
-        middle = mean(own[rung])
-        marker = "o" if low_end <= middle <= high_end else "x"
-        place = sizes[rung] * ASIDE[series["w_max"]]
-        axis.plot(place, middle, marker=marker, markersize=9, fillstyle="none", color=colour)
+    for size, values in of_size.items():
+        if size > row["largest"]:
+            least, most = line.prediction_interval(math.log10(size), len(values))
+            marker = "o" if least <= mean(values) <= most else "x"
+            place = size * ASIDE[series["w_max"]]
+            axis.plot(place, mean(values), marker=marker, markersize=9, fillstyle="none", color=colour)
 
 
 def _legend() -> Iterator[Line2D]:
     dot: Row = {"linestyle": "none", "color": GREY}
     yield Line2D([], [], color=BLUE, label="w_max per tile")
     yield Line2D([], [], color=VERMILLION, label="w_max per tile column")
-    for (name, (_, marker)), line in zip(FAMILIES.items(), ("-", "--"), strict=True):
+    for name, (_, marker, line) in FAMILIES.items():
         yield Line2D([], [], color=GREY, marker=marker, linestyle=line, label=name)
     yield Line2D([], [], **dot, marker="s", fillstyle="none", label="shipped")
     yield Line2D([], [], **dot, marker=".", label="another recipe")
@@ -178,25 +172,23 @@ def _legend() -> Iterator[Line2D]:
 @styled
 def draw_extrapolations(result: Result) -> Figure | None:
     """A table of quantities that the paper publishes something of; None without any line."""
-    cells: dict[str, dict[str, list[str]]] = {}
+    found: dict[str, dict[str, list[str]]] = {}
     for each in result.data["series"]:
         for line in each["lines"]:
             for at in line.get("extrapolations", []):
                 if at["published"] and at["model"] == line["axis"]:
                     low, high = at["interval"]
-                    said = f"{at['value']:.2g} [{low:.2g}, {high:.2g}]" + (
-                        f" {each['w_max']}" if each["w_max"] else ""
-                    )
-                    own = cells.setdefault(each["quantity"], {}).setdefault(line["axis"], [at["published"]])
-                    own.append(said)
-    if not cells:
+                    said = f"{at['value']:.2g} [{low:.2g}, {high:.2g}] {each['w_max'] or ''}"
+                    cells = found.setdefault(each["quantity"], {})
+                    cells.setdefault(line["axis"], [at["published"]]).append(said)
+    if not found:
         return None
     rows = []
-    for name, own in cells.items():
+    for name, by_family in found.items():
         row = [_wrapped(name, 38)]
         for family in FAMILIES:
-            published, *said = own.get(family, [""])
-            row += ["\n".join(said), fill(published, 14)]
+            published, *lines = by_family.get(family, [""])
+            row += ["\n".join(lines), fill(published, 14)]
         rows.append(row)
     figure = Figure(figsize=(WIDTH, 1.1 + 0.5 * len(rows)))
     header = ["quantity", "line at 7B", "OLMoE", "line at 16B", "DeepSeekMoE"]

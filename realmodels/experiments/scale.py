@@ -694,7 +694,7 @@ def _predictions(series: Series) -> Iterator[Finding]:
             if large and line is not None:
                 yield prediction(
                     f"models up to 64M predict the {series.quantity.name}; {series.where(rung)}",
-                    f"{series.quantity.name}, mean of {len(large)}, with the interval that {line.points} models predict",
+                    f"{series.quantity.name}, mean of {len(large)}; the interval is what {line.points} models predict",
                     line,
                     mean(map(axis.x, large)),
                     list(large.values()),
