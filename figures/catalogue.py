@@ -253,8 +253,8 @@ EXHIBITS = (
         title="A ladder of models: what changes with size and length of training, and which predictions held?",
         layer="realmodels",
         times={
-            "quick": "2 min on 2 cores (an estimate)",
-            "default": "5 min on 2 cores (an estimate)",
+            "quick": "2 min on 2 cores",
+            "default": "4 min on 2 cores (an estimate)",
             "full": "half an hour on an H200 (an estimate)",
         },
         defaults=UNSEEN_SO_FAR,
