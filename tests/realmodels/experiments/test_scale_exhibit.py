@@ -206,6 +206,15 @@ def test_a_trend_with_tokens_is_over_three_lengths() -> None:
     assert [finding.n for finding in found] == [15] and "OLMoE of 16M" in found[0].claim
 
 
+def test_a_line_needs_five_models_of_three_rungs() -> None:
+    for made, lines in (
+        ({"olmoe-4m": 2, "olmoe-16m": 2, "olmoe-64m": 1}, True),
+        ({"olmoe-4m": 2, "olmoe-16m": 1, "olmoe-64m": 1}, False),
+        ({"olmoe-4m": 5, "olmoe-16m": 5, "olmoe-1b": 1}, False),
+    ):
+        assert any(each["lines"] for each in judge(ladder(made)).data["series"]) == lines
+
+
 def test_predictions_rest_on_models_up_to_64m_alone() -> None:
     """Whatever larger models say, the line and what it says of 7B and 16B are the same."""
 
@@ -240,11 +249,12 @@ def test_what_changes_sign_is_first() -> None:
     assert not any(line["changes_sign"] for each in noisy.data["series"] for line in each["lines"])
 
 
-def test_a_model_without_a_value_is_left_out_of_that_quantity() -> None:
+@pytest.mark.parametrize("lost", [0.0, -0.1])
+def test_a_model_without_a_value_is_left_out_of_that_quantity(lost: float) -> None:
     found = ladder()
     for unit in found:
         if unit["model"] == "olmoe-4m-0" and unit["text"] == "prose":
-            unit["placements"]["none"] = -0.1
+            unit["placements"]["none"] = lost
     result = judge(found)
     recovered = [finding for finding in result.findings if "MaxNNScore recovers a third" in finding.claim]
     assert {finding.n for finding in recovered if "olmoe-16m," in finding.claim} == {5}
@@ -255,6 +265,11 @@ def test_the_value_of_a_model_is_the_mean_over_its_texts() -> None:
     found = ladder({"olmoe-4m": 1})
     by_name = {(each["quantity"], each["w_max"]): each["values"] for each in judge(found).data["series"]}
     losses = [unit["digital"]["loss"] for unit in found]
+    parts = [unit["parts"] for unit in found if unit["w_max"] == "column"]
+    labels = ("87.5 % of experts, c = 2.5", "all dense modules, c = 2.5")
+    fewer = [each[labels[0]]["accuracy"] - each[labels[1]]["accuracy"] for each in parts]
+    name = "top-1 accuracy that the dense modules cost more than 87.5 % of experts at c = 2.5"
+    assert by_name[name, "column"]["olmoe-4m-0"] == pytest.approx(np.mean(fewer))
     assert by_name["loss on held-out text, nats per token", None]["olmoe-4m-0"] == pytest.approx(
         np.mean(losses)
     )
@@ -298,12 +313,44 @@ def test_runs_join_and_each_model_keeps_where_it_was_measured(caplog: pytest.Log
 
 
 def test_what_is_followed_is_as_the_rules_have_it() -> None:
-    """A quantity of experts is followed with 25 % of them digital, another one of noise at c = 2.5."""
-    followed = [quantity.name for quantity in QUANTITIES if quantity.followed]
-    assert not [name for name in followed if "12.5%" in name or "c = 1.5" in name]
-    recovered = [name for name in followed if name.endswith("recovers, 25.0% of experts digital")]
-    assert recovered == ["fraction of the loss that MaxNNScore recovers, 25.0% of experts digital"]
-    assert len(followed) == 3 + 1 + 4 + 2 * 2 + 2 + 3 + 1 + 1
+    """25 % of experts digital, or c = 2.5; claimed to rise or fall, of each w_max or of none, published or not."""
+    dense, budget = (
+        "the dense modules cost more than 87.5 % of experts at c = 2.5",
+        ", 25.0% of experts digital",
+    )
+    more = "fraction of the loss that {} recovers more than {}" + budget
+    baselines = ("activation frequency", "activation weight", "router norm", "random")
+    forms = ("expected damage across layers", "expected damage with gradient across layers")
+    expected = {
+        f"loss that {dense}, nats per token": (True, True, True),
+        f"top-1 accuracy that {dense}": (True, True, True),
+        "log10 of what a dense parameter costs over what one of 87.5 % of experts does at c = 2.5": (
+            True,
+            True,
+            False,
+        ),
+        f"fraction of the loss that MaxNNScore recovers{budget}": (True, True, True),
+        **{more.format("MaxNNScore", other): (True, True, True) for other in baselines},
+        **{
+            more.format(form, other): (True, True, False)
+            for form in forms
+            for other in ("MaxNNScore", baselines[1])
+        },
+        "loss that 8-bit converters alone cost with experts analog, nats per token": (False, True, True),
+        "loss that 8-bit converters alone cost with everything analog, nats per token": (False, True, True),
+        "Spearman's correlation of MaxNNScore and token frequency": (True, False, True),
+        "Spearman's correlation of MaxNNScore and load": (True, False, False),
+        "Spearman's correlation of MaxNNScore and measured damage": (True, True, False),
+        "largest input over the standard deviation of inputs, median layer": (True, False, False),
+        "loss on held-out text, nats per token": (False, False, False),
+    }
+    followed = [quantity for quantity in QUANTITIES if quantity.followed]
+    assert {each.name: (each.rises, each.of_noise, bool(each.published)) for each in followed} == expected
+    published = {each.name: each.published for each in followed}
+    assert published["loss that 8-bit converters alone cost with everything analog, nats per token"] == {
+        "OLMoE": "1.63 points of accuracy",
+        "DeepSeekMoE": "6.24 points of accuracy",
+    }
 
 
 def test_the_ladder_is_as_the_rules_have_it() -> None:
