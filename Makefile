@@ -30,7 +30,7 @@ TASKS := .venv/installed-tasks
 DEV := .venv/installed-dev
 SOURCE := .venv/installed-smollm2
 MOE := results/smol-moe
-MODELS := results/models
+WIDE := results/wide
 UPCYCLE := -m realmodels.upcycle
 CORPUS := -m realmodels.pretrain.corpus
 ALL_GPUS := -m torch.distributed.run --nproc-per-node gpu
@@ -105,12 +105,12 @@ smol-moe: $(SOURCE) $(TASKS) ## results/smol-moe/model, a mixture of experts mad
 smol-moe-coactivation: ## the same with experts of neurons that are active together
 	$(MAKE) smol-moe MOE=results/$@ ARGS="--set construction=coactivation"
 
-ladder: $(DEV) ## results/models/ladder, mixtures of experts of 4M to 1B parameters; needs GPUs; goes on if stopped
-	test -e $(MODELS)/texts/evaluation.txt || { $(RUN) $(CORPUS) fetch $(MODELS)/sites && \
-		$(RUN) $(CORPUS) build $(MODELS)/sites $(MODELS)/texts; }
-	test -e $(MODELS)/tokens/tokens.json || \
-		$(RUN) -m realmodels.pretrain tokenize $(MODELS)/texts $(MODELS)/tokens --vocabulary 8192 --pieces 8
-	$(RUN) -m realmodels.pretrain ladder $(MODELS)/tokens $(MODELS) $(ARGS)
+ladder: $(DEV) ## results/ladder, mixtures of experts of 4M to 1B parameters; needs GPUs; goes on if stopped
+	test -e $(WIDE)/texts/evaluation.txt || { $(RUN) $(CORPUS) fetch $(WIDE)/sites && \
+		$(RUN) $(CORPUS) build $(WIDE)/sites $(WIDE)/texts; }
+	test -e $(WIDE)/tokens/tokens.json || \
+		$(RUN) -m realmodels.pretrain tokenize $(WIDE)/texts $(WIDE)/tokens --vocabulary 8192 --pieces 8
+	$(RUN) -m realmodels.pretrain ladder $(WIDE)/tokens results $(ARGS)
 
 # The stamp comes last: an environment without one was never finished and is made anew.
 $(BASE): pyproject.toml Makefile

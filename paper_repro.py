@@ -316,6 +316,7 @@ def _reproduce(
             workers=options.workers,
             cluster=options.cluster,
             brief=brief,
+            data=data,
         )
     formats = dict.fromkeys(("png", *options.format)) if options.report else options.format
     try:

@@ -5,6 +5,8 @@ An experiment module has
     measure(config) -> dict                   pure, one unit of work, of JSON types
     summarise(configs, records) -> Result     records in the order of the grid; the command line fills in the
                                               names of exhibit and preset, and the provenance
+    joined(result, committed) -> Result       optional: the result of a run together with what the committed result, or
+                                              None, has of models that this run lacks
 where `grid` names as keywords the options of the command line that it understands (model, text, device,
 seeds, first_seed, tasks, hardware, calibration) and is given those that the user gave; of hardware, the fields of
 theory.hardware.Hardware. The seeds of a unit are fields `seed` or `seeds` of its config, whose property `hardware`, if
@@ -111,6 +113,8 @@ class Exhibit:
 UNSEEN: dict[str, Any] = {"first_seed": 2000}
 # And those below this one when rules/figure-rivals.md was.
 STILL_UNSEEN: dict[str, Any] = {"first_seed": 3100}
+# And those below this one when rules/figure-scale.md was.
+UNSEEN_SO_FAR: dict[str, Any] = {"first_seed": 4000}
 EXHIBITS = (
     Exhibit(
         name="figure-3",
@@ -279,6 +283,17 @@ EXHIBITS = (
         },
         like="figure-rivals",
         defaults=STILL_UNSEEN | {"model": "tiny-deepseek-moe"},
+    ),
+    Exhibit(
+        name="figure-scale",
+        title="A ladder of models: what changes with size and length of training, and which predictions held?",
+        layer="realmodels",
+        times={
+            "quick": "2 min on 2 cores",
+            "default": "4 min on 2 cores (an estimate)",
+            "full": "half an hour on an H200 (an estimate)",
+        },
+        defaults=UNSEEN_SO_FAR,
     ),
     Exhibit(
         name="figure-growth",

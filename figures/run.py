@@ -22,6 +22,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cache, partial
 from importlib import import_module
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, TypeVar
@@ -41,7 +42,7 @@ from rich.progress import (
 )
 
 from figures.cache import DECIDING, FOLDER, Unit, earlier_layout, tidy
-from figures.catalogue import Exhibit
+from figures.catalogue import DATA, Exhibit, committed
 from figures.files import OF_PLACES, remove_leftovers
 from figures.options import flag
 from figures.provenance import judging, processor, provenance, versions
@@ -83,6 +84,7 @@ def run(
     workers: int | None = None,
     cluster: str | None = None,
     brief: bool = False,
+    data: Traversable = DATA,
 ) -> Result:
     """Compute the exhibit's units that the cache lacks, and summarise all of them.
 
@@ -92,6 +94,7 @@ def run(
     workers: number of processes, of the cluster if there is one; None leaves it to the device, or to the cluster.
     cluster: address of a Dask scheduler; None computes here.
     brief: True leaves out the lines of progress where there is no terminal.
+    data: folder of committed results.
     """
     started, began = time.monotonic(), judging(exhibit)
     experiment = import_module(exhibit.experiment)
@@ -135,7 +138,10 @@ def run(
         computed=computed,
         from_cache=len(calls) - computed,
     )
-    return replace(result, exhibit=exhibit.name, preset=preset, provenance=result.provenance | origin)
+    result = replace(result, exhibit=exhibit.name, preset=preset, provenance=result.provenance | origin)
+    if hasattr(experiment, "joined"):
+        result = experiment.joined(result, committed(exhibit, data))
+    return result
 
 
 def _hardware(configs: Sequence[Any]) -> list[dict[str, Any]]:

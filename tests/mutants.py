@@ -170,6 +170,7 @@ ON_TENSORS: dict[str, dict[str, tuple[str, ...]]] = {
 DECIDING: dict[str, tuple[str, ...]] = {
     "theory.evidence": ("figures/test_evidence.py",),
     "theory.separation": ("theory/test_separation.py",),
+    "theory.trend": ("theory/test_trend.py",),
     "theory.placement": ("theory/test_placement.py",),
     "theory.hardware_files": ("theory/test_hardware_files.py",),
     "synthetic.robustness": ("synthetic/test_robustness.py",),
@@ -213,6 +214,10 @@ EQUIVALENT = {
     ),
     "realmodels.experiments.figure_4.over_tasks: rows[:, None] + np.concatenate(columns)"
     " -> rows[:, None] - np.concatenate(columns)": "the same: deviations of units enter as products",
+    "theory.trend.Line._variance: x - self.centre -> self.centre - x": "its square alone enters",
+    "theory.trend.fit: values - values.mean() - slope * away -> slope * away - (values - values.mean())": (
+        "its square alone enters"
+    ),
     "theory.evidence.best_threshold: side * values >= side * threshold -> side * values > side * threshold": (
         "no value lies on a threshold, which is between two values"
     ),

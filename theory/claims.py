@@ -443,6 +443,7 @@ CLAIMS = (
             "figure-better-score-deepseek",
             "figure-rivals",
             "figure-rivals-deepseek",
+            "figure-scale",
         ),
     ),
     Claim(

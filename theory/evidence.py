@@ -43,10 +43,10 @@ class Finding:
     statement: id in theory.claims of the statement that is tested; None where the claim is about no statement.
     statistic: what was measured to test it, with its unit.
     estimate: value of the statistic.
-    interval: 95 % interval of the statistic; None where the data bound nothing (a ratio whose denominator may be
-        zero).
+    interval: 95 % interval of the statistic, of a prediction the one predicted [theory.trend]; None where the data
+        bound nothing (a ratio whose denominator may be zero).
     n: how many independent units (noise draws, seeds, documents) the interval rests on, the fewer of two directions;
-        None where nothing is random.
+        None where nothing is random, and for a prediction.
     rule: when the claim holds and when it fails, in words.
     family: which question the finding answers together with others of the exhibit.
     p: smallest level at which the finding's interval decides; 1 where none does.

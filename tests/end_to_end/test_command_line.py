@@ -134,6 +134,20 @@ def test_a_run_writes_everything_and_a_second_one_computes_nothing(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") and path.name != ".cache"]
 
 
+@pytest.mark.usefixtures("log")
+def test_a_run_is_joined_with_the_committed_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an experiment that can: it gets the whole result of the run, and the committed one or None."""
+
+    def joined(found: Result, earlier: Result | None) -> Result:
+        return replace(found, data=found.data | {"earlier": earlier and earlier.preset, "run": found.preset})
+
+    monkeypatch.setattr(toy_exhibit, "joined", joined, raising=False)
+    for expected in (None, "full"):
+        assert run(tmp_path, "--workers", "1", data=tmp_path) == 0
+        assert (result(tmp_path).data["earlier"], result(tmp_path).data["run"]) == (expected, "quick")
+        (tmp_path / "figure-pi.json").write_text(replace(result(tmp_path), preset="full").to_json())
+
+
 def test_damaged_records_are_computed_again(
     tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

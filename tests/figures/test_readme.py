@@ -37,6 +37,7 @@ GENERATED = {README, RESULTS, THEORY, PAPER, LOOKS, *WORDS}
 AWAITED = {
     "figure-4-coactivation",
     "figure-better-score-smol-moe",
+    "figure-scale",
 }  # exhibits that nobody has run in full yet
 MOST_LINES, MOST_WORDS, MOST_DECIMALS = 120, 850, 15
 

@@ -1,0 +1,229 @@
+"""Draws what was measured of each model of the ladder against its size, with lines that predict larger ones."""
+
+import math
+from collections.abc import Iterator
+from statistics import mean
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from figures.drawings.rows import with_bounds
+from figures.drawings.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    SCORE,
+    SMALLEST,
+    VERMILLION,
+    W_MAX,
+    WIDTH,
+    board,
+    styled,
+    titled,
+)
+from figures.drawings.style import C as MEANING_OF_C
+from theory.evidence import Result, mean_interval
+from theory.trend import Line
+
+Row = dict[str, Any]
+PANELS = 6
+# What is drawn after what changes sign.
+SHOWN = (
+    "loss that the dense modules cost more than 87.5 % of experts at c = 2.5, nats per token",
+    "log10 of what a dense parameter costs over what one of 87.5 % of experts does at c = 2.5",
+    "fraction of the loss that MaxNNScore recovers, 25.0% of experts digital",
+    "fraction of the loss that MaxNNScore recovers more than activation weight, 25.0% of experts digital",
+    (
+        "fraction of the loss that expected damage with gradient across layers recovers more than MaxNNScore,"
+        " 25.0% of experts digital"
+    ),
+    "Spearman's correlation of MaxNNScore and token frequency",
+)
+ASIDE = {"tile": 0.87, "column": 1.15, None: 1.0}  # so that points do not hide each other
+COLOURS = {"tile": BLUE, "column": VERMILLION, None: BLACK}
+# By axis: what its rungs begin with, marker, line.
+FAMILIES: dict[str, tuple[str, str, Any]] = {
+    "OLMoE": ("olmoe", "o", "-"),
+    "DeepSeekMoE": ("deepseek", "^", "--"),
+}
+BEYOND = 16e9  # parameters, where the lines end
+CAPTION = (
+    "Six quantities of each model of a ladder against its number of parameters, a point for each training. Lines are"
+    " fitted to models up to 64M alone; beyond them, bands are 95 % prediction intervals for one model. Rings are means"
+    " of larger sizes that lie inside the interval predicted for them, crosses means outside. Squares are the models"
+    " that ship, which no line is fitted to; small points have another length of training or optimiser. All is a mean"
+    " over docstrings and prose. What lies beyond the largest model is an extrapolation, on to the paper's models of"
+    f" 7B and 16B. {SCORE}. {MEANING_OF_C}. {W_MAX}."
+)
+EXTRAPOLATED = (
+    "What lines through models up to 64M say of models of 7B and 16B parameters, beside what the paper publishes of its"
+    " models of that size. This is an extrapolation over a factor of a hundred and more, and judged by no rule."
+    " Brackets are 95 % prediction intervals for one model; they do not count that the line may be bent. Our numbers"
+    " are losses and top-1 accuracies on text, the paper's are accuracies on tasks."
+)
+
+
+@styled
+def draw(result: Result) -> Figure:
+    """A panel for each quantity, first those that change sign."""
+    series, models = result.data["series"], result.data["models"]
+    turning = [
+        each["quantity"]
+        for each in series
+        if each["followed"] and any(line["changes_sign"] for line in each["lines"])
+    ]
+    known = {each["quantity"] for each in series}
+    names = list(dict.fromkeys([*turning, *(name for name in SHOWN if name in known)]))[:PANELS]
+    figure = Figure(figsize=(WIDTH, 5.9))
+    axes = figure.subplots(2, PANELS // 2, sharex=True, squeeze=False).flat
+    for axis, name in zip(axes, names, strict=False):
+        for each in series:
+            if each["quantity"] == name:
+                _panel(axis, each, {model["name"]: model for model in models})
+        axis.axhline(0, color=GREY, linewidth=0.8)
+        axis.set_title(_wrapped(name, 33), fontsize=SMALLEST, fontweight="normal")
+        axis.set(xscale="log", xlim=(2.5e6, 1.3 * BEYOND))
+        axis.tick_params(labelbottom=True)
+    for axis in list(figure.axes)[-(PANELS // 2) :]:
+        axis.set_xlabel("parameters")
+    for axis in list(figure.axes)[len(names) :]:
+        axis.set_visible(False)
+    figure.legend(handles=list(_legend()), loc="outside lower center", ncols=4)
+    missing = len(result.data["missing"])
+    titled(
+        figure,
+        _message(result, turning),
+        f"{len(models)} models" + (f"; {missing} rungs of the ladder lack models" if missing else ""),
+    )
+    return figure
+
+
+def _message(result: Result, turning: list[str]) -> str:
+    judged = [finding for finding in result.findings if finding.family == "predictions"]
+    held = sum(finding.verdict == "holds" for finding in judged)
+    said = f"{held} of {len(judged)} predictions from models up to 64M held" if judged else ""
+    if turning:
+        return f"{len(dict.fromkeys(turning))} quantities change sign along the ladder" + (
+            said and f"; {said}"
+        )
+    if any(each["lines"] for each in result.data["series"]):
+        return "No quantity changes sign along the ladder" + (said and f"; {said}")
+    return "Too few models for a line: what was measured of each"
+
+
+def _panel(axis: Axes, series: Row, models: dict[str, Row]) -> None:
+    colour = COLOURS[series["w_max"]]
+    for name, value in series["values"].items():
+        model = models[name]
+        axis.plot(model["parameters"] * ASIDE[series["w_max"]], value, color=colour, **_look(model["rung"]))
+    for line in series["lines"]:
+        if "fitted" in line:
+            _line(axis, series, models, line, colour)
+
+
+def _look(rung: str | None) -> dict[str, Any]:
+    if rung is None:
+        return {"marker": "s", "fillstyle": "none", "markersize": 5}
+    if rung.count("-") > 1:
+        return {"marker": ".", "markersize": 4, "alpha": 0.5}
+    marker = next(marker for family, marker, _ in FAMILIES.values() if rung.startswith(family))
+    return {"marker": marker, "markersize": 4, "alpha": 0.8}
+
+
+def _line(axis: Axes, series: Row, models: dict[str, Row], row: Row, colour: str) -> None:
+    """The line of a family, its band beyond the models that it is fitted to, and whether larger ones are inside."""
+    line, (family, _, style) = Line(**row["fitted"]), FAMILIES[row["axis"]]
+    of_size: dict[float, list[float]] = {}
+    for name, value in series["values"].items():
+        rung = models[name]["rung"] or ""
+        if rung.startswith(family) and rung.count("-") == 1:
+            of_size.setdefault(models[name]["parameters"], []).append(value)
+    places = np.geomspace(min(of_size), BEYOND, 60)
+    axis.plot(
+        places, [line.at(math.log10(place)) for place in places], color=colour, linewidth=1, linestyle=style
+    )
+    beyond = places[places > max(size for size in of_size if size <= row["largest"])]
+    low, high = zip(*(line.prediction_interval(math.log10(place)) for place in beyond), strict=True)
+    axis.fill_between(beyond, low, high, color=colour, alpha=0.12, linewidth=0)
+    for size, values in of_size.items():
+        if size > row["largest"]:
+            least, most = line.prediction_interval(math.log10(size), len(values))
+            marker = "o" if least <= mean(values) <= most else "x"
+            place = size * ASIDE[series["w_max"]]
+            axis.plot(place, mean(values), marker=marker, markersize=9, fillstyle="none", color=colour)
+
+
+def _legend() -> Iterator[Line2D]:
+    dot: Row = {"linestyle": "none", "color": GREY}
+    yield Line2D([], [], color=BLUE, label="w_max per tile")
+    yield Line2D([], [], color=VERMILLION, label="w_max per tile column")
+    for name, (_, marker, line) in FAMILIES.items():
+        yield Line2D([], [], color=GREY, marker=marker, linestyle=line, label=name)
+    yield Line2D([], [], **dot, marker="s", fillstyle="none", label="shipped")
+    yield Line2D([], [], **dot, marker=".", label="another recipe")
+    yield Line2D([], [], **dot, marker="o", markersize=9, fillstyle="none", label="predicted")
+    yield Line2D([], [], **dot, marker="x", markersize=9, label="not predicted")
+
+
+@styled
+def draw_extrapolations(result: Result) -> Figure | None:
+    """A table of quantities that the paper publishes something of; None without any line."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for each in result.data["series"]:
+        for line in each["lines"]:
+            for at in line.get("extrapolations", []):
+                if at["published"] and at["model"] == line["axis"]:
+                    low, high = at["interval"]
+                    said = f"{at['value']:.2g} [{low:.2g}, {high:.2g}] {each['w_max'] or ''}"
+                    cells = found.setdefault(each["quantity"], {})
+                    cells.setdefault(line["axis"], [at["published"]]).append(said)
+    if not found:
+        return None
+    rows = []
+    for name, by_family in found.items():
+        row = [_wrapped(name, 38)]
+        for family in FAMILIES:
+            published, *lines = by_family.get(family, [""])
+            row += ["\n".join(lines), fill(published, 14)]
+        rows.append(row)
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.5 * len(rows)))
+    header = ["quantity", "line at 7B", "OLMoE", "line at 16B", "DeepSeekMoE"]
+    board(figure.subplots(), header, rows, (3.2, 2.1, 1.3, 2.1, 1.3))
+    titled(
+        figure,
+        "An extrapolation: what lines through models up to 64M say of larger ones",
+        "beside it what the paper publishes of OLMoE (7B) and DeepSeekMoE (16B); tile and column are w_max",
+    )
+    return figure
+
+
+def _wrapped(name: str, letters: int) -> str:
+    return fill(name.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"), letters)
+
+
+PARTS = {"extrapolations": (draw_extrapolations, EXTRAPOLATED)}
+
+
+def table(result: Result) -> list[Row]:
+    """One row for each rung or other model and each quantity: the mean over models with its interval."""
+    rungs = {model["name"]: model["rung"] or model["name"] for model in result.data["models"]}
+    rows = []
+    for each in result.data["series"]:
+        for rung in dict.fromkeys(rungs.values()):
+            values = [value for name, value in each["values"].items() if rungs[name] == rung]
+            if values:
+                rows.append(
+                    {
+                        "rung": rung,
+                        "quantity": each["quantity"],
+                        "w_max": each["w_max"],
+                        "models": len(values),
+                        "mean": mean(values),
+                        "interval": mean_interval(values) if len(values) > 1 else None,
+                    }
+                )
+    return with_bounds(rows)
