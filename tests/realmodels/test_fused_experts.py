@@ -584,7 +584,7 @@ def test_a_chip_in_fp16_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The same outputs, bit for bit; where weights are stored otherwise, as on a CPU, the file is refused."""
     model, other = small_model(), small_model()
     for each in (model, other):
-        each.network.to(DEVICE)
+        each.network.to(DEVICE)  # type: ignore[arg-type]
     placement = Placement((6, 6), ((0, 2), ()), ("attention",))
     deploy(model, placement, Hardware(c=1.5, tile_size=16), TEXTS, seed=3)
     stored = [each for module in model.analog_modules.values() for each in module.crossbars.values()]

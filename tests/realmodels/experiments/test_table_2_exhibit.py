@@ -11,7 +11,7 @@ from committed import assert_as_committed
 from figures.drawings import table_2 as drawing
 from realmodels.cost import OLMOE, Shape, cost
 from realmodels.experiments import rig, table_2
-from realmodels.experiments.table_2 import BATCH, ROWS, Config, Row, grid, measure, summarise
+from realmodels.experiments.table_2 import BATCH, ROWS, C, Config, Row, grid, measure, summarise
 from realmodels.load import load
 from theory.paper import TABLE_2
 
@@ -27,7 +27,7 @@ def records(damage: tuple[float, ...], spread: float = 0.002) -> tuple[list[Conf
     units += [(noise, row, seed) for noise in rig.NOISES for seed in range(DRAWS) for row in ROWS[:-1]]
     for noise, row, seed in units:
         increase = damage[ROWS.index(row)]
-        configs.append(Config("tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, noise, row, seed))
+        configs.append(Config("tiny-olmoe", "h", "t", "th", "cpu", BLOCKS, 32, noise, row, C, seed))
         random = spread * (generator.standard_normal(BLOCKS) + generator.standard_normal()) * (increase > 0)
         found.append(
             {
