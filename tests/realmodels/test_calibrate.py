@@ -544,7 +544,7 @@ def test_the_bounds_of_fewer_bits_cost_more_with_more_bits(monkeypatch: pytest.M
         for bits in (6, 8, 12, 16):
             found[bits] = []
             without = Hardware(dac_bits=None, adc_bits=None, kappa=4.0)
-            calibrate(model, TEXTS, replace(without, **{converter: bits}))
+            calibrate(model, TEXTS, replace(without, **{converter: bits}))  # type: ignore[arg-type]
         for fewer, more in pairwise(found.values()):
             for (old, _), (new, cost) in zip(fewer, more, strict=True):
                 assert old <= new and cost(new) <= cost(old)
