@@ -93,11 +93,12 @@ def _with_rules(exhibit: Exhibit) -> str:
 
 
 def failures(exhibits: Sequence[Exhibit], data: Traversable) -> str:
-    """One row for each claim of an exhibit that fails somewhere: where, and how far from its bound.
+    """One row for each claim of the paper that fails somewhere in an exhibit: where, and how far from its bound.
 
-    Claims that fail under conditions that the paper does not speak of are counted in a sentence.
+    Claims of ours, and those that fail under conditions that the paper does not speak of, are counted in a sentence.
     """
     rows: list[list[str]] = []
+    of_ours: dict[str, int] = {}
     beyond: dict[str, int] = {}
     for exhibit, result in with_results(exhibits, data):
         findings = result.findings
@@ -105,23 +106,28 @@ def failures(exhibits: Sequence[Exhibit], data: Traversable) -> str:
         for claim in dict.fromkeys(head(each) for each in findings if each.verdict == "fails"):
             cells = [each for each in findings if head(each) == claim]
             failing = [each for each in cells if each.verdict == "fails"]
-            if all(each.origin == "extension" for each in failing):
-                beyond[link] = beyond.get(link, 0) + 1
+            origins = {each.origin for each in failing}
+            if "paper" not in origins:
+                counts = beyond if origins == {"extension"} else of_ours
+                counts[link] = counts.get(link, 0) + 1
                 continue
             rows.append(
                 [
                     link,
                     cell(claim),
-                    " or ".join(dict.fromkeys(each.origin for each in failing)),
                     f"{len(failing)} of {len(cells)}",
                     span(failing),
                     " or ".join(dict.fromkeys(cell(needs(each.rule)) for each in failing)),
                 ]
             )
-    written = table(["exhibit", "claim", "whose", "fails in", "estimates there", "holds if"], rows)
-    if beyond:
-        where = ", ".join(f"{count} in {link}" for link, count in beyond.items())
-        written += f"\n\nMore claims fail under conditions that the paper does not speak of: {where}."
+    written = table(["exhibit", "the paper's claim", "fails in", "estimates there", "holds if"], rows)
+    for words, counts in (
+        ("Claims of ours fail, too", of_ours),
+        ("More fail under conditions that the paper does not speak of", beyond),
+    ):
+        if counts:
+            where = ", ".join(f"{count} in {link}" for link, count in counts.items())
+            written += f"\n\n{words}: {where}."
     return written
 
 
