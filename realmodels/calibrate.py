@@ -47,7 +47,9 @@ from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights, quantise_input, quantise_output
 
 ROWS = 1024  # tokens that the search looks at
-UNSEEN = 2.0  # times the largest of all tokens: so large may be what other text has
+# Times the largest of all tokens: so large may be what other text has. It lies between steps of GRID: at half of a bound,
+# 63.5 of 127 codes, the largest would be on the edge of two codes, and rounding errors would choose.
+UNSEEN = 2.0 ** (9 / 8)
 WEIGHT = ROWS / CALIBRATION_TOKENS  # of what is unseen: one token among all
 GRID = [2.0 ** (-step / 4) for step in range(28)]  # bounds, in units of the largest magnitude
 OCTAVES = 10  # bounds of the whole model, each half of the one before

@@ -550,6 +550,15 @@ def test_the_bounds_of_fewer_bits_cost_more_with_more_bits(monkeypatch: pytest.M
                 assert old <= new and cost(new) <= cost(old)
 
 
+@pytest.mark.parametrize("bits", [6, 8, 10])
+def test_the_largest_input_is_on_no_edge_of_two_codes(bits: int) -> None:
+    """Whatever bound of the grid is chosen: rounding errors, of another batch say, would choose its code."""
+    codes = 2 ** (bits - 1) - 1
+    places = [codes / (UNSEEN * factor) for factor in GRID if UNSEEN * factor > 1]
+    assert len(places) > 4
+    assert min(abs(place % 1 - 0.5) for place in places) > 1e-3
+
+
 # ------------------------------------------------------------------------------------------- one for the whole model
 
 
