@@ -441,8 +441,10 @@ CLAIMS = (
         exhibits=(
             "figure-better-score",
             "figure-better-score-deepseek",
+            "figure-better-score-smol-moe",
             "figure-rivals",
             "figure-rivals-deepseek",
+            "figure-rivals-smol-moe",
             "figure-scale",
         ),
     ),

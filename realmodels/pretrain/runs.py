@@ -193,7 +193,7 @@ def train(
 
     until: stop at about this time of time.perf_counter, to go on later.
     rate: floating-point operations per second of a device [matmul_rate]; the log tells which share is used.
-    evaluated: splits on which the finished model is evaluated, into OUT/held_out.json.
+    evaluated: splits on which the finished model is evaluated, into held_out.json of OUT.
     """
     require_vocabulary(recipe, tokens)
     if recipe.balance_bias:

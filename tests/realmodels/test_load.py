@@ -94,7 +94,9 @@ def test_public_names() -> None:
         "evaluate",
         "expected_damage",
         "load",
+        "load_chip",
         "reprogram",
+        "save_chip",
         "scores",
         "withdraw",
     ]

@@ -33,6 +33,8 @@ TAKING = {
     "figure-5",
     "table-2",
     "figure-3-smol-moe",
+    "figure-4-smol-moe",
+    "figure-4-coactivation",
     "table-2-smol-moe",
 }
 exhibits = pytest.mark.parametrize(
