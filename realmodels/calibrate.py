@@ -47,8 +47,8 @@ from theory.errors import InputError
 from theory.hardware import Hardware, largest_weights, quantise_input, quantise_output
 
 ROWS = 1024  # tokens that the search looks at
-# Times the largest of all tokens: so large may be what other text has. It lies between steps of GRID: at half of a bound,
-# 63.5 of 127 codes, the largest would be on the edge of two codes, and rounding errors would choose.
+# Times the largest of all tokens: so large may be what other text has. It lies between steps of GRID: at half of a
+# bound, 63.5 of 127 codes, the largest would be on the edge of two codes, and rounding errors would choose.
 UNSEEN = 2.0 ** (9 / 8)
 WEIGHT = ROWS / CALIBRATION_TOKENS  # of what is unseen: one token among all
 GRID = [2.0 ** (-step / 4) for step in range(28)]  # bounds, in units of the largest magnitude

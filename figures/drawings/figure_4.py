@@ -120,10 +120,14 @@ def draw_loss(result: Result) -> Figure:
     """The loss increase and the change of accuracy, under the same noise as `draw`."""
     rows = _rows(result, _first(result))
     figure = _figure(rows)
-    axes = figure.subplots(len(rows), 2, squeeze=False, sharex=True, sharey="col")
+    axes = figure.subplots(len(rows), 2, squeeze=False, sharex=True)
+    first: dict[tuple[str, str], Sequence[Axes]] = {}  # panels share their scale within a noise
     for row, panel in zip(axes, rows, strict=True):
-        _curves(row[0], result, panel, "loss_change")
-        _curves(row[1], result, panel, "accuracy_change")
+        for axis, other, quantity in zip(
+            row, first.setdefault(panel[0], row), ("loss_change", "accuracy_change"), strict=True
+        ):
+            axis.sharey(other)
+            _curves(axis, result, panel, quantity)
         row[0].set_ylabel("loss increase,\nnats per token")
         row[1].set_ylabel("change of accuracy,\npercentage points")
         row[1].yaxis.set_major_formatter(percentage_points())
