@@ -29,7 +29,7 @@ from realmodels.deploy import DeploymentReport, install, made, planned
 from realmodels.fused import fused_layout
 from realmodels.model import Deployment, Model
 from theory.errors import InputError, shown
-from theory.files import write_whole
+from theory.files import from_home, write_whole
 from theory.hardware import Hardware
 from theory.placement import Placement
 from theory.strict_json import fields_of, is_whole, loads
@@ -103,7 +103,7 @@ def save_chip(model: Model, file: str | Path) -> None:
     )
     # Numbers of a file are aligned if larger ones come first.
     ordered = sorted(entries.items(), key=lambda each: -each[1].dtype.itemsize)
-    with write_whole(Path(file).expanduser(), "chip file") as out:
+    with write_whole(from_home(file), "chip file") as out:
         _write(out, content, ordered)
 
 
@@ -153,7 +153,7 @@ def load_chip(model: Model, file: str | Path) -> DeploymentReport:
     as after `deploy`. InputError, before anything is changed, if the model is deployed, if the chip is another model's,
     or if the file is damaged or none of ours.
     """
-    path, where = Path(file).expanduser(), f"chip file {file}"
+    path, where = from_home(file), f"chip file {file}"
     model.require_digital()
     try:
         digest, found = _digests(path)

@@ -64,6 +64,11 @@ class AnalogLM(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         max_batch_size: int | None = 64,
         **fields: Any,
     ) -> None:
+        # lm-eval turns a text of digits into a number.
+        hardware, analog_modules, placement, chip, calibration = (
+            None if each is None else str(each)
+            for each in (hardware, analog_modules, placement, chip, calibration)
+        )
         chosen: dict[str, Any] = {
             "digital_fraction": digital_fraction,
             "score": score,

@@ -31,16 +31,26 @@ def read_regular(path: Path, largest: int, *, follow: bool = True) -> bytes:
         return content
 
 
+def from_home(file: str | Path) -> Path:
+    """The path, ~ being a home; where there is no such home, that of a file which is called so."""
+    path = Path(file)
+    with suppress(RuntimeError):
+        path = path.expanduser()
+    return path
+
+
 @contextmanager
 def write_whole(path: Path, what: str) -> Iterator[BinaryIO]:
     """A file to write, which is in its place if the block ends well, and else not at all; links are replaced.
 
-    InputError, naming `what` it is, if it cannot be written.
+    InputError, naming `what` it is, if it cannot be written, or if a folder, a FIFO or a device is in its place.
     """
     half = path.parent / f".{path.name}.{secrets.token_hex(8)}.half"
     try:
         if path.is_dir():
             raise OSError(errno.EISDIR, "a folder is in its place")
+        if os.path.lexists(path) and not (path.is_symlink() or path.is_file()):
+            raise OSError(errno.EINVAL, "it is no regular file")
         with half.open("xb") as file:
             yield file
             file.flush()

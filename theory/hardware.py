@@ -29,6 +29,7 @@ Granularity = Literal["tile", "column", "layer"]
 # small.
 PROGRAMMED_AT_ONCE = {"cpu": 2**19, "cuda": 2**24}
 DRAWN_AT_ONCE = 16  # torch draws normal numbers in such groups on a CPU
+LARGEST_TILE = 2**31 - 1  # rows and columns
 
 _NODES = 1000  # of an integral
 
@@ -134,7 +135,7 @@ class Hardware:
             "programming": isinstance(self.programming, str) and self.programming in PROGRAMMING_NOISE,
             "c": is_finite(self.c) and self.c >= 0,
             "w_max": self.w_max in get_args(Granularity),
-            "tile_size": is_whole(self.tile_size) and self.tile_size >= 1,
+            "tile_size": is_whole(self.tile_size) and 1 <= self.tile_size <= LARGEST_TILE,
             "dac_bits": self.dac_bits is None or _is_bits(self.dac_bits),
             "adc_bits": self.adc_bits is None or _is_bits(self.adc_bits),
             "kappa": self.kappa is None or _is_positive(self.kappa),
@@ -151,7 +152,7 @@ def allowed() -> dict[str, str]:
         "programming": f"one of {', '.join(PROGRAMMING_NOISE)}",
         "c": "a finite number of at least 0",
         "w_max": f"one of {', '.join(get_args(Granularity))}",
-        "tile_size": "a whole number of at least 1",
+        "tile_size": f"a whole number from 1 to {LARGEST_TILE}",
         "dac_bits": bits,
         "adc_bits": bits,
         "kappa": positive,

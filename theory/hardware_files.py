@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from theory.errors import InputError, did_you_mean, shown
-from theory.files import read_regular, write_whole
+from theory.files import from_home, read_regular, write_whole
 from theory.hardware import Hardware, allowed
 from theory.paper import RECOVERED_AT
 from theory.strict_json import dumps, is_whole, loads
@@ -40,7 +40,7 @@ def load_hardware(source: str | Path) -> Hardware:
 
 def save_hardware(hardware: Hardware, file: str | Path) -> None:
     """Write all fields into a .json or .toml file; InputError if that cannot be done."""
-    path, content = Path(file).expanduser(), asdict(hardware)
+    path, content = from_home(file), asdict(hardware)
     if path.suffix not in SUFFIXES:
         raise InputError(f"hardware file {file}: give a name that ends in {' or '.join(SUFFIXES)}")
     text = dumps(content)

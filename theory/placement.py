@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from theory.errors import InputError, shown
-from theory.files import read_regular, write_whole
+from theory.files import from_home, read_regular, write_whole
 from theory.hardware import Hardware
 from theory.strict_json import dumps, fields_of, is_finite, is_whole, loads
 
@@ -108,7 +108,7 @@ class Placement:
         date = datetime.now(UTC).isoformat(timespec="seconds")
         name = Path(model.name).name  # not where it was
         saved = SavedPlacement(name, model.weights_hash, score, hardware, date, self)
-        with write_whole(Path(file).expanduser(), "placement file") as out:
+        with write_whole(from_home(file), "placement file") as out:
             out.write(dumps(asdict(saved)).encode())
 
     @classmethod

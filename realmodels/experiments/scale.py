@@ -35,6 +35,7 @@ from realmodels.experiments.trainings import spearman, spearman_with_frequency
 from realmodels.load import CHECKPOINTS, checkpoint_folder
 from realmodels.model import Model
 from realmodels.pretrain.ladder import LADDER
+from realmodels.pretrain.tokens import read_object
 from realmodels.record import calibration_tokens, record
 from realmodels.statistics import choices
 from theory.errors import InputError
@@ -49,7 +50,6 @@ from theory.paper import (
 )
 from theory.placement import rank
 from theory.separation import seed
-from theory.strict_json import loads
 from theory.trend import Line, fit, prediction
 
 TRAINED = Path(__file__).parents[2] / "results" / "ladder"  # where models of the ladder are trained
@@ -120,7 +120,7 @@ def grid(
     draws, names = tuple(chosen.seeds(seeds, first_seed)), models(model)
     for name in names:
         _require_recipe(name)
-    return [
+    found = [
         Config(
             **rig.evaluated(name, each, device, chosen.blocks, chosen.block_tokens),
             w_max=noise.w_max,
@@ -132,6 +132,20 @@ def grid(
         for each in (rig.OUR_TEXTS if text is None else (text,))
         for noise in chosen.noises
     ]
+    _require_distinct(found)
+    return found
+
+
+def _require_distinct(configs: Sequence[Config]) -> None:
+    """InputError if two models have one name, or are one model, which would count twice."""
+    for own in (lambda config: Path(config.model).name, lambda config: config.weights):
+        known: dict[str, str] = {}
+        for config in configs:
+            other = known.setdefault(own(config), config.model)
+            if other != config.model:
+                raise InputError(
+                    f"models {other} and {config.model} have the same name or the same weights: leave one out"
+                )
 
 
 def models(given: str | None) -> list[str]:
@@ -157,7 +171,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 def on_ladder(name: str) -> tuple[str, int] | None:
     """Rung and seed of the model that is called so; None if it is not of the ladder."""
     rung, _, number = name.rpartition("-")
-    return (rung, int(number)) if rung in LADDER and number.isdigit() else None
+    known = rung in LADDER and number.isdecimal() and number == str(int(number))
+    return (rung, int(number)) if known else None
 
 
 def _require_recipe(model: str) -> None:
@@ -166,7 +181,7 @@ def _require_recipe(model: str) -> None:
         return
     rung, number = place
     file = checkpoint_folder(model) / "recipe.json"
-    own = loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    own = read_object(file) if file.is_file() else {}
     for entry, value in asdict(replace(LADDER[rung].recipe, seed=number)).items():
         if own.get(entry) != value:
             raise InputError(
@@ -565,11 +580,12 @@ def joined(result: Result, earlier: Result | None) -> Result:
     """The result of a run together with the models of the committed result that it has not, on the same texts."""
     here = {name: result.provenance[name] for name in ("date", "git", "device", "versions")}
     own = [unit | {"measured": here} for unit in result.data["units"]]
-    names, texts = {unit["model"] for unit in own}, {unit["text"]: unit["text_hash"] for unit in own}
+    known = {unit[key] for unit in own for key in ("model", "weights")}
+    texts = {unit["text"]: unit["text_hash"] for unit in own}
     before = [
         unit
         for unit in ([] if earlier is None else earlier.data["units"])
-        if unit["model"] not in names and texts.get(unit["text"]) == unit["text_hash"]
+        if not known & {unit["model"], unit["weights"]} and texts.get(unit["text"]) == unit["text_hash"]
     ]
     whole = judged_again(replace(result, data={"units": before + own}))
     if whole.data["missing"]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from realmodels.pretrain.host import Host, jobs
 from realmodels.pretrain.ladder import LADDER
@@ -18,7 +19,7 @@ from realmodels.pretrain.processes import processes
 from realmodels.pretrain.recipe import Recipe, entries, read_recipe
 from realmodels.pretrain.runs import require_vocabulary, speed, steps_within, train
 from realmodels.pretrain.tokens import TokenFolder, tokenize
-from theory.errors import run
+from theory.errors import InputError, run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,9 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("tokens", type=Path)
     command.add_argument("out", type=Path)
     _add_recipe(command)
-    command.add_argument("--seconds", type=float, help="set the recipe's steps to what takes so long here")
-    command.add_argument("--minutes", type=float, default=math.inf, help="stop after so long, to go on later")
-    command.add_argument("--matmul-rate", type=float, help="FLOP/s of a device, to which the log compares")
+    command.add_argument(
+        "--seconds", type=_positive, help="set the recipe's steps to what takes so long here"
+    )
+    command.add_argument(
+        "--minutes", type=_positive, default=math.inf, help="stop after so long, to go on later"
+    )
+    command.add_argument(
+        "--matmul-rate", type=_positive, help="FLOP/s of a device, to which the log compares"
+    )
     command.add_argument(
         "--evaluate", nargs="+", default=(), metavar="SPLIT", help="evaluate the finished model"
     )
@@ -52,14 +59,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("names", nargs="*", metavar="NAME", help="models; default: all")
     command.add_argument("--seeds", type=int, nargs="+", help="default: as many as the ladder says, from 0")
     command.add_argument("--rates", type=float, nargs="+", default=(), help="try these base rates instead")
-    command.add_argument("--minutes", type=float, help="stop after so long, to go on later")
+    command.add_argument("--minutes", type=_positive, help="stop after so long, to go on later")
     command.add_argument("--side-by-side", type=int, help="models on one GPU, or on the CPU, at once")
     for each in commands.choices.values():
         if each is not commands.choices["tokenize"]:
             each.add_argument("--compile", action="store_true", help="use torch.compile")
             each.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
-    {"tokenize": _tokenize, "train": _train, "speed": _speed, "ladder": _ladder}[options.command](options)
+    try:
+        {"tokenize": _tokenize, "train": _train, "speed": _speed, "ladder": _ladder}[options.command](options)
+    except OSError as error:
+        raise InputError(f"{error}: give a folder that can be written, with enough space") from None
+    except SafetensorError as error:  # also what a full disk is to it
+        raise InputError(f"weights cannot be written ({error}): give a folder with enough space") from None
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed: give a finite number above 0")
+    return value
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    if device.type != "cpu" and (device.index or 0) >= gpus:
+        raise InputError(f"the device is {name!r}: give cpu, or cuda where there is a GPU")
+    return device
 
 
 def _add_recipe(command: argparse.ArgumentParser) -> None:
@@ -83,7 +116,7 @@ def _tokenize(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     until = time.perf_counter() + 60 * options.minutes
     recipe, tokens = _recipe(options), TokenFolder.open(options.tokens)
-    with processes(torch.device(options.device)) as (group, device):
+    with processes(_device(options.device)) as (group, device):
         if options.seconds is not None:
             stream = tokens.stream("training")
             recipe = replace(
@@ -97,7 +130,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _speed(options: argparse.Namespace) -> None:
     recipe, stream = _recipe(options), TokenFolder.open(options.tokens).stream("training")
-    with processes(torch.device(options.device)) as (group, device):
+    with processes(_device(options.device)) as (group, device):
         found = speed(recipe, stream, device, options.compile, group)
         if group.rank == 0:
             print(json.dumps(found))

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 from transformers import OlmoeConfig, PreTrainedConfig
 
 from realmodels.deepseek_moe import DeepseekConfig
-from realmodels.pretrain.tokens import read
+from realmodels.pretrain.tokens import read_object
 from theory.errors import InputError, require
 
 Kind = TypeVar("Kind")
@@ -176,14 +176,14 @@ def entries(recipe: Recipe) -> list[str]:
 
 def read_recipe(kind: Callable[..., Kind], file: Path | None, overrides: Sequence[str]) -> Kind:
     """Read a recipe: the defaults, changed by the entries of a JSON file and then by texts `key=value`."""
-    values = {} if file is None else json.loads(read(file))
+    values = {} if file is None else read_object(file)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise InputError(f"{override!r} is no recipe entry; give key=value")
         try:
             values[key] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             values[key] = value  # a bare word
     allowed = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for key in values:

@@ -2,19 +2,22 @@
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from realmodels.pretrain.processes import ALONE, Group
 from realmodels.pretrain.recipe import Recipe
@@ -26,7 +29,8 @@ from theory.errors import InputError
 Total = TypeVar("Total")
 
 CHECKPOINT: Final = "checkpoint.safetensors"
-# One is in the folder of a finished model.
+LOCK: Final = ".lock"  # held by the run that works in the folder
+# One is in the folder of a finished model, and comes last.
 FINISHED: Final = ("model.safetensors", "model.safetensors.index.json")
 ENTRIES_PER_RUN: Final = 40  # log entries, each with a pass over the calibration text
 CHECKPOINT_SECONDS: Final = 120  # at least so long between two checkpoints
@@ -130,7 +134,6 @@ def proceed(
     True if the run is finished.
     """
     first, batch = run.group.rank == 0, run.recipe.batch_tokens
-    out.mkdir(parents=True, exist_ok=True)
     seconds = resume(run, out, log=first)
     saved = time.perf_counter()
     for end in ends(run.step):
@@ -163,6 +166,42 @@ def is_finished(out: Path) -> bool:
 def require_unfinished(out: Path) -> None:
     if is_finished(out):
         raise InputError(f"{out} holds a finished model: give another folder")
+
+
+@contextmanager
+def alone_in(out: Path, group: Group) -> Iterator[None]:
+    """For the length of a `with` block, OUT is there and no other run of this machine works in it, or InputError."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK, timeout=0)
+    try:
+        if group.rank == 0:
+            lock.acquire()
+    except Timeout:
+        raise InputError(f"another run works in {out}: wait for its end, or give another folder") from None
+    try:
+        require_unfinished(out)
+        yield
+    finally:
+        lock.release()
+
+
+def save_finished(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path, **told: object
+) -> None:
+    """Write a model and its tokenizer, and what is told as JSON files of these names; then OUT is finished.
+
+    Wherever this is cut off, OUT is not, and its checkpoint is still there.
+    """
+    half = out / "unfinished"
+    shutil.rmtree(half, ignore_errors=True)
+    tokenizer.save_pretrained(half)
+    network.save_pretrained(half)
+    for name, content in told.items():
+        write_json(half / f"{name}.json", content)
+    for file in sorted(half.iterdir(), key=lambda each: each.name in FINISHED):
+        file.replace(out / file.name)
+    half.rmdir()
+    (out / CHECKPOINT).unlink(missing_ok=True)
 
 
 def require_vocabulary(recipe: Recipe, tokens: TokenFolder) -> None:
@@ -201,6 +240,9 @@ def train(
             f"balance_bias is {recipe.balance_bias}: no checkpoint of transformers' OLMoE can hold the bias; give 0"
         )
     require_unfinished(out)
+    if not (tokens.folder / "tokenizer.json").is_file():  # rather now than when the model is trained
+        raise InputError(f"{tokens.folder} has no tokenizer.json: make the folder anew, or copy the file")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokens.folder)
     training = Training(recipe, tokens.stream("training"), device, compiled, group)
     first = group.rank == 0
     if first:
@@ -210,6 +252,10 @@ def train(
         split: torch.from_numpy(tokens.stream(split).astype(np.int64))
         for split in ("calibration", *evaluated)
     }
+
+    for split, stream in streams.items():
+        if len(stream) < 2:
+            raise InputError(f"the {split} text has only {len(stream)} tokens: make the token folder anew")
 
     def on(split: str) -> HeldOut:
         return held_out(training.model, streams[split].to(training.device), recipe.context)
@@ -242,18 +288,17 @@ def train(
             line["share_of_matrix_products"] = used / (rate * group.size)
         return line
 
-    with tqdm(total=recipe.steps, unit="step", smoothing=0.1, disable=None if first else True) as bar:
+    with (
+        alone_in(out, group),
+        tqdm(total=recipe.steps, unit="step", smoothing=0.1, disable=None if first else True) as bar,
+    ):
         finished = proceed(training, out, ends, advance, entry, until)
-    if finished and first:
-        cast_parameters(training.model, torch.bfloat16)
-        if evaluated:
+        if finished and first:
+            cast_parameters(training.model, torch.bfloat16)
             found: dict[str, Any] = {"text": training.text, "recipe_sha256": recipe.hash()}
             for split in evaluated:
                 found |= losses(split, on(split))
-            write_json(out / "held_out.json", found)
-        PreTrainedTokenizerFast.from_pretrained(tokens.folder).save_pretrained(out)
-        training.model.save_pretrained(out)
-        (out / CHECKPOINT).unlink(missing_ok=True)
+            save_finished(training.model, tokenizer, out, **{"held_out": found} if evaluated else {})
     return finished
 
 

@@ -4,7 +4,7 @@ import json
 import lzma
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from realmodels.text import SPLITS, prose
 from theory.errors import InputError
+from theory.strict_json import is_whole, loads
 
 FILE: Final = "tokens.json"  # in every token folder
 COMPRESSION: Final = 4  # of xz: higher presets take long and save little
@@ -35,7 +36,12 @@ class TokenFolder(NamedTuple):
 
     @classmethod
     def open(cls, folder: Path) -> "TokenFolder":
-        return cls(folder, **json.loads(read(folder / FILE)))
+        """The folder that `tokenize` wrote; InputError for any other."""
+        found = read_object(folder / FILE)
+        vocabulary, sizes = found.get("vocabulary"), found.get("sizes")
+        if len(found) != 2 or not is_whole(vocabulary) or not isinstance(sizes, dict):
+            raise InputError(f"{folder / FILE} has no vocabulary and sizes: make the folder anew")
+        return cls(folder, vocabulary, sizes)
 
     def stream(self, split: str) -> np.ndarray:
         """The tokens of a split, uint16."""
@@ -44,7 +50,7 @@ class TokenFolder(NamedTuple):
             raise InputError(f"{self.folder} has no {split}-000.xz: make the folder anew, or copy the file")
         try:
             pieces = [np.frombuffer(lzma.decompress(file.read_bytes()), "<u2") for file in files]
-        except (lzma.LZMAError, ValueError) as error:
+        except (lzma.LZMAError, ValueError, OSError) as error:
             raise InputError(
                 f"{self.folder} has a damaged {split}-*.xz ({error}): make the folder anew"
             ) from None
@@ -98,14 +104,16 @@ def tokenize(
     count = max(int(share * len(documents["training"])), 1)
     if not 1 <= pieces <= count:
         raise InputError(f"the number of pieces is {pieces}; give 1 to {count}, the number of documents")
+    if seed < 0:
+        raise InputError(f"the seed is {seed}; give a whole number of at least 0")
     if share < 1 or pieces > 1:
         order = np.random.default_rng(seed).permutation(len(documents["training"]))[:count]
         documents["training"] = [documents["training"][index] for index in order]
     tokenizer = train_tokenizer(documents["training"], vocabulary)
     sizes: dict[str, dict[str, int]] = {}
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("*-*.xz"):
-        old.unlink()
+    for old in (out / FILE, *out.glob("*-*.xz")):  # no folder has files of two
+        old.unlink(missing_ok=True)
     for split, found in documents.items():
         parts = np.array_split(np.arange(len(found)), pieces if split == "training" else 1)
         streams = [encode(tokenizer, found[part[0] : part[-1] + 1]) for part in parts]
@@ -133,6 +141,20 @@ def read(path: Path) -> str:
         raise InputError(
             f"{path} cannot be read ({error.strerror}): give an existing file or folder"
         ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text ({error.reason}): give one") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; InputError for anything else."""
+    text = read(path)
+    try:
+        found = loads(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds no object: give entries, each with its value")
+    return found
 
 
 def write_json(path: Path, content: object) -> None:

@@ -28,8 +28,7 @@ from transformers import (
 
 from realmodels.pretrain.optimisers import BETAS
 from realmodels.pretrain.processes import Group
-from realmodels.pretrain.runs import CHECKPOINT, proceed, require_finite, require_unfinished
-from realmodels.pretrain.tokens import write_json
+from realmodels.pretrain.runs import alone_in, proceed, require_finite, save_finished
 from realmodels.pretrain.training import (
     LARGEST_GRADIENT_NORM,
     Masters,
@@ -261,12 +260,11 @@ def heal(
             "learning_rate": recipe.learning_rate * recipe.rate(healing.step - 1),
         }
 
-    require_unfinished(out)
     until = math.inf if minutes is None else time.perf_counter() + 60 * minutes
-    finished = proceed(healing, out, ends, advance, entry, until)
-    if finished and healing.group.rank == 0:
-        save(healing.network, tokenizer, recipe, out, text=healing.text)
-        (out / CHECKPOINT).unlink(missing_ok=True)
+    with alone_in(out, healing.group):
+        finished = proceed(healing, out, ends, advance, entry, until)
+        if finished and healing.group.rank == 0:
+            save(healing.network, tokenizer, recipe, out, text=healing.text)
     return finished
 
 
@@ -280,6 +278,5 @@ def save(
     """Write the model in bf16, its tokenizer, its recipe, and what else is known of how it was made."""
     cast_parameters(network, torch.bfloat16)
     network.config.dtype = torch.bfloat16
-    network.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    write_json(out / FILE, {"recipe": asdict(recipe), "hash": recipe.hash(), **known})
+    told = {"recipe": asdict(recipe), "hash": recipe.hash(), **known}
+    save_finished(network, tokenizer, out, **{Path(FILE).stem: told})

@@ -236,10 +236,11 @@ def test_a_digital_model_has_no_chip(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     model = deployed()
-    for file in (tmp_path, tmp_path / "no" / "chip"):
+    os.mkfifo(fifo := tmp_path / "fifo")  # a device is the same
+    for file in (tmp_path, tmp_path / "no" / "chip", "~no such home/chip", fifo):
         with pytest.raises(InputError, match="chip file .* cannot be written"):
             save_chip(model, file)
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [fifo] and fifo.is_fifo()
 
 
 def test_weights_are_written_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,6 +407,7 @@ def test_a_forged_chip_is_refused(
 
 def test_what_is_no_chip_is_refused(tmp_path: Path) -> None:
     assert "No such file" in refusal(tmp_path / "missing")
+    assert "No such file" in refusal(Path("~no such home/chip"))
     assert "no regular file" in refusal(tmp_path)
     os.mkfifo(tmp_path / "fifo")
     assert "no regular file" in refusal(tmp_path / "fifo")

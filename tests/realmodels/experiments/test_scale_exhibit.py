@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from realmodels.experiments.scale import (
     judged_again,
     measure,
     models,
+    on_ladder,
     summarise,
 )
 from realmodels.experiments.trainings import spearman
@@ -101,6 +103,7 @@ def units(model: str, number: int, **changes: Any) -> list[Unit]:
             found.append(
                 {
                     "model": f"{model}-{number}" if model in LADDER else model,
+                    "weights": f"hash of {model}-{number}",
                     "text": name,
                     "text_hash": f"hash of {name}",
                     "w_max": w_max,
@@ -308,6 +311,9 @@ def test_runs_join_and_each_model_keeps_where_it_was_measured(caplog: pytest.Log
     assert both.findings == judge(ladder({"olmoe-4m": 5, "olmoe-16m": 5, "tiny-olmoe": 1})).findings
     assert (both.exhibit, both.preset, both.provenance["git"]["commit"]) == ("figure-scale", "full", "b")
     assert judged_again(both) == both == Result.from_json(both.to_json())
+    copy = [unit | {"model": "a-copy"} for unit in ladder({"olmoe-4m": 1})]
+    renamed = {unit["model"] for unit in joined(run_of(copy), both).data["units"]}
+    assert "a-copy" in renamed and "olmoe-4m-0" not in renamed  # one model does not count twice
     other = ladder({"deepseek-4m": 1})
     for unit in other:
         unit["text_hash"] += " as it is now"
@@ -533,5 +539,24 @@ def test_a_model_of_another_recipe_is_not_of_the_ladder(small: list[Config]) -> 
         InputError, match=r"recipe.json has steps 7, and the ladder's olmoe-16m \d+: give the model"
     ):
         grid("quick", model=str(folder))
+    for content in (b"[]", b"\xff", b"{", b'{"steps": 1, "steps": 2}'):
+        (folder / "recipe.json").write_bytes(content)
+        with pytest.raises(InputError, match=r"recipe\.json"):
+            grid("quick", model=str(folder))
     folder.rename(folder.with_name("my-16m-3"))
     assert len(grid("quick", model=str(folder.with_name("my-16m-3")))) == 2
+
+
+@pytest.mark.parametrize("number", ["00", "03", "²", "٣", "-1", ""])
+def test_a_number_that_no_training_has_is_no_seed(number: str) -> None:
+    assert on_ladder(f"olmoe-4m-{number}") is None
+    assert on_ladder("olmoe-4m-30") == ("olmoe-4m", 30)
+
+
+def test_one_model_does_not_count_twice(small: list[Config]) -> None:
+    folder = Path(small[0].model)
+    shutil.copytree(folder, folder.with_name("a-copy"))
+    with pytest.raises(InputError, match=r"models .*a-copy and .*olmoe-16m-3 have the same name or the same"):
+        grid("quick", model=str(folder.parent))
+    shutil.rmtree(folder.with_name("a-copy"))
+    assert len(grid("quick", model=str(folder.parent))) == len(small)
