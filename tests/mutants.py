@@ -104,7 +104,7 @@ FORMULAS: dict[str, dict[str, tuple[str, ...]]] = {
         "ideal_frequent_sd": ("Gain",),
         "ideal_third": ("Gain",),
     },
-    "theory.damage": {"product_variance": ("D",), "gated_variance": ("D",)},
+    "theory.damage": {"product_variance": ("D", "D-dense", "D-sum"), "gated_variance": ("D",)},
     "theory.end_to_end": {
         "evaluate": ("E",),
         "_score": ("E",),
@@ -164,7 +164,8 @@ ON_TENSORS: dict[str, dict[str, tuple[str, ...]]] = {
         "linear_gain": ("Gain",),
         "_by_kind": ("B-mean", "P", "U"),
     },
-    "theory.damage": {"expected_damage": ("D",)},
+    "theory.damage": {"expected_damage": ("D",), "linear_damage": ("D-dense",)},
+    "realmodels.damage": {"dense_damage": ("D-dense",)},
 }
 # Where else it is decided what holds: modules and their tests.
 DECIDING: dict[str, tuple[str, ...]] = {
