@@ -227,6 +227,7 @@ EQUIVALENT = {
     "synthetic.robustness.SILU_NODES: 64 -> 65": "one node more changes the mean by rounding alone",
     "synthetic.robustness._silu_mean: a[..., None] + sigma[..., None] * nodes"
     " -> a[..., None] - sigma[..., None] * nodes": "nodes lie symmetrically, with equal weights",
+    "theory.damage.linear_damage: 0 -> 1": "inputs have no variance that the weight would be multiplied by",
     "theory.growth.weight_ratio: 1 -> 2": "the rate of both weights, which the ratio does not depend on",
     "theory.tolerance.bounds.mean_shift: shift.mean(1) * network.analog[:, None] -> shift.mean(1)": (
         "a digital expert has no noise, and so no shift"

@@ -30,11 +30,12 @@ from realmodels.damage import dense_damage, expected_damage
 from realmodels.deepseek_moe import DeepseekConfig
 from realmodels.deploy import deploy, reprogram, withdraw
 from realmodels.evaluate import token_blocks
-from realmodels.load import Model
+from realmodels.load import Model, load
 from realmodels.record import Call, calibration_tokens, record
 from theory import damage as reference
 from theory.errors import InputError
-from theory.hardware import Hardware
+from theory.evidence import mean_interval
+from theory.hardware import Hardware, program
 from theory.placement import Placement
 
 pytestmark = pytest.mark.claim("D")
@@ -42,6 +43,8 @@ pytestmark = pytest.mark.claim("D")
 FUSED = [name for name in MODELS if name != "list_moe"]
 DRAWS = 400
 LINEAR_DRAWS = 200
+CHIPS = 6
+PERCENT = 0.01  # up to here a sum counts as right
 
 
 def calls(model: Model, gradient: bool) -> list[Call]:
@@ -272,3 +275,41 @@ def test_what_modules_cost_beyond_the_sum_is_of_fourth_order() -> None:
     assert twice_single == pytest.approx(4 * single, rel=0.01)
     assert twice_beyond == pytest.approx(16 * beyond, rel=0.01)
     assert 0 < abs(beyond) < 1e-4 * single
+
+
+@pytest.mark.slow
+@pytest.mark.claim("D-sum")
+def test_damages_of_a_trained_model_add_up_at_small_noise_and_not_at_large() -> None:
+    """Attention and LM head of tiny-olmoe, each with both signs of its noise, so that lower orders cancel."""
+    model = load("tiny-olmoe")
+    network, blocks = model.network, token_blocks(model, model.texts("calibration"), 256, 2 * CHIPS).tokens
+    attention = [network.get_submodule(name).weight for name in model.map.dense["attention"]]
+    clean, head = [each.clone() for each in attention], network.lm_head.weight
+
+    def noisy(weights: list[Tensor], hardware: Hardware, seed: int) -> list[list[Tensor]]:
+        """As they are; and with noise of either sign."""
+        signs = [(torch.Generator().manual_seed(seed), mirrored) for mirrored in (False, True)]
+        return [
+            weights,
+            *([program(each, hardware, draw, mirrored=sign) for each in weights] for draw, sign in signs),
+        ]
+
+    def beyond(c: float, seed: int, tokens: Tensor) -> float:
+        """What both cost beyond the sum, in units of the sum."""
+        hardware = Hardware(c=c)
+        losses = torch.zeros(3, 3, dtype=torch.float64)
+        for row, weights in zip(losses, noisy(clean, hardware, seed), strict=True):
+            for weight, own in zip(attention, weights, strict=True):
+                weight.copy_(own)
+            hidden = network.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+            for number, (own,) in enumerate(noisy([head], hardware, seed)):
+                row[number] = cross_entropy((hidden @ own.mT).flatten(0, 1), tokens[:, 1:].flatten())
+        cost = losses - losses[0, 0]
+        single = cost[1:, 0].mean() + cost[0, 1:].mean()
+        return float(cost[1:, 1:].mean() / single - 1)
+
+    small, large = (
+        torch.tensor([beyond(c, *each) for each in enumerate(blocks.split(2))]) for c in (0.5, 2.5)
+    )
+    (low, high), (least, _) = mean_interval(small.numpy()), mean_interval(large.numpy())
+    assert max(-low, high) < PERCENT < least
