@@ -206,8 +206,9 @@ def test_dense_damage_is_the_reference_for_every_linear_layer(name: str) -> None
     assert tuple(found) == model.map.linears and min(found.values()) > 0
     tokens = calibration_tokens(model, TEXTS)
     for linear, (call,) in record(model, model.map.linears, tokens).items():
+        assert call.gradient is not None
         rows, slopes = (each.flatten(0, -2).double() for each in (call.inputs[0], call.gradient))
-        weight = model.network.get_submodule(linear).weight.double()
+        weight = model.network.get_parameter(f"{linear}.weight").double()
         expected = reference.linear_damage(rows, weight, hardware, slopes) / tokens[:, 1:].numel()
         assert found[linear] == pytest.approx(float(expected), rel=1e-4)
 
@@ -242,7 +243,7 @@ def test_every_programmed_linear_layer_costs_what_it_is_expected_to() -> None:
 def test_linear_layers_on_which_the_loss_does_not_depend_cost_nothing() -> None:
     model = small_model()
     attention = "model.layers.0.self_attn"
-    model.network.get_submodule(f"{attention}.o_proj").weight.zero_()
+    model.network.get_parameter(f"{attention}.o_proj.weight").zero_()
     found = dense_damage(model, TEXTS, Hardware())
     assert all((damage == 0) == name.startswith(attention) for name, damage in found.items())
 
@@ -282,7 +283,8 @@ def test_what_modules_cost_beyond_the_sum_is_of_fourth_order() -> None:
 def test_damages_of_a_trained_model_add_up_at_small_noise_and_not_at_large() -> None:
     """Attention and LM head of tiny-olmoe, each with both signs of its noise, so that lower orders cancel."""
     model = load("tiny-olmoe")
-    network, blocks = model.network, token_blocks(model, model.texts("calibration"), 256, 2 * CHIPS).tokens
+    network: Any = model.network
+    blocks = token_blocks(model, model.texts("calibration"), 256, 2 * CHIPS).tokens
     attention = [network.get_submodule(name).weight for name in model.map.dense["attention"]]
     clean, head = [each.clone() for each in attention], network.lm_head.weight
 
