@@ -336,7 +336,7 @@ def statements(
             "Tests:",
             "\n".join(f"- `tests/{test}`" for test in tests.get(claim.id, ())),
             "Exhibits:",
-            "\n".join(links),
+            "\n".join(links) or "none",
         ]
     return "\n\n".join(sections)
 

@@ -19,7 +19,7 @@ Analog hardware
 What placements rank experts by
     scores.py               the scores of every strategy
     statistics.py           how text is routed
-    damage.py               what noise on an expert is expected to cost
+    damage.py               what noise on an expert or a dense module is expected to cost
     record.py               what modules are given while text is read
 
 What is measured, and on what
@@ -45,7 +45,7 @@ if Path(next(iter(theory.__path__))).resolve().parent != Path(__file__).resolve(
 
 from realmodels.calibrate import calibrate
 from realmodels.chip import load_chip, save_chip
-from realmodels.damage import expected_damage
+from realmodels.damage import dense_damage, expected_damage
 from realmodels.deploy import Chip, deploy, reprogram, withdraw
 from realmodels.evaluate import evaluate
 from realmodels.load import load
@@ -54,6 +54,7 @@ from realmodels.scores import scores
 __all__ = [
     "Chip",
     "calibrate",
+    "dense_damage",
     "deploy",
     "evaluate",
     "expected_damage",

@@ -1,8 +1,10 @@
-"""What is programming noise on each expert expected to cost a model, in closed form [(D), docs/theory.md]?
+"""What is programming noise on each expert or dense module expected to cost a model, in closed form [docs/theory.md]?
 
-This is the fast form of `theory.damage.expected_damage`: all fused experts of a layer at once, on the text that the
-router sends them. It needs one forward pass, and one backward pass for the form that knows the loss. An expert without
-a gate has one matrix before its activation, which is what (D) says with one slope instead of two.
+For experts (D) this is the fast form of `theory.damage.expected_damage`: all fused experts of a layer at once, on the
+text that the router sends them. It needs one forward pass, and one backward pass for the form that knows the loss. An
+expert without a gate has one matrix before its activation, which is what (D) says with one slope instead of two.
+
+Dense modules (D-dense) are linear layers. Damages in nats can be compared, and add up while they are small (D-sum).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,7 @@ from realmodels.families import MoELayer
 from realmodels.fused import apply_gate, fused_layout, grouped_matmul
 from realmodels.model import Model
 from realmodels.record import Call, Hook, calibration_tokens, hooked, record
-from theory.damage import product_variance
+from theory.damage import linear_damage, product_variance
 from theory.errors import InputError
 from theory.hardware import Hardware, programming_sigma
 
@@ -53,6 +55,28 @@ def expected_damage(
         experts = model.network.get_submodule(layer.experts)
         damages.append(torch.stack([_fused(experts, call, hardware) for call in calls[layer.experts]]).sum(0))
     return torch.stack([each.cpu() for each in damages]) / tokens[:, 1:].numel()
+
+
+@torch.inference_mode(False)
+def dense_damage(model: Model, texts: Sequence[str], hardware: Hardware) -> dict[str, float]:
+    """What noise on each dense linear layer is expected to add to the loss, by name, in nats per token of `texts`.
+
+    It is to be compared with, or added to, `expected_damage(..., gradient=True)`, which reads the same tokens. Squared
+    errors could not be: dense layers have different outputs. A layer on which the loss does not depend has 0.
+    InputError if the model is deployed.
+    """
+    model.require_digital()
+    tokens = calibration_tokens(model, texts)
+
+    def weigh(linear: nn.Module, inputs: tuple[Tensor, ...], gradient: Tensor) -> float:
+        rows, slopes = (each.flatten(0, -2).float() for each in (inputs[0], gradient))
+        return float(linear_damage(rows, weights_of(linear)["weight"], hardware, slopes))
+
+    calls = record(model, model.map.linears, tokens, weigh=weigh)
+    return {
+        name: sum(call.seen or 0.0 for call in calls.get(name, ())) / tokens[:, 1:].numel()
+        for name in model.map.linears
+    }
 
 
 def _fused(experts: nn.Module, call: Call, hardware: Hardware) -> Float[Tensor, " experts"]:

@@ -25,7 +25,7 @@ class Call:
     """Inputs of one call of a module, and the gradient of the summed loss at the module's output.
 
     The gradient is 1 everywhere if the loss has none there: what chooses, such as a sparse attention's indexer.
-    seen: what `look` made of all rows, if `record` was given one.
+    seen: what `look` or `weigh` made of the rows, if `record` was given one.
     """
 
     inputs: tuple[Tensor, ...]
@@ -66,12 +66,15 @@ def record(
     rows: int | None = None,
     gradient: bool = True,
     look: Callable[[nn.Module, tuple[Tensor, ...], Tensor], Any] | None = None,
+    weigh: Callable[[nn.Module, tuple[Tensor, ...], Tensor], Any] | None = None,
 ) -> dict[str, list[Call]]:
     """The calls of the modules `names`, by name, while the model reads `tokens` as one batch.
 
     rows: keep at most so many rows of each module, spread evenly over its calls; None keeps all, in their shape.
     gradient: also record the gradient of the next-token loss, in nats and summed over all tokens.
     look: gets every module with all of its inputs and outputs, whatever `rows` is; the call keeps what it returns.
+    weigh: gets every module with the kept inputs and gradient, as soon as there is one; the call keeps what it
+        returns in their place, so that no gradient is held until the end.
     Modules that are not called, or only without any token, are left out.
     """
     network, count = model.network, tokens[:, 1:].numel()
@@ -93,8 +96,11 @@ def record(
 
             def at_output(slope: Tensor) -> None:
                 call.gradient = kept(slope)
+                if weigh is not None:
+                    call.seen = weigh(module, call.inputs, call.gradient)
+                    call.inputs, call.gradient = (), None
 
-            if gradient:
+            if gradient and weigh is None:
                 at_output(torch.ones_like(output))  # unless the loss has a gradient there
             if output.requires_grad:
                 output.register_hook(at_output)

@@ -104,7 +104,7 @@ FORMULAS: dict[str, dict[str, tuple[str, ...]]] = {
         "ideal_frequent_sd": ("Gain",),
         "ideal_third": ("Gain",),
     },
-    "theory.damage": {"product_variance": ("D",), "gated_variance": ("D",)},
+    "theory.damage": {"product_variance": ("D", "D-dense", "D-sum"), "gated_variance": ("D",)},
     "theory.end_to_end": {
         "evaluate": ("E",),
         "_score": ("E",),
@@ -164,7 +164,8 @@ ON_TENSORS: dict[str, dict[str, tuple[str, ...]]] = {
         "linear_gain": ("Gain",),
         "_by_kind": ("B-mean", "P", "U"),
     },
-    "theory.damage": {"expected_damage": ("D",)},
+    "theory.damage": {"expected_damage": ("D",), "linear_damage": ("D-dense",)},
+    "realmodels.damage": {"dense_damage": ("D-dense",)},
 }
 # Where else it is decided what holds: modules and their tests.
 DECIDING: dict[str, tuple[str, ...]] = {
@@ -226,6 +227,7 @@ EQUIVALENT = {
     "synthetic.robustness.SILU_NODES: 64 -> 65": "one node more changes the mean by rounding alone",
     "synthetic.robustness._silu_mean: a[..., None] + sigma[..., None] * nodes"
     " -> a[..., None] - sigma[..., None] * nodes": "nodes lie symmetrically, with equal weights",
+    "theory.damage.linear_damage: 0 -> 1": "inputs have no variance that the weight would be multiplied by",
     "theory.growth.weight_ratio: 1 -> 2": "the rate of both weights, which the ratio does not depend on",
     "theory.tolerance.bounds.mean_shift: shift.mean(1) * network.analog[:, None] -> shift.mean(1)": (
         "a digital expert has no noise, and so no shift"

@@ -449,6 +449,36 @@ CLAIMS = (
         ),
     ),
     Claim(
+        id="D-dense",
+        statement="What the programming noise of a dense linear layer costs follows in closed form, too: the sum over"
+        " its weights of the noise's variance times the squares of the input and of the loss's sensitivity",
+        latex=r"D = \tfrac12 \sum_x \sum_{i, j} G_i(x)^2 \sigma_{ij}^2 x_j^2",
+        assumptions=(
+            "programming noise independent of weight to weight, of mean 0; no converters, no dead zone",
+            "the second derivative of the loss is $G G^T$ at every token $x$, and 0 between tokens",
+            r"$G$ is the gradient of the loss at the layer's output, $\sigma_{ij}$ the noise on its weights",
+        ),
+        origin="ours",
+        derivation="theory.derivations.damage",
+        exhibits=(),
+    ),
+    Claim(
+        id="D-sum",
+        statement="Damages of modules add up while they are small: exactly in a quadratic loss, up to the fourth"
+        " power of the noise in any smooth one",
+        latex=r"\Delta_{AB} = \Delta_A + \Delta_B + \tfrac{c^4}{4} E\bigl[\mathrm{d}^4 L[A, A, B, B]\bigr] + O(c^5),"
+        r"\quad \Delta_A = E[L(w + c A)] - L(w)",
+        assumptions=(
+            "noise of mean 0, independent from module to module; within a module, too, for the sum over weights",
+            "$L$ has four derivatives by the weights: routing does not change",
+            "$A$ and $B$ are the noises of two modules, or of two groups of them, at $c = 1$",
+            "no sign of the fourth derivative: modules may cost more or less together than alone",
+        ),
+        origin="ours",
+        derivation="theory.derivations.damage",
+        exhibits=(),
+    ),
+    Claim(
         id="E",
         statement="From end to end: with probability 1 - p over routers, initial weights and batches, after t steps"
         " MaxNNScore ranks every frequent specialist above every rare one, and the tolerance with the frequent"

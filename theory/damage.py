@@ -1,6 +1,6 @@
-"""What is programming noise on one gated expert expected to cost its model? [D, docs/theory.md].
+"""What is programming noise on one gated expert, or on a linear layer, expected to cost its model? [docs/theory.md].
 
-The noise of every weight is independent. To first order in what it does to gate and up,
+(D) is about an expert. The noise of every weight is independent. To first order in what it does to gate and up,
 
     error of output i = sum_j (W_ij + sigma_ij xi_ij)(z_j + zeta_j) - W_ij z_j,   z = activation(gate x) * (up x),
 
@@ -13,6 +13,8 @@ sum, over the tokens routed to it, of (routing weight)^2 times
 
 Both have the same form. Output i has the error variance sum_j product_variance(W_ij, sigma_ij, z_j, var zeta_j). The
 projection on G has it with sum_i G_i W_ij for W_ij and sum_i G_i^2 sigma_ij^2 for sigma_ij^2.
+
+(D-dense) is about a linear layer, whose inputs z have no noise: the second form without var zeta_j.
 """
 
 from collections.abc import Callable
@@ -77,3 +79,17 @@ def expected_damage(
         return (routing_weights**2 * each.sum((1, 2))).sum()
     own = (gradient**2 @ sigma_down**2).sqrt()
     return (routing_weights**2 * product_variance(gradient @ down, own, inner, variance).sum(1)).sum() / 2
+
+
+def linear_damage(
+    x: Float[Tensor, "tokens in"],
+    weight: Float[Tensor, "out in"],
+    hardware: Hardware,
+    gradient: Float[Tensor, "tokens out"],
+) -> Float[Tensor, ""]:
+    """Expected damage of a linear layer summed over its tokens, in units of the loss; fp64.
+
+    gradient: gradient of the loss at the layer's output.
+    """
+    own = (gradient**2 @ programming_sigma(weight, hardware) ** 2).sqrt()
+    return product_variance(0, own, x, 0).double().sum() / 2

@@ -1,4 +1,4 @@
-"""The fast form of claim D: the reference expert by expert, and real programming of whole layers."""
+"""Claims D, D-dense and D-sum on models: the references module by module, real programming, and measured losses."""
 
 from typing import Any
 
@@ -21,26 +21,30 @@ from small_models import (
     small_model,
     unfused,
 )
-from torch import nn
-from torch.nn.functional import silu
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, silu
 
 from realmodels.analog import AnalogExperts, LayerCalibration
 from realmodels.calibrate import calibrate
-from realmodels.damage import expected_damage
+from realmodels.damage import dense_damage, expected_damage
 from realmodels.deepseek_moe import DeepseekConfig
 from realmodels.deploy import deploy, reprogram, withdraw
 from realmodels.evaluate import token_blocks
-from realmodels.load import Model
+from realmodels.load import Model, load
 from realmodels.record import Call, calibration_tokens, record
 from theory import damage as reference
 from theory.errors import InputError
-from theory.hardware import Hardware
+from theory.evidence import mean_interval
+from theory.hardware import Hardware, program
 from theory.placement import Placement
 
 pytestmark = pytest.mark.claim("D")
 
 FUSED = [name for name in MODELS if name != "list_moe"]
 DRAWS = 400
+LINEAR_DRAWS = 200
+CHIPS = 6
+PERCENT = 0.01  # up to here a sum counts as right
 
 
 def calls(model: Model, gradient: bool) -> list[Call]:
@@ -187,5 +191,127 @@ def test_inference_mode_and_deployed_models() -> None:
     assert torch.equal(found, expected_damage(model, TEXTS, Hardware(c=1.0), gradient=True))
     hardware = Hardware()
     deploy(model, Placement(model.map.num_experts, ((),) * 2), hardware, calibrate(model, TEXTS, hardware))
-    with pytest.raises(InputError, match="deployed already"):
-        expected_damage(model, TEXTS, hardware)
+    for damage in (expected_damage, dense_damage):
+        with pytest.raises(InputError, match="deployed already"):
+            damage(model, TEXTS, hardware)
+
+
+@pytest.mark.claim("D-dense")
+@pytest.mark.parametrize("name", ["olmoe", "deepseek", "deepseek_v3", "gpt_oss", "qwen2_moe"])
+def test_dense_damage_is_the_reference_for_every_linear_layer(name: str) -> None:
+    model = as_model(network_named(name))
+    hardware = Hardware(programming="pcm", c=1.3, tile_size=16)
+    with torch.inference_mode():
+        found = dense_damage(model, TEXTS, hardware)
+    assert tuple(found) == model.map.linears and min(found.values()) > 0
+    tokens = calibration_tokens(model, TEXTS)
+    for linear, (call,) in record(model, model.map.linears, tokens).items():
+        assert call.gradient is not None
+        rows, slopes = (each.flatten(0, -2).double() for each in (call.inputs[0], call.gradient))
+        weight = model.network.get_parameter(f"{linear}.weight").double()
+        expected = reference.linear_damage(rows, weight, hardware, slopes) / tokens[:, 1:].numel()
+        assert found[linear] == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("D-dense")
+def test_every_programmed_linear_layer_costs_what_it_is_expected_to() -> None:
+    """At any noise, given the inputs and the gradient of the digital model."""
+    model = as_model(network_named("deepseek"))
+    hardware = Hardware(programming="pcm", c=1.5, dac_bits=None, adc_bits=None)
+    found = dense_damage(model, TEXTS, hardware)
+    tokens = calibration_tokens(model, TEXTS)
+    calls = record(model, model.map.linears, tokens)
+    exact = {name: model.network.get_submodule(name)(*call.inputs) for name, (call,) in calls.items()}
+    everything = Placement(model.map.num_experts, ((),), model.map.dense_kinds)
+    deploy(model, everything, hardware, calibrate(model, TEXTS, hardware))
+    costs: dict[str, list[Tensor]] = {name: [] for name in found}
+    for seed in range(LINEAR_DRAWS):
+        reprogram(model, seed)
+        for name, (call,) in calls.items():
+            error = model.analog_modules[name](*call.inputs) - exact[name]
+            costs[name].append((error * call.gradient).sum(-1).square().sum().double() / 2)
+    assert len(costs) > 10
+    for name, each in costs.items():
+        cost = torch.stack(each) / tokens[:, 1:].numel()
+        z = (cost.mean() - found[name]) / (cost.std() / LINEAR_DRAWS**0.5)
+        assert abs(float(z)) < stats.norm.isf(FAILURE / 2), name
+        assert float(cost.mean()) == pytest.approx(found[name], rel=0.3), name
+
+
+@pytest.mark.claim("D-dense")
+def test_linear_layers_on_which_the_loss_does_not_depend_cost_nothing() -> None:
+    model = small_model()
+    attention = "model.layers.0.self_attn"
+    model.network.get_parameter(f"{attention}.o_proj.weight").zero_()
+    found = dense_damage(model, TEXTS, Hardware())
+    assert all((damage == 0) == name.startswith(attention) for name, damage in found.items())
+
+
+@pytest.mark.claim("D-sum")
+def test_what_modules_cost_beyond_the_sum_is_of_fourth_order() -> None:
+    """Over both signs of each module's noise all lower orders cancel, draw by draw. No routing comes after them."""
+    network = network_of(ListMoeConfig(**MOE, shared_expert=True)).double()
+    tokens = token_blocks(as_model(network), TEXTS).tokens
+    parts = [network.model.layers[1].mlp.shared_expert.down_proj, network.lm_head]
+    original = [part.weight.clone() for part in parts]
+    generator = torch.Generator().manual_seed(0)
+    noise = [torch.randn(each.shape, generator=generator, dtype=each.dtype) / 20 for each in original]
+
+    def loss(c: float, *signs: int) -> float:
+        for part, weight, own, sign in zip(parts, original, noise, signs, strict=True):
+            part.weight.copy_(weight + c * sign * own)
+        logits = network(input_ids=tokens[:, :-1], use_cache=False).logits
+        return float(cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
+
+    def increases(c: float) -> tuple[float, float]:
+        """Sum of what each costs alone, and what both cost beyond that."""
+        first, second, both, nothing = (
+            sum(loss(c, a, b) for a in (one, -one) for b in (two, -two)) / 4
+            for one, two in ((1, 0), (0, 1), (1, 1), (0, 0))
+        )
+        return first + second - 2 * nothing, both - first - second + nothing
+
+    (single, beyond), (twice_single, twice_beyond) = increases(0.1), increases(0.2)
+    assert twice_single == pytest.approx(4 * single, rel=0.01)
+    assert twice_beyond == pytest.approx(16 * beyond, rel=0.01)
+    assert 0 < abs(beyond) < 1e-4 * single
+
+
+@pytest.mark.slow
+@pytest.mark.claim("D-sum")
+def test_damages_of_a_trained_model_add_up_at_small_noise_and_not_at_large() -> None:
+    """Attention and LM head of tiny-olmoe, each with both signs of its noise, so that lower orders cancel."""
+    model = load("tiny-olmoe")
+    network: Any = model.network
+    blocks = token_blocks(model, model.texts("calibration"), 256, 2 * CHIPS).tokens
+    attention = [network.get_submodule(name).weight for name in model.map.dense["attention"]]
+    clean, head = [each.clone() for each in attention], network.lm_head.weight
+
+    def noisy(weights: list[Tensor], hardware: Hardware, seed: int) -> list[list[Tensor]]:
+        """As they are; and with noise of either sign."""
+        signs = [(torch.Generator().manual_seed(seed), mirrored) for mirrored in (False, True)]
+        return [
+            weights,
+            *([program(each, hardware, draw, mirrored=sign) for each in weights] for draw, sign in signs),
+        ]
+
+    def beyond(c: float, seed: int, tokens: Tensor) -> float:
+        """What both cost beyond the sum, in units of the sum."""
+        hardware = Hardware(c=c)
+        losses = torch.zeros(3, 3, dtype=torch.float64)
+        for row, weights in zip(losses, noisy(clean, hardware, seed), strict=True):
+            for weight, own in zip(attention, weights, strict=True):
+                weight.copy_(own)
+            hidden = network.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+            for number, (own,) in enumerate(noisy([head], hardware, seed)):
+                row[number] = cross_entropy((hidden @ own.mT).flatten(0, 1), tokens[:, 1:].flatten())
+        cost = losses - losses[0, 0]
+        single = cost[1:, 0].mean() + cost[0, 1:].mean()
+        return float(cost[1:, 1:].mean() / single - 1)
+
+    small, large = (
+        torch.tensor([beyond(c, *each) for each in enumerate(blocks.split(2))]) for c in (0.5, 2.5)
+    )
+    (low, high), (least, _) = mean_interval(small.numpy()), mean_interval(large.numpy())
+    assert max(-low, high) < PERCENT < least

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_models import TEXTS, small_model
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realmodels.evaluate import token_blocks
@@ -64,6 +64,21 @@ def test_rows_and_their_gradients_are_taken_at_the_same_places() -> None:
             (*some.inputs, some.gradient), (*all_rows.inputs, all_rows.gradient), strict=True
         ):
             assert torch.equal(own, spread(each, count // 4, count)), name
+
+
+def test_what_is_weighed_is_not_kept() -> None:
+    def weigh(module: nn.Module, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[Any, ...]:
+        return module, inputs, gradient
+
+    whole, weighed = record(MODEL, NAMES, TOKENS), record(MODEL, NAMES, TOKENS, weigh=weigh)
+    assert list(weighed) == list(whole)
+    for name in NAMES:
+        (kept,), (call,) = whole[name], weighed[name]
+        module, inputs, gradient = call.seen
+        assert module is MODEL.network.get_submodule(name) and kept.gradient is not None
+        assert all(torch.equal(*pair) for pair in zip(inputs, kept.inputs, strict=True))
+        assert torch.equal(gradient, kept.gradient)
+        assert call.inputs == () and call.gradient is None
 
 
 def test_no_hook_stays_behind() -> None:

@@ -1,4 +1,4 @@
-"""Does the closed form of claim D agree with programmed experts, where it is exact and where it is of first order?"""
+"""Do the closed forms of D and D-dense agree with programmed weights, where they are exact and where of first order?"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.functional import silu
 
-from theory.damage import expected_damage, gated_variance, product_variance
+from theory.damage import expected_damage, gated_variance, linear_damage, product_variance
 from theory.hardware import Granularity, Hardware, program
 
 pytestmark = pytest.mark.claim("D")
@@ -140,3 +140,48 @@ def test_gradients_along_every_axis_add_up_to_the_error(seed: int) -> None:
     arguments = (*expert.arguments(), hardware, silu, expert.routing)
     axes = [expected_damage(*arguments, axis[None]) for axis in torch.eye(HIDDEN, dtype=torch.float64)]
     torch.testing.assert_close(2 * torch.stack(axes).sum(), expected_damage(*arguments))
+
+
+@pytest.mark.claim("D-dense")
+def test_one_weight() -> None:
+    """sigma = c w_max = 1.5: (G sigma x)^2 / 2 = (4 * 1.5 * 2)^2 / 2."""
+    one_by_one = [torch.tensor([[value]]) for value in (2.0, -3.0, 4.0)]
+    x, weight, gradient = one_by_one
+    hardware = Hardware(programming="constant", c=0.5)
+    assert linear_damage(x, weight, hardware, gradient) == 72
+
+
+@pytest.mark.claim("D-dense")
+@pytest.mark.parametrize("programming", ["pcm", "proportional", "constant"])
+@pytest.mark.parametrize("w_max", ["tile", "column", "layer"])
+def test_a_linear_layer_costs_what_the_closed_form_says_at_any_noise(programming: str, w_max: Any) -> None:
+    """The error is linear in the noise. Its square along every axis, and so its length, is a case of this."""
+    expert = Expert(2)
+    hardware = Hardware(programming=programming, c=1.5, w_max=w_max, tile_size=4)
+    generator = torch.Generator().manual_seed(1)
+    error = program(expert.gate.expand(DRAWS, -1, -1), hardware, generator) - expert.gate
+    axes = torch.eye(INNER, dtype=torch.float64)[:TOKENS]
+    for gradient in (axes, torch.randn(TOKENS, INNER, generator=generator, dtype=torch.float64)):
+        found = linear_damage(expert.x, expert.gate, hardware, gradient)
+        assert_mean(((expert.x @ error.mT) * gradient).sum(2).square().sum(1) / 2, found)
+
+
+@pytest.mark.claim("D-dense")
+@given(seed=st.integers(0, 2**20), factor=st.floats(0.1, 5))
+def test_damage_of_a_linear_layer_is_quadratic_and_tokens_add_up(seed: int, factor: float) -> None:
+    expert, hardware = Expert(seed), Hardware(c=0.5, tile_size=4)
+    inputs, down = torch.cat([expert.x, expert.x[:, :1]], 1), expert.down
+    found = linear_damage(inputs, down, hardware, expert.gradient)
+    assert found > 0
+    louder = replace(hardware, c=0.5 * factor)
+    for scaled in (
+        linear_damage(inputs, down, louder, expert.gradient),
+        linear_damage(factor * inputs, down, hardware, expert.gradient),
+        linear_damage(inputs, down, hardware, factor * expert.gradient),
+    ):
+        torch.testing.assert_close(scaled, factor**2 * found)
+    parts = [
+        linear_damage(inputs[part], down, hardware, expert.gradient[part])
+        for part in (slice(2), slice(2, None))
+    ]
+    torch.testing.assert_close(parts[0] + parts[1], found)

@@ -1,4 +1,7 @@
-"""Which variance does independent noise on the weights of a gated expert give its outputs? Derivation of D."""
+"""Which variance does independent noise on weights give outputs, and when do its costs add up?
+
+Derivations of D, of D-dense and of D-sum.
+"""
 
 import sympy as sp
 
@@ -86,7 +89,76 @@ def _second_order_loss() -> bool:
     return equal(_mean(_outputs + _outputs**2 / 2), _mean(_outputs**2) / 2)
 
 
+def _linear_layer() -> bool:
+    """By induction over weights: one more, of an input z without noise, leaves `before`, adds G^2 s^2 z^2 to S."""
+    one_more = before + G * _error.subs(zeta, 0)
+    return (
+        equal(_mean(one_more), 0)
+        and equal(_mean(one_more**2), S + G**2 * s**2 * z**2)
+        and equal(product_variance(0, sp.sqrt(G**2 * s**2), z, 0), G**2 * s**2 * z**2)
+    )
+
+
+def _quadratic_loss() -> bool:
+    """By induction over weights: one more adds half its second derivative u times its variance, whichever its module.
+
+    g: derivative of the loss by the weight; `before`: the noise of the others times their mixed second derivatives.
+    """
+    return equal(_mean((g + before) * s * xi + u * (s * xi) ** 2 / 2), u * s**2 / 2)
+
+
+def _first_interaction() -> bool:
+    """What modules A and B cost together beyond what each costs alone, up to the fourth order.
+
+    The term of order (a, b) is linear in each of a copies of A's noise and of b copies of B's. The two noises are
+    independent: it has the mean of A's part times that of B's part, which for a noise of mean 0 is 0 if it stands
+    alone. Nothing is assumed of the other parts, nor of a module's weights among each other.
+    """
+    slope, part_a, part_b = (sp.IndexedBase(name) for name in ("f", "A", "B"))
+    together = sum(
+        (
+            c ** (a + b) * slope[a, b] * part_a[a] * part_b[b] / (sp.factorial(a) * sp.factorial(b))
+            for a in range(1, 4)
+            for b in range(1, 5 - a)
+        ),
+        sp.Integer(0),
+    )
+    left = together.subs({part_a[1]: 0, part_b[1]: 0})
+    return equal(left, c**4 * slope[2, 2] * part_a[2] * part_b[2] / 4)
+
+
+def _chain() -> bool:
+    """Two layers in a chain: noise s on the second, and v at its inputs by noise on the first."""
+    single = product_variance(w, c * s, z, 0) + product_variance(w, 0, z, c**2 * v)
+    return equal(product_variance(w, c * s, z, c**2 * v), single + c**4 * s**2 * v)
+
+
 STEPS = {
+    "D-dense": (
+        Step(
+            "E (sum_ij G_i s_ij xi_ij z_j)^2 = sum_ij G_i^2 s_ij^2 z_j^2, by induction over weights",
+            "exact",
+            _linear_layer,
+        ),
+        Step(
+            "the damage of a linear layer is proportional to c^2",
+            "exact",
+            lambda: equal(product_variance(w, c * s, z, 0), c**2 * product_variance(w, s, z, 0)),
+        ),
+    ),
+    "D-sum": (
+        Step(
+            "quadratic loss: E increase = sum_k H_kk s_k^2/2 over weights of all modules, by induction over weights",
+            "exact",
+            _quadratic_loss,
+        ),
+        Step(
+            "any loss: increase of A and B = increase of A + increase of B + c^4 E d^4 L[A, A, B, B]/4 + O(c^5)",
+            "exact",
+            _first_interaction,
+        ),
+        Step("two layers in a chain: the interaction is c^4 s^2 v, above 0", "exact", _chain),
+    ),
     "D": (
         Step("E (w + s xi)(z + zeta) = w z: the error has mean 0", "exact", lambda: equal(_mean(_error), 0)),
         Step(
