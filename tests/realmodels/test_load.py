@@ -90,6 +90,7 @@ def test_public_names() -> None:
     assert realmodels.__all__ == [
         "Chip",
         "calibrate",
+        "dense_damage",
         "deploy",
         "evaluate",
         "expected_damage",
