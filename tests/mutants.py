@@ -176,7 +176,6 @@ DECIDING: dict[str, tuple[str, ...]] = {
     "theory.hardware_files": ("theory/test_hardware_files.py",),
     "synthetic.robustness": ("synthetic/test_robustness.py",),
     "realmodels.compare": ("realmodels/test_compare.py",),
-    "realmodels.chip": ("realmodels/test_chip.py",),
     "realmodels.pretrain.size": ("realmodels/test_transfer.py",),
     "realmodels.pretrain.transfer": ("realmodels/test_transfer.py",),
 }
