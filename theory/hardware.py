@@ -29,7 +29,7 @@ Granularity = Literal["tile", "column", "layer"]
 # small.
 PROGRAMMED_AT_ONCE = {"cpu": 2**19, "cuda": 2**24}
 DRAWN_AT_ONCE = 16  # torch draws normal numbers in such groups on a CPU
-LARGEST_TILE = 2**31 - 1  # rows and columns
+LARGEST_TILE = 2**62  # rows and columns: larger numbers overflow where sizes are divided by them
 
 _NODES = 1000  # of an integral
 
