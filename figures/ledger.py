@@ -237,9 +237,6 @@ def _of_each_verdict(findings: Sequence[Finding]) -> dict[str, int]:
     return dict(Counter(finding.verdict for finding in findings))
 
 
-SHOWN_BY_TESTS = ("D-dense", "D-sum")  # no exhibit spends a budget on dense modules yet
-
-
 def _missing(entry: Entry, results: Mapping[str, Result | None]) -> Iterator[str]:
     """The broken links of a statement."""
     claim = entry.claim
@@ -247,8 +244,8 @@ def _missing(entry: Entry, results: Mapping[str, Result | None]) -> Iterator[str
         yield "no derivation"
     if not entry.tests:
         yield "no test"
-    if not claim.exhibits and claim.id not in SHOWN_BY_TESTS:
-        yield "no exhibit"
+    if claim.by_tests_alone == bool(claim.exhibits):
+        yield "an exhibit, and by tests alone" if claim.exhibits else "no exhibit"
     yield from (f"{name} is not in the catalogue" for name in claim.exhibits if name not in results)
     for each in entry.verdicts:
         if each.exhibit not in claim.exhibits:

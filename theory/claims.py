@@ -27,6 +27,7 @@ class Claim:
     origin: whose statement it is, `reconstruction` being part of ours of the paper's theorem.
     derivation: the module whose STEPS[id] derive it.
     exhibits: names in the catalogue; every exhibit with a finding about the statement is among them.
+    by_tests_alone: True if no exhibit shows it.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Claim:
     origin: Origin
     derivation: str
     exhibits: tuple[str, ...]
+    by_tests_alone: bool = False
 
     def __post_init__(self) -> None:
         for name in ("id", "statement", "latex", "derivation"):
@@ -461,6 +463,7 @@ CLAIMS = (
         origin="ours",
         derivation="theory.derivations.damage",
         exhibits=(),
+        by_tests_alone=True,
     ),
     Claim(
         id="D-sum",
@@ -477,6 +480,7 @@ CLAIMS = (
         origin="ours",
         derivation="theory.derivations.damage",
         exhibits=(),
+        by_tests_alone=True,
     ),
     Claim(
         id="E",

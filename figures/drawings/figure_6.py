@@ -139,6 +139,7 @@ def _experts(axis: Axes, model: dict[str, Any], looks: list[dict[str, Any]]) -> 
 
 def _correlations(axis: Axes, model: dict[str, Any], looks: list[dict[str, Any]]) -> None:
     """Layers in their colours, all of them together black."""
+    bars: dict[str, Any] = {"capsize": 2} if len(looks) <= len(MARKERS) else {"capsize": 0, "elinewidth": 0.6}
     for place, quantity in enumerate(QUANTITIES):
         rows = model["correlations"][quantity]
         for number, row in enumerate(rows):
@@ -149,8 +150,7 @@ def _correlations(axis: Axes, model: dict[str, Any], looks: list[dict[str, Any]]
                 row["spearman"],
                 place + 0.7 * (number + 0.5) / len(rows) - 0.35,
                 xerr=lengths([row["spearman"]], [row["interval"]]),
-                capsize=2 if len(looks) <= len(MARKERS) else 0,
-                elinewidth=1.5 if len(looks) <= len(MARKERS) else 0.6,
+                **bars,
                 **look,
             )
     axis.axvline(0, color=GREY, linewidth=0.8)

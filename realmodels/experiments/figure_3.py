@@ -120,15 +120,7 @@ def grid(
     settings = PRESETS[preset].on(hardware)
     draws = settings.seeds(seeds, first_seed)
     reference = Config(
-        **rig.evaluated(
-            model,
-            text,
-            device,
-            settings.blocks,
-            settings.block_tokens,
-            calibration=calibration,
-            hardware=hardware,
-        ),
+        **settings.evaluated(model, text, device, calibration=calibration, hardware=hardware),
         noise=settings.noises[0],
         part=None,
         c=0.0,

@@ -129,15 +129,7 @@ def grid(
     named = () if tasks is None else named_tasks(tasks.split(","))
     draws = settings.seeds(seeds, first_seed)
     reference = Config(
-        **rig.evaluated(
-            model,
-            text,
-            device,
-            settings.blocks,
-            settings.block_tokens,
-            calibration=calibration,
-            hardware=hardware,
-        ),
+        **settings.evaluated(model, text, device, calibration=calibration, hardware=hardware),
         noise=settings.noises[0],
         strategy=None,
         digital_fraction=1.0,

@@ -87,7 +87,7 @@ def grid(
     versions = {simulator: _version(package) for simulator, package in PACKAGES.items()}
     settings = PRESETS[preset]
     reference = Config(
-        **rig.evaluated(model, text, "cpu", settings.blocks, settings.block_tokens),
+        **settings.evaluated(model, text, "cpu"),
         noise=rig.PCM[0],
         part=None,
         c=0.0,

@@ -108,6 +108,10 @@ class Preset:
         """Seeds of the noise draws [evaluation_seeds]; `given` (at least 2) overrides the preset's number."""
         return evaluation_seeds(given, self.draws, first, "noise draws")
 
+    def evaluated(self, name: str, text: str | None, device: str, **own: Any) -> dict[str, Any]:
+        """What `evaluated` says of a model and a text, with the preset's blocks; own: its other arguments."""
+        return evaluated(name, text, device, self.blocks, self.block_tokens, **own)
+
     def on(self, given: Mapping[str, Any] | None) -> "Preset":
         """The same on a user's hardware: the fields that are given, with the preset's magnitudes and noises else."""
         given = given or {}

@@ -81,7 +81,7 @@ def grid(
 ) -> list[Config]:
     """The units of work; `seeds` noise draws from `first_seed` on, `text` a UTF-8 file to evaluate on."""
     chosen = PRESETS[preset]
-    shared = rig.evaluated(model, text, device, chosen.blocks, chosen.block_tokens)
+    shared = chosen.evaluated(model, text, device)
     draws = tuple(chosen.seeds(seeds, first_seed))
     return [
         Config(**shared, w_max=noise.w_max, fractions=RULE_FRACTIONS, seeds=draws) for noise in chosen.noises

@@ -122,7 +122,7 @@ def grid(
         _require_recipe(name)
     found = [
         Config(
-            **rig.evaluated(name, each, device, chosen.blocks, chosen.block_tokens),
+            **chosen.evaluated(name, each, device),
             w_max=noise.w_max,
             seeds=draws,
             search_draws=chosen.search_draws,

@@ -129,15 +129,7 @@ def grid(
     settings = PRESETS[preset].on(hardware)
     draws = settings.seeds(seeds, first_seed)
     digital = Config(
-        **rig.evaluated(
-            model,
-            text,
-            device,
-            settings.blocks,
-            settings.block_tokens,
-            calibration=calibration,
-            hardware=hardware,
-        ),
+        **settings.evaluated(model, text, device, calibration=calibration, hardware=hardware),
         noise=settings.noises[0],
         row=DIGITAL,
         c=0.0,

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_recipes import DEEPSEEK_OF_LADDER as DEEPSEEK
+from small_recipes import OF_LADDER as TINY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from realmodels import load, pretrain
@@ -27,23 +29,6 @@ from realmodels.text import prose
 from theory.errors import InputError
 
 CPU = torch.device("cpu")
-TINY = Recipe(
-    vocabulary=300,
-    hidden=32,
-    layers=2,
-    heads=2,
-    experts=8,
-    top_k=2,
-    expert_width=16,
-    context=32,
-    batch_tokens=512,
-    pass_tokens=128,
-    steps=8,
-    optimiser="adamw",
-    base_width=16,
-    normalise_top_k=False,
-)
-DEEPSEEK = replace(TINY, family="deepseek", shared_experts=1, dense_layers=1)
 
 
 def texts(folder: Path, documents: int = 150) -> Path:
@@ -62,14 +47,6 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenFolder:
     folder = texts(tmp_path_factory.mktemp("texts"))
     pretrain.tokenize(folder, folder / "tokens", TINY.vocabulary, pieces=3)
     return TokenFolder.open(folder / "tokens")
-
-
-@pytest.fixture(scope="module")
-def stream() -> np.ndarray:
-    """Each token decides the next one but for noise, so that there is something to learn."""
-    generator = np.random.default_rng(0)
-    steps = 7 * np.ones(4000, int) + generator.integers(0, 3, 4000)
-    return (steps.cumsum() % TINY.vocabulary).astype(np.uint16)
 
 
 # Passes and processes.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_recipes import SMALLEST
 from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeForCausalLM
 
 from realmodels import load, pretrain
@@ -34,18 +35,7 @@ from realmodels.pretrain.transfer import kind_of
 from theory.errors import InputError
 
 CPU = torch.device("cpu")
-TINY = Recipe(
-    vocabulary=300,
-    hidden=32,
-    layers=2,
-    heads=2,
-    experts=8,
-    top_k=2,
-    expert_width=16,
-    context=32,
-    batch_tokens=512,
-    steps=120,
-)
+TINY = replace(SMALLEST, steps=120)
 DEEPSEEK = replace(TINY, family="deepseek", layers=3, shared_experts=1, dense_layers=1)
 
 

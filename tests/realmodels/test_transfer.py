@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_recipes import DEEPSEEK_OF_LADDER as DEEPSEEK
+from small_recipes import OF_LADDER as TINY
 from transformers import AutoModelForCausalLM
 
 from realmodels.families import describe
@@ -17,23 +19,6 @@ from realmodels.pretrain.training import through
 from realmodels.pretrain.transfer import kind_of, rate
 
 CPU = torch.device("cpu")
-TINY = Recipe(
-    vocabulary=300,
-    hidden=32,
-    layers=2,
-    heads=2,
-    experts=8,
-    top_k=2,
-    expert_width=16,
-    context=32,
-    batch_tokens=512,
-    pass_tokens=128,
-    steps=8,
-    optimiser="adamw",
-    base_width=16,
-    normalise_top_k=False,
-)
-DEEPSEEK = replace(TINY, family="deepseek", shared_experts=1, dense_layers=1)
 # Parameters, active ones, tokens, and the dense share.
 NUMBERS = {
     "olmoe-4m": (4774208, 1150976, 18415616, 0.1407),
@@ -48,14 +33,6 @@ NUMBERS = {
     "deepseek-16m": (15017856, 3276800, 52428800, 0.1413),
     "deepseek-64m": (55774976, 10911744, 174587904, 0.1146),
 }
-
-
-@pytest.fixture(scope="module")
-def stream() -> np.ndarray:
-    """Each token decides the next one but for noise, so that there is something to learn."""
-    generator = np.random.default_rng(0)
-    steps = 7 * np.ones(4000, int) + generator.integers(0, 3, 4000)
-    return (steps.cumsum() % TINY.vocabulary).astype(np.uint16)
 
 
 # Numbers.
