@@ -24,6 +24,7 @@ def fetch(sites: Path, python: Mapping[str, str], debian: Mapping[str, Mapping[s
 
     python: versions by name. debian: by name, `version` and `sha256`. InputError if one cannot be had as it is pinned.
     """
+    sites = sites.resolve()  # commands run in it
     sites.mkdir(parents=True, exist_ok=True)
     for name, version in python.items():
         if not (sites / name).is_dir():

@@ -231,7 +231,10 @@ def site(sites: Path, name: str, version: str) -> None:
     (sites / name / f"{name}-{version}.dist-info" / "METADATA").write_text(metadata)
 
 
-def test_what_is_missing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("relative", [True, False])
+def test_what_is_missing_is_fetched(relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path.parent)
+    sites = Path(tmp_path.name) if relative else tmp_path
     asked: list[list[str]] = []
     pins = {name: deb(tmp_path, name, {}) for name in ("here", "missing")}
     kept = {name: packages.deb_file(tmp_path, name, "1:2.0-1").read_bytes() for name in pins}
@@ -243,15 +246,16 @@ def test_what_is_missing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if command[0] == "apt-get":
             packages.deb_file(cwd, "missing", "1:2.0-1").write_bytes(kept["missing"])
         else:
-            site(cwd, "new", "2.0")
+            target = cwd / command[command.index("--target") + 1]
+            site(target.parent, target.name, "2.0")
 
     monkeypatch.setattr(subprocess, "run", run)
-    packages.fetch(tmp_path, {"old": "1.0", "new": "2.0"}, pins)
+    packages.fetch(sites, {"old": "1.0", "new": "2.0"}, pins)
     assert [command[-1] for command in asked] == ["new==2.0", "missing=1:2.0-1"]
-    packages.fetch(tmp_path, {"old": "1.0", "new": "2.0"}, pins)
+    packages.fetch(sites, {"old": "1.0", "new": "2.0"}, pins)
     assert len(asked) == 2
     with pytest.raises(InputError, match=r"old holds version 1\.0 but 1\.1 is pinned"):
-        packages.fetch(tmp_path, {"old": "1.1"}, {})
+        packages.fetch(sites, {"old": "1.1"}, {})
 
 
 @pytest.mark.parametrize(
