@@ -582,11 +582,11 @@ def joined(result: Result, earlier: Result | None) -> Result:
     own = [unit | {"measured": here} for unit in result.data["units"]]
     known = {unit[key] for unit in own for key in ("model", "weights")}
     texts = {unit["text"]: unit["text_hash"] for unit in own}
-    before = [
-        unit
-        for unit in ([] if earlier is None else earlier.data["units"])
-        if not known & {unit["model"], unit["weights"]} and texts.get(unit["text"]) == unit["text_hash"]
-    ]
+    units = [] if earlier is None else earlier.data["units"]
+    before = [unit for unit in units if texts.get(unit["text"]) == unit["text_hash"]]
+    if len(before) < len(units):
+        _LOG.warning("left out of what was measured earlier: texts other than %s", ", ".join(texts))
+    before = [unit for unit in before if not known & {unit["model"], unit["weights"]}]
     whole = judged_again(replace(result, data={"units": before + own}))
     if whole.data["missing"]:
         _LOG.warning("not measured: %s", ", ".join(whole.data["missing"]))

@@ -317,7 +317,9 @@ def test_runs_join_and_each_model_keeps_where_it_was_measured(caplog: pytest.Log
     other = ladder({"deepseek-4m": 1})
     for unit in other:
         unit["text_hash"] += " as it is now"
+    assert "left out" not in caplog.text
     assert {unit["model"] for unit in joined(run_of(other), both).data["units"]} == {"deepseek-4m-0"}
+    assert "left out of what was measured earlier: texts other than evaluation, prose" in caplog.text
 
 
 def test_what_is_followed_is_as_the_rules_have_it() -> None:
