@@ -45,7 +45,7 @@ batches = st.integers(1, 256)
 
 @pytest.mark.parametrize("row", TABLE_2.value[1:], ids=lambda row: row.placement)
 def test_published_rows(row: PlacementRow) -> None:
-    """Table 2 of the paper, OLMoE at a batch of 32: three numbers of the machine are inferred from it, all others not."""
+    """Table 2 of the paper, OLMoE at a batch of 32. Three numbers of the machine are inferred from it."""
     found = cost(OLMOE, row.digital_experts)
     assert found.tokens_per_second == pytest.approx(row.tokens_per_second, rel=0.015)
     assert found.tokens_per_joule == pytest.approx(row.tokens_per_joule, rel=0.015)
