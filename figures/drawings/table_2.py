@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -73,7 +74,7 @@ def draw(result: Result) -> Figure:
         f"batch {data['batch']}, c = {data['c']:g}; our accuracy: {data['model']}, {noise_name(noise)},"
         f" {data['blocks']} blocks of {data['block_tokens']} tokens{other_hardware(result)}",
     )
-    _below(figure, result)
+    figure.supxlabel(_left_out(result), x=0.01, ha="left", fontsize=SMALLEST)
     return figure
 
 
@@ -115,8 +116,9 @@ def draw_components(result: Result) -> Figure:
     """The energy of a token and the time for which each component is busy in a step, placement by placement."""
     data = result.data
     rows = _rows(result, noises_of(data["rows"])[0])
-    figure = Figure(figsize=(WIDTH, 3.9))
+    figure = Figure(figsize=(WIDTH, 4.6))
     axes = figure.subplots(1, 2, sharey=True)
+    places = np.arange(len(rows))
     for axis, quantity, scale, label in (
         (axes[0], "joules", data["batch"], "energy of a token, J"),
         (axes[1], "seconds", 1, "busy in a step, s"),
@@ -124,7 +126,7 @@ def draw_components(result: Result) -> Figure:
         for number, ((colour, marker), part) in enumerate(zip(LOOKS, rows[0]["parts"], strict=True)):
             axis.plot(
                 [row["parts"][number][quantity] / scale or math.nan for row in rows],
-                range(len(rows)),
+                places + 0.12 * (number - 2.5),  # none hides another
                 color=colour,
                 marker=marker,
                 linestyle="none",
@@ -132,27 +134,31 @@ def draw_components(result: Result) -> Figure:
             )
         total = [data["batch"] / row[f"tokens_per_{quantity.removesuffix('s')}"] / scale for row in rows]
         axis.plot(
-            total, range(len(rows)), color=GREY, marker="|", markersize=14, linestyle="none", label="in all"
+            total, places, color=GREY, marker="|", markersize=16, linestyle="none", label="in all", zorder=1
         )
         axis.set_xscale("log")
         axis.set_xlabel(label)
-    axes[0].set_yticks(range(len(rows)), [row["placement"] for row in rows])
-    axes[0].invert_yaxis()
-    legend_below(figure, axes[0], columns=4)
+        axis.set_yticks(places[1:] - 0.5, minor=True)  # lines between placements
+        axis.grid(axis="y", visible=False)
+        axis.grid(axis="y", which="minor")
+        axis.tick_params(axis="y", which="minor", length=0)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+    axes[0].set_yticks(places, [row["placement"] for row in rows])
+    legend_below(
+        figure, axes[0], columns=4, title=_left_out(result), title_fontsize=SMALLEST, alignment="left"
+    )
     served = "even loads" if data["loads"] is None else "loads measured on text"
     titled(
         figure,
         f"Where energy and time of {data['cost_of']} go, component by component",
         f"batch {data['batch']}, {served}; components work side by side, so that times do not add up",
     )
-    _below(figure, result)
     return figure
 
 
-def _below(figure: Figure, result: Result) -> None:
-    """What the cost model leaves out, in a line below the picture."""
-    text = fill(result.data["not_modelled"], DETAIL_LETTERS)
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=SMALLEST)
+def _left_out(result: Result) -> str:
+    """What the cost model leaves out, in lines as long as a picture is wide."""
+    return fill(result.data["not_modelled"], DETAIL_LETTERS)
 
 
 @styled
