@@ -215,6 +215,12 @@ def test_columns_that_share_an_adc_wait_and_save_area() -> None:
     assert part(waiting, "ADCs").joules == part(alone, "ADCs").joules
 
 
+def test_converters_without_an_expert_take_no_area() -> None:
+    alone = replace(ROUND, experts_per_adc=1)
+    areas = [cost(SMALL, digital, 1, alone).adc_area for digital in ([0, 0], [3, 0], [4, 4])]
+    assert areas == pytest.approx([sets * 24 * adc_area(8, 0.01, 32) for sets in (8, 5, 0)])
+
+
 def test_dense_modules_by_hand() -> None:
     """One matrix of 20 x 8: 5 x 2 tiles; 2 products after each other in each layer, and the LM head."""
     found, half = (cost(SMALL, 0.0, 3, ROUND, dense_digital=share) for share in (False, 0.5))
@@ -257,6 +263,12 @@ def test_busiest_by_hand() -> None:
     even = [0.5, 0.5]
     assert busiest(np.array([even, [1, 0], [0, 0]]), 2) == pytest.approx([2 - 1 / 16 - 9 / 16, 2, 0])
     assert busiest(np.array([even]), 2, sharing=2) == pytest.approx([2])
+
+
+def test_busy_experts_do_not_share_converters() -> None:
+    """Of two sets of two experts none has both busy ones, wherever they stand."""
+    apart, beside = (busiest(np.array([row]), 100, 2) for row in ([0.9, 0.1, 0.8, 0.1], [0.9, 0.8, 0.1, 0.1]))
+    assert apart == pytest.approx(beside) and 100 < apart[0] < 110
 
 
 @given(
