@@ -1,45 +1,135 @@
-"""How much throughput does a placement have, and how much energy does it take [Table 2, docs/paper.md]?
+"""How much throughput does a placement have, and how much energy does it take, component by component?
 
-The paper publishes four rows for OLMoE at a batch of 32 and no formula. The formula and the constants here are our
-inference from those rows. Generating a token is bound by reading digital weights from memory. Experts on analog
-hardware work beside the digital ones. Power is that of the digital device plus that of the analog products. This model
-gives the last three rows within 1 %. The energy of the first row has set the energy of analog products; the throughput
-of the first row, 768 tokens/s with everything analog, is not explained.
+A step gives every sequence of the batch one token. Layers follow each other. In each, the digital experts and the
+analog experts work side by side, and the slower side sets the time.
+
+- Digital: weights are read from memory once a step and multiplied in matrix units. The slower of the two sets the time.
+- Analog: each product drives DACs, crossbars and ADCs. Experts that share converters take turns, so that those sharing
+  whose experts serve the most tokens of the batch set the time.
+
+Every number has its unit and source in `Machine` and in docs/choices.md. What the model leaves out is `NOT_MODELLED`.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtr
 
 from realmodels.model import Model
 from theory import paper
-from theory.errors import InputError, require
+from theory.converters import FEWEST_BITS, MOST_BITS, adc_area, adc_energy
+from theory.errors import InputError, require, shown
+from theory.placement import Placement, num_digital
 from theory.strict_json import is_finite, is_whole
+
+Array = NDArray[np.float64]
 
 BYTES_PER_PARAMETER = 2  # fp16 and bf16
 MATRICES = 3  # up, gate and down of an expert
+STAGES = 2  # products of an expert that follow each other: up beside gate, then down
 OPERATIONS_PER_PARAMETER = 2  # a multiplication and an addition for each token
+NOT_MODELLED = (
+    "Not modelled: attention over past tokens and its cache, routers, norms and embeddings, transfers between the"
+    " devices, programming the weights, energy of analog hardware that waits."
+)
+# A product with a full tile of 512 x 512 takes 0.1 W for 100 ns: defaults of 3D-CiM-LLM-Inference-Simulator, IBM's, of
+# J. Buechel et al., "Efficient scaling of large language models with mixture of experts and 3D analog in-memory
+# computing", Nature Computational Science 5 (2025).
+TILE_SECONDS, TILE_JOULES = 100e-9, 0.1 * 100e-9
+TILE = paper.TILE_SIZE.value
+BITS = paper.CONVERTER_BITS.value
+# DACs of one bit: 4 mW for 8 x 128 of them, in cycles of 100 ns at 32 nm [A. Shafiee et al., "ISAAC", ISCA 2016].
+TECHNOLOGY = 32.0
+DAC_BIT_JOULES = 4e-3 * 100e-9 / (8 * 128)
+ADC_RATE = 1 / TILE_SECONDS
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the two kinds of hardware can do; the defaults are inferred from the paper's Table 2.
+    """The components of the digital device and of the analog hardware.
 
-    bandwidth: effective bandwidth of the digital device's memory for weights, bytes/s.
-    power: power of the digital device, W.
-    layer_seconds: time that the analog experts of a layer take for `layer_batch` tokens. More tokens take
-        proportionally longer, fewer tokens as long; the one published batch does not tell.
-    operations_per_joule: operations of analog matrix products per joule.
+    Digital device, by default an NVIDIA A100 SXM of 80 GB:
+
+    memory_bandwidth: bytes/s; 2,039 GB/s [data sheet].
+    memory_efficiency: share of the bandwidth that reading weights reaches; inferred from Table 2, row "all digital".
+    memory_energy: J/byte; 3.9 pJ per bit of HBM2 [M. O'Connor et al., "Fine-Grained DRAM", MICRO 2017].
+    operation_rate: operations/s of the matrix units; 312 TFLOPS in fp16 [data sheet].
+    operation_energy: J per operation; 1.5 pJ for a product and a sum in fp16 at 45 nm [M. Horowitz, ISSCC 2014].
+    rest_power: W that the device draws beside memory and matrix units for as long as a step lasts; inferred from
+        Table 2, row "all digital", which draws 400 W in all, as the data sheet has it.
+
+    Analog hardware:
+
+    tile_size: rows and columns of a tile [paper].
+    product_seconds: s for which a tile integrates one product [Buechel et al. 2025].
+    cell_energy: J per weight and product; what Buechel et al.'s 10 nJ for a tile leave beside its converters.
+    dac_bits, adc_bits: [paper]; effective bits of the ADC are taken to be all of its bits.
+    dac_energy: J per bit of an input [Shafiee et al. 2016].
+    adc_rate: conversions/s of an ADC; one in `product_seconds`.
+    technology: nm, of the ADCs; that of the DACs' source.
+    columns_per_adc: columns of a tile that share an ADC [paper: none do].
+    experts_per_adc: experts of a layer that share converters and so take turns; inferred from Table 2, row "dense
+        digital".
     """
 
-    bandwidth: float = 1.78e12
-    power: float = 400.0
-    layer_seconds: float = 14.1e-6
-    layer_batch: int = paper.TABLE_2_BATCH.value
-    operations_per_joule: float = 56.4e12
+    memory_bandwidth: float = 2.039e12
+    memory_efficiency: float = 0.87
+    memory_energy: float = 8 * 3.9e-12
+    operation_rate: float = 312e12
+    operation_energy: float = 1.5e-12 / 2
+    rest_power: float = 337.0
+    tile_size: int = TILE
+    product_seconds: float = TILE_SECONDS
+    cell_energy: float = (
+        TILE_JOULES - TILE * (BITS * DAC_BIT_JOULES + adc_energy(BITS, ADC_RATE, TECHNOLOGY))
+    ) / TILE**2
+    dac_bits: int = BITS
+    dac_energy: float = DAC_BIT_JOULES
+    adc_bits: int = BITS
+    adc_rate: float = ADC_RATE
+    technology: float = TECHNOLOGY
+    columns_per_adc: int = 1
+    experts_per_adc: int = 16
 
     def __post_init__(self) -> None:
+        whole = ("tile_size", "dac_bits", "columns_per_adc", "experts_per_adc")
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        valid = {name: is_finite(value) and value > 0 for name, value in given.items()}
-        require(self, "machine", {name: (each, "a finite number above 0") for name, each in valid.items()})
+        checks = {
+            name: (is_whole(value) and value >= 1, "a whole number of at least 1")
+            if name in whole
+            else (is_finite(value) and value > 0, "a finite number above 0")
+            for name, value in given.items()
+        }
+        checks["memory_efficiency"] = (
+            checks["memory_efficiency"][0] and self.memory_efficiency <= 1,
+            "a share above 0 and of at most 1",
+        )
+        checks["adc_bits"] = (
+            is_whole(self.adc_bits) and FEWEST_BITS <= self.adc_bits <= MOST_BITS,
+            f"a whole number from {FEWEST_BITS} to {MOST_BITS}",
+        )
+        require(self, "machine", checks)
+
+    @property
+    def seconds_per_product(self) -> float:
+        """Time of one analog product, s: integration, or all conversions of an ADC if these take longer."""
+        return max(self.product_seconds, self.columns_per_adc / self.adc_rate)
+
+    @property
+    def adc_joules(self) -> float:
+        """Energy of a conversion, J."""
+        return adc_energy(self.adc_bits, self.adc_rate, self.technology)
+
+    def reading(self, parameters: Array) -> Array:
+        """Time to read so many digital parameters, s."""
+        return parameters * BYTES_PER_PARAMETER / (self.memory_bandwidth * self.memory_efficiency)
+
+    def multiplying(self, parameters: Array) -> Array:
+        """Time to multiply so many parameters with a vector each, s."""
+        return parameters * OPERATIONS_PER_PARAMETER / self.operation_rate
 
 
 @dataclass(frozen=True)
@@ -52,6 +142,7 @@ class Shape:
     expert_parameters: parameters of one routed expert.
     dense_parameters: parameters of all other matrices that a token is multiplied with: without embeddings, norms and
         routers.
+    hidden: width of the residual stream, into which every matrix is taken to read or write. The default fills tiles.
     """
 
     moe_layers: int
@@ -59,6 +150,7 @@ class Shape:
     top_k: int
     expert_parameters: int
     dense_parameters: int
+    hidden: int = TILE
 
     def __post_init__(self) -> None:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -88,6 +180,27 @@ class Shape:
             dense_parameters=sum(
                 network.get_parameter(f"{name}.weight").numel() for name in model.map.linears
             ),
+            hidden=network.config.hidden_size,
+        )
+
+    def expert_analog(self, tile: int) -> tuple[float, float, float]:
+        """DACs, cells and ADCs of an expert's tiles: each tile has its own for every row and column in use."""
+        width = self.expert_parameters / (MATRICES * self.hidden)
+        slices, inner = math.ceil(self.hidden / tile), math.ceil(width / tile)
+        up, down = MATRICES - 1, 1
+        return (
+            up * self.hidden * inner + down * width * slices,
+            self.expert_parameters,
+            up * width * slices + down * self.hidden * inner,
+        )
+
+    def dense_analog(self, tile: int) -> tuple[float, float, float]:
+        """The same of all dense modules, taken as one matrix that reads the residual stream."""
+        width = self.dense_parameters / self.hidden
+        return (
+            self.hidden * math.ceil(width / tile),
+            self.dense_parameters,
+            width * math.ceil(self.hidden / tile),
         )
 
 
@@ -103,6 +216,7 @@ def _shape(model: paper.ModelShape) -> Shape:
         top_k=model.top_k,
         expert_parameters=MATRICES * model.hidden * model.expert_width,
         dense_parameters=attention + head + MATRICES * model.hidden * always_used,
+        hidden=model.hidden,
     )
 
 
@@ -111,16 +225,33 @@ DEEPSEEK_MOE = _shape(paper.DEEPSEEK_MOE)
 
 
 @dataclass(frozen=True)
+class Part:
+    """What one component does in a step.
+
+    seconds: for which it is busy, s. Components work at the same time, so that these do not add up.
+    joules: its energy, J. These add up to the step's.
+    """
+
+    component: str
+    seconds: float
+    joules: float
+
+
+@dataclass(frozen=True)
 class Cost:
     """The cost of a step, which gives every sequence of the batch one token.
 
     seconds: duration of the step.
     joules: energy of the step.
+    parts: of every component.
+    adc_area: of all ADCs, m^2.
     """
 
     batch: int
     seconds: float
     joules: float
+    parts: tuple[Part, ...] = ()
+    adc_area: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -137,38 +268,132 @@ def used(shape: Shape, batch: int) -> float:
     return 1 - (1 - shape.top_k / shape.experts) ** batch
 
 
+def busiest(loads: Array, batch: int, sharing: int = 1) -> Array:
+    """Expected number of tokens of the experts that are busiest in each layer, those that share converters together.
+
+    loads: share of the tokens that each expert serves, (layers, experts); 0 for one that does not count.
+    sharing: experts that share converters. They are dealt out by load, so that the sharing are as even as possible.
+
+    The tokens of those who share are taken as binomial and independent of the others', of n trials:
+    E max = sum over k < n of (1 - product of P(tokens <= k)).
+    """
+    layers, experts = loads.shape
+    groups = math.ceil(experts / sharing)
+    each = math.ceil(experts / groups)
+    dealt = np.zeros((layers, each * groups))
+    dealt[:, :experts] = -np.sort(-loads, axis=1)
+    distinct, which = np.unique(dealt.reshape(layers, each, groups).mean(axis=1), axis=0, return_inverse=True)
+    trials = batch * each
+    tokens = np.arange(trials)
+    found = np.array([(1 - bdtr(tokens, trials, shares[:, None]).prod(axis=0)).sum() for shares in distinct])
+    expected: Array = found[which.reshape(layers)]
+    return expected
+
+
 def cost(
     shape: Shape,
-    digital_experts: float,
+    digital_experts: float | Sequence[int] | Placement,
     batch: int = paper.TABLE_2_BATCH.value,
     machine: Machine | None = None,
     *,
-    dense_digital: bool = True,
+    dense_digital: bool | float = True,
+    loads: ArrayLike | None = None,
 ) -> Cost:
-    """The cost of a step with this fraction of every layer's experts digital.
+    """The cost of a step.
 
-    dense_digital: False for analog dense modules. Then only energy is known: the published throughput is not explained.
+    digital_experts: which experts are digital: a fraction of every layer's, their number in each layer, or a placement,
+        of which only the experts count.
+    dense_digital: share of the dense parameters that are digital; True for all, False for none.
+    loads: share of the tokens that each expert serves, (layers, experts), as `statistics.routing(...).frequency` has
+        it; default: all experts serve equally many. With it, a placement has to say which experts are digital.
+    InputError for other values.
     """
     machine = machine or Machine()
-    if not is_finite(digital_experts) or not 0 <= digital_experts <= 1:
-        raise InputError(f"digital_experts is {digital_experts!r}: give a fraction from 0 to 1")
     if not is_whole(batch) or batch < 1:
         raise InputError(f"batch is {batch!r}: give a whole number of at least 1")
-    all_experts = shape.moe_layers * shape.experts * shape.expert_parameters
+    if not (isinstance(dense_digital, bool) or (is_finite(dense_digital) and 0 <= dense_digital <= 1)):
+        raise InputError(f"dense_digital is {dense_digital!r}: give True, False or a share from 0 to 1")
+    digital, served = _digital(shape, digital_experts), _served(shape, loads)
+    if loads is not None and not isinstance(digital_experts, Placement) and 0 < digital.mean() < 1:
+        raise InputError(
+            "loads differ between experts: give a placement, which says which of them are digital"
+        )
+    on_digital, on_analog = np.where(digital, served, 0), np.where(digital, 0, served)
+    expert, dense = shape.expert_parameters, shape.dense_parameters * float(dense_digital)
+    dense_analog = 1 - float(dense_digital)
 
-    def reading(parameters: float) -> float:
-        return parameters * BYTES_PER_PARAMETER / machine.bandwidth
+    # Of the experts of each layer, and last of the dense modules: parameters that are read, products of a parameter,
+    # and analog products that follow each other. A dense module multiplies every token.
+    read = np.append(expert * (1 - (1 - on_digital) ** batch).sum(axis=1), dense)
+    multiplied = batch * np.append(expert * on_digital.sum(axis=1), dense)
+    turns = np.append(
+        STAGES * busiest(on_analog, batch, machine.experts_per_adc),
+        batch * (STAGES * shape.moe_layers + 1) * dense_analog,
+    )
+    reading, multiplying = machine.reading(read), machine.multiplying(multiplied)
+    computing, waiting = np.maximum(reading, multiplying), turns * machine.seconds_per_product
+    seconds = float(np.maximum(computing, waiting)[:-1].sum() + computing[-1] + waiting[-1])
+    on = seconds if dense > 0 or digital.any() else 0.0
 
-    analog = 0.0
-    if digital_experts < 1:
-        analog = shape.moe_layers * machine.layer_seconds * max(1, batch / machine.layer_batch)
-    dense = reading(shape.dense_parameters) if dense_digital else 0.0
-    digital = reading(all_experts * digital_experts * used(shape, batch))
-    seconds = dense + max(digital, analog)
-    products = all_experts * (1 - digital_experts) * shape.top_k / shape.experts
-    if not dense_digital:
-        products += shape.dense_parameters
-    joules = batch * products * OPERATIONS_PER_PARAMETER / machine.operations_per_joule
-    if dense_digital or digital_experts > 0:
-        joules += seconds * machine.power
-    return Cost(batch, seconds, joules)
+    of_expert, of_dense = (
+        np.array(one(machine.tile_size)) for one in (shape.expert_analog, shape.dense_analog)
+    )
+    dacs, cells, adcs = batch * (on_analog.sum() * of_expert + dense_analog * of_dense)
+    integrating, converting = machine.product_seconds, machine.columns_per_adc / machine.adc_rate
+    parts = tuple(
+        Part(component, float(busy), float(spent))
+        for component, busy, spent in (
+            ("memory", reading.sum(), read.sum() * BYTES_PER_PARAMETER * machine.memory_energy),
+            (
+                "matrix units",
+                multiplying.sum(),
+                multiplied.sum() * OPERATIONS_PER_PARAMETER * machine.operation_energy,
+            ),
+            ("rest of the digital device", on, on * machine.rest_power),
+            ("DACs", turns.sum() * integrating, dacs * machine.dac_bits * machine.dac_energy),
+            ("crossbars", turns.sum() * integrating, cells * machine.cell_energy),
+            ("ADCs", turns.sum() * converting, adcs * machine.adc_joules),
+        )
+    )
+    # Sets of converters that have an expert on them, and those of the analog dense modules.
+    sets = np.minimum((~digital).sum(axis=1), math.ceil(shape.experts / machine.experts_per_adc)).sum()
+    converters = (sets * of_expert[-1] + dense_analog * of_dense[-1]) / machine.columns_per_adc
+    area = converters * adc_area(machine.adc_bits, machine.adc_rate, machine.technology)
+    return Cost(batch, seconds, sum(part.joules for part in parts), parts, float(area))
+
+
+def _digital(shape: Shape, chosen: float | Sequence[int] | Placement) -> NDArray[np.bool_]:
+    """Which experts are digital, (layers, experts); the first ones if only their number is given."""
+    places = np.arange(shape.experts)
+    if isinstance(chosen, Placement):
+        if chosen.num_experts != (shape.experts,) * shape.moe_layers:
+            raise InputError(
+                f"the placement has layers of {chosen.num_experts} experts, the model {shape.moe_layers} layers of"
+                f" {shape.experts}: give a placement of this model"
+            )
+        return np.array([np.isin(places, layer) for layer in chosen.digital_experts])
+    if isinstance(chosen, Sequence) and not isinstance(chosen, str):
+        if len(chosen) != shape.moe_layers or not all(
+            is_whole(n) and 0 <= n <= shape.experts for n in chosen
+        ):
+            raise InputError(
+                f"digital_experts is {shown(list(chosen))}: give for each of {shape.moe_layers} layers a whole number"
+                f" from 0 to {shape.experts}"
+            )
+        return places < np.array(chosen)[:, None]
+    if not is_finite(chosen) or not 0 <= chosen <= 1:
+        raise InputError(f"digital_experts is {chosen!r}: give a fraction from 0 to 1")
+    return np.tile(places < num_digital(chosen, shape.experts), (shape.moe_layers, 1))
+
+
+def _served(shape: Shape, loads: ArrayLike | None) -> Array:
+    """Share of the tokens that each expert serves, (layers, experts)."""
+    size = (shape.moe_layers, shape.experts)
+    if loads is None:
+        return np.full(size, shape.top_k / shape.experts)
+    given = np.asarray(loads, dtype=np.float64)
+    if given.shape != size:
+        raise InputError(f"loads have the shape {given.shape}: give (layers, experts), {size}")
+    if not ((given >= 0) & (given <= 1)).all():
+        raise InputError("loads are shares of tokens: give numbers from 0 to 1")
+    return given

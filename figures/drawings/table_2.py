@@ -1,18 +1,24 @@
 """Draws Table 2: the published rows beside ours, and cost against quality over placements."""
 
+import math
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from figures.drawings.style import (
     BLACK,
     BLUE,
+    DETAIL_LETTERS,
     GREEN,
+    GREY,
     HERMES,
     OCHRE,
     PURPLE,
+    SMALLEST,
     VERMILLION,
     W_MAX,
     WIDTH,
@@ -37,7 +43,7 @@ OLMOE = "OLMoE"  # whose costs are published, and those of a result that names n
 CAPTION = (
     "A table of the throughput, energy and accuracy of each placement, for OLMoE published numbers beside ours."
     f" Published (arXiv {ARXIV}, Table 2): OLMoE, average accuracy of eight tasks. Ours: throughput and"
-    " energy by a cost model that is fitted to the published rows, next-token top-1 accuracy of a model of ours, which"
+    " energy by a model of the components, next-token top-1 accuracy of a model of ours, which"
     f" cannot be compared with theirs. Tokens per W s are tokens per joule. {C}. {W_MAX}."
 )
 
@@ -68,6 +74,7 @@ def draw(result: Result) -> Figure:
         f"batch {data['batch']}, c = {data['c']:g}; our accuracy: {data['model']}, {noise_name(noise)},"
         f" {data['blocks']} blocks of {data['block_tokens']} tokens{other_hardware(result)}",
     )
+    figure.supxlabel(_left_out(result), x=0.01, ha="left", fontsize=SMALLEST)
     return figure
 
 
@@ -105,6 +112,56 @@ def draw_cost(result: Result) -> Figure:
 
 
 @styled
+def draw_components(result: Result) -> Figure:
+    """The energy of a token and the time for which each component is busy in a step, placement by placement."""
+    data = result.data
+    rows = _rows(result, noises_of(data["rows"])[0])
+    figure = Figure(figsize=(WIDTH, 4.6))
+    axes = figure.subplots(1, 2, sharey=True)
+    places = np.arange(len(rows))
+    for axis, quantity, scale, label in (
+        (axes[0], "joules", data["batch"], "energy of a token, J"),
+        (axes[1], "seconds", 1, "busy in a step, s"),
+    ):
+        for number, ((colour, marker), part) in enumerate(zip(LOOKS, rows[0]["parts"], strict=True)):
+            axis.plot(
+                [row["parts"][number][quantity] / scale or math.nan for row in rows],
+                places + 0.12 * (number - 2.5),  # none hides another
+                color=colour,
+                marker=marker,
+                linestyle="none",
+                label=part["component"],
+            )
+        total = [data["batch"] / row[f"tokens_per_{quantity.removesuffix('s')}"] / scale for row in rows]
+        axis.plot(
+            total, places, color=GREY, marker="|", markersize=16, linestyle="none", label="in all", zorder=1
+        )
+        axis.set_xscale("log")
+        axis.set_xlabel(label)
+        axis.set_yticks(places[1:] - 0.5, minor=True)  # lines between placements
+        axis.grid(axis="y", visible=False)
+        axis.grid(axis="y", which="minor")
+        axis.tick_params(axis="y", which="minor", length=0)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+    axes[0].set_yticks(places, [row["placement"] for row in rows])
+    legend_below(
+        figure, axes[0], columns=4, title=_left_out(result), title_fontsize=SMALLEST, alignment="left"
+    )
+    served = "even loads" if data["loads"] is None else "loads measured on text"
+    titled(
+        figure,
+        f"Where energy and time of {data['cost_of']} go, component by component",
+        f"batch {data['batch']}, {served}; components work side by side, so that times do not add up",
+    )
+    return figure
+
+
+def _left_out(result: Result) -> str:
+    """What the cost model leaves out, in lines as long as a picture is wide."""
+    return fill(result.data["not_modelled"], DETAIL_LETTERS)
+
+
+@styled
 def draw_quality(result: Result) -> Figure:
     """The loss increase of a placement against its energy, a panel for each noise."""
     data = result.data
@@ -139,6 +196,14 @@ def _rows(result: Result, noise: tuple[str, str]) -> list[dict[str, Any]]:
 
 
 PARTS = {
+    "components": (
+        draw_components,
+        (
+            "Points, one for each component of the digital and the analog hardware and each placement: the energy of a"
+            " token, and the time for which the component is busy in a step. Bars are the sum of the energies, and the"
+            " time of the step. Units and sources of the components are in docs/choices.md."
+        ),
+    ),
     "cost": (
         draw_cost,
         (
@@ -161,7 +226,14 @@ def table(result: Result) -> list[dict[str, Any]]:
     rows = []
     for row in result.data["rows"]:
         seconds, joules, accuracy = row["published"] or (None, None, None)
-        entry = {name: value for name, value in row.items() if name != "published" and "interval" not in name}
+        entry = {
+            name: value
+            for name, value in row.items()
+            if name not in ("published", "parts") and "interval" not in name
+        }
+        for part in row["parts"]:
+            name = part["component"].replace(" ", "_")
+            entry |= {f"{name}_joules": part["joules"], f"{name}_seconds": part["seconds"]}
         entry["loss_change_low"], entry["loss_change_high"] = row["loss_change_interval"]
         entry |= {
             "published_tokens_per_second": seconds,

@@ -1,9 +1,9 @@
 """Table 2: how do throughput, energy and quality change from all analog to all digital?
 
-Costs come from the model in `realmodels/cost.py`, whose constants are our inference from the published table. Measured
-here is the loss of a model of ours under the same placements at c = 1.5. All placements share their noise draws and
-their text, so that differences are paired. Costs are those of OLMoE, which tiny-olmoe stands for and the paper's table
-is of; any other model has costs of its own shape.
+Costs come from the model in `realmodels/cost.py`, component by component. Measured here is the loss of a model of ours
+under the same placements at c = 1.5. All placements share their noise draws and their text, so that differences are
+paired. Costs are those of OLMoE with even loads, which tiny-olmoe stands for and the paper's table is of. Any other
+model has costs of its own shape, of its placements, and of the loads of its experts on calibration text.
 
 Rules: rules/table-2.md.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from realmodels.cost import DEEPSEEK_MOE, OLMOE, Machine, Shape, cost
+from realmodels.cost import DEEPSEEK_MOE, NOT_MODELLED, OLMOE, Machine, Shape, cost
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated, Noise, Preset
 from realmodels.load import DEFAULT_MODEL
@@ -32,10 +32,12 @@ from theory.evidence import (
 )
 from theory.hardware import Hardware
 from theory.paper import DIGITAL_EXPERTS, TABLE_2, TABLE_2_BATCH, TABLE_2_C, PlacementRow
+from theory.placement import Choice, Placement, place
 
 C = TABLE_2_C.value
 TOLERANCE = 0.03  # largest relative deviation from a published number
 BATCH = TABLE_2_BATCH.value
+FAMILY = "cost model"  # of the findings on costs
 BATCHES = (1, 8, 32, 128, 512)
 DIGITAL_FRACTIONS = tuple(step / 16 for step in range(17))
 
@@ -148,21 +150,23 @@ def grid(
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """Mean loss and accuracy of every block of text, and the shape of the model, which decides the cost."""
+    """Mean loss and accuracy of every block of text, and what decides the cost: shape, loads and digital experts."""
     model = rig.model(config.model, config.device)
-    shape = asdict(Shape.of(model))
+    of_text = (config.model, config.device)
     if config.row == DIGITAL:
-        return {**rig.measured(config), "shape": shape}
+        loads = rig.scores(*of_text, "activation_frequency", text=config.calibrated_on)
+        return {**rig.measured(config), "shape": asdict(Shape.of(model)), "loads": loads.tolist()}
     with rig.placed(
-        config.model,
-        config.device,
+        *of_text,
         config.hardware[0],
         config.row.digital_experts,
         config.seed,
         analog_modules=() if config.row.dense_digital else model.map.dense_kinds,
         calibrated_on=config.calibrated_on,
     ):
-        return {**rig.measured(config), "shape": shape}
+        measured = rig.measured(config)
+    scores = rig.scores(*of_text, "maxnn", text=config.calibrated_on)
+    return {**measured, "digital": place(scores, config.row.digital_experts).digital_experts}
 
 
 def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> Result:
@@ -181,20 +185,19 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
         }
         for noise, of_noise in draws.items()
     }
-    ours = Shape(**records[0]["shape"])
-    stands_for_olmoe = configs[0].model == DEFAULT_MODEL
-    cost_of = OLMOE if stands_for_olmoe else ours
+    ours, stands_for_olmoe = Shape(**records[0]["shape"]), configs[0].model == DEFAULT_MODEL
+    loads = None if stands_for_olmoe else records[0]["loads"]
+    chosen = {
+        config.row.label: record["digital"] for config, record in zip(configs[1:], records[1:], strict=True)
+    }
     rows = []
     for noise, quality in tables.items():
         for row, table in quality.items():
-            predicted = cost(cost_of, row.digital_experts, BATCH, dense_digital=row.dense_digital)
             entry: dict[str, Any] = {
                 **asdict(noise),
                 "placement": row.label,
-                "digital_parameters": _digital_share(cost_of, row),
+                "digital_parameters": _digital_share(OLMOE if stands_for_olmoe else ours, row),
                 "published": row.published if stands_for_olmoe else None,
-                "tokens_per_second": predicted.tokens_per_second,
-                "tokens_per_joule": predicted.tokens_per_joule,
             }
             for quantity, values in table.items():
                 entry[quantity] = float(values.mean())
@@ -204,28 +207,12 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
                     (0.0, 0.0) if row == DIGITAL else two_way_interval(change)
                 )
             rows.append(entry)
-    curves = [
-        {
-            "shape": name,
-            "batch": batch,
-            "digital_fraction": fraction,
-            "tokens_per_second": (found := cost(shape, fraction, batch)).tokens_per_second,
-            "tokens_per_joule": found.tokens_per_joule,
-        }
-        for name, shape in (("OLMoE", OLMOE), ("DeepSeekMoE", DEEPSEEK_MOE), (configs[0].model, ours))
-        for batch in BATCHES
-        for fraction in DIGITAL_FRACTIONS
-    ]
     return Result(
         data={
-            "rows": rows,
-            "curves": curves,
-            "machine": asdict(Machine()),
-            "shapes": {"OLMoE": asdict(OLMOE), "DeepSeekMoE": asdict(DEEPSEEK_MOE), "model": asdict(ours)},
+            **_costs(rows, ours, configs[0].model, stands_for_olmoe, loads, chosen),
             "batch": BATCH,
             "c": c,
             "model": configs[0].model,
-            "cost_of": "OLMoE" if stands_for_olmoe else configs[0].model,
             "blocks": configs[0].blocks,
             "block_tokens": configs[0].block_tokens,
             "documents": len(set(documents)),
@@ -246,6 +233,73 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
             ),
         ),
     )
+
+
+def judged_again(result: Result) -> Result:
+    """A kept result with the costs of now; what was measured on its model stays. Loads that it lacks are even."""
+    data = result.data
+    stands_for_olmoe = data.get("cost_of", "OLMoE") == "OLMoE"
+    ours = Shape(**data["shapes"]["model"])
+    costs = _costs(
+        data["rows"], ours, data["model"], stands_for_olmoe, data.get("loads"), data.get("digital", {})
+    )
+    measured = (finding for finding in result.findings if finding.family != FAMILY)
+    found = (*(_cost_findings() if stands_for_olmoe else ()), *measured)
+    return replace(result, data={**data, **costs}, findings=found)
+
+
+def _costs(
+    rows: Sequence[Mapping[str, Any]],
+    ours: Shape,
+    model: str,
+    stands_for_olmoe: bool,
+    loads: Sequence[Sequence[float]] | None,
+    chosen: Mapping[str, Choice],
+) -> dict[str, Any]:
+    """What a result says of costs: in every row, over batch and digital experts, and what they rest on.
+
+    loads: share of the tokens of each expert of the model; None where all are taken to serve equally many.
+    chosen: the digital experts of a placement, by its label, which loads need.
+    """
+    of = OLMOE if stands_for_olmoe else ours
+    spent = {row.label: _spent(of, row, loads, chosen.get(row.label)) for row in ROWS}
+    return {
+        "rows": [{**row, **spent[row["placement"]]} for row in rows],
+        "curves": [
+            {
+                "shape": name,
+                "batch": batch,
+                "digital_fraction": fraction,
+                "tokens_per_second": (found := cost(shape, fraction, batch)).tokens_per_second,
+                "tokens_per_joule": found.tokens_per_joule,
+            }
+            for name, shape in (("OLMoE", OLMOE), ("DeepSeekMoE", DEEPSEEK_MOE), (model, ours))
+            for batch in BATCHES
+            for fraction in DIGITAL_FRACTIONS
+        ],
+        "machine": asdict(Machine()),
+        "not_modelled": NOT_MODELLED,
+        "shapes": {"OLMoE": asdict(OLMOE), "DeepSeekMoE": asdict(DEEPSEEK_MOE), "model": asdict(ours)},
+        "cost_of": "OLMoE" if stands_for_olmoe else model,
+        "loads": loads,
+        "digital": dict(chosen),
+    }
+
+
+def _spent(
+    shape: Shape, row: Row, loads: Sequence[Sequence[float]] | None, chosen: Choice | None
+) -> dict[str, Any]:
+    """The cost of a placement: of the experts that were chosen, where loads tell them apart."""
+    experts: float | Placement = row.digital_experts
+    if loads is not None and chosen is not None:
+        experts = Placement((shape.experts,) * shape.moe_layers, chosen)
+    found = cost(shape, experts, BATCH, dense_digital=row.dense_digital, loads=loads)
+    return {
+        "tokens_per_second": found.tokens_per_second,
+        "tokens_per_joule": found.tokens_per_joule,
+        "adc_area": found.adc_area,
+        "parts": [asdict(part) for part in found.parts],
+    }
 
 
 Quality = dict[Row, dict[str, NDArray[np.float64]]]  # for each row and quantity (draws, documents)
@@ -289,7 +343,7 @@ def _cost_findings() -> list[Finding]:
             -TOLERANCE,
             TOLERANCE,
             origin="ours",
-            family="cost model",
+            family=FAMILY,
             exploratory=known_before,
             words=f"(a point, as nothing is random) within {TOLERANCE:.0%}",
         )
