@@ -59,7 +59,7 @@ THE_PLAN = "plan"
 DAMAGE, MAXNN, RANDOM = "expected damage", "MaxNNScore", "random"
 AXES = ("share", "energy", "throughput")
 # Work in tokens that a digital model reads in the same time, as measured on tiny-olmoe on one core.
-_CALIBRATING, _CLOSED_FORMS = 52_000, 30_000
+_READING, _CALIBRATING, _CLOSED_FORMS, _ROUTING = 140_000, 70_000, 40_000, 110_000
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
     f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("kmgt", 1)
 }
@@ -90,7 +90,7 @@ class Budgets:
         for name in ("energy", "throughput"):
             value = getattr(self, name)
             if value is not None and (not is_finite(value) or value <= 0):
-                raise InputError(f"{name} is {shown(value)}: give a number above 0")
+                raise InputError(f"budget {name} is {shown(value)}: give a number above 0")
         for name in ("digital_experts", "digital_parameters"):
             if (value := getattr(self, name)) is not None:
                 _count(name, value, None)
@@ -111,7 +111,9 @@ class Budgets:
         percent = _percent(value)
         found = value if percent is None else float(percent) * digital_loss
         if not is_finite(found) or found < 0:
-            raise InputError(f"loss_increase is {shown(value)}: give nats (.03) or per cent (1%), of at least 0")
+            raise InputError(
+                f"budget loss_increase is {shown(value)}: give nats (.03) or per cent (1%), of at least 0"
+            )
         return float(found)
 
 
@@ -217,17 +219,20 @@ class Plan:
         total = sum(map(len, self.damage))
         analog = sum(not each.digital for each in self.dense.values())
         inside = "inside" if low <= found.predicted <= high else "outside"
-        return "\n".join(
-            [
+        lines = (
+            (
                 f"{self.model}: {found.digital_experts} of {total} experts and {len(self.dense) - analog} of"
-                f" {len(self.dense)} dense modules digital, {found.share:.2%} of the parameters",
-                f"predicted loss increase {found.predicted:.4f} nats per token ({found.predicted / self.digital_loss:.2%})",
-                f"measured on held-out text {found.measured:.4f} [{low:.4f}, {high:.4f}], {self.draws} noise draws",
-                f"the prediction is off by {self.error:+.4f} nats, {inside} the 95 % interval",
+                f" {len(self.dense)} dense modules digital, {found.share:.2%} of the parameters"
+            ),
+            f"predicted loss increase: {_nats(found.predicted, self.digital_loss)}",
+            f"measured on held-out text: {found.measured:.4f} [{low:.4f}, {high:.4f}], {self.draws} noise draws",
+            f"the prediction is off by {self.error:+.4f} nats, {inside} the 95 % interval",
+            (
                 f"{found.energy:.3g} J per token, {found.throughput:,.0f} tokens/s at a batch of {self.batch},"
-                f" {found.memory:,} bytes of digital weights",
-            ]
+                f" {found.memory:,} bytes of digital weights"
+            ),
         )
+        return "\n".join(lines)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each expert: layer, expert, score (expected damage), maxnn, load, digital."""
@@ -288,7 +293,9 @@ def _each(cls: type, content: Any, where: str) -> dict[str, Any]:
     for name, value in content.items():
         own = dict(fields_of(cls, value, f"{where}.{name}"))
         if cls is Outcome:
-            own["placement"] = Placement(**fields_of(Placement, own["placement"], f"{where}.{name}.placement"))
+            own["placement"] = Placement(
+                **fields_of(Placement, own["placement"], f"{where}.{name}.placement")
+            )
         if "interval" in own:
             low, high = own["interval"]
             own["interval"] = (float(low), float(high))
@@ -320,23 +327,30 @@ def plan(
     wanted = _budgets(budgets)
     model.require_digital()
     if not hardware.c:
-        raise InputError("hardware.c is 0: without programming noise there is nothing to choose by; give c above 0")
+        raise InputError(
+            "hardware.c is 0: without programming noise there is nothing to choose by; give c above 0"
+        )
     seeds = evaluation_seeds(draws, DRAWS, first_seed, "noise draws")
-    own_texts = model.texts("evaluation") if texts is None else texts
-    known = model.texts("calibration") if calibration is None else calibration
-    if (texts is not None or calibration is not None) and (shared := shared_paragraphs(known, own_texts)):
-        raise InputError(f"calibration: {shared} of its paragraphs are in the evaluation text: leave them out")
-    blocks = _blocks(model, own_texts, "evaluation")
     kinds = {kind: names for kind, names in model.map.dense.items() if names}
-    reads = 2 * (len(kinds) + 2) * BLOCKS * TOKENS + draws * 3 * blocks.tokens[:, 1:].numel()
-    with progress(_CALIBRATING + _CLOSED_FORMS + reads) as advance:
+    passes = 2 * (len(kinds) + 2) + draws * (1 + len(paper.DIGITAL_EXPERTS.value))
+    with progress(_READING + _CALIBRATING + _CLOSED_FORMS + _ROUTING + passes * BLOCKS * TOKENS) as advance:
+        advance("reading text", 0)
+        own_texts = model.texts("evaluation") if texts is None else texts
+        known = model.texts("calibration") if calibration is None else calibration
+        if (texts is not None or calibration is not None) and (shared := shared_paragraphs(known, own_texts)):
+            raise InputError(
+                f"calibration: {shared} of its paragraphs are in the evaluation text: leave them out"
+            )
+        blocks = _blocks(model, own_texts, "evaluation")
         digital, _ = block_results(model.network, blocks.tokens)
+        advance("reading text", _READING)
         items, found_kinds = _items(model, hardware, known, batch, machine, advance)
         chosen = items.best(wanted, float(digital.mean()))
-        advance("closed forms", 0)
+        advance("load of experts", 0)
         maxnn, load = (scores(model, name, known) for name in ("maxnn", "activation_frequency"))
+        advance("load of experts", _ROUTING)
         compared = {THE_PLAN: chosen} | {
-            f"dense + {fraction:.1%} by {MAXNN}".replace(".0%", "%"): place(maxnn, fraction)
+            f"dense + {100 * fraction:g} % {MAXNN}": place(maxnn, fraction)
             for fraction in paper.DIGITAL_EXPERTS.value
         }
         tables = _increases(model, hardware, items.ranges, compared, seeds, blocks, digital, advance)
@@ -359,7 +373,9 @@ def plan(
         maxnn=_rows(maxnn),
         load=_rows(load),
         dense={
-            name: Dense(kind, items.sizes[name], items.dense.get(name, 0.0), name not in chosen.analog_modules)
+            name: Dense(
+                kind, items.sizes[name], items.dense.get(name, 0.0), name not in chosen.analog_modules
+            )
             for kind, names in kinds.items()
             for name in names
         },
@@ -423,7 +439,7 @@ class Running:
         return tuple(float(ends[experts] @ (1 - part, part)) for ends in (self.seconds, self.joules))  # type: ignore[return-value]
 
     def room(self, ends: NDArray[np.float64], most: float) -> NDArray[np.float64]:
-        """By number of digital experts, how many dense parameters may be digital for at most so much; below 0 if none."""
+        """Most digital dense parameters for at most so much, by number of digital experts; below 0 for none."""
         with np.errstate(divide="ignore", invalid="ignore"):
             part = (most - ends[:, 0]) / (ends[:, 1] - ends[:, 0])
         return np.where(ends[:, 0] > most, -1.0, np.clip(np.nan_to_num(part, nan=1.0), 0, 1) * self.dense)
@@ -479,7 +495,7 @@ class _Items:
         return damage + self.interaction * damage**2
 
     def room(self, caps: Mapping[str, float]) -> NDArray[np.int64]:
-        """By number of digital experts, the dearest choice on the frontier of dense modules within caps; -1 for none."""
+        """The dearest choice of dense modules within caps, by number of digital experts; -1 for none."""
         numbers = np.arange(self.experts.size + 1)
         room = np.full(len(numbers), float(self.running.dense))
         if "experts" in caps:
@@ -577,7 +593,7 @@ class _Items:
         least, nats = self.least(caps), budgets.nats(digital_loss)
         if least is None:
             raise InputError(
-                f"{' and '.join(each)} cannot be met together, though each can alone: relax one of them"
+                f"budgets {' and '.join(each)} cannot be met together, though each can alone: relax one of them"
             )
         if not math.isfinite(nats):
             return self.placement(*least)
@@ -589,7 +605,7 @@ class _Items:
             raise InputError(
                 f"a loss increase of {_nats(nats, digital_loss)} needs {needs.share:.1%} of the parameters digital"
                 f" ({needs.energy:.3g} J per token, {needs.throughput:,.0f} tokens/s); the nearest within"
-                f" {' and '.join(each)} is {_nats(near.predicted, digital_loss)} at {near.share:.1%}"
+                f" the budget of {' and '.join(each)} is {_nats(near.predicted, digital_loss)} at {near.share:.1%}"
             )
         return self.placement(*found)
 
@@ -597,16 +613,14 @@ class _Items:
         value = shown(getattr(budgets, name))
         seconds, joules = (
             min(float(ends.min()), idle)
-            for ends, idle in zip(
-                (self.running.seconds, self.running.joules), self.running.idle, strict=True
-            )
+            for ends, idle in zip((self.running.seconds, self.running.joules), self.running.idle, strict=True)
         )
         return {
-            "digital_memory": f"digital_memory is {value}: what no placement touches (embeddings, norms, routers) alone"
-            f" takes {self.fixed * BYTES_PER_PARAMETER:,} bytes; give more",
-            "energy": f"energy is {value} J per token: the least is {joules / self.batch:.3g}; give more",
-            "throughput": f"throughput is {value} tokens/s: the most is {self.batch / seconds:,.0f} at a batch of"
-            f" {self.batch}; give less",
+            "digital_memory": f"budget digital_memory is {value}: what no placement touches (embeddings, norms,"
+            f" routers) alone takes {self.fixed * BYTES_PER_PARAMETER:,} bytes; give more",
+            "energy": f"budget energy is {value} J per token: the least is {joules / self.batch:.3g}; give more",
+            "throughput": f"budget throughput is {value} tokens/s: the most is {self.batch / seconds:,.0f} at a batch"
+            f" of {self.batch}; give less",
         }[name]
 
     def outcome(
@@ -626,7 +640,9 @@ class _Items:
             digital_experts=experts,
             digital_parameters=dense + experts * self.size,
             share=(dense + experts * self.size) / self.total,
-            memory=(self.fixed + experts * self.size + sum(self.sizes[n] for n in self.names if n not in analog))
+            memory=(
+                self.fixed + experts * self.size + sum(self.sizes[n] for n in self.names if n not in analog)
+            )
             * BYTES_PER_PARAMETER,
             energy=joules / self.batch,
             throughput=self.batch / seconds,
@@ -636,7 +652,7 @@ class _Items:
         )
 
     def frontiers(self, maxnn: torch.Tensor) -> dict[str, dict[str, tuple[tuple[float, float], ...]]]:
-        """By score and axis; MaxNNScore and random choice as in the paper: of each layer, with digital dense modules."""
+        """By score and axis; MaxNNScore and random choice as in the paper: in each layer, dense modules digital."""
         layers, each = self.experts.shape
         ranked = np.take_along_axis(self.experts, np.argsort(-np.asarray(maxnn), 1, "stable"), 1).sum(0)
         every = self.experts.sum()
@@ -665,7 +681,11 @@ class _Items:
         joules = np.array([running.idle[1], *running.joules.ravel()])
         budgets = {
             "share": ("parameters", np.linspace(0, most, POINTS), lambda cap: cap / self.total),
-            "energy": ("joules", np.geomspace(joules.min(), joules.max(), POINTS), lambda cap: cap / self.batch),
+            "energy": (
+                "joules",
+                np.geomspace(joules.min(), joules.max(), POINTS),
+                lambda cap: cap / self.batch,
+            ),
             "throughput": (
                 "seconds",
                 np.geomspace(seconds.min(), seconds.max(), POINTS),
@@ -761,7 +781,9 @@ def _alone(
     every, none = tuple(tuple(range(size)) for size in sizes), ((),) * len(sizes)
     placements = {kind: Placement(sizes, every, tuple(names)) for kind, names in kinds.items()}
     placements["experts"] = Placement(sizes, none)
-    placements[_EVERYTHING] = Placement(sizes, none, tuple(name for names in kinds.values() for name in names))
+    placements[_EVERYTHING] = Placement(
+        sizes, none, tuple(name for names in kinds.values() for name in names)
+    )
     tokens = _blocks(model, texts, "calibration").tokens
     draws = min(DRAWS, len(tokens))
     found: dict[str, list[float]] = {kind: [] for kind in placements}
@@ -848,9 +870,11 @@ def _count(name: str, value: object, total: int | None) -> int:
         return int(share * (total or 0))
     if is_whole(value) and value >= 0:
         if total is not None and value > total:
-            raise InputError(f"{name} is {value}: the model has {total}; give at most so many, or a share")
+            raise InputError(
+                f"budget {name} is {value}: the model has {total}; give at most so many, or a share"
+            )
         return value
-    raise InputError(f"{name} is {shown(value)}: give a share (.1 or 10%) or a whole number")
+    raise InputError(f"budget {name} is {shown(value)}: give a share (.1 or 10%) or a whole number")
 
 
 def _bytes(value: object) -> int:
@@ -863,7 +887,9 @@ def _bytes(value: object) -> int:
         else None
     )
     if not found or found[2] not in _BYTES:
-        raise InputError(f'digital_memory is {shown(value)}: give bytes (1500000) or a text such as "1.5 GB"')
+        raise InputError(
+            f'budget digital_memory is {shown(value)}: give bytes (1500000) or a text such as "1.5 GB"'
+        )
     return int(Fraction(found[1]) * _BYTES[found[2]])
 
 

@@ -98,9 +98,7 @@ def _with_group(
                 f"knapsack: more than {MOST_CHOICES} choices are on the frontier: give costs that are multiples of a"
                 " larger unit"
             )
-    return Frontier(
-        costs, worths, np.column_stack([before.counts[parents], counts]), (*before.groups, group)
-    )
+    return Frontier(costs, worths, np.column_stack([before.counts[parents], counts]), (*before.groups, group))
 
 
 def _parts(numbers: int, each: int) -> Iterator[NDArray[np.int64]]:
