@@ -64,7 +64,7 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
     """
     options = _Parser(
         prog=program,
-        description="Reproduce an exhibit: numbers, picture, verdicts. `plan --help` has another command: which of a model"
+        description="Reproduce an exhibit: numbers, picture, verdicts. Another command, `plan --help`: what of a model"
         " should be digital?",
         epilog="Files are called EXHIBIT.PRESET.json, .csv, .png, ..., with options that change the numbers in the"
         f" name, and EXHIBIT.{COMMITTED}.json, ... with --from-data. None replaces another's, but for a run on another"

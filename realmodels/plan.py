@@ -41,6 +41,7 @@ from realmodels.evaluate import BLOCK_TOKENS, TokenBlocks, block_results, token_
 from realmodels.model import Model
 from realmodels.progress import Advance, progress
 from realmodels.scores import parameters, scores
+from realmodels.statistics import routing
 from realmodels.text import shared_paragraphs, text_hash
 from theory import paper
 from theory.errors import InputError, shown
@@ -59,7 +60,7 @@ THE_PLAN = "plan"
 DAMAGE, MAXNN, RANDOM = "expected damage", "MaxNNScore", "random"
 AXES = ("share", "energy", "throughput")
 # Work in tokens that a digital model reads in the same time, as measured on tiny-olmoe on one core.
-_READING, _CALIBRATING, _CLOSED_FORMS, _ROUTING = 140_000, 70_000, 40_000, 110_000
+_READING, _CALIBRATING, _CLOSED_FORMS, _ROUTING = 140_000, 70_000, 40_000, 20_000
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
     f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("kmgt", 1)
 }
@@ -268,7 +269,8 @@ class Plan:
                     for score, axes in found["frontiers"].items()
                 },
             }
-            found |= {name: tuple(map(tuple, found[name])) for name in ("damage", "maxnn", "load")}
+            tables = {name: found[name] for name in ("damage", "maxnn", "load")}
+            found |= {name: tuple(tuple(map(float, row)) for row in rows) for name, rows in tables.items()}
             read = cls(**found)
             str(read), read.rows()  # what is shown of it can be
         except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -292,6 +294,7 @@ def _each(cls: type, content: Any, where: str) -> dict[str, Any]:
     found = {}
     for name, value in content.items():
         own = dict(fields_of(cls, value, f"{where}.{name}"))
+        own |= {each.name: each.type(own[each.name]) for each in fields(cls) if each.type in (int, float)}  # type: ignore[operator]
         if cls is Outcome:
             own["placement"] = Placement(
                 **fields_of(Placement, own["placement"], f"{where}.{name}.placement")
@@ -347,7 +350,7 @@ def plan(
         items, found_kinds = _items(model, hardware, known, batch, machine, advance)
         chosen = items.best(wanted, float(digital.mean()))
         advance("load of experts", 0)
-        maxnn, load = (scores(model, name, known) for name in ("maxnn", "activation_frequency"))
+        maxnn, load = scores(model), routing(model, known, BLOCKS).frequency
         advance("load of experts", _ROUTING)
         compared = {THE_PLAN: chosen} | {
             f"dense + {100 * fraction:g} % {MAXNN}": place(maxnn, fraction)
