@@ -294,7 +294,7 @@ def _each(cls: type, content: Any, where: str) -> dict[str, Any]:
     found = {}
     for name, value in content.items():
         own = dict(fields_of(cls, value, f"{where}.{name}"))
-        own |= {each.name: each.type(own[each.name]) for each in fields(cls) if each.type in (int, float)}  # type: ignore[operator]
+        own |= {each.name: each.type(own[each.name]) for each in fields(cls) if each.type in (int, float)}
         if cls is Outcome:
             own["placement"] = Placement(
                 **fields_of(Placement, own["placement"], f"{where}.{name}.placement")

@@ -72,7 +72,7 @@ def test_rows_of_the_frontier_are_the_least_increase_within_a_share() -> None:
     rows = frontier_rows([a_plan()])
     assert [row["digital_parameters"] for row in rows] == list(SHARES)
     assert [row[DAMAGE] for row in rows[:4]] == pytest.approx([0.2, 0.2, 0.2, 0.18])
-    late = replace(a_plan(), frontiers=a_plan().frontiers | {MAXNN: dict.fromkeys(AXES, ((0.3, 0.1),))})
+    late = replace(a_plan(), frontiers={**a_plan().frontiers, MAXNN: dict.fromkeys(AXES, ((0.3, 0.1),))})
     assert [row[MAXNN] for row in frontier_rows([late])] == [""] * 6 + [0.1] * 5
     both = frontier_rows([a_plan(), a_plan(c=2.5)])[0]
     assert list(both) == [
@@ -111,11 +111,11 @@ def test_the_frontier_shows_lines_and_measured_points(others: int) -> None:
     figure = frontier(plans)
     FigureCanvasAgg(figure).draw()
     for axis, panel in zip(AXES, figure.axes, strict=True):
-        lines = [line for line in panel.lines if len(line.get_xdata()) == 10]
+        lines = [line for line in panel.lines if np.size(line.get_xdata()) == 10]
         assert len(lines) == 3 + others and len(panel.containers) == 2 + others
         best = np.array(plans[0].frontiers[DAMAGE][axis])
         np.testing.assert_array_equal(np.column_stack(lines[0].get_data()), best)
-        assert all(label.get_fontsize() >= SMALLEST for label in panel.get_xticklabels())
+        assert all(float(label.get_fontsize()) >= SMALLEST for label in panel.get_xticklabels())
         boxes = [label.get_window_extent() for label in panel.get_xticklabels() if label.get_text()]
         boxes.sort(key=lambda box: box.x0)
         assert len(boxes) > 1
