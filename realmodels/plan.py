@@ -344,10 +344,10 @@ def plan(
             raise InputError(
                 f"calibration: {shared} of its paragraphs are in the evaluation text: leave them out"
             )
-        blocks = _blocks(model, own_texts, "evaluation")
+        blocks = blocks_of(model, own_texts, "evaluation")
         digital, _ = block_results(model.network, blocks.tokens)
         advance("reading text", _READING)
-        items, found_kinds = _items(model, hardware, known, batch, machine, advance)
+        items, found_kinds = items_of(model, hardware, known, batch, machine, advance)
         chosen = items.best(wanted, float(digital.mean()))
         advance("load of experts", 0)
         maxnn, load = scores(model), routing(model, known, BLOCKS).frequency
@@ -356,7 +356,7 @@ def plan(
             f"dense + {100 * fraction:g} % {MAXNN}": place(maxnn, fraction)
             for fraction in paper.DIGITAL_EXPERTS.value
         }
-        tables = _increases(model, hardware, items.ranges, compared, seeds, blocks, digital, advance)
+        tables = increases_of(model, hardware, items.ranges, compared, seeds, blocks, digital, advance)
     outcomes = {}
     for name, table in tables.items():
         units = grouped(table, blocks.documents)
@@ -449,7 +449,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class _Items:
+class Items:
     """The experts and dense modules of a model, which `best` chooses among.
 
     experts: (layers, experts) expected damage, nats per token. size: parameters of an expert.
@@ -706,14 +706,14 @@ class _Items:
         return found
 
 
-def _items(
+def items_of(
     model: Model,
     hardware: Hardware,
     texts: Sequence[str],
     batch: int,
     machine: Machine | None,
     advance: Advance,
-) -> tuple[_Items, dict[str, Kind]]:
+) -> tuple[Items, dict[str, Kind]]:
     """What there is to choose from, with damages that were corrected on calibration text."""
     advance("converter ranges", 0)
     searched = sum(len(names) for names in model.map.dense.values()) + 2 * len(model.map.moe_layers)
@@ -750,7 +750,7 @@ def _items(
             " use theory.placement.knapsack"
         )
     network = model.network
-    items = _Items(
+    items = Items(
         model=model,
         ranges=ranges,
         experts=experts * found["experts"].factor,
@@ -787,7 +787,7 @@ def _alone(
     placements[_EVERYTHING] = Placement(
         sizes, none, tuple(name for names in kinds.values() for name in names)
     )
-    tokens = _blocks(model, texts, "calibration").tokens
+    tokens = blocks_of(model, texts, "calibration").tokens
     draws = min(DRAWS, len(tokens))
     found: dict[str, list[float]] = {kind: [] for kind in placements}
     for index, part in enumerate(tokens.tensor_split(draws)):
@@ -822,7 +822,7 @@ def _interaction(total: float, measured: float) -> float:
     return max((measured - total) / total**2, -1 / (2 * total))
 
 
-def _increases(
+def increases_of(
     model: Model,
     hardware: Hardware,
     ranges: Any,
@@ -845,7 +845,7 @@ def _increases(
     return {name: np.stack(rows) for name, rows in found.items()}
 
 
-def _blocks(model: Model, texts: Sequence[str], purpose: Any) -> TokenBlocks:
+def blocks_of(model: Model, texts: Sequence[str], purpose: Any) -> TokenBlocks:
     return token_blocks(model, texts, min(TOKENS, model.context), BLOCKS, purpose=purpose)
 
 

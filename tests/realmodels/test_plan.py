@@ -29,9 +29,9 @@ from realmodels.plan import (
     RANDOM,
     THE_PLAN,
     Budgets,
+    Items,
     Plan,
     Running,
-    _Items,
     plan,
     read_plan,
 )
@@ -55,14 +55,14 @@ def a_plan() -> Plan:
     return planned(digital_parameters="30%")
 
 
-def items(seed: int = 0, interaction: float = 0.0, dense: int = 3) -> _Items:
+def items(seed: int = 0, interaction: float = 0.0, dense: int = 3) -> Items:
     """Experts and a few dense modules of MODEL, with damages and running costs from a generator."""
     rng = np.random.default_rng(seed)
     names = MODEL.map.linears[:dense]
     start = rng.random(LAYERS * EXPERTS + 1)  # as analog experts share out their work: not monotone
     seconds, joules = (np.stack([each, each + 1 + rng.random()], 1) for each in (start, 3 * start))
     sizes = {name: MODEL.network.get_parameter(f"{name}.weight").numel() for name in MODEL.map.linears}
-    return _Items(
+    return Items(
         model=MODEL,
         ranges=None,
         experts=rng.random((LAYERS, EXPERTS)),
@@ -76,7 +76,7 @@ def items(seed: int = 0, interaction: float = 0.0, dense: int = 3) -> _Items:
     )
 
 
-def every_choice(of: _Items) -> dict[str, np.ndarray]:
+def every_choice(of: Items) -> dict[str, np.ndarray]:
     """What each subset of experts and dense modules costs."""
     masks = np.array(list(product((False, True), repeat=of.experts.size)))
     dense = np.array(list(product((False, True), repeat=len(of.dense))))
@@ -199,7 +199,7 @@ def test_any_model_has_a_plan_whose_numbers_are_those_of_its_placement(name: str
 
 def test_what_is_measured_is_what_deploy_gives_under_the_same_noise() -> None:
     found = a_plan()
-    blocks = under_test._blocks(MODEL, HELD_OUT, "evaluation")
+    blocks = under_test.blocks_of(MODEL, HELD_OUT, "evaluation")
     before, _ = block_results(MODEL.network, blocks.tokens)
     assert found.digital_loss == float(before.mean())
     for each in found.outcomes.values():
@@ -214,7 +214,7 @@ def test_what_is_measured_is_what_deploy_gives_under_the_same_noise() -> None:
 def test_a_kind_is_measured_alone() -> None:
     """Both signs of each draw, on blocks of its own."""
     found = a_plan().kinds["attention"]
-    blocks = under_test._blocks(MODEL, CALIBRATION, "calibration").tokens
+    blocks = under_test.blocks_of(MODEL, CALIBRATION, "calibration").tokens
     every = tuple(tuple(range(size)) for size in MODEL.map.num_experts)
     placement = Placement(MODEL.map.num_experts, every, ("attention",))
     increases = []
@@ -305,7 +305,7 @@ def test_what_is_no_plan_is_refused(change: Any, message: str, tmp_path: Any) ->
     ],
 )
 def test_unusable_budgets(budgets: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(under_test, "_items", lambda *_: (items(dense=9), {}))
+    monkeypatch.setattr(under_test, "items_of", lambda *_: (items(dense=9), {}))
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         planned(**budgets)
 
@@ -353,14 +353,14 @@ def test_the_correction_makes_predictions_better(name: str, c: float) -> None:
     At c = 1.5 the closed forms of tiny-olmoe are as near as other text lets any prediction be.
     """
     model, hardware = load(name), Hardware(c=c)
-    of, kinds = under_test._items(model, hardware, model.texts("calibration"), 32, None, lambda *_: None)
+    of, kinds = under_test.items_of(model, hardware, model.texts("calibration"), 32, None, lambda *_: None)
     sizes = model.map.num_experts
     every, none = tuple(tuple(range(size)) for size in sizes), ((),) * len(sizes)
     placements = {kind: Placement(sizes, every, (kind,)) for kind in kinds if kind != "experts"}
     placements |= {"experts": Placement(sizes, none), "all": Placement(sizes, none, model.map.dense_kinds)}
-    blocks = under_test._blocks(model, model.texts("evaluation"), "evaluation")
+    blocks = under_test.blocks_of(model, model.texts("evaluation"), "evaluation")
     digital, _ = block_results(model.network, blocks.tokens)
-    tables = under_test._increases(
+    tables = under_test.increases_of(
         model, hardware, of.ranges, placements, range(4), blocks, digital, lambda *_: None
     )
     bare = replace(
@@ -374,7 +374,7 @@ def test_the_correction_makes_predictions_better(name: str, c: float) -> None:
         },
     )
 
-    def error(by: _Items) -> float:
+    def error(by: Items) -> float:
         return sum(
             abs(math.log(by.outcome(each).predicted / float(tables[kind].mean())))
             for kind, each in placements.items()
