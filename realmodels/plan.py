@@ -61,6 +61,7 @@ DAMAGE, MAXNN, RANDOM = "expected damage", "MaxNNScore", "random"
 AXES = ("share", "energy", "throughput")
 # Work in tokens that a digital model reads in the same time, as measured on tiny-olmoe on one core.
 _READING, _CALIBRATING, _CLOSED_FORMS, _ROUTING = 140_000, 70_000, 40_000, 20_000
+_PASS = BLOCKS * TOKENS
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
     f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("kmgt", 1)
 }
@@ -336,7 +337,7 @@ def plan(
     seeds = evaluation_seeds(draws, DRAWS, first_seed, "noise draws")
     kinds = {kind: names for kind, names in model.map.dense.items() if names}
     passes = 2 * (len(kinds) + 2) + draws * (1 + len(paper.DIGITAL_EXPERTS.value))
-    with progress(_READING + _CALIBRATING + _CLOSED_FORMS + _ROUTING + passes * BLOCKS * TOKENS) as advance:
+    with progress(_READING + _CALIBRATING + _CLOSED_FORMS + _ROUTING + passes * _PASS) as advance:
         advance("reading text", 0)
         own_texts = model.texts("evaluation") if texts is None else texts
         known = model.texts("calibration") if calibration is None else calibration
@@ -799,7 +800,7 @@ def _alone(
                 with chip.placed(placement):
                     losses, _ = block_results(model.network, part)
                 each[kind] += float((losses - digital).mean()) / 2
-                advance(f"noise on {kind} alone", part[:, 1:].numel())
+                advance(f"noise on {kind}", _PASS * len(part) / len(tokens))
         for kind, increase in each.items():
             found[kind].append(_finite(model, increase))
     return found
@@ -841,7 +842,7 @@ def increases_of(
                 losses, _ = block_results(model.network, blocks.tokens)
             _finite(model, float(losses.mean()))
             found[name].append((losses - digital).numpy())
-            advance("measuring", blocks.tokens[:, 1:].numel())
+            advance("measuring", _PASS)
     return {name: np.stack(rows) for name, rows in found.items()}
 
 

@@ -1,8 +1,12 @@
 """Is the plan the best one within its budgets, is its prediction what it says, and what is refused?"""
 
+import io
 import json
 import math
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -35,6 +39,7 @@ from realmodels.plan import (
     plan,
     read_plan,
 )
+from realmodels.progress import progress
 from theory.errors import InputError
 from theory.hardware import Hardware
 from theory.placement import Placement
@@ -66,7 +71,7 @@ def items(seed: int = 0, interaction: float = 0.0, dense: int = 3) -> Items:
         model=MODEL,
         ranges=None,
         experts=rng.random((LAYERS, EXPERTS)),
-        size=2304,
+        size=1024,  # as a dense module: other choices cost the same
         dense=dict(zip(names, (3 * rng.random(dense)).tolist(), strict=True)),
         sizes={name: int(sizes[name] * rng.choice([1, 2])) for name in names},
         total=60_000,
@@ -140,7 +145,10 @@ def test_no_choice_within_the_budgets_is_better(
         assert found.predicted == pytest.approx(every["increase"][fits].min(), abs=1e-9)
     else:
         assert found.predicted <= nats + 1e-9
-        assert found.digital_parameters == every["parameters"][small_enough].min()
+        least = every["parameters"][small_enough].min()
+        assert found.digital_parameters == least
+        as_small = small_enough & (every["parameters"] == least)
+        assert found.predicted == pytest.approx(every["increase"][as_small].min(), abs=1e-9)
     assert found.energy * of.batch <= (math.inf if joules is None else joules * (1 + 1e-9))
     assert of.batch / found.throughput <= (math.inf if seconds is None else seconds * (1 + 1e-9))
 
@@ -341,6 +349,32 @@ def test_bad_settings() -> None:
         plan(MODEL, HARDWARE, draws=1, digital_experts=1)
     with pytest.raises(InputError, match=r"calibration: \d+ of its paragraphs are in the evaluation text"):
         plan(MODEL, HARDWARE, texts=TEXTS, calibration=TEXTS, digital_experts=1)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_progress_is_shown_on_a_terminal_alone(stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the work is announced, and done: the bar of a plan ends full."""
+    shown, done, expected = stream(), list[float](), list[float]()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress(2.0) as advance:
+        for _ in range(2):
+            advance("measuring", 1.0)
+    assert ("measuring" in shown.getvalue()) == ("left" in shown.getvalue()) == shown.isatty()
+
+    @contextmanager
+    def counted(work: float) -> Iterator[Any]:
+        expected.append(work)
+        yield lambda step, each: done.append(each)
+
+    monkeypatch.setattr(under_test, "progress", counted)
+    planned(digital_experts=3)
+    assert sum(done) == pytest.approx(expected[0])
 
 
 @pytest.mark.slow
