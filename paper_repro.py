@@ -74,7 +74,7 @@ from figures.catalogue import (
 )
 from figures.files import disk_full, is_disk_full, keep_file
 from figures.ledger import catalogue, ledger
-from figures.options import HARDWARE_OPTIONS, flag, hardware_of, parser
+from figures.options import HARDWARE_OPTIONS, PLAN, flag, hardware_of, parser
 from figures.output import (
     COMMITTED,
     NoResultError,
@@ -135,6 +135,10 @@ def main(
 def _main(
     argv: Sequence[str], exhibits: Sequence[Exhibit], data: Traversable, claims: Sequence[Claim], tests: Path
 ) -> int:
+    if argv[:1] == [PLAN]:
+        from figures.plan import command
+
+        return command(argv[1:], PROGRAM)
     options = parser(PROGRAM, REPORT).parse_args(argv)
     if options.json and not (options.list or options.claims):
         raise InputError("--json is for --list and --claims: a run writes its JSON into --out; leave it out")

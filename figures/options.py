@@ -29,6 +29,19 @@ HARDWARE_OPTIONS: Mapping[str, tuple[tuple[str, ...], str, str]] = {
     "kappa": (("kappa",), "K|none", "DAC bound in standard deviations of its inputs; none: calibrated"),
     "lam": (("lam",), "L|none", "ADC bound in DAC bounds times w_max; none: calibrated"),
 }
+DEVICES = ("cpu", "cuda", "auto")
+PLAN = "plan"  # the command's name
+BUDGETS: Mapping[str, tuple[str, str]] = {
+    "digital_experts": ("N|N%", "at most so many digital experts, or such a share of all"),
+    "digital_parameters": (
+        "N|N%",
+        "at most so many digital parameters (experts and dense modules), or a share",
+    ),
+    "digital_memory": ("BYTES", "for all digital weights at 2 bytes each; 1.5GB, say"),
+    "energy": ("J", "at most so many joules per token"),
+    "throughput": ("N", "at least so many tokens/s"),
+    "loss_increase": ("NATS|N%", "at most so much more loss per token; of such placements the smallest"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,10 +62,10 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
 
     report: name of the file that --report writes.
     """
-    presets, devices = PRESETS, ("cpu", "cuda", "auto")
     options = _Parser(
         prog=program,
-        description="Reproduce an exhibit: numbers, picture, verdicts.",
+        description="Reproduce an exhibit: numbers, picture, verdicts. Another command, `plan --help`: what of a model"
+        " should be digital?",
         epilog="Files are called EXHIBIT.PRESET.json, .csv, .png, ..., with options that change the numbers in the"
         f" name, and EXHIBIT.{COMMITTED}.json, ... with --from-data. None replaces another's, but for a run on another"
         " --device.",
@@ -69,32 +82,11 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
     what.add_argument("--claims", action="store_true", help="every statement: derivation, tests, verdicts")
     add("--version", action="version", version=f"paper-repro {_version()}")
     add("--json", action="store_true", help="--list or --claims for programs: fields in figures/ledger.py")
-    add("--model", type=_text, help="tiny-olmoe, a folder or a hub id")
     add(
         "--preset",
-        type=_one_of(presets),
-        metavar="|".join(presets),
+        type=_one_of(PRESETS),
+        metavar="|".join(PRESETS),
         help="how much to compute (default: default); quick decides nothing",
-    )
-    add(
-        "--device",
-        type=_one_of(devices),
-        metavar="|".join(devices),
-        help="where to compute (default: cpu); auto: one model over all GPUs and CPU memory",
-    )
-    add("--seeds", type=_count, metavar="N", help="independent noise draws or trainings")
-    add(
-        "--first-seed",
-        type=_seed,
-        metavar="N",
-        help=f"the first of the seeds (default: {FIRST_FRESH_SEED}, or what the exhibit's rules say): another one gives"
-        " fresh draws and trainings",
-    )
-    add(
-        "--text",
-        type=_text,
-        metavar="TEXT",
-        help="evaluate on docstrings (default), on prose, or on a UTF-8 file; ./prose: a file of such a name",
     )
     add(
         "--tasks",
@@ -102,20 +94,11 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
         metavar="NAMES",
         help="tasks of lm-eval, too: names with commas between, or paper for the paper's",
     )
-    add(
-        "--calibration",
-        type=_text,
-        metavar="FILE",
-        help="a UTF-8 file for converter ranges and scores, in the place of our own calibration text",
+    _add_measured(
+        add,
+        f"the first of the seeds (default: {FIRST_FRESH_SEED}, or what the exhibit's rules say): another one"
+        " gives fresh draws and trainings",
     )
-    add(
-        "--hardware",
-        type=_text,
-        metavar="NAME|FILE",
-        help="analog hardware: pcm, hermes, ideal, paper, or a .json or .toml file with fields of it",
-    )
-    for name, (_, metavar, words) in HARDWARE_OPTIONS.items():
-        add(flag(name), type=_text, metavar=metavar, help=f"hardware: {words}")
     add(
         "--out",
         type=_folder,
@@ -147,6 +130,82 @@ def parser(program: str, report: str) -> argparse.ArgumentParser:
     )
     add("--format", type=_formats, metavar="LIST", default=("png", "pdf"), help="of png,pdf,svg")
     add("--report", action="store_true", help=f"all that is shown as one page, {report}")
+    return options
+
+
+def _add_measured(add: Callable[..., Any], first_seed: str) -> None:
+    """The options of whatever measures a model: which one, on what text, hardware and device.
+
+    first_seed: help of --first-seed.
+    """
+    add("--model", type=_text, help="tiny-olmoe, a folder or a hub id")
+    add(
+        "--device",
+        type=_one_of(DEVICES),
+        metavar="|".join(DEVICES),
+        help="where to compute (default: cpu); auto: one model over all GPUs and CPU memory",
+    )
+    add("--seeds", type=_count, metavar="N", help="independent noise draws or trainings")
+    add("--first-seed", type=_seed, metavar="N", help=first_seed)
+    add(
+        "--text",
+        type=_text,
+        metavar="TEXT",
+        help="evaluate on docstrings (default), on prose, or on a UTF-8 file; ./prose: a file of such a name",
+    )
+    add(
+        "--calibration",
+        type=_text,
+        metavar="FILE",
+        help="a UTF-8 file for converter ranges and scores, in the place of our own calibration text",
+    )
+    add(
+        "--hardware",
+        type=_text,
+        metavar="NAME|FILE",
+        help="analog hardware: pcm, hermes, ideal, paper, or a .json or .toml file with fields of it",
+    )
+    for name, (_, metavar, words) in HARDWARE_OPTIONS.items():
+        add(flag(name), type=_text, metavar=metavar, help=f"hardware: {words}")
+
+
+def plan_parser(program: str) -> argparse.ArgumentParser:
+    """The parser of the command `plan`; what is unusable raises InputError."""
+    options = _Parser(
+        prog=f"{program} {PLAN}",
+        description="Which experts and dense modules should be digital, within budgets? What will that cost?",
+        epilog="Give one or several budgets. Writes placement.json, experts.csv, frontier.csv, plan.json, plan.html and"
+        " two pictures.",
+        allow_abbrev=False,
+    )
+    add = options.add_argument
+    for name, (metavar, words) in BUDGETS.items():
+        add(flag(name), type=_text, metavar=metavar, help=f"budget: {words}")
+    add("--accuracy-drop", type=_text, help=argparse.SUPPRESS)
+    add("--tasks", type=_text, help=argparse.SUPPRESS)
+    _add_measured(add, f"the first of the seeds (default: {FIRST_FRESH_SEED}): another one gives fresh draws")
+    add(
+        "--batch",
+        type=_count,
+        metavar="N",
+        help="sequences that are generated at once, for energy and throughput",
+    )
+    add(
+        "--from",
+        dest="saved",
+        type=_text,
+        action="append",
+        metavar="FILE",
+        default=[],
+        help="a plan.json to compare with: of another model or hardware; may be given several times",
+    )
+    add(
+        "--out",
+        type=_folder,
+        metavar="DIR",
+        default=Path("results") / PLAN,
+        help="folder of files (default: results/plan)",
+    )
     return options
 
 

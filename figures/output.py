@@ -145,6 +145,16 @@ def pictures(result: Result, exhibit: Exhibit, formats: Iterable[str]) -> list[P
     return drawn
 
 
+def saved_png(figure: Any) -> bytes:
+    """The picture of a matplotlib figure that is no exhibit's, without a date."""
+    import matplotlib as mpl
+
+    from figures.drawings.style import STYLE
+
+    with mpl.rc_context(STYLE | {"savefig.dpi": DPI}):
+        return _saved(figure, "png")
+
+
 def _saved(figure: Any, name: str) -> bytes:
     undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     buffer = io.BytesIO()
@@ -173,7 +183,7 @@ def write(
     """Write numbers, rows and pictures into `out`, with the label `name`; the paths."""
     contents = {
         f"{exhibit.name}.{name}.json": result.to_json().encode(),
-        f"{exhibit.name}.{name}.csv": _csv(rows(result, exhibit)),
+        f"{exhibit.name}.{name}.csv": as_csv(rows(result, exhibit)),
     }
     for picture in drawn:
         for suffix in formats:
@@ -225,7 +235,8 @@ class Steady:
             self._stream = None
 
 
-def _csv(table: Sequence[dict[str, Any]]) -> bytes:
+def as_csv(table: Sequence[dict[str, Any]]) -> bytes:
+    """The rows, below a header of their keys."""
     text = io.StringIO()
     if table:
         writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")

@@ -49,7 +49,7 @@ def page(sections: Sequence[Section], answers: Sequence[Answer]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "embedded": _embedded,
+        "embedded": embedded,
         "first_sentence": first_sentence,
         "outcome": outcome,
         "p_value": p_value,
@@ -60,7 +60,7 @@ def page(sections: Sequence[Section], answers: Sequence[Answer]) -> str:
     return template.render(sections=sections, answers=answers, counts=counts, origin=origin)
 
 
-def _embedded(png: bytes) -> str:
+def embedded(png: bytes) -> str:
     """The picture as a data URI: WebP keeps every pixel in three quarters of the room that PNG takes."""
     from PIL import Image
 

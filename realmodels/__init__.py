@@ -21,6 +21,8 @@ What placements rank experts by
     statistics.py           how text is routed
     damage.py               what noise on an expert or a dense module is expected to cost
     record.py               what modules are given while text is read
+    plan.py                 the best placement within budgets, predicted and measured
+    progress.py             how far it is
 
 What is measured, and on what
     evaluate.py, tasks.py   loss on text; multiple-choice tasks
@@ -49,6 +51,7 @@ from realmodels.damage import dense_damage, expected_damage
 from realmodels.deploy import Chip, deploy, reprogram, withdraw
 from realmodels.evaluate import evaluate
 from realmodels.load import load
+from realmodels.plan import plan
 from realmodels.scores import scores
 
 __all__ = [
@@ -60,6 +63,7 @@ __all__ = [
     "expected_damage",
     "load",
     "load_chip",
+    "plan",
     "reprogram",
     "save_chip",
     "scores",

@@ -36,12 +36,13 @@ class Routing:
     weight: Float[Tensor, "layers experts"]
 
 
-def routing(model: Model, texts: Sequence[str]) -> Routing:
+def routing(model: Model, texts: Sequence[str], blocks: int | None = None) -> Routing:
     """Read `texts`, and count how the router of every layer spreads the tokens over the experts.
 
+    blocks: read at most so many blocks, spread evenly over the text; None for all.
     InputError if `texts` are the evaluation split, which no score may have seen.
     """
-    tokens = token_blocks(model, texts, purpose="calibration").tokens
+    tokens = token_blocks(model, texts, blocks=blocks, purpose="calibration").tokens
     counts = torch.zeros(2, len(model.map.moe_layers), max(model.map.num_experts), dtype=torch.float64)
 
     def count(layer: int, index: Tensor, weight: Tensor) -> None:

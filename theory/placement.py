@@ -5,7 +5,7 @@ only ranked here: `realmodels.scores` computes them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
@@ -13,7 +13,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,6 +20,7 @@ from torch import Tensor
 from theory.errors import InputError, shown
 from theory.files import from_home, read_regular, write_whole
 from theory.hardware import Hardware
+from theory.knapsack import frontier
 from theory.strict_json import dumps, fields_of, is_finite, is_whole, loads
 
 Strategy = Literal[
@@ -41,7 +41,6 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Scores = Float[Tensor, "layers experts"]
 Choice = tuple[tuple[int, ...], ...]
 LARGEST_FILE = 2**24  # bytes
-_WORTH = 1e6  # of the most valuable expert, to the solver, which ends within 1e-6 of the best sum
 
 
 class Named(Protocol):
@@ -217,10 +216,7 @@ def rank(
                 "across_layers: 'balanced_maxnn' balances the signs of a layer; give another strategy"
             )
         (chosen,) = rank(scores.reshape(1, -1), digital_fraction, strategy, generator=generator)
-        return tuple(
-            tuple(index - layer * experts for index in chosen if index // experts == layer)
-            for layer in range(layers)
-        )
+        return as_choice(chosen, layers, experts)
     if strategy == "random":
         if generator is None:
             raise InputError("strategy 'random' needs a generator: give a seeded torch.Generator")
@@ -241,8 +237,8 @@ def knapsack(values: Scores, costs: Int[Tensor, "layers experts"], budget: int) 
     costs: what a digital expert costs, whole numbers above 0, such as its weights [realmodels.scores.parameters].
     budget: what all digital experts may cost, a whole number.
 
-    This is the 0/1 knapsack, solved exactly [HiGHS, by scipy.optimize.milp]. If all costs are equal and all values
-    above 0, it is `rank` across layers, up to ties.
+    This is the 0/1 knapsack, solved exactly [theory.knapsack]. If all costs are equal and all values above 0, it is
+    `rank` across layers, up to ties.
     """
     _check(values)
     if not isinstance(costs, Tensor) or costs.shape != values.shape or costs.is_floating_point():
@@ -251,23 +247,16 @@ def knapsack(values: Scores, costs: Int[Tensor, "layers experts"], budget: int) 
         raise InputError(f"costs: the least is {int(costs.min())}: give whole numbers above 0")
     if not is_whole(budget) or budget < 0:
         raise InputError(f"budget is {budget!r}: give a whole number of at least 0, in units of the costs")
-    worth, sizes = values.flatten().double().cpu().numpy(), costs.flatten().cpu().numpy()
-    taken = np.zeros(len(worth), dtype=bool)
-    if (worth > 0).any():
-        from scipy.optimize import Bounds, LinearConstraint, milp  # takes long to import, and few need it
+    found = frontier(values.flatten().double().cpu().numpy(), costs.flatten().cpu().numpy(), budget)
+    return as_choice(found.items(-1), *values.shape)
 
-        unit = int(np.gcd.reduce(sizes))  # the solver loses exactness with large coefficients
-        found = milp(
-            -_WORTH * (worth / worth.max()),
-            integrality=1,
-            bounds=Bounds(0, worth > 0),
-            constraints=LinearConstraint(sizes // unit, ub=budget // unit),
-            options={"mip_rel_gap": 0},
-        )
-        if found.x is None:
-            raise InputError(f"knapsack: the solver found nothing ({found.message}); give smaller costs")
-        taken = found.x > 0.5
-    return tuple(tuple(np.flatnonzero(layer).tolist()) for layer in taken.reshape(values.shape))
+
+def as_choice(indices: Iterable[int], layers: int, experts: int) -> Choice:
+    """The experts of every layer, of indices that count through all layers."""
+    each: list[list[int]] = [[] for _ in range(layers)]
+    for index in sorted(indices):
+        each[index // experts].append(index % experts)
+    return tuple(map(tuple, each))
 
 
 def place(

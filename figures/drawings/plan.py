@@ -1,0 +1,161 @@
+"""The pictures of `plan`: what quality costs, and which experts were chosen."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+
+from figures.drawings.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    STYLE,
+    VERMILLION,
+    WIDTH,
+    lengths,
+    titled,
+)
+from figures.plan import names
+from realmodels.plan import DAMAGE, MAXNN, RANDOM, THE_PLAN, Plan
+
+LABELS = {
+    "share": "digital share of parameters",
+    "energy": "energy per token",
+    "throughput": "throughput, tokens/s",
+}
+LOOKS: dict[str, dict[str, Any]] = {
+    DAMAGE: {"color": BLACK, "linestyle": "-", "label": "best by expected damage"},
+    MAXNN: {"color": BLUE, "linestyle": "--", "label": "MaxNNScore, dense digital"},
+    RANDOM: {"color": GREY, "linestyle": ":", "label": "random choice, dense digital"},
+}
+COLOURS = (VERMILLION, ORANGE, PURPLE, GREEN, SKY)  # of further plans
+MARKERS = ("o", "s", "D", "^", "v")
+LAYER_INCHES = 0.11  # of a row of the heat map
+
+
+def frontier(plans: Sequence[Plan]) -> Figure:
+    """Predicted loss increase against share, energy and throughput: lines; measured placements: points.
+
+    plans: the plan, and others to compare it with.
+    """
+    with mpl.rc_context(STYLE):
+        first = plans[0]
+        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+        panels = figure.subplots(1, 3, sharey=True)
+        for axis, panel in zip(LABELS, panels, strict=True):
+            for score, look in LOOKS.items():
+                _line(panel, first.frontiers[score][axis], axis, **look)
+            for other, name, colour in zip(plans[1:], names(plans)[1:], COLOURS * len(plans), strict=False):
+                look = {"color": colour, "linestyle": "-", "label": f"best for {name}"}
+                _line(panel, other.frontiers[DAMAGE][axis], axis, **look)
+                _point(panel, other, THE_PLAN, axis, color=colour, marker="*", label=f"its plan: {name}")
+            for (name, _), marker in zip(first.outcomes.items(), MARKERS, strict=False):
+                colour = BLACK if name == THE_PLAN else BLUE
+                _point(panel, first, name, axis, color=colour, marker=marker, label=f"{name}, measured")
+            panel.set_xlabel(LABELS[axis])
+            if axis == "share":
+                panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            else:
+                _log_axis(panel, "J" if axis == "energy" else "")
+        panels[0].set_ylabel("loss increase, nats per token")
+        panels[0].set_ylim(bottom=0)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        found = first.outcome
+        titled(
+            figure,
+            f"{first.model}: {found.share:.1%} of the parameters digital cost {found.measured:.3f} nats per token",
+            f"Lines: predicted. Points: measured, held-out text, 95 % intervals. {_hardware(first)}",
+        )
+        return figure
+
+
+def _log_axis(panel: Axes, unit: str) -> None:
+    """Few ticks, in units such as mJ."""
+    panel.set_xscale("log")
+    low, high = panel.get_xlim()
+    few = high / low > 30
+    step = max(1, round(math.log10(high / low) / 3))
+    ticks = [
+        digit * 10.0**power
+        for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        if not few or power % step == 0
+        for digit in ((1,) if few else (1, 2, 5))
+    ]
+    panel.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    panel.xaxis.set_major_formatter(EngFormatter(unit, sep="" if not unit else " "))
+    panel.xaxis.set_minor_locator(NullLocator())
+
+
+def _line(panel: Axes, points: Sequence[tuple[float, float]], axis: str, **look: Any) -> None:
+    x, y = np.array(points).T
+    panel.plot(x, y, drawstyle="steps-post" if axis == "share" else "default", **look)
+
+
+def _point(panel: Axes, plan: Plan, name: str, axis: str, **look: Any) -> None:
+    each = plan.outcomes[name]
+    panel.errorbar(
+        [getattr(each, axis)],
+        [each.measured],
+        yerr=lengths([each.measured], [each.interval]),
+        linestyle="none",
+        capsize=2,
+        zorder=3,
+        **look,
+    )
+
+
+def experts(plan: Plan) -> Figure:
+    """Score, load and choice of every expert: layers from top to bottom, experts from left to right."""
+    with mpl.rc_context(STYLE):
+        score, load = np.array(plan.damage), np.array(plan.load)
+        chosen = np.zeros(score.shape)
+        for row, digital in zip(chosen, plan.placement.digital_experts, strict=True):
+            row[list(digital)] = 1
+        figure = Figure(figsize=(WIDTH, 1.3 + 3 * max(0.85, LAYER_INCHES * len(score))), layout="constrained")
+        panels = figure.subplots(3, 1, sharex=True)
+        positive = score[score > 0]
+        low, high = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
+        drawn: tuple[tuple[str, Any, dict[str, Any]], ...] = (
+            ("score: expected damage, nats per token", score, {"norm": LogNorm(low, max(high, low * 1.01))}),
+            ("load: share of the tokens", load, {"vmin": 0.0}),
+            ("choice", chosen, {"cmap": ListedColormap(["#e4e4e4", BLACK]), "vmin": 0, "vmax": 1}),
+        )
+        for panel, (title, values, look) in zip(panels, drawn, strict=True):
+            image = panel.imshow(
+                values, aspect="auto", interpolation="nearest", **{"cmap": "viridis", **look}
+            )
+            panel.set_title(title)
+            panel.set_ylabel("layer")
+            panel.grid(visible=False)
+            panel.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+            bar = figure.colorbar(
+                image, ax=panel, pad=0.01, ticks=[0.25, 0.75] if title == "choice" else None
+            )
+            if title == "choice":
+                bar.ax.set_yticklabels(["analog", "digital"])
+        panels[-1].set_xlabel("expert")
+        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        titled(
+            figure,
+            f"{plan.model}: {plan.outcome.digital_experts} of {score.size} experts are digital",
+            _hardware(plan),
+        )
+        return figure
+
+
+def _hardware(plan: Plan) -> str:
+    hardware = plan.hardware
+    return (
+        f"Noise {hardware.programming}, c = {hardware.c:g}, w_max per {hardware.w_max}; batch {plan.batch}."
+    )
