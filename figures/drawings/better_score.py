@@ -75,20 +75,23 @@ CAPTION = (
 
 @styled
 def draw(result: Result) -> Figure:
-    """Recovered loss against budget and magnitude, a row for each granularity."""
+    """Recovered loss against budget, and against magnitude where there are several, a row for each granularity."""
     judged = _judged(result)
     granularities = list(dict.fromkeys(row["w_max"] for row in judged))
+    several = len({row["c"] for row in judged}) > 1
     figure = Figure(figsize=(WIDTH, 2.4 * len(granularities) + 1.5))
-    axes = figure.subplots(len(granularities), 2, squeeze=False, sharex="col", sharey=True)
+    axes = figure.subplots(len(granularities), 1 + several, squeeze=False, sharex="col", sharey=True)
     for line, w_max in zip(axes, granularities, strict=True):
         mine = [row for row in judged if row["w_max"] == w_max and row["label"] in LOOKS]
         _curves(line[0], [row for row in mine if row["c"] == C], "fraction")
-        _curves(line[1], [row for row in mine if row["fraction"] == FRACTION], "c")
         line[0].set_ylabel("part of the loss recovered")
         line[0].set_title(f"{GRANULARITIES[w_max]}, c = {C:g}")
-        line[1].set_title(f"{100 * FRACTION:g} % of experts digital")
+        if several:
+            _curves(line[1], [row for row in mine if row["fraction"] == FRACTION], "c")
+            line[1].set_title(f"{100 * FRACTION:g} % of experts digital")
     axes[-1, 0].set_xlabel("digital experts")
-    axes[-1, 1].set_xlabel(C_AXIS)
+    if several:
+        axes[-1, 1].set_xlabel(C_AXIS)
     legend_below(figure, axes[0, 0], columns=2)
     titled(figure, "What each score recovers of the loss that noise on experts costs", _measured(result))
     return figure

@@ -78,6 +78,8 @@ def draw(result: Result) -> Figure:
     ]
     known = {each["quantity"] for each in series}
     names = list(dict.fromkeys([*turning, *(name for name in SHOWN if name in known)]))[:PANELS]
+    lines = any(each["lines"] for each in series)
+    largest = max(model["parameters"] for model in models)
     figure = Figure(figsize=(WIDTH, 5.9))
     axes = figure.subplots(2, PANELS // 2, sharex=True, squeeze=False).flat
     for axis, name in zip(axes, names, strict=False):
@@ -86,7 +88,7 @@ def draw(result: Result) -> Figure:
                 _panel(axis, each, {model["name"]: model for model in models})
         axis.axhline(0, color=GREY, linewidth=0.8)
         axis.set_title(_wrapped(name, 33), fontsize=SMALLEST, fontweight="normal")
-        axis.set(xscale="log", xlim=(2.5e6, 1.3 * BEYOND))
+        axis.set(xscale="log", xlim=(2.5e6, 1.3 * BEYOND if lines else 2 * largest))
         axis.tick_params(labelbottom=True)
     for axis in list(figure.axes)[-(PANELS // 2) :]:
         axis.set_xlabel("parameters")
