@@ -350,9 +350,7 @@ def plan(
         advance("reading text", _READING)
         items, found_kinds = items_of(model, hardware, known, batch, machine, advance)
         chosen = items.best(wanted, float(digital.mean()))
-        advance("load of experts", 0)
-        maxnn, load = scores(model), routing(model, known, BLOCKS).frequency
-        advance("load of experts", _ROUTING)
+        maxnn = scores(model)
         compared = {THE_PLAN: chosen} | {
             f"dense + {100 * fraction:g} % {MAXNN}": place(maxnn, fraction)
             for fraction in paper.DIGITAL_EXPERTS.value
@@ -375,7 +373,7 @@ def plan(
         digital_loss=float(digital.mean()),
         damage=_rows(items.experts),
         maxnn=_rows(maxnn),
-        load=_rows(load),
+        load=_rows(items.load),
         dense={
             name: Dense(
                 kind, items.sizes[name], items.dense.get(name, 0.0), name not in chosen.analog_modules
@@ -408,65 +406,86 @@ def _rows(table: Any) -> tuple[tuple[float, ...], ...]:
 class Running:
     """Seconds and joules of a step, in which every sequence gets a token: linear in the digital dense parameters.
 
-    seconds, joules: (experts + 1, 2) by the number of digital experts, with no and with all dense modules digital. They
-        are those of `realmodels.cost.cost`, to which the products of analog dense modules are added; the time of these
-        is not modelled.
-    idle: seconds and joules with everything analog: the digital device is off.
+    A row stands for a number of digital experts, the most damaging ones. Row 0: everything analog, and the digital
+    device is off. Row n + 1: n experts, and at least one dense parameter if n is 0.
+
+    seconds, joules: (rows, 2) with no (in row 1: nearly no) and with all dense modules digital. Both can fall from left
+        to right: analog dense modules take tokens in turn.
     dense: number of parameters of all dense modules.
     """
 
     seconds: NDArray[np.float64]
     joules: NDArray[np.float64]
-    idle: tuple[float, float]
     dense: int
 
     @classmethod
-    def of(cls, shape: Shape, experts: int, batch: int, machine: Machine | None) -> "Running":
-        little = replace(shape, dense_parameters=1)
-        seconds, joules = np.empty((experts + 1, 2)), np.empty((experts + 1, 2))
-        for number in range(experts + 1):
-            fraction = number / experts
-            none, every = (cost(each, fraction, batch, machine) for each in (little, shape))
-            analog, without = (
-                cost(each, fraction, batch, machine, dense_digital=False) for each in (shape, little)
-            )
-            seconds[number] = none.seconds, every.seconds
-            joules[number] = none.joules + analog.joules - without.joules, every.joules
-        nothing = cost(shape, 0.0, batch, machine, dense_digital=False)
-        return cls(seconds, joules, (nothing.seconds, nothing.joules), shape.dense_parameters)
+    def of(
+        cls,
+        shape: Shape,
+        placements: Sequence[Placement],
+        batch: int,
+        machine: Machine | None,
+        load: NDArray[np.float64],
+    ) -> "Running":
+        """placements: with 0, 1, ... digital experts. load: (layers, experts) as `realmodels.cost.cost` takes it."""
 
-    def at(self, experts: int, dense: int) -> tuple[float, float]:
-        """Seconds and joules with so many experts and dense parameters digital."""
-        if not experts and not dense:
-            return self.idle
-        part = dense / self.dense
-        return tuple(float(ends[experts] @ (1 - part, part)) for ends in (self.seconds, self.joules))  # type: ignore[return-value]
+        def step(placement: Placement, share: float) -> NDArray[np.float64]:
+            found = cost(shape, placement, batch, machine, dense_digital=share, loads=load)
+            return np.array([found.seconds, found.joules])
 
-    def room(self, ends: NDArray[np.float64], most: float) -> NDArray[np.float64]:
-        """Most digital dense parameters for at most so much, by number of digital experts; below 0 for none."""
+        rows = [[step(placements[0], 0.0)] * 2]
+        for placement in placements:
+            half, every = step(placement, 0.5), step(placement, 1.0)
+            rows.append([2 * half - every, every])
+        seconds, joules = np.moveaxis(np.array(rows), -1, 0)
+        return cls(seconds, joules, shape.dense_parameters)
+
+    def room(
+        self, ends: NDArray[np.float64], most: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Fewest and most digital dense parameters for which a row costs at most so much; the most is -1 for none."""
+        rise = ends[:, 1] - ends[:, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
-            part = (most - ends[:, 0]) / (ends[:, 1] - ends[:, 0])
-        return np.where(ends[:, 0] > most, -1.0, np.clip(np.nan_to_num(part, nan=1.0), 0, 1) * self.dense)
+            border = (most - ends[:, 0]) / rise * self.dense
+        low = np.where(rise < 0, np.clip(np.ceil(border), 0, self.dense + 1), 0)
+        high = np.where(rise > 0, np.minimum(np.floor(border), self.dense), self.dense)
+        return low, np.where(ends.min(axis=1) > most, -1, high)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Digital experts, the most damaging ones, and digital dense modules, with the damage of what stays analog.
+
+    experts: their number. dense: indices of modules. damage: nats per token.
+    """
+
+    experts: int
+    dense: tuple[int, ...]
+    damage: float
 
 
 @dataclass(frozen=True)
 class Items:
     """The experts and dense modules of a model, which `best` chooses among.
 
+    shape: what running costs depend on; its dense parameters are those of modules that can be analog.
     experts: (layers, experts) expected damage, nats per token. size: parameters of an expert.
+    load: (layers, experts) share of the tokens that are routed to an expert.
     dense: expected damage of each dense module that can be analog. sizes: parameters of each dense module.
     total: parameters of the model.
     """
 
     model: Model
+    shape: Shape
     ranges: Any
     experts: NDArray[np.float64]
+    load: NDArray[np.float64]
     size: int
     dense: Mapping[str, float]
     sizes: Mapping[str, int]
     total: int
     batch: int
-    running: Running
+    machine: Machine | None = None
     interaction: float = 0.0
 
     @cached_property
@@ -487,7 +506,27 @@ class Items:
     @cached_property
     def front(self) -> Frontier:
         """Of the choices of digital dense modules."""
-        return frontier(list(self.dense.values()), [self.sizes[name] for name in self.names])
+        return self._frontier(every=False)
+
+    @cached_property
+    def every(self) -> Frontier:
+        """The same with the choices that others beat: needed where more digital parameters cost less."""
+        return self._frontier(every=True)
+
+    def _frontier(self, every: bool) -> Frontier:
+        return frontier(
+            list(self.dense.values()), [self.sizes[name] for name in self.names], every=every
+        )
+
+    @cached_property
+    def running(self) -> Running:
+        placements = [self._placement(number, ()) for number in range(self.experts.size + 1)]
+        return Running.of(self.shape, placements, self.batch, self.machine, self.load)
+
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """Digital experts of the rows of `running`."""
+        return np.array([0, *range(self.experts.size + 1)])
 
     @property
     def fixed(self) -> int:
@@ -498,55 +537,58 @@ class Items:
         """Expected loss increase, of a sum of damages."""
         return damage + self.interaction * damage**2
 
-    def room(self, caps: Mapping[str, float]) -> NDArray[np.int64]:
-        """The dearest choice of dense modules within caps, by number of digital experts; -1 for none."""
-        numbers = np.arange(self.experts.size + 1)
-        room = np.full(len(numbers), float(self.running.dense))
+    def room(self, caps: Mapping[str, float]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Fewest and most digital dense parameters within caps, by the rows of `running`; none where low > high."""
+        low, high = np.zeros(len(self.numbers)), np.full(len(self.numbers), float(self.running.dense))
+        high[0], low[1] = 0, 1
         if "experts" in caps:
-            room[numbers > caps["experts"]] = -1
+            high[self.numbers > caps["experts"]] = -1
         if "parameters" in caps:
-            room = np.minimum(room, caps["parameters"] - numbers * self.size)
-        if "seconds" in caps:
-            room = np.minimum(room, self.running.room(self.running.seconds, caps["seconds"]))
-        if "joules" in caps:
-            room = np.minimum(room, self.running.room(self.running.joules, caps["joules"]))
-        found = np.where(room < 0, -1, self.front.within(np.floor(room)))
-        seconds, joules = self.running.idle
-        if (
-            found[0] < 0
-            and min(caps.get("experts", 0), caps.get("parameters", 0)) >= 0
-            and seconds <= caps.get("seconds", math.inf)
-            and joules <= caps.get("joules", math.inf)
-        ):
-            found[0] = 0  # everything analog
-        return found
+            high = np.minimum(high, caps["parameters"] - self.numbers * self.size)
+        for name in {"seconds", "joules"} & set(caps):
+            fewest, most = self.running.room(getattr(self.running, name), caps[name])
+            low, high = np.maximum(low, fewest), np.minimum(high, most)
+        return low.astype(np.int64), np.floor(high).astype(np.int64)
 
-    def least(self, caps: Mapping[str, float]) -> tuple[int, int] | None:
-        """The number of digital experts and the choice of dense modules of least damage within caps, None for none.
+    def least(self, caps: Mapping[str, float]) -> Choice | None:
+        """The choice of least damage within caps, None for none; of equal ones the one with the fewest parameters."""
+        low, high = self.room(caps)
+        table, found = self.front, self.front.within(high)
+        if (table.costs[found] < low)[low <= high].any():
+            table, found = self.every, self.every.between(low, high)
+        damage, costs = self._of(table, found)
+        fits = (low <= high) & (found >= 0)
+        row = int(np.lexsort((costs, np.where(fits, damage, math.inf)))[0])
+        return self._choice(row, table, found, damage) if fits[row] else None
 
-        Of equal ones the one with the fewest parameters.
-        """
-        choice = self.room(caps)
-        damage = np.where(choice < 0, math.inf, self.left + self._analog_dense(choice))
-        if not np.isfinite(damage).any():
-            return None
-        costs = self.front.costs[choice] + self.size * np.arange(len(choice))
-        experts = int(np.lexsort((costs, damage))[0])
-        return experts, int(choice[experts])
+    def cheapest(self, caps: Mapping[str, float], nats: float) -> Choice | None:
+        """The choice with the fewest parameters within caps whose expected increase is at most `nats`, None for none."""
+        (low, high), slack = self.room(caps), 1e-12 * (self.left[0] + self.front.worths[-1])
+        needed = self.left[self.numbers] + self._all_dense - self.sum_of(nats) - slack
+        table, found = self.front, self.front.worth(needed)
+        found[found == len(table.costs)] = -1
+        if ((table.costs[found] < low) & (found >= 0))[low <= high].any():
+            table, found = self.every, self.every.worth_between(low, high, needed)
+        damage, costs = self._of(table, found)
+        fits = (found >= 0) & (low <= table.costs[found]) & (table.costs[found] <= high)
+        row = int(np.lexsort((damage, np.where(fits, costs, np.iinfo(np.int64).max)))[0])
+        return self._choice(row, table, found, damage) if fits[row] else None
 
-    def cheapest(self, caps: Mapping[str, float], nats: float) -> tuple[int, int] | None:
-        """Number of experts and choice with the fewest parameters whose expected increase is at most `nats`."""
-        most = self.sum_of(nats)
-        slack = 1e-12 * (self.left[0] + self.front.worths[-1])
-        needed = self.front.worth(np.maximum(self.left + self._analog_dense(0) - most - slack, 0.0))
-        fits = needed <= self.room(caps)
-        if not fits.any():
-            return None
-        needed = np.minimum(needed, len(self.front.costs) - 1)
-        costs = self.front.costs[needed] + self.size * np.arange(len(needed))
-        damage = self.left + self._analog_dense(needed)
-        experts = int(np.lexsort((damage, np.where(fits, costs, np.iinfo(np.int64).max)))[0])
-        return experts, int(needed[experts])
+    def _of(
+        self, table: Frontier, found: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Damage of what is analog, and digital parameters, by row, of choices in a table."""
+        damage = self.left[self.numbers] + self._all_dense - table.worths[found]
+        return damage, table.costs[found] + self.size * self.numbers
+
+    def _choice(
+        self, row: int, table: Frontier, found: NDArray[np.int64], damage: NDArray[np.float64]
+    ) -> Choice:
+        return Choice(int(self.numbers[row]), tuple(table.items(int(found[row]))), float(damage[row]))
+
+    @property
+    def _all_dense(self) -> float:
+        return sum(self.dense.values())
 
     def sum_of(self, nats: float) -> float:
         """The sum of damages that is expected to add so much to the loss: the inverse of `increase`."""
@@ -556,17 +598,16 @@ class Items:
         under = 1 + 4 * b * nats
         return math.inf if under < 0 else (math.sqrt(under) - 1) / (2 * b)
 
-    def _analog_dense(self, choice: Any) -> Any:
-        """Damage of the analog dense modules, by the choice of the digital ones."""
-        return sum(self.dense.values()) - self.front.worths[choice]
-
-    def placement(self, experts: int, choice: int) -> Placement:
-        digital = {self.names[index] for index in self.front.items(choice)}
+    def _placement(self, experts: int, dense: Sequence[int]) -> Placement:
+        digital = {self.names[index] for index in dense}
         return Placement(
             self.model.map.num_experts,
             as_choice(self.order[:experts], *self.experts.shape),
             tuple(name for name in self.names if name not in digital),
         )
+
+    def placement(self, choice: Choice) -> Placement:
+        return self._placement(choice.experts, choice.dense)
 
     def caps(self, budgets: Budgets) -> dict[str, dict[str, float]]:
         """Bounds on experts, parameters, and seconds and joules of a step, by the budget that they come from."""
@@ -600,25 +641,22 @@ class Items:
                 f"budgets {' and '.join(each)} cannot be met together, though each can alone: relax one of them"
             )
         if not math.isfinite(nats):
-            return self.placement(*least)
+            return self.placement(least)
         found = self.cheapest(caps, nats)
         if found is None:
-            needed, near = self.cheapest({}, nats), self.outcome(self.placement(*least))
+            needed, near = self.cheapest({}, nats), self.outcome(self.placement(least))
             assert needed is not None  # with everything digital the increase is 0
-            needs = self.outcome(self.placement(*needed))
+            needs = self.outcome(self.placement(needed))
             raise InputError(
                 f"a loss increase of {_nats(nats, digital_loss)} needs {needs.share:.1%} of the parameters digital"
                 f" ({needs.energy:.3g} J per token, {needs.throughput:,.0f} tokens/s); the nearest within"
                 f" the budget of {' and '.join(each)} is {_nats(near.predicted, digital_loss)} at {near.share:.1%}"
             )
-        return self.placement(*found)
+        return self.placement(found)
 
     def _unreachable(self, name: str, budgets: Budgets) -> str:
         value = shown(getattr(budgets, name))
-        seconds, joules = (
-            min(float(ends.min()), idle)
-            for ends, idle in zip((self.running.seconds, self.running.joules), self.running.idle, strict=True)
-        )
+        seconds, joules = float(self.running.seconds.min()), float(self.running.joules.min())
         return {
             "digital_memory": f"budget digital_memory is {value}: what no placement touches (embeddings, norms,"
             f" routers) alone takes {self.fixed * BYTES_PER_PARAMETER:,} bytes; give more",
@@ -637,19 +675,24 @@ class Items:
             row[list(digital)] = False
         experts = int((~mask).sum())
         dense = sum(size for name, size in self.sizes.items() if name not in analog)
-        seconds, joules = self.running.at(experts, dense)
+        weights = sum(self.sizes[name] for name in self.names if name not in analog)
+        step = cost(
+            self.shape,
+            placement,
+            self.batch,
+            self.machine,
+            dense_digital=weights / self.shape.dense_parameters,
+            loads=self.load,
+        )
         damage = float(self.experts[mask].sum()) + sum(self.dense.get(name, 0.0) for name in analog)
         return Outcome(
             placement=placement,
             digital_experts=experts,
             digital_parameters=dense + experts * self.size,
             share=(dense + experts * self.size) / self.total,
-            memory=(
-                self.fixed + experts * self.size + sum(self.sizes[n] for n in self.names if n not in analog)
-            )
-            * BYTES_PER_PARAMETER,
-            energy=joules / self.batch,
-            throughput=self.batch / seconds,
+            memory=(self.fixed + experts * self.size + weights) * BYTES_PER_PARAMETER,
+            energy=step.joules / self.batch,
+            throughput=step.tokens_per_second,
             predicted=float(self.increase(damage)),
             measured=measured,
             interval=interval,
@@ -658,31 +701,28 @@ class Items:
     def frontiers(self, maxnn: torch.Tensor) -> dict[str, dict[str, tuple[tuple[float, float], ...]]]:
         """By score and axis; MaxNNScore and random choice as in the paper: in each layer, dense modules digital."""
         layers, each = self.experts.shape
-        ranked = np.take_along_axis(self.experts, np.argsort(-np.asarray(maxnn), 1, "stable"), 1).sum(0)
-        every = self.experts.sum()
-        others = {
-            MAXNN: [float(ranked[number:].sum()) for number in range(each + 1)],
-            RANDOM: [float(every * (1 - number / each)) for number in range(each + 1)],  # on average
+        numbers = range(each + 1)
+        placed = [self.outcome(place(maxnn, number / each)) for number in numbers]
+        steps = [cost(self.shape, (number,) * layers, self.batch, self.machine) for number in numbers]
+        left = self.experts.sum() * (1 - np.arange(each + 1) / each)  # of random choice, on average
+        energies = [step.joules / self.batch for step in steps]
+        points = {
+            MAXNN: [(one.share, one.energy, one.throughput, one.predicted) for one in placed],
+            RANDOM: [
+                (one.share, energy, step.tokens_per_second, increase)
+                for one, energy, step, increase in zip(
+                    placed, energies, steps, self.increase(left).tolist(), strict=True
+                )
+            ],
         }
-        dense = sum(self.sizes.values())
-        found: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {DAMAGE: self._best_by_axis()}
-        for name, damages in others.items():
-            points = []
-            for number, damage in enumerate(damages):
-                seconds, joules = self.running.at(number * layers, dense)
-                share = (dense + number * layers * self.size) / self.total
-                increase = float(self.increase(damage))
-                points.append((share, joules / self.batch, self.batch / seconds, increase))
-            found[name] = {
-                axis: tuple((point[index], point[-1]) for point in points) for index, axis in enumerate(AXES)
-            }
-        return found
+        return {DAMAGE: self._best_by_axis()} | {
+            score: {axis: tuple((one[index], one[-1]) for one in own) for index, axis in enumerate(AXES)}
+            for score, own in points.items()
+        }
 
     def _best_by_axis(self) -> dict[str, tuple[tuple[float, float], ...]]:
         """The least expected increase at POINTS budgets along each axis."""
-        running, most = self.running, self.total - self.fixed
-        seconds = np.array([running.idle[0], *running.seconds.ravel()])
-        joules = np.array([running.idle[1], *running.joules.ravel()])
+        seconds, joules, most = self.running.seconds, self.running.joules, self.total - self.fixed
         budgets = {
             "share": ("parameters", np.linspace(0, most, POINTS), lambda cap: cap / self.total),
             "energy": (
@@ -700,9 +740,7 @@ class Items:
         for axis, (bound, caps, shown_as) in budgets.items():
             points = [(float(shown_as(cap)), self.least({bound: float(cap) * (1 + 1e-12)})) for cap in caps]
             found[axis] = tuple(
-                (x, float(self.increase(self.left[best[0]] + self._analog_dense(best[1]))))
-                for x, best in points
-                if best is not None
+                (x, float(self.increase(best.damage))) for x, best in points if best is not None
             )
         return found
 
@@ -716,6 +754,13 @@ def items_of(
     advance: Advance,
 ) -> tuple[Items, dict[str, Kind]]:
     """What there is to choose from, with damages that were corrected on calibration text."""
+    shape = Shape.of(model)
+    sizes = parameters(model).unique().tolist()
+    if len(sizes) != 1:
+        raise InputError(
+            f"{model.name} has experts of {' and '.join(map(str, sizes))} parameters: plan needs experts of one size;"
+            " use theory.placement.knapsack"
+        )
     advance("converter ranges", 0)
     searched = sum(len(names) for names in model.map.dense.values()) + 2 * len(model.map.moe_layers)
 
@@ -744,23 +789,23 @@ def items_of(
     }
     measured = _alone(model, hardware, ranges, kinds, texts, advance)
     found = {kind: _corrected(closed[kind], measured[kind]) for kind in closed}
-    sizes = parameters(model).unique().tolist()
-    if len(sizes) != 1:
-        raise InputError(
-            f"{model.name} has experts of {' and '.join(map(str, sizes))} parameters: plan needs experts of one size;"
-            " use theory.placement.knapsack"
-        )
+    advance("load of experts", 0)
+    load = routing(model, texts, BLOCKS).frequency.numpy()
+    advance("load of experts", _ROUTING)
     network = model.network
+    linears = {name: network.get_parameter(f"{name}.weight").numel() for name in model.map.linears}
     items = Items(
         model=model,
+        shape=replace(shape, dense_parameters=sum(linears[name] for name in dense)),
         ranges=ranges,
         experts=experts * found["experts"].factor,
+        load=load,
         size=sizes[0],
         dense={name: dense[name] * found[kind].factor for kind, names in kinds.items() for name in names},
-        sizes={name: network.get_parameter(f"{name}.weight").numel() for name in model.map.linears},
+        sizes=linears,
         total=sum(each.numel() for each in network.parameters()),
         batch=batch,
-        running=Running.of(Shape.of(model), experts.size, batch, machine),
+        machine=machine,
     )
     every = float(items.left[0]) + sum(items.dense.values())
     return replace(items, interaction=_interaction(every, float(np.mean(measured[_EVERYTHING])))), found

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import MODELS, TEXTS, as_model, network_named, small_model
 
-from realmodels.cost import Shape, cost
+from realmodels.cost import Machine, Shape, cost
 from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
 from realmodels.load import load
@@ -33,16 +33,16 @@ from realmodels.plan import (
     RANDOM,
     THE_PLAN,
     Budgets,
+    Choice,
     Items,
     Plan,
-    Running,
     plan,
     read_plan,
 )
 from realmodels.progress import progress
 from theory.errors import InputError
 from theory.hardware import Hardware
-from theory.placement import Placement
+from theory.placement import Placement, place
 
 under_test: Any = import_module("realmodels.plan")  # `realmodels.plan` is the function
 HARDWARE = Hardware(c=1.5, tile_size=16)
@@ -60,62 +60,109 @@ def a_plan() -> Plan:
     return planned(digital_parameters="30%")
 
 
-def items(seed: int = 0, interaction: float = 0.0, dense: int = 3) -> Items:
-    """Experts and a few dense modules of MODEL, with damages and running costs from a generator."""
+# More digital dense parameters make a step on them faster, and cheaper; the one; the other; neither.
+MACHINES = (
+    Machine(),
+    Machine(rest_power=1.0, memory_energy=1e-7),
+    Machine(memory_bandwidth=1e9, dac_energy=1e-6, rest_power=1.0),
+    Machine(memory_bandwidth=1e9),
+)
+
+
+def items(seed: int = 0, interaction: float = 0.0, dense: int = 3, machine: Machine | None = None) -> Items:
+    """Experts and a few dense modules of MODEL, with damages and loads from a generator; one module has no damage."""
     rng = np.random.default_rng(seed)
     names = MODEL.map.linears[:dense]
-    start = rng.random(LAYERS * EXPERTS + 1)  # as analog experts share out their work: not monotone
-    seconds, joules = (np.stack([each, each + 1 + rng.random()], 1) for each in (start, 3 * start))
     sizes = {name: MODEL.network.get_parameter(f"{name}.weight").numel() for name in MODEL.map.linears}
+    sizes = {name: int(sizes[name] * rng.choice([1, 2])) for name in names}
+    shape = Shape.of(MODEL)
+    load = rng.random((LAYERS, EXPERTS)) ** 2
     return Items(
         model=MODEL,
+        shape=replace(shape, expert_parameters=1024, dense_parameters=sum(sizes.values())),
         ranges=None,
         experts=rng.random((LAYERS, EXPERTS)),
+        load=load / load.sum(1, keepdims=True),
         size=1024,  # as a dense module: other choices cost the same
-        dense=dict(zip(names, (3 * rng.random(dense)).tolist(), strict=True)),
-        sizes={name: int(sizes[name] * rng.choice([1, 2])) for name in names},
+        dense=dict(zip(names, [0.0, *(3 * rng.random(dense - 1)).tolist()], strict=True)),
+        sizes=sizes,
         total=60_000,
         batch=4,
-        running=Running(seconds, joules, (0.01, 0.01), sum(sizes[name] for name in names) * 2),
+        machine=machine,
         interaction=interaction,
     )
 
 
+def step_of(of: Items, placement: Placement, share: float) -> tuple[float, float]:
+    """Seconds and joules."""
+    found = cost(of.shape, placement, of.batch, of.machine, dense_digital=share, loads=of.load)
+    return found.seconds, found.joules
+
+
 def every_choice(of: Items) -> dict[str, np.ndarray]:
-    """What each subset of experts and dense modules costs."""
+    """What each subset of experts and dense modules costs; seconds and joules: infinite if not the worst experts."""
     masks = np.array(list(product((False, True), repeat=of.experts.size)))
     dense = np.array(list(product((False, True), repeat=len(of.dense))))
     sizes, damage = np.array([of.sizes[name] for name in of.names]), np.array(list(of.dense.values()))
     numbers, parameters = masks.sum(1), dense @ sizes
-    both = [[of.running.at(k, p) for p in parameters.tolist()] for k in range(of.experts.size + 1)]
-    table = np.array(both)[numbers]
     left = (~masks @ of.experts.ravel())[:, None] + (~dense @ damage)[None]
+    steps = np.full((*left.shape, 2), math.inf)
+    order = np.argsort(-of.experts.ravel())
+    for number in range(of.experts.size + 1):
+        worst = set(order[:number].tolist())
+        digital = tuple(
+            tuple(expert for expert in range(EXPERTS) if layer * EXPERTS + expert in worst)
+            for layer in range(LAYERS)
+        )
+        (row,) = np.flatnonzero((masks == np.isin(np.arange(of.experts.size), list(worst))).all(1))
+        placement = Placement(MODEL.map.num_experts, digital)
+        steps[row] = [step_of(of, placement, share) for share in (parameters / sizes.sum()).tolist()]
     return {
         "experts": np.broadcast_to(numbers[:, None], left.shape),
         "parameters": numbers[:, None] * of.size + parameters[None],
-        "seconds": table[..., 0],
-        "joules": table[..., 1],
+        "seconds": steps[..., 0],
+        "joules": steps[..., 1],
         "increase": of.increase(left),
     }
 
 
-CHOICES = {seed: (items(seed, b), every_choice(items(seed, b))) for seed, b in enumerate((0.0, 0.05, -0.03))}
+@cache
+def case(number: int) -> tuple[Items, dict[str, np.ndarray]]:
+    of = items(number, (0.0, 0.05, -0.03, 0.0)[number], 5, MACHINES[number])
+    return of, every_choice(of)
+
+
 SHARE = st.none() | st.floats(0, 1)
 
 
-@given(st.sampled_from(list(CHOICES)), SHARE, SHARE, SHARE, SHARE, SHARE)
+def test_seconds_and_joules_rise_and_fall_with_digital_dense_parameters() -> None:
+    """In the cases of the next test."""
+    rises = [
+        tuple((np.diff(ends[1]) > 0).item() for ends in (of.running.seconds, of.running.joules))
+        for of, _ in map(case, range(len(MACHINES)))
+    ]
+    assert rises == [(False, False), (False, True), (True, False), (True, True)]
+
+
+@settings(max_examples=300)
+@given(st.integers(0, len(MACHINES) - 1), SHARE, SHARE, SHARE, SHARE, SHARE)
 def test_no_choice_within_the_budgets_is_better(
-    seed: int,
+    number: int,
     experts: float | None,
     parameters: float | None,
     energy: float | None,
     throughput: float | None,
     loss: float | None,
 ) -> None:
-    """Least increase within budgets of resources; with one of the loss the fewest parameters."""
-    of, every = CHOICES[seed]
+    """Least increase within budgets of resources; with one of the loss the fewest parameters.
+
+    Budgets of energy and throughput: of the choices that take the worst experts first.
+    """
+    of, every = case(number)
     joules, seconds = (
-        None if share is None else float(np.quantile(every[name], share)) * (1 + 1e-9)
+        None
+        if share is None
+        else float(np.quantile(every[name][np.isfinite(every[name])], share)) * (1 + 1e-9)
         for share, name in ((energy, "joules"), (throughput, "seconds"))
     )
     nats = None if loss is None else loss * float(every["increase"].max())
@@ -172,16 +219,48 @@ def test_closed_forms_are_corrected_only_by_what_was_measured_above_0() -> None:
     assert under_test._corrected(0.0, [0.9, 1.0, 1.1]).factor == 1.0
 
 
-def test_running_costs_are_those_of_the_cost_model_at_both_ends() -> None:
-    shape = Shape.of(MODEL)
-    running = Running.of(shape, LAYERS * EXPERTS, 8, None)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_running_costs_are_those_of_the_cost_model_for_these_experts(machine: Machine) -> None:
+    """And on a line between both ends, for any share of digital dense parameters."""
+    of = items(machine=machine)
+    assert of.running.seconds[0].tolist() == [step_of(of, of.placement(Choice(0, (), 0)), 0.0)[0]] * 2
     for number in range(LAYERS * EXPERTS + 1):
-        step = cost(shape, number / (LAYERS * EXPERTS), 8)
-        assert running.at(number, shape.dense_parameters) == pytest.approx((step.seconds, step.joules))
-    nothing = cost(shape, 0.0, 8, dense_digital=False)
-    assert running.at(0, 0) == (nothing.seconds, nothing.joules)
-    half = [np.mean([running.at(3, p)[i] for p in (0, shape.dense_parameters)]) for i in range(2)]
-    assert running.at(3, shape.dense_parameters // 2) == pytest.approx(half, rel=1e-6)
+        placement = of.placement(Choice(number, (), 0))
+        for share in (1e-9, 0.3, 1.0):
+            ends = np.stack([of.running.seconds[number + 1], of.running.joules[number + 1]])
+            assert ends @ (1 - share, share) == pytest.approx(step_of(of, placement, share), rel=1e-6)
+
+
+def test_an_outcome_runs_as_its_own_experts_do() -> None:
+    """Not as equally many others, nor as experts of even load."""
+    of, none = items(), ((),) * (LAYERS - 1)
+    found = [of.outcome(Placement(MODEL.map.num_experts, ((expert,), *none))) for expert in range(EXPERTS)]
+    for each in found:
+        own = step_of(of, each.placement, 1.0)
+        assert (of.batch / each.throughput, each.energy * of.batch) == pytest.approx(own, rel=1e-12)
+    assert len({each.energy for each in found}) == EXPERTS
+    some = of.outcome(Placement(MODEL.map.num_experts, ((0,), *none), (of.names[1],)))
+    share = 1 - of.sizes[of.names[1]] / sum(of.sizes.values())
+    assert some.energy * of.batch == pytest.approx(step_of(of, some.placement, share)[1], rel=1e-12)
+
+
+def test_curves_of_other_scores_are_those_of_their_placements() -> None:
+    of, maxnn = items(), torch.rand(LAYERS, EXPERTS, generator=torch.Generator().manual_seed(0))
+    found = of.frontiers(maxnn)
+    for number in range(EXPERTS + 1):
+        each = of.outcome(place(maxnn, number / EXPERTS))
+        even = cost(of.shape, (number,) * LAYERS, of.batch)
+        share = (sum(of.sizes.values()) + number * LAYERS * of.size) / of.total
+        chance = of.experts.sum() * (1 - number / EXPERTS)
+        for axis, x in zip(AXES, (each.share, each.energy, each.throughput), strict=True):
+            assert found[MAXNN][axis][number] == (x, each.predicted)
+        for axis, x in zip(AXES, (share, even.joules / of.batch, even.tokens_per_second), strict=True):
+            assert found[RANDOM][axis][number] == pytest.approx((x, chance))
+
+
+def test_loads_are_shares_of_tokens() -> None:
+    """Each layer's sum to the experts that a token uses."""
+    np.testing.assert_allclose(np.sum(a_plan().load, axis=1), MODEL.network.config.num_experts_per_tok)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -67,12 +67,53 @@ def test_both_questions_have_the_best_answer(
     assert found.within(-1) == -1
 
 
+@given(items())
+def test_every_total_cost_has_its_most_valuable_choice(case: tuple[list[float], list[int]]) -> None:
+    """Worth something or not, beaten or not; and it is made of the items that it names."""
+    values, costs = case
+    best: dict[int, float] = {}
+    for cost, worth in all_choices(values, costs):
+        best[cost] = max(worth, best.get(cost, worth))
+    found = frontier(values, costs, every=True)
+    assert list(zip(found.costs.tolist(), found.worths.tolist(), strict=True)) == sorted(best.items())
+    for number, (cost, worth) in enumerate(zip(found.costs, found.worths, strict=True)):
+        chosen = found.items(number)
+        assert chosen == sorted(set(chosen)) and sum(values[item] for item in chosen) == worth
+        assert sum(costs[item] for item in chosen) == cost
+
+
+@given(items(), st.lists(st.tuples(*[st.integers(-5, 120)] * 3), min_size=1, max_size=4))
+def test_both_questions_have_the_best_answer_where_a_least_cost_is_asked_for(
+    case: tuple[list[float], list[int]], asked: list[tuple[int, int, int]]
+) -> None:
+    every, found = all_choices(*case), frontier(*case, every=True)
+    low, high, least = np.array(asked).T
+    most, cheapest = found.between(low, high), found.worth_between(low, high, least)
+    for (lowest, highest, needed), one, other in zip(
+        asked, most.tolist(), cheapest.tolist(), strict=True
+    ):
+        inside = [(-worth, cost) for cost, worth in every if lowest <= cost <= highest]
+        assert (None if one < 0 else (-found.worths[one], found.costs[one])) == min(inside, default=None)
+        enough = [cost for worth, cost in inside if -worth >= needed]
+        assert (None if other < 0 else found.costs[other]) == min(enough, default=None)
+        assert other < 0 or found.worths[other] >= needed
+
+
+def test_a_beaten_choice_is_best_where_a_least_cost_is_asked_for() -> None:
+    found = frontier([5.0, 1.0, -1.0], [2, 3, 4], every=True)
+    assert found.items(int(found.between(3, 4)[0])) == [1]
+    assert found.items(int(found.between(4, 4)[0])) == [2]
+    assert found.items(int(found.worth_between(3, 9, 1.0)[0])) == [1]
+    assert found.items(int(found.worth_between(4, 9, 1.0)[0])) == [0, 1]
+
+
 @given(items(), st.integers(0, 100))
 def test_a_budget_leaves_out_what_costs_more(case: tuple[list[float], list[int]], budget: int) -> None:
-    whole, within = frontier(*case), frontier(*case, budget)
-    number = int(whole.within(budget)) + 1
-    assert within.costs.tolist() == whole.costs[:number].tolist()
-    assert within.worths.tolist() == whole.worths[:number].tolist()
+    for every in (False, True):
+        whole, within = frontier(*case, every=every), frontier(*case, budget, every=every)
+        number = int(whole.within(budget)) + 1
+        assert within.costs.tolist() == whole.costs[:number].tolist()
+        assert within.worths.tolist() == whole.worths[:number].tolist()
 
 
 @pytest.mark.parametrize("pairs", [1, 3, 50])
