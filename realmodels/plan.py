@@ -440,9 +440,7 @@ class Running:
         seconds, joules = np.moveaxis(np.array(rows), -1, 0)
         return cls(seconds, joules, shape.dense_parameters)
 
-    def room(
-        self, ends: NDArray[np.float64], most: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def room(self, ends: NDArray[np.float64], most: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Fewest and most digital dense parameters for which a row costs at most so much; the most is -1 for none."""
         rise = ends[:, 1] - ends[:, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -514,9 +512,7 @@ class Items:
         return self._frontier(every=True)
 
     def _frontier(self, every: bool) -> Frontier:
-        return frontier(
-            list(self.dense.values()), [self.sizes[name] for name in self.names], every=every
-        )
+        return frontier(list(self.dense.values()), [self.sizes[name] for name in self.names], every=every)
 
     @cached_property
     def running(self) -> Running:
@@ -574,9 +570,7 @@ class Items:
         row = int(np.lexsort((damage, np.where(fits, costs, np.iinfo(np.int64).max)))[0])
         return self._choice(row, table, found, damage) if fits[row] else None
 
-    def _of(
-        self, table: Frontier, found: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _of(self, table: Frontier, found: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Damage of what is analog, and digital parameters, by row, of choices in a table."""
         damage = self.left[self.numbers] + self._all_dense - table.worths[found]
         return damage, table.costs[found] + self.size * self.numbers

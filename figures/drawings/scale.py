@@ -88,7 +88,7 @@ def draw(result: Result) -> Figure:
                 _panel(axis, each, {model["name"]: model for model in models})
         axis.axhline(0, color=GREY, linewidth=0.8)
         axis.set_title(_wrapped(name, 33), fontsize=SMALLEST, fontweight="normal")
-        axis.set(xscale="log", xlim=(2.5e6, 1.3 * BEYOND if lines else 2 * largest))
+        axis.set(xscale="log", xlim=(2.5e6, 1.3 * BEYOND) if lines else (1e6, 4 * largest))
         axis.tick_params(labelbottom=True)
     for axis in list(figure.axes)[-(PANELS // 2) :]:
         axis.set_xlabel("parameters")

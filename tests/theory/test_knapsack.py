@@ -89,9 +89,7 @@ def test_both_questions_have_the_best_answer_where_a_least_cost_is_asked_for(
     every, found = all_choices(*case), frontier(*case, every=True)
     low, high, least = np.array(asked).T
     most, cheapest = found.between(low, high), found.worth_between(low, high, least)
-    for (lowest, highest, needed), one, other in zip(
-        asked, most.tolist(), cheapest.tolist(), strict=True
-    ):
+    for (lowest, highest, needed), one, other in zip(asked, most.tolist(), cheapest.tolist(), strict=True):
         inside = [(-worth, cost) for cost, worth in every if lowest <= cost <= highest]
         assert (None if one < 0 else (-found.worths[one], found.costs[one])) == min(inside, default=None)
         enough = [cost for worth, cost in inside if -worth >= needed]
