@@ -558,7 +558,7 @@ class Items:
         return self._choice(row, table, found, damage) if fits[row] else None
 
     def cheapest(self, caps: Mapping[str, float], nats: float) -> Choice | None:
-        """The choice with the fewest parameters within caps whose expected increase is at most `nats`, None for none."""
+        """The choice of fewest parameters within caps whose expected increase is at most `nats`, None for none."""
         (low, high), slack = self.room(caps), 1e-12 * (self.left[0] + self.front.worths[-1])
         needed = self.left[self.numbers] + self._all_dense - self.sum_of(nats) - slack
         table, found = self.front, self.front.worth(needed)
