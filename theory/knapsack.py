@@ -1,8 +1,8 @@
 """Which items are worth most within a budget, and which cost least for what they are worth? The 0/1 knapsack, exactly.
 
 A choice of items is on the frontier if no other choice costs as little and is worth as much. The frontier answers the
-question for every budget at once, and the reverse question, too. Where a choice has to cost something at least, one that
-is beaten can be the best: then the most valuable choice of every total cost is needed.
+question for every budget at once, and the reverse question, too. Where a choice has to cost something at least, one
+that is beaten can be the best: then the most valuable choice of every total cost is needed.
 
 Why it is exact, whatever the values:
 
