@@ -136,11 +136,13 @@ def first_look(exhibit: Exhibit) -> str:
     return _picture(exhibit.name, _caption(exhibit))
 
 
-def pictures(exhibit: Exhibit) -> list[str]:
-    """All pictures of the exhibit, each with its caption."""
+def pictures(exhibit: Exhibit, data: Traversable) -> list[str]:
+    """All pictures of the exhibit, each with its caption, without parts that its result has nothing for."""
     further = getattr(import_module(exhibit.drawing), "PARTS", {})
     captions = {exhibit.name: _caption(exhibit)} | {
-        f"{exhibit.name}-{part}": caption for part, (_, caption) in further.items()
+        name: caption
+        for part, (_, caption) in further.items()
+        if (data / f"{(name := f'{exhibit.name}-{part}')}.png").is_file()
     }
     return [f"{_picture(name, caption)}\n\n*{cell(caption)}*" for name, caption in captions.items()]
 
@@ -186,7 +188,7 @@ def everything(exhibits: Sequence[Exhibit], data: Traversable) -> str:
         sections += [
             f"{exhibit.sentence} {counts(result)}. Judged by {rules}.",
             *([exhibit.repetition] if exhibit.repeats else []),
-            *pictures(exhibit),
+            *pictures(exhibit, data),
             *families(exhibit, result),
             f"`{result.provenance['command']}`, {origin(result)}.",
         ]

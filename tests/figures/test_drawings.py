@@ -132,7 +132,11 @@ def inside(where: Any, box: Bbox) -> Any:
 def test_pictures_can_be_read(exhibit: Exhibit, draw: Draw) -> None:
     result = committed(exhibit, DATA)
     assert result is not None
-    assert faults(draw(result)) == []
+    figure: Figure | None = draw(result)
+    if figure is None:  # of a part that has nothing to draw
+        assert draw.__name__ != "draw"
+    else:
+        assert faults(figure) == []
 
 
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda exhibit: exhibit.name)

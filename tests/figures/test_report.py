@@ -190,7 +190,8 @@ def whole_page() -> str:
             sections.append(Section(exhibit, None, error=NO_RESULT))
             continue
         parts = ["", *(f"-{part}" for part in getattr(import_module(exhibit.drawing), "PARTS", {}))]
-        drawn = [(DATA / f"{exhibit.name}{part}.png").read_bytes() for part in parts]
+        files = [DATA / f"{exhibit.name}{part}.png" for part in parts]
+        drawn = [file.read_bytes() for file in files if file.is_file()]  # a part may have nothing to draw
         pictures = [Picture("", f"{exhibit.title}.", {"png": each}) for each in drawn]
         sections.append(Section(exhibit, result, pictures))
     return page(sections, answers(EXHIBITS, DATA))
