@@ -13,6 +13,10 @@
    digital experts the most damaging ones are best, and for each number of digital dense parameters a choice on the
    frontier of dense modules is. Budgets on resources bound the two numbers; a budget on the loss asks for the fewest
    parameters. b changes no ranking, as S + b S^2 rises with S.
+   Energy and throughput [realmodels.cost] depend on the loads of the digital experts, too. So under these budgets the
+   choice is the best of those that take the most damaging experts first. More digital dense parameters can cost less,
+   as analog dense modules take tokens in turn: then the bound on them is from below, and a choice that the frontier
+   drops can be best.
 5. The choice, and the paper's, are measured on held-out text under the same noise.
 
 A step of 2 has noise of seeds of its own, and every draw comes with its mirror image, so that what is of first order in
@@ -407,7 +411,7 @@ class Running:
     """Seconds and joules of a step, in which every sequence gets a token: linear in the digital dense parameters.
 
     A row stands for a number of digital experts, the most damaging ones. Row 0: everything analog, and the digital
-    device is off. Row n + 1: n experts, and at least one dense parameter if n is 0.
+    device is off. Row n + 1: n experts, and the device is on.
 
     seconds, joules: (rows, 2) with no (in row 1: nearly no) and with all dense modules digital. Both can fall from left
         to right: analog dense modules take tokens in turn.
@@ -536,7 +540,7 @@ class Items:
     def room(self, caps: Mapping[str, float]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Fewest and most digital dense parameters within caps, by the rows of `running`; none where low > high."""
         low, high = np.zeros(len(self.numbers)), np.full(len(self.numbers), float(self.running.dense))
-        high[0], low[1] = 0, 1
+        high[0] = 0  # row 1 has this choice, too, as if it cost more
         if "experts" in caps:
             high[self.numbers > caps["experts"]] = -1
         if "parameters" in caps:

@@ -40,6 +40,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 COLOURS = (VERMILLION, ORANGE, PURPLE, GREEN, SKY)  # of further plans
 MARKERS = ("o", "s", "D", "^", "v")
+BELOW = -0.02  # start of the axis of losses, of its end
 LAYER_INCHES = 0.11  # of a row of the heat map
 
 
@@ -54,10 +55,10 @@ def frontier(plans: Sequence[Plan]) -> Figure:
         panels = figure.subplots(1, 3, sharey=True)
         for axis, panel in zip(LABELS, panels, strict=True):
             for score, look in LOOKS.items():
-                _line(panel, first.frontiers[score][axis], axis, **look)
+                _line(panel, first, score, axis, **look)
             for other, name, colour in zip(plans[1:], names(plans)[1:], COLOURS * len(plans), strict=False):
                 look = {"color": colour, "linestyle": "-", "label": f"best for {name}"}
-                _line(panel, other.frontiers[DAMAGE][axis], axis, **look)
+                _line(panel, other, DAMAGE, axis, **look)
                 _point(panel, other, THE_PLAN, axis, color=colour, marker="*", label=f"its plan: {name}")
             for (name, _), marker in zip(first.outcomes.items(), MARKERS, strict=False):
                 colour = BLACK if name == THE_PLAN else BLUE
@@ -68,7 +69,7 @@ def frontier(plans: Sequence[Plan]) -> Figure:
             else:
                 _log_axis(panel, "J" if axis == "energy" else "")
         panels[0].set_ylabel("loss increase, nats per token")
-        panels[0].set_ylim(bottom=0)
+        panels[0].set_ylim(bottom=BELOW * panels[0].get_ylim()[1])  # a line at 0 is seen
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
         found = first.outcome
@@ -97,9 +98,11 @@ def _log_axis(panel: Axes, unit: str) -> None:
     panel.xaxis.set_minor_locator(NullLocator())
 
 
-def _line(panel: Axes, points: Sequence[tuple[float, float]], axis: str, **look: Any) -> None:
-    x, y = np.array(points).T
-    panel.plot(x, y, drawstyle="steps-post" if axis == "share" else "default", **look)
+def _line(panel: Axes, plan: Plan, score: str, axis: str, **look: Any) -> None:
+    """The least loss within a budget stays until the next choice fits; a score's energy can fall as its share rises."""
+    x, y = np.array(plan.frontiers[score][axis]).T
+    steps = score == DAMAGE or axis == "share"
+    panel.plot(x, y, drawstyle="steps-post" if steps else "default", **look)
 
 
 def _point(panel: Axes, plan: Plan, name: str, axis: str, **look: Any) -> None:
