@@ -6,7 +6,6 @@ corrections, noise draws and text. `closed` is the sum of the closed forms alone
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +41,7 @@ def measured(name: str, c: float) -> list[dict[str, Any]]:
     items, kinds = items_of(
         model, hardware, model.texts("calibration"), paper.TABLE_2_BATCH.value, None, lambda *_: None
     )
-    closed = replace(
-        items,
-        interaction=0.0,
-        experts=items.experts / kinds["experts"].factor,
-        dense={
-            each: items.dense[each] / kinds[kind].factor
-            for kind, names in model.map.dense.items()
-            for each in names
-        },
-    )
+    closed = items.uncorrected(kinds)
     blocks = blocks_of(model, model.texts("evaluation"), "evaluation")
     digital, _ = block_results(model.network, blocks.tokens)
     loss = float(digital.mean())

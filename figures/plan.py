@@ -173,18 +173,10 @@ def _table(found: "Plan") -> Any:
 
 
 def _page(found: "Plan", others: Sequence["Plan"], rows: Sequence[Any], pictures: dict[str, bytes]) -> str:
-    from importlib.resources import files
+    from figures.report import filled
 
-    import jinja2
-
-    from figures.report import embedded
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["embedded"] = embedded
-    template = environment.from_string((files("figures") / "plan.html").read_text(encoding="utf-8"))
-    return template.render(
+    return filled(
+        "plan.html",
         plan=found,
         others=others,
         frontier=rows,

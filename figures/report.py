@@ -2,9 +2,10 @@
 
 import io
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import jinja2
 
@@ -16,8 +17,6 @@ from figures.rules import questions
 from figures.shown import counts, outcome, p_value, units
 from figures.text import first_sentence
 from theory.evidence import Result
-
-TEMPLATE = files("figures") / "report.html"
 
 
 @dataclass(frozen=True)
@@ -45,19 +44,24 @@ class Section:
 
 def page(sections: Sequence[Section], answers: Sequence[Answer]) -> str:
     """The page: what it is about, the answers, the contents, then each exhibit with every finding and its rule."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "embedded": embedded,
+    filters: dict[str, Callable[..., Any]] = {
         "first_sentence": first_sentence,
         "outcome": outcome,
         "p_value": p_value,
         "units": units,
         "questions": questions,
     }
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(sections=sections, answers=answers, counts=counts, origin=origin)
+    return filled("report.html", filters, sections=sections, answers=answers, counts=counts, origin=origin)
+
+
+def filled(template: str, filters: Mapping[str, Callable[..., Any]] | None = None, **values: Any) -> str:
+    """A page: a template of this package with these values; the filter `embedded` makes PNG bytes part of it."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"embedded": embedded, **(filters or {})}
+    text = (files("figures") / template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(values)
 
 
 def embedded(png: bytes) -> str:

@@ -263,9 +263,9 @@ class Cost:
         return self.batch / self.joules
 
 
-def used(shape: Shape, batch: int) -> float:
-    """Expected fraction of a layer's experts that a batch uses, if tokens choose evenly and independently."""
-    return 1 - (1 - shape.top_k / shape.experts) ** batch
+def used(served: ArrayLike, batch: int) -> Array:
+    """Probability that a batch uses an expert, which serves this share of the tokens, if they choose independently."""
+    return 1 - (1 - np.asarray(served, dtype=np.float64)) ** batch
 
 
 def busiest(loads: Array, batch: int, sharing: int = 1) -> Array:
@@ -324,7 +324,7 @@ def cost(
 
     # Of the experts of each layer, and last of the dense modules: parameters that are read, products of a parameter,
     # and analog products that follow each other. A dense module multiplies every token.
-    read = np.append(expert * (1 - (1 - on_digital) ** batch).sum(axis=1), dense)
+    read = np.append(expert * used(on_digital, batch).sum(axis=1), dense)
     multiplied = batch * np.append(expert * on_digital.sum(axis=1), dense)
     turns = np.append(
         STAGES * busiest(on_analog, batch, machine.experts_per_adc),

@@ -528,6 +528,21 @@ class Items:
         """Digital experts of the rows of `running`."""
         return np.array([0, *range(self.experts.size + 1)])
 
+    def uncorrected(self, kinds: Mapping[str, Kind]) -> "Items":
+        """The same with the closed forms as they are, and their plain sum."""
+        of = {
+            name: kinds[kind]
+            for kind, names in self.model.map.dense.items()
+            for name in names
+            if kind in kinds
+        }
+        return replace(
+            self,
+            interaction=0.0,
+            experts=self.experts / kinds["experts"].factor,
+            dense={name: damage / of[name].factor for name, damage in self.dense.items()},
+        )
+
     @property
     def fixed(self) -> int:
         """Parameters that are digital whatever the placement."""

@@ -78,7 +78,7 @@ def draw(result: Result) -> Figure:
     ]
     known = {each["quantity"] for each in series}
     names = list(dict.fromkeys([*turning, *(name for name in SHOWN if name in known)]))[:PANELS]
-    lines = any(each["lines"] for each in series)
+    lines = _has_lines(result)
     largest = max(model["parameters"] for model in models)
     figure = Figure(figsize=(WIDTH, 5.9))
     axes = figure.subplots(2, PANELS // 2, sharex=True, squeeze=False).flat
@@ -112,9 +112,13 @@ def _message(result: Result, turning: list[str]) -> str:
         return f"{len(dict.fromkeys(turning))} quantities change sign along the ladder" + (
             said and f"; {said}"
         )
-    if any(each["lines"] for each in result.data["series"]):
+    if _has_lines(result):
         return "No quantity changes sign along the ladder" + (said and f"; {said}")
     return "Too few models for a line: what was measured of each"
+
+
+def _has_lines(result: Result) -> bool:
+    return any(each["lines"] for each in result.data["series"])
 
 
 def _panel(axis: Axes, series: Row, models: dict[str, Row]) -> None:

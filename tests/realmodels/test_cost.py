@@ -170,10 +170,9 @@ def test_biases_of_experts_do_not_count() -> None:
 @given(top_k=st.integers(1, 8), experts=st.integers(8, 256), batch=batches)
 def test_used_experts(top_k: int, experts: int, batch: int) -> None:
     """One token uses top_k; more use more, never all, and no more than they could choose."""
-    shape = Shape(1, experts, top_k, 1, 1)
-    assert used(shape, 1) == pytest.approx(top_k / experts)
-    assert used(shape, batch) <= used(shape, batch + 1) <= 1
-    assert used(shape, batch) <= batch * top_k / experts * (1 + 1e-12)
+    assert used(top_k / experts, 1) == pytest.approx(top_k / experts)
+    assert used(top_k / experts, batch) <= used(top_k / experts, batch + 1) <= 1
+    assert used(top_k / experts, batch) <= batch * top_k / experts * (1 + 1e-12)
 
 
 # By hand: a machine and a model of round numbers.

@@ -476,16 +476,7 @@ def test_the_correction_makes_predictions_better(name: str, c: float) -> None:
     tables = under_test.increases_of(
         model, hardware, of.ranges, placements, range(4), blocks, digital, lambda *_: None
     )
-    bare = replace(
-        of,
-        interaction=0.0,
-        experts=of.experts / kinds["experts"].factor,
-        dense={
-            each: of.dense[each] / kinds[kind].factor
-            for kind, names in model.map.dense.items()
-            for each in names
-        },
-    )
+    bare = of.uncorrected(kinds)
 
     def error(by: Items) -> float:
         return sum(
