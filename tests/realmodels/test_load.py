@@ -96,6 +96,7 @@ def test_public_names() -> None:
         "expected_damage",
         "load",
         "load_chip",
+        "plan",
         "reprogram",
         "save_chip",
         "scores",
