@@ -1,4 +1,4 @@
-"""How far is the prediction of a plan from what is measured on held-out text, for ten budgets?
+"""How far is the prediction of a plan from what is measured on held-out text, for eleven budgets?
 
 `python benchmarks/plans.py --model tiny-olmoe --out benchmarks/data/plans-olmoe.json`. The budgets share closed forms,
 corrections, noise draws and text. `closed` is the sum of the closed forms alone.
@@ -6,6 +6,7 @@ corrections, noise draws and text. `closed` is the sum of the closed forms alone
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ sys.path.insert(
 )  # run from a checkout, whatever the working directory
 import record
 
+from realmodels.budgets import Budgets
 from realmodels.evaluate import block_results
 from realmodels.load import load
-from realmodels.plan import DRAWS, Budgets, blocks_of, increases_of, items_of
+from realmodels.plan import DRAWS, blocks_of, items_of, measurements
+from realmodels.tasks import CONTINUATION
 from theory import paper
-from theory.evidence import grouped, two_way_interval
 from theory.hardware import Hardware
 from theory.separation import evaluation_seeds
 
@@ -31,15 +33,18 @@ BUDGETS: tuple[dict[str, Any], ...] = (
     {"digital_experts": "12.5%"},
     {"loss_increase": "1%"},
     {"loss_increase": "3%"},
+    {"accuracy_drop": 1},
 )
 MAGNITUDES = (1.5, 2.5)
+QUESTIONS = 200  # to predict accuracy by, and as many others to measure it on
 
 
 def measured(name: str, c: float) -> list[dict[str, Any]]:
     """A row for each budget at one magnitude of noise; losses in nats per token."""
     model, hardware = load(name), Hardware(c=c)
-    items, kinds = items_of(
-        model, hardware, model.texts("calibration"), paper.TABLE_2_BATCH.value, None, lambda *_: None
+    known, tasks, questions = model.texts("calibration"), (CONTINUATION,), QUESTIONS
+    items, kinds, decline = items_of(
+        model, hardware, known, paper.TABLE_2_BATCH.value, None, lambda *_: None, tasks, questions
     )
     closed = items.uncorrected(kinds)
     blocks = blocks_of(model, model.texts("evaluation"), "evaluation")
@@ -47,27 +52,30 @@ def measured(name: str, c: float) -> list[dict[str, Any]]:
     loss = float(digital.mean())
     placements = {
         " and ".join(f"{key.replace('_', ' ')} {value}" for key, value in each.items()): items.best(
-            Budgets(**each), loss
+            Budgets(**each), loss, decline
         )
         for each in BUDGETS
     }
     seeds = evaluation_seeds(DRAWS, DRAWS, None, "noise draws")
-    tables = increases_of(model, hardware, items.ranges, placements, seeds, blocks, digital, lambda *_: None)
+    found = measurements(
+        model, hardware, items.ranges, placements, seeds, blocks, digital, lambda *_: None, tasks, questions
+    )
     rows = []
     for budget, placement in placements.items():
-        interval = two_way_interval(grouped(tables[budget], blocks.documents))
-        found = items.outcome(placement, float(tables[budget].mean()), interval)
+        each = found[budget].of(items.outcome(placement), decline)
+        assert each.accuracy is not None  # as there are tasks
         rows.append(
             {
                 "model": name,
                 "c": c,
                 "budget": budget,
-                "experts": found.digital_experts,
-                "share": found.share,
+                "experts": each.digital_experts,
+                "share": each.share,
                 "closed": closed.outcome(placement).predicted,
-                "predicted": found.predicted,
-                "measured": found.measured,
-                "interval": interval,
+                "predicted": each.predicted,
+                "measured": each.measured,
+                "interval": each.interval,
+                "points": asdict(each.accuracy),
             }
         )
     return rows
@@ -86,7 +94,8 @@ def main() -> None:
         ratio = row["predicted"] / row["measured"]
         table.add_row(f"{row['c']:g}", row["budget"], *(f"{each:.4f}" for each in numbers), f"{ratio:.2f}")
     Console().print(table)
-    record.write(options.out, rows, {"draws": DRAWS, "magnitudes": list(MAGNITUDES), "threads": 1})
+    settings = {"draws": DRAWS, "questions": QUESTIONS, "magnitudes": list(MAGNITUDES), "threads": 1}
+    record.write(options.out, rows, settings)
 
 
 if __name__ == "__main__":

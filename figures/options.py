@@ -41,6 +41,7 @@ BUDGETS: Mapping[str, tuple[str, str]] = {
     "energy": ("J", "at most so many joules per token"),
     "throughput": ("N", "at least so many tokens/s"),
     "loss_increase": ("NATS|N%", "at most so much more loss per token; of such placements the smallest"),
+    "accuracy_drop": ("POINTS", "at most so many points of accuracy on --tasks; likewise the smallest"),
 }
 
 
@@ -181,8 +182,14 @@ def plan_parser(program: str) -> argparse.ArgumentParser:
     add = options.add_argument
     for name, (metavar, words) in BUDGETS.items():
         add(flag(name), type=_text, metavar=metavar, help=f"budget: {words}")
-    add("--accuracy-drop", type=_text, help=argparse.SUPPRESS)
-    add("--tasks", type=_text, help=argparse.SUPPRESS)
+    add(
+        "--tasks",
+        type=_text,
+        metavar="LIST",
+        help="measure accuracy on these, or on `paper`; needs make tasks",
+    )
+    add("--questions", type=_count, metavar="N", help="of each task (default: 100)")
+    add("--score", type=_text, metavar="NAME", help="what experts are ranked by (default: expected_damage)")
     _add_measured(add, f"the first of the seeds (default: {FIRST_FRESH_SEED}): another one gives fresh draws")
     add(
         "--batch",

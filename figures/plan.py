@@ -3,7 +3,7 @@
 `python paper_repro.py plan --model FOLDER --digital-parameters 10%` writes into --out:
 
 placement.json  the placement, which `Placement.load` reads for this model alone
-experts.csv     a row for each expert: layer, expert, score (expected damage, nats per token), MaxNNScore, load, digital
+experts.csv     a row for each expert: layer, expert, score, expected damage (nats per token), MaxNNScore, load, digital
 frontier.csv    the least loss increase that is predicted at shares of digital parameters
 frontier.png    the same against share, energy and throughput; experts.png: score, load and choice of every expert
 plan.json       everything, for --from
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from figures.files import keep_file
 from figures.options import BUDGETS, flag, hardware_of, plan_parser
 from figures.output import Steady, as_csv, check_places, output_folder
-from theory.errors import InputError
 
 if TYPE_CHECKING:
     from realmodels.plan import Plan
@@ -40,11 +39,6 @@ SHARES = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 def command(argv: Sequence[str], program: str) -> int:
     """Run the command with these arguments and return its exit status; InputError for what is unusable."""
     options = plan_parser(program).parse_args(argv)
-    if options.accuracy_drop is not None or options.tasks is not None:
-        raise InputError(
-            "plan: no closed form predicts accuracy on tasks; give --loss-increase instead, and"
-            " measure the placement with evaluate_tasks [docs/own-model.md]"
-        )
     budgets = {name: _number(value) for name in BUDGETS if (value := getattr(options, name)) is not None}
     fields, line = hardware_of(options)
     out = output_folder(options.out)
@@ -52,8 +46,9 @@ def command(argv: Sequence[str], program: str) -> int:
 
     from rich.console import Console
 
+    from realmodels.budgets import Budgets
     from realmodels.load import DEFAULT_MODEL, load
-    from realmodels.plan import Budgets, plan, read_plan
+    from realmodels.plan import plan, read_plan
     from realmodels.text import evaluation_text, read_text
     from theory.hardware import Hardware
 
@@ -63,7 +58,13 @@ def command(argv: Sequence[str], program: str) -> int:
     if line:
         console.print(line, soft_wrap=True)
     model = load(options.model or DEFAULT_MODEL, options.device or "cpu")
-    given: dict[str, Any] = {"draws": options.seeds, "batch": options.batch}
+    given: dict[str, Any] = {
+        "draws": options.seeds,
+        "batch": options.batch,
+        "score": options.score,
+        "questions": options.questions,
+        "tasks": options.tasks and options.tasks.split(","),
+    }
     found = plan(
         model,
         Hardware(**(fields or {})),
@@ -73,10 +74,11 @@ def command(argv: Sequence[str], program: str) -> int:
         **{name: value for name, value in given.items() if value is not None},
         **budgets,
     )
-    found.placement.save(out / "placement.json", model, score="expected damage", hardware=found.hardware)
+    found.placement.save(out / "placement.json", model, score=found.score, hardware=found.hardware)
     written = write(found, others, out)
     console.print(str(found), soft_wrap=True)
-    console.print(_table(found))
+    for table in _tables(found):
+        console.print(table)
     for path in (out / "placement.json", *written):
         console.print(str(path), soft_wrap=True)
     return 0
@@ -141,8 +143,13 @@ def _number(text: str) -> Any:
     return text
 
 
+# Of digital experts and parameters; of the loss increase in nats per token.
+OUTCOMES = ("placement", "experts", "params", "predicted", "measured [95 %]", "J/token", "tokens/s")
+ACCURACIES = ("placement", "points lost, predicted", "measured [95 %]")
+
+
 def outcome_rows(found: "Plan") -> list[list[str]]:
-    """A row of texts for each measured placement, below OUTCOME_HEADER."""
+    """A row of texts for each measured placement, below OUTCOMES."""
     return [
         [
             name,
@@ -157,19 +164,30 @@ def outcome_rows(found: "Plan") -> list[list[str]]:
     ]
 
 
-# Of digital experts and parameters; of the loss increase in nats per token.
-OUTCOME_HEADER = ("placement", "experts", "params", "predicted", "measured [95 %]", "J/token", "tokens/s")
+def accuracy_rows(found: "Plan") -> list[list[str]]:
+    """The same below ACCURACIES, in points; no row where no tasks were given."""
+    return [
+        [name, f"{100 * drop.predicted:.2f}", "{:.2f} [{:.2f}, {:.2f}]".format(*drop.points)]
+        for name, each in found.outcomes.items()
+        if (drop := each.accuracy) is not None
+    ]
 
 
-def _table(found: "Plan") -> Any:
+def _tables(found: "Plan") -> list[Any]:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table(*OUTCOME_HEADER, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")
-    table.title = "digital experts and parameters; loss increase in nats per token"
-    for row in outcome_rows(found):
-        table.add_row(*row)
-    return table
+    tables = []
+    for title, header, rows in (
+        ("digital experts and parameters; loss increase in nats per token", OUTCOMES, outcome_rows(found)),
+        ("accuracy on tasks", ACCURACIES, accuracy_rows(found)),
+    ):
+        table = Table(*header, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")
+        table.title = title
+        for row in rows:
+            table.add_row(*row)
+        tables += [table] if rows else []
+    return tables
 
 
 def _page(found: "Plan", others: Sequence["Plan"], rows: Sequence[Any], pictures: dict[str, bytes]) -> str:
@@ -181,8 +199,7 @@ def _page(found: "Plan", others: Sequence["Plan"], rows: Sequence[Any], pictures
         others=others,
         frontier=rows,
         pictures=pictures,
-        header=OUTCOME_HEADER,
-        outcomes=outcome_rows(found),
+        tables=[(OUTCOMES, outcome_rows(found)), (ACCURACIES, accuracy_rows(found))],
         flag=flag,
         hardware=vars(found.hardware),
     )

@@ -16,7 +16,7 @@ import hashlib
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -34,7 +34,7 @@ from realmodels.likelihood import Pair, Requests, log_likelihoods, requests_of
 from realmodels.model import Model
 from realmodels.text import held_out
 from theory.errors import InputError, did_you_mean
-from theory.evidence import Interval, grouped, mean_interval
+from theory.evidence import Interval, averaged, grouped, mean_interval
 from theory.paper import TASKS
 from theory.strict_json import is_whole
 
@@ -54,6 +54,8 @@ FOLDER: Final = Path(__file__).with_name("lm_eval_tasks")
 # Where lm-eval's own folder of tasks defines the paper's. To index all of it takes ten seconds.
 DEFINITIONS: Final = ("arc", "hellaswag", "mathqa", "mmlu/default", "piqa", "super_glue/boolq", "winogrande")
 
+SHARES: Final = 16  # into which questions can be divided
+EVERY: Final = frozenset(range(SHARES))
 CHOICES: Final = 4
 CONTEXT_BYTES: Final = 128  # at least
 ANSWER_BYTES: Final = 32  # at least
@@ -82,6 +84,7 @@ class TaskAccuracy:
     documents: number of the document that each question is taken from, or empty where questions have none. The
         interval is over documents, or over questions.
     cut: numbers, from 0 on, of the questions whose beginning does not fit into the model's context and is left out.
+    chance: the accuracy of guessing; nan where only answers were kept.
     """
 
     task: str
@@ -89,6 +92,7 @@ class TaskAccuracy:
     correct: tuple[float, ...]
     documents: tuple[int, ...] = ()
     cut: tuple[int, ...] = ()
+    chance: float = math.nan
 
     @property
     def units(self) -> tuple[int, ...]:
@@ -146,6 +150,10 @@ class TasksAccuracy:
         return float(np.mean([each.accuracy for each in self.tasks]))
 
     @property
+    def chance(self) -> float:
+        return float(np.mean([each.chance for each in self.tasks]))
+
+    @property
     def standard_error(self) -> float:
         return math.hypot(*(each.standard_error for each in self.tasks)) / len(self.tasks)
 
@@ -193,6 +201,7 @@ def evaluate_tasks(
     tasks: Sequence[str] = (PAPER,),
     limit: int | None = None,
     *,
+    shares: Collection[int] = EVERY,
     tokens_per_batch: int | None = None,
 ) -> TasksAccuracy:
     """Accuracy of the model as it is now, deployed or not, on each of `tasks`, zero-shot.
@@ -200,6 +209,8 @@ def evaluate_tasks(
     tasks: names of METRICS, or `paper` [named_tasks].
     limit: ask at most so many questions of each task: the same random ones every time, of MMLU from all subjects
         together. Fewer questions are some of these.
+    shares: ask only questions of these of the SHARES shares, into which hashes divide documents, or questions where
+        these have none. So what is chosen on some shares can be measured on others.
     tokens_per_batch: as for `log_likelihoods`.
     InputError if lm-eval is not installed, a task's questions cannot be had, or the model cannot read them: no task is
     begun before all are checked. A warning says which questions exceed the context.
@@ -211,7 +222,10 @@ def evaluate_tasks(
             f"tokens_per_batch is {tokens_per_batch!r}: give a whole number of at least 1, or None to leave it to the"
             " device"
         )
-    asked, requests = _prepared(model, named_tasks(tasks), limit)
+    chosen = frozenset(shares)
+    if not chosen or not chosen <= EVERY:
+        raise InputError(f"shares is {sorted(chosen)}: give some of 0 to {SHARES - 1}")
+    asked, requests = _prepared(model, named_tasks(tasks), limit, chosen)
     found = log_likelihoods(model.network, requests, tokens_per_batch)
     if not np.isfinite(found).all():
         raise InputError(
@@ -226,9 +240,23 @@ def evaluate_tasks(
                 each.correct(of_task, METRICS[each.task]),
                 each.documents,
                 each.cut,
+                float(np.mean(1 / (each.sizes > 0).sum(1))),
             )
             for each, of_task in zip(asked, np.split(found, ends[:-1]), strict=True)
         )
+    )
+
+
+def over_tasks(draws: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """(draws, units of all tasks): a table whose mean is the plain mean over tasks of their accuracies.
+
+    draws: of `TasksAccuracy.as_record`. Intervals are those of `TasksAccuracy` where there is one draw [averaged].
+    """
+    return averaged(
+        [
+            grouped([draw["tasks"][task] for draw in draws], draws[0]["task_units"][task])
+            for task in draws[0]["tasks"]
+        ]
     )
 
 
@@ -380,21 +408,25 @@ _PREPARED: WeakKeyDictionary[PreTrainedTokenizerBase, dict[Any, tuple[list[_Task
 _PREPARED = WeakKeyDictionary()
 
 
-def _prepared(model: Model, tasks: tuple[str, ...], limit: int | None) -> tuple[list[_Task], Requests]:
+def _prepared(
+    model: Model, tasks: tuple[str, ...], limit: int | None, shares: frozenset[int] = EVERY
+) -> tuple[list[_Task], Requests]:
     """The chosen questions of the tasks, and all their requests, laid out for the model.
 
     The last ones of each tokenizer are kept: every placement and noise draw is asked the same.
     """
-    key = tasks, limit, model.context, _vocabulary(model)
+    key = tasks, limit, shares, model.context, _vocabulary(model)
     kept = _PREPARED.setdefault(model.tokenizer, {})
     if key not in kept:
         kept.clear()
         with _quiet_lm_eval():
-            kept[key] = _prepare(model, tasks, limit)
+            kept[key] = _prepare(model, tasks, limit, shares)
     return kept[key]
 
 
-def _prepare(model: Model, tasks: tuple[str, ...], limit: int | None) -> tuple[list[_Task], Requests]:
+def _prepare(
+    model: Model, tasks: tuple[str, ...], limit: int | None, shares: frozenset[int]
+) -> tuple[list[_Task], Requests]:
     from lm_eval.models.huggingface import HFLM
 
     class Tokenising(HFLM):  # type: ignore[misc]  # lm-eval ships no types
@@ -425,7 +457,7 @@ def _prepare(model: Model, tasks: tuple[str, ...], limit: int | None) -> tuple[l
     )
     found, pairs = [], list[Pair]()
     for task in tasks:
-        asked, requests = _ask(task, limit)
+        asked, requests = _ask(task, limit, shares)
         tokens: list[Pair] = encoder.loglikelihood(requests, disable_tqdm=True)
         cut = _check_tokens(model, asked, tokens, encoder.max_length)
         found.append(replace(asked, cut=cut))
@@ -433,11 +465,20 @@ def _prepare(model: Model, tasks: tuple[str, ...], limit: int | None) -> tuple[l
     return found, requests_of(pairs, encoder.max_length)
 
 
-def _ask(task: str, limit: int | None) -> tuple[_Task, list[Any]]:
+def _ask(task: str, limit: int | None, shares: frozenset[int] = EVERY) -> tuple[_Task, list[Any]]:
     """The chosen questions of a task, and lm-eval's requests for their choices."""
     parts = _load(task)
     documents = {name: list(part.task_docs) for name, part in parts.items()}
-    chosen = _chosen({name: len(each) for name, each in documents.items()}, limit)
+    counts = {name: len(each) for name, each in documents.items()}
+
+    def unit(name: str, place: int) -> int:
+        return int(documents[name][place]["document"]) if task == CONTINUATION else place
+
+    chosen = _chosen(counts, limit, lambda name, place: _share(name, unit(name, place)) in shares)
+    if len(chosen) < 2:
+        raise InputError(
+            f"task {task}: {len(chosen)} of its questions are in the shares {sorted(shares)}: give more"
+        )
     requests, gold, sizes = [], [], []
     for name, place in chosen:
         part, doc = parts[name], documents[name][place]
@@ -458,18 +499,24 @@ def _ask(task: str, limit: int | None) -> tuple[_Task, list[Any]]:
             task,
             np.array(gold),
             np.array([row + [0] * (most - len(row)) for row in sizes], dtype=np.float64),
-            tuple(documents[name][place]["document"] for name, place in chosen)
-            if task == CONTINUATION
-            else (),
+            tuple(unit(*each) for each in chosen) if task == CONTINUATION else (),
             (),
         ),
         requests,
     )
 
 
-def _chosen(counts: Mapping[str, int], limit: int | None) -> list[tuple[str, int]]:
+def _share(part: str, unit: int) -> int:
+    return int.from_bytes(_hash("share", part, str(unit))[:8]) % SHARES
+
+
+def _chosen(
+    counts: Mapping[str, int], limit: int | None, allowed: Callable[[str, int], bool] = lambda *_: True
+) -> list[tuple[str, int]]:
     """Part and place of each question asked, in order; counts: how many each part has. Hashes decide what is random."""
-    every = [(name, place) for name, count in counts.items() for place in range(count)]
+    every = [
+        (name, place) for name, count in counts.items() for place in range(count) if allowed(name, place)
+    ]
     if limit is None:
         return every
     return sorted(sorted(every, key=lambda each: _hash("sample", each[0], str(each[1])))[:limit])

@@ -209,10 +209,10 @@ EQUIVALENT = {
     "synthetic.experiments.stress._rule_of_thumb: each.statistics[name] >= threshold"
     " -> each.statistics[name] > threshold": "no value lies on a threshold, which is between two values",
     "realmodels.experiments.figure_4._findings_on_tasks: 12 -> 13": "rounding errors are smaller than either",
-    "realmodels.experiments.figure_4.over_tasks: each.mean(0) - each.mean() -> each.mean() - each.mean(0)": (
+    "theory.evidence.averaged: each.mean(0) - each.mean() -> each.mean() - each.mean(0)": (
         "products of deviations of units enter the interval, and their signs cancel"
     ),
-    "realmodels.experiments.figure_4.over_tasks: rows[:, None] + np.concatenate(columns)"
+    "theory.evidence.averaged: rows[:, None] + np.concatenate(columns)"
     " -> rows[:, None] - np.concatenate(columns)": "the same: deviations of units enter as products",
     "theory.trend.Line._variance: x - self.centre -> self.centre - x": "its square alone enters",
     "theory.trend.fit: values - values.mean() - slope * away -> slope * away - (values - values.mean())": (

@@ -297,6 +297,29 @@ def grouped(values: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
     return units
 
 
+def averaged(tables: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """(draws, units of all tables): one table whose mean is the plain mean of the means of several.
+
+    tables: (draws, units) each, of the same draws and of units of their own.
+
+    The `two_way_interval` adds in quadrature the half widths over draws, which the tables share (other noise may be
+    worse for all), and over the units of each table. The result is linear in the values, so that differences and ratios
+    of such tables are differences and ratios of means. Of one table alone it has the mean and the interval.
+    """
+    total = sum(each.shape[1] for each in tables)
+
+    def half_width(units: int) -> float:
+        """Half width of the interval of a mean, in units of the root of the sum of squares."""
+        return student_quantile(units - 1) / math.sqrt(units * (units - 1))
+
+    columns = [
+        half_width(each.shape[1]) / half_width(total) / len(tables) * (each.mean(0) - each.mean())
+        for each in tables
+    ]
+    rows: NDArray[np.float64] = np.mean([each.mean(1) for each in tables], axis=0)
+    return rows[:, None] + np.concatenate(columns)
+
+
 def verdict(interval: Interval | None, threshold: float, direction: Direction) -> Verdict:
     """Verdict on a quantity being above (below) the threshold, inconclusive if the interval is not on one side."""
     if direction not in get_args(Direction):

@@ -7,9 +7,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from figures.drawings.style import (
     BLACK,
@@ -26,7 +27,8 @@ from figures.drawings.style import (
     titled,
 )
 from figures.plan import names
-from realmodels.plan import DAMAGE, MAXNN, RANDOM, THE_PLAN, Plan
+from realmodels.items import MAXNN, RANDOM
+from realmodels.plan import THE_PLAN, Plan
 
 LABELS = {
     "share": "digital share of parameters",
@@ -34,7 +36,6 @@ LABELS = {
     "throughput": "throughput, tokens/s",
 }
 LOOKS: dict[str, dict[str, Any]] = {
-    DAMAGE: {"color": BLACK, "linestyle": "-", "label": "best by expected damage"},
     MAXNN: {"color": BLUE, "linestyle": "--", "label": "MaxNNScore, dense digital"},
     RANDOM: {"color": GREY, "linestyle": ":", "label": "random choice, dense digital"},
 }
@@ -54,11 +55,12 @@ def frontier(plans: Sequence[Plan]) -> Figure:
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         panels = figure.subplots(1, 3, sharey=True)
         for axis, panel in zip(LABELS, panels, strict=True):
+            _line(panel, first, first.score, axis, color=BLACK, label=f"best by {first.score}")
             for score, look in LOOKS.items():
                 _line(panel, first, score, axis, **look)
             for other, name, colour in zip(plans[1:], names(plans)[1:], COLOURS * len(plans), strict=False):
                 look = {"color": colour, "linestyle": "-", "label": f"best for {name}"}
-                _line(panel, other, DAMAGE, axis, **look)
+                _line(panel, other, other.score, axis, **look)
                 _point(panel, other, THE_PLAN, axis, color=colour, marker="*", label=f"its plan: {name}")
             for (name, _), marker in zip(first.outcomes.items(), MARKERS, strict=False):
                 colour = BLACK if name == THE_PLAN else BLUE
@@ -101,7 +103,7 @@ def _log_axis(panel: Axes, unit: str) -> None:
 def _line(panel: Axes, plan: Plan, score: str, axis: str, **look: Any) -> None:
     """The least loss within a budget stays until the next choice fits; a score's energy can fall as its share rises."""
     x, y = np.array(plan.frontiers[score][axis]).T
-    steps = score == DAMAGE or axis == "share"
+    steps = score == plan.score or axis == "share"
     panel.plot(x, y, drawstyle="steps-post" if steps else "default", **look)
 
 
@@ -121,16 +123,15 @@ def _point(panel: Axes, plan: Plan, name: str, axis: str, **look: Any) -> None:
 def experts(plan: Plan) -> Figure:
     """Score, load and choice of every expert: layers from top to bottom, experts from left to right."""
     with mpl.rc_context(STYLE):
-        score, load = np.array(plan.damage), np.array(plan.load)
+        score, load = np.array(plan.ranking), np.array(plan.load)
         chosen = np.zeros(score.shape)
         for row, digital in zip(chosen, plan.placement.digital_experts, strict=True):
             row[list(digital)] = 1
         figure = Figure(figsize=(WIDTH, 1.3 + 3 * max(0.85, LAYER_INCHES * len(score))), layout="constrained")
         panels = figure.subplots(3, 1, sharex=True)
-        positive = score[score > 0]
-        low, high = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
+        unit = ", nats per token" if plan.ranking == plan.damage else ""
         drawn: tuple[tuple[str, Any, dict[str, Any]], ...] = (
-            ("score: expected damage, nats per token", score, {"norm": LogNorm(low, max(high, low * 1.01))}),
+            (f"score: {plan.score}{unit}", score, {"norm": _norm(score)}),
             ("load: share of the tokens", load, {"vmin": 0.0}),
             ("choice", chosen, {"cmap": ListedColormap(["#e4e4e4", BLACK]), "vmin": 0, "vmax": 1}),
         )
@@ -155,6 +156,15 @@ def experts(plan: Plan) -> Figure:
             _hardware(plan),
         )
         return figure
+
+
+def _norm(score: NDArray[np.float64]) -> Normalize:
+    """Logarithmic if no score is negative and some differ by a factor."""
+    positive = score[score > 0]
+    if not positive.size or score.min() < 0:
+        return Normalize()
+    low, high = positive.min(), positive.max()
+    return LogNorm(low, max(high, low * 1.01))
 
 
 def _hardware(plan: Plan) -> str:

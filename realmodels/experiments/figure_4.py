@@ -12,7 +12,6 @@ questions.
 Rules: rules/figure-4.md, rules/figure-5.md, and rules/figure-4-smol-moe.md.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from realmodels.experiments import rig
 from realmodels.experiments.rig import Evaluated, Noise, Preset
 from realmodels.load import DEFAULT_MODEL
-from realmodels.tasks import TasksAccuracy, evaluate_tasks, named_tasks
+from realmodels.tasks import TasksAccuracy, evaluate_tasks, named_tasks, over_tasks
 from theory.evidence import (
     Finding,
     Result,
@@ -33,7 +32,6 @@ from theory.evidence import (
     mean_finding,
     mean_interval,
     ratio_interval,
-    student_quantile,
     two_way_interval,
 )
 from theory.hardware import Hardware
@@ -295,32 +293,6 @@ def _findings(
             )
         )
     return findings
-
-
-def over_tasks(draws: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
-    """(draws, units of all tasks): a table whose mean is the plain mean over tasks of their accuracies.
-
-    The table's `two_way_interval` adds in quadrature the half widths over draws, which tasks share (other noise may be
-    worse for all tasks), and over the units of each task (documents or questions), as `TasksAccuracy` does. The table
-    is linear in the answers, so that differences and ratios of such tables are differences and ratios of accuracies.
-    For one task alone the table is that task's answers by unit, as far as mean and interval go.
-    """
-    answers = [
-        grouped([draw["tasks"][task] for draw in draws], draws[0]["task_units"][task])
-        for task in draws[0]["tasks"]
-    ]
-    total = sum(each.shape[1] for each in answers)
-
-    def half_width(units: int) -> float:
-        """Half width of the interval of a mean, in units of the root of the sum of squares."""
-        return student_quantile(units - 1) / math.sqrt(units * (units - 1))
-
-    columns = [
-        half_width(each.shape[1]) / half_width(total) / len(answers) * (each.mean(0) - each.mean())
-        for each in answers
-    ]
-    rows: NDArray[np.float64] = np.mean([each.mean(1) for each in answers], axis=0)
-    return rows[:, None] + np.concatenate(columns)
 
 
 def _curve_on_tasks(

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from realmodels.experiments import rig
-from realmodels.experiments.figure_4 import BASELINES, FRACTIONS, STRATEGIES, over_tasks
+from realmodels.experiments.figure_4 import BASELINES, FRACTIONS, STRATEGIES
 from realmodels.experiments.rig import Noise
-from realmodels.tasks import PAPER, TasksAccuracy, evaluate_tasks, named_tasks
+from realmodels.tasks import PAPER, TasksAccuracy, evaluate_tasks, named_tasks, over_tasks
 from realmodels.upcycle.acceptance import CHANCE
 from theory.evidence import (
     Finding,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from theory.evidence import (
     Finding,
     Result,
     Verdict,
+    averaged,
     balanced_accuracy,
     best_threshold,
     certain,
@@ -635,3 +637,25 @@ def test_means_are_judged_on_their_own_scale() -> None:
     assert found.estimate == pytest.approx(math.tanh(2.5))
     wide = mean_finding("a", "b", [1e-100, 1e100], 1.0, origin="ours", family="f", scale="log")
     assert wide.interval is not None and math.isfinite(wide.interval[1]) and wide.verdict == "inconclusive"
+
+
+answers = st.integers(2, 12).flatmap(
+    lambda count: st.lists(
+        st.lists(st.integers(0, 1), min_size=count, max_size=count), min_size=3, max_size=3
+    )
+)
+
+
+@given(st.lists(answers, min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_the_interval_over_several_tables(several: list[Any], order: random.Random) -> None:
+    """They share draws and have units of their own; their order does not matter."""
+    tables = [np.array(each, dtype=float) for each in several]
+    found = averaged(tables)
+    assert found.mean() == pytest.approx(np.mean([each.mean() for each in tables]))
+    means = np.mean([each.mean(1) for each in tables], axis=0)
+    of_units = [np.diff(mean_interval(each.mean(0)))[0] / 2 for each in tables]
+    expected = np.hypot(np.diff(mean_interval(means))[0] / 2, np.linalg.norm(of_units) / len(tables))
+    low, high = two_way_interval(found)
+    assert (high - low) / 2 == pytest.approx(expected, abs=1e-12)
+    order.shuffle(tables)
+    assert two_way_interval(averaged(tables)) == pytest.approx((low, high), abs=1e-12)

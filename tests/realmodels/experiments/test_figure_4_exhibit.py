@@ -34,9 +34,16 @@ from realmodels.experiments.figure_4 import (
     summarise,
 )
 from realmodels.load import load
-from realmodels.tasks import CONTINUATION, METRICS, PAPER_TASKS, TaskAccuracy, TasksAccuracy, evaluate_tasks
+from realmodels.tasks import (
+    CONTINUATION,
+    METRICS,
+    PAPER_TASKS,
+    TaskAccuracy,
+    TasksAccuracy,
+    evaluate_tasks,
+)
 from theory.errors import InputError
-from theory.evidence import Finding, Result, mean_interval, two_way_interval
+from theory.evidence import Finding, Result, two_way_interval
 from theory.paper import RECOVERED
 from theory.placement import Strategy
 
@@ -191,11 +198,6 @@ def cells(result: Result) -> dict[Any, dict[str, Any]]:
     }
 
 
-def half(table: Any) -> float:
-    low, high = two_way_interval(table)
-    return (high - low) / 2
-
-
 def test_without_tasks_there_is_nothing_about_them() -> None:
     result = summarise(*records(DAMAGE))
     assert "task" not in result.to_json()
@@ -339,38 +341,6 @@ def test_one_task_is_judged_as_its_answers_are() -> None:
     cost = np.array(found[0]["tasks"][CONTINUATION]) - none
     (finding, _) = about(result, "recovers more than")
     assert finding.interval == pytest.approx(figure_4.ratio_interval(maxnn - none, cost))
-
-
-answers = st.integers(2, 12).flatmap(
-    lambda count: st.lists(
-        st.lists(st.integers(0, 1), min_size=count, max_size=count), min_size=3, max_size=3
-    )
-)
-
-
-@given(
-    st.dictionaries(st.sampled_from(sorted(METRICS)), answers, min_size=1), st.randoms(use_true_random=False)
-)
-def test_the_interval_over_tasks(tables: dict[str, Any], order: random.Random) -> None:
-    """Tasks share draws and have questions of their own; the order of tasks does not matter."""
-    units = {task: list(range(len(table[0]))) for task, table in tables.items()}
-    draws = [
-        {"tasks": {task: table[draw] for task, table in tables.items()}, "task_units": units}
-        for draw in range(3)
-    ]
-    found = figure_4.over_tasks(draws)
-    arrays = [np.array(table, dtype=float) for table in tables.values()]
-    assert found.mean() == pytest.approx(np.mean([each.mean() for each in arrays]))
-    means = np.mean([each.mean(1) for each in arrays], axis=0)
-    of_questions = [np.diff(mean_interval(each.mean(0)))[0] / 2 for each in arrays]
-    expected = np.hypot(np.diff(mean_interval(means))[0] / 2, np.linalg.norm(of_questions) / len(arrays))
-    assert half(found) == pytest.approx(expected, abs=1e-12)
-    shuffled = list(tables)
-    order.shuffle(shuffled)
-    again = figure_4.over_tasks(
-        [draw | {"tasks": {task: draw["tasks"][task] for task in shuffled}} for draw in draws]
-    )
-    assert two_way_interval(again) == pytest.approx(two_way_interval(found), abs=1e-12)
 
 
 @with_settings(max_examples=5)
