@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
 from theory.errors import InputError
@@ -81,12 +82,15 @@ def decline_of(
     increases, drops = np.maximum(np.array(list(measured.values())).T, [[0.0], [-np.inf]])
     height, most = digital - chance, float(increases.max())
     rate = 0.0
-    if height > 0 and most > 0:
-        found = minimize_scalar(
-            lambda each: float(((drops + height * np.expm1(-each * increases)) ** 2).sum()),
-            bounds=(0.0, _STEEPEST / most),
-            method="bounded",
-            options={"xatol": 1e-9 / most},
-        )
-        rate = float(found.x) if drops @ increases > 0 else 0.0
+    if height > 0 and drops @ increases > 0:  # else the misfit rises from rate 0 on
+
+        def misfit(rate: ArrayLike) -> NDArray[np.float64]:
+            fitted = -height * np.expm1(np.multiply.outer(rate, -increases))
+            total: NDArray[np.float64] = ((drops - fitted) ** 2).sum(-1)
+            return total
+
+        grid = np.geomspace(1e-4, _STEEPEST, 500) / most
+        best = int(misfit(grid).argmin())
+        ends = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, len(grid) - 1)])
+        rate = float(minimize_scalar(misfit, bounds=ends, method="bounded", options={"xatol": 1e-9 / most}).x)
     return Decline(tasks, questions, chance, digital, rate, dict(measured))

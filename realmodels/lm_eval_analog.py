@@ -20,6 +20,7 @@ from realmodels.damage import expected_damage
 from realmodels.deploy import deploy
 from realmodels.load import DEFAULT_MODEL, load
 from realmodels.model import Model
+from realmodels.plan import read_plan
 from realmodels.scores import scores
 from realmodels.text import read_text
 from theory.errors import InputError, run
@@ -40,6 +41,7 @@ class AnalogLM(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         theory.placement, or expected_damage.
     analog_modules: kinds of dense modules that are analog, with + between them.
     placement: a file that `Placement.save` wrote, in the place of the three above.
+    plan: the plan.json of the command `plan`, in the place of these and of hardware.
     chip: a file that `save_chip` wrote, in the place of all of these and of hardware and seed.
     calibration: a UTF-8 file for ranges and scores; default: our own text.
     seed: of the programming noise.
@@ -55,6 +57,7 @@ class AnalogLM(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         score: str | None = None,
         analog_modules: str | None = None,
         placement: str | None = None,
+        plan: str | None = None,
         chip: str | None = None,
         calibration: str | None = None,
         seed: int | None = None,
@@ -65,18 +68,20 @@ class AnalogLM(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         **fields: Any,
     ) -> None:
         # lm-eval turns a text of digits into a number.
-        hardware, analog_modules, placement, chip, calibration = (
+        hardware, analog_modules, placement, plan, chip, calibration = (
             None if each is None else str(each)
-            for each in (hardware, analog_modules, placement, chip, calibration)
+            for each in (hardware, analog_modules, placement, plan, chip, calibration)
         )
         chosen: dict[str, Any] = {
             "digital_fraction": digital_fraction,
             "score": score,
             "analog_modules": analog_modules,
         }
-        on = {"hardware": hardware, "calibration": calibration, "seed": seed, **fields}
+        on = {"hardware": hardware, **fields}
+        read = {"calibration": calibration, "seed": seed}
         for name, given, others in (
-            ("chip", chip, {**chosen, **on, "placement": placement}),
+            ("chip", chip, {**chosen, **on, **read, "placement": placement, "plan": plan}),
+            ("plan", plan, {**chosen, **on, "placement": placement}),
             ("placement", placement, chosen),
         ):
             for other, value in others.items():
@@ -90,8 +95,12 @@ class AnalogLM(HFLM):  # type: ignore[misc]  # lm-eval ships no types
             load_chip(model, chip)
         else:
             texts = model.texts("calibration") if calibration is None else read_text(calibration)
-            named = Hardware(**(named_fields(hardware or "pcm") | checked(fields)))
-            where = _placement(model, placement, named, texts, **chosen)
+            if plan is not None:
+                planned = read_plan(plan, model)
+                named, where = planned.hardware, planned.placement
+            else:
+                named = Hardware(**(named_fields(hardware or "pcm") | checked(fields)))
+                where = _placement(model, placement, named, texts, **chosen)
             deploy(model, where, named, texts, 0 if seed is None else seed)
         self.deployed = model
         super().__init__(

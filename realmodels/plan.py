@@ -214,8 +214,8 @@ class Plan:
         return read
 
 
-def read_plan(file: str | Path) -> Plan:
-    """The plan that a file holds; InputError if it holds none."""
+def read_plan(file: str | Path, model: Model | None = None) -> Plan:
+    """The plan that a file holds; InputError if it holds none, or one of other weights than the model's."""
     try:
         text = read_regular(Path(file).expanduser(), LARGEST_FILE).decode()
     except (OSError, RuntimeError, UnicodeDecodeError) as error:
@@ -223,7 +223,13 @@ def read_plan(file: str | Path) -> Plan:
             f"plan file {file} cannot be read ({getattr(error, 'strerror', None) or error}): give a plan.json that plan"
             " wrote"
         ) from None
-    return Plan.from_json(text, f"plan file {file}")
+    found = Plan.from_json(text, f"plan file {file}")
+    if model is not None and found.weights_hash != model.weights_hash:
+        raise InputError(
+            f"plan file {file} is of the model {shown(found.model)} with the weights {found.weights_hash[:12]}, not of"
+            f" {model.name} with {model.weights_hash[:12]}: load that model, or plan for this one"
+        )
+    return found
 
 
 def _each(cls: type, content: Any, where: str) -> dict[str, Any]:

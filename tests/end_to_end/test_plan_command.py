@@ -28,8 +28,13 @@ PROGRAM = Path(paper_repro.__file__)
         (("--energy", "little"), ["budget energy is 'little': give a number above 0"]),
         (("--throughput", "0"), ["budget throughput is 0: give a number above 0"]),
         (("--loss-increase", "x%"), ["budget loss_increase is 'x%': give nats"]),
-        (("--accuracy-drop", "1"), ["no closed form predicts accuracy", "give --loss-increase"]),
-        (("--loss-increase", "1%", "--tasks", "paper"), ["no closed form predicts accuracy"]),
+        (
+            ("--accuracy-drop", "1"),
+            ["budget accuracy_drop: of which tasks?", "such as paper or continuation"],
+        ),
+        (("--accuracy-drop", "1%"), ["budget accuracy_drop is '1%': give points of accuracy"]),
+        (("--loss-increase", "1%", "--tasks", "papr"), ["task 'papr': no such task", "did you mean paper?"]),
+        (("--loss-increase", "1%", "--score", "maxn"), ["score is 'maxn'", "did you mean maxnn?"]),
         (("--digital-experts", "3", "--c", "loud"), ["--c: 'loud' is not allowed"]),
         (("--digital-experts", "3", "--from", "missing.json"), ["plan file missing.json cannot be read"]),
         (("--digital-experts", "3", "--seeds", "1"), ["--seeds 1: an interval needs at least 2"]),
@@ -103,6 +108,25 @@ def test_one_per_cent_of_the_loss_may_be_lost(tmp_path: Path) -> None:
         if share < outcome["share"] - 1e-9
     ]
     assert min(smaller) > most
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_three_points_of_accuracy_may_be_lost(tmp_path: Path) -> None:
+    options = ("--tasks", "continuation", "--questions", "48", "--seeds", "2")
+    shown = run(tmp_path, "--accuracy-drop", "3", "--c", "2.5", *options)
+    assert "points of accuracy lost on continuation: " in shown and "accuracy on tasks" in shown
+    content = json.loads((tmp_path / "plan.json").read_text())
+    outcome, decline = content["outcomes"]["plan"], content["decline"]
+    drop = outcome["accuracy"]
+    assert drop["predicted"] <= 0.03 and drop["interval"][0] <= drop["measured"] <= drop["interval"][1]
+    assert decline["digital"] > 0.4 > decline["chance"] == 0.25 and decline["rate"] > 0
+    smaller = [
+        increase
+        for share, increase in content["frontiers"]["expected damage"]["share"]
+        if share < outcome["share"] - 1e-9
+    ]
+    assert min(smaller) > outcome["predicted"]
 
 
 @pytest.mark.slow

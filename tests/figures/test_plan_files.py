@@ -13,12 +13,16 @@ from PIL import Image
 
 from figures.drawings.plan import experts, frontier
 from figures.drawings.style import SMALLEST, WIDTH
-from figures.plan import FILES, SHARES, frontier_rows, names, write
-from realmodels.plan import AXES, DAMAGE, MAXNN, RANDOM, THE_PLAN, Budgets, Dense, Kind, Outcome, Plan
+from figures.plan import FILES, SHARES, accuracy_rows, frontier_rows, names, write
+from realmodels.budgets import Budgets
+from realmodels.decline import Decline, Drop
+from realmodels.items import AXES, MAXNN, RANDOM, Kind, Outcome
+from realmodels.plan import THE_PLAN, Dense, Plan
 from theory.hardware import Hardware
 from theory.placement import Placement
 
 LAYERS, EXPERTS = 4, 32
+DAMAGE = "expected damage"
 
 
 def a_plan(model: str = "one", c: float = 1.5) -> Plan:
@@ -49,6 +53,9 @@ def a_plan(model: str = "one", c: float = 1.5) -> Plan:
         batch=32,
         parameters=5000,
         digital_loss=3.0,
+        score=DAMAGE,
+        ranking=table,
+        decline=None,
         damage=table,
         maxnn=table,
         load=table,
@@ -87,7 +94,7 @@ def test_every_file_is_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in written) == sorted(set(FILES) - {"placement.json"})
     with (tmp_path / "experts.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["layer", "expert", "score", "maxnn", "load", "digital"]
+    assert list(rows[0]) == ["layer", "expert", "score", "damage", "maxnn", "load", "digital"]
     assert [(row["layer"], row["expert"]) for row in rows if row["digital"] == "True"] == [
         ("1", "3"),
         ("2", "1"),
@@ -102,7 +109,46 @@ def test_every_file_is_written(tmp_path: Path) -> None:
     for picture in ("frontier.png", "experts.png"):
         with Image.open(tmp_path / picture) as image:
             assert image.width == pytest.approx(200 * WIDTH, abs=1)
-    assert json.loads((tmp_path / "plan.json").read_text())["model"] == "one"
+    assert json.loads((tmp_path / "plan.json").read_text())["model"] == "one" and "accuracy" not in page
+
+
+def on_tasks() -> Plan:
+    found = a_plan()
+    outcomes = {
+        name: replace(each, accuracy=Drop(0.0123, 0.0456, (0.01, 0.08)))
+        for name, each in found.outcomes.items()
+    }
+    decline = Decline(("piqa", "boolq"), 100, 0.5, 0.75, 1.5, {"everything": (0.5, 0.2)})
+    return replace(found, decline=decline, outcomes=outcomes)
+
+
+def test_accuracy_is_shown_where_tasks_were_given(tmp_path: Path) -> None:
+    found = on_tasks()
+    assert accuracy_rows(found)[0] == [THE_PLAN, "1.23", "4.56 [1.00, 8.00]"] and not accuracy_rows(a_plan())
+    assert "points of accuracy lost on piqa, boolq: 1.23 predicted, 4.56 [1.00, 8.00] measured" in str(found)
+    write(found, [], tmp_path)
+    assert Plan.from_json((tmp_path / "plan.json").read_text()) == found
+    page = (tmp_path / "plan.html").read_text()
+    for words in (
+        "points lost, predicted",
+        "4.56 [1.00, 8.00]",
+        "from 75.0 % of the digital model to 50.0 %",
+    ):
+        assert words in page
+
+
+def test_another_score_is_named_and_drawn() -> None:
+    found = a_plan()
+    signed = tuple(tuple(value - 0.5 for value in row) for row in found.damage)
+    curves = {"own score": found.frontiers[DAMAGE], MAXNN: found.frontiers[MAXNN]}
+    other = replace(found, score="own score", ranking=signed, frontiers={**curves, RANDOM: curves[MAXNN]})
+    figure = experts(other)
+    FigureCanvasAgg(figure).draw()
+    assert figure.axes[0].get_title(loc="left") == "score: own score"
+    np.testing.assert_array_equal(np.asarray(figure.axes[0].images[0].get_array()), signed)
+    assert "best by own score" in frontier([other]).axes[0].get_legend_handles_labels()[1]
+    assert list(frontier_rows([other])[0]) == ["digital_parameters", "own score", MAXNN, RANDOM]
+    assert other.rows()[0]["score"] == signed[0][0] and other.rows()[0]["damage"] == found.damage[0][0]
 
 
 @pytest.mark.parametrize("others", [0, 1, 2])

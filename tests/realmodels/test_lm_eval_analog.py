@@ -15,6 +15,7 @@ from small_models import TEXTS, save, small_network
 
 from realmodels import deploy, expected_damage, load, save_chip, scores, tasks
 from realmodels.lm_eval_analog import AnalogLM
+from realmodels.plan import plan
 from realmodels.tasks import CONTINUATION, FOLDER, evaluate_tasks
 from realmodels.text import read_text
 from theory.errors import InputError
@@ -96,6 +97,22 @@ def test_a_kept_chip_and_a_kept_placement(folder: Path, tmp_path: Path) -> None:
         assert each.get_model_info()["chip"]["seed"] == 0
 
 
+def test_a_plan_names_placement_and_hardware(folder: Path, tmp_path: Path) -> None:
+    model = load(folder)
+    texts = read_text(folder / "text")
+    hardware = Hardware(c=1.5, tile_size=16)
+    found = plan(model, hardware, texts=TEXTS[6:], calibration=TEXTS[:6], draws=2, digital_parameters="30%")
+    (tmp_path / "plan.json").write_text(found.to_json())
+    planned = AnalogLM(
+        str(folder), plan=str(tmp_path / "plan.json"), calibration=str(folder / "text"), seed=3, device="cpu"
+    )
+    deploy(model, found.placement, hardware, texts, seed=3)
+    tokens = torch.arange(40)[None]
+    assert torch.equal(planned.model(tokens).logits, model.network(tokens).logits)
+    with pytest.raises(InputError, match=r"plan file .* is of the model .*, not of tiny-olmoe"):
+        AnalogLM("tiny-olmoe", plan=str(tmp_path / "plan.json"), device="cpu")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -109,6 +126,9 @@ def test_a_kept_chip_and_a_kept_placement(folder: Path, tmp_path: Path) -> None:
         ({"chip": "a", "seed": 0}, "chip and seed: the former says the latter; leave one of them out"),
         ({"chip": "a", "placement": "b"}, "chip and placement:"),
         ({"placement": "b", "score": "maxnn"}, "placement and score:"),
+        ({"plan": "a", "c": 2}, "plan and c:"),
+        ({"plan": "a", "placement": "b"}, "plan and placement:"),
+        ({"plan": "missing.json"}, "plan file missing.json cannot be read"),
         ({"placement": "missing.json"}, "placement file missing.json cannot be read"),
         ({"chip": "missing"}, "chip file missing"),
         ({"chip": 5}, "chip file 5"),

@@ -5,48 +5,36 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from fractions import Fraction
 from functools import cache
 from importlib import import_module
-from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from small_models import MODELS, TEXTS, as_model, network_named, small_model
+from small_models import MODELS, TEXTS, as_model, network_named, small_model, small_network
+from test_items import items
 
-from realmodels.cost import Machine, Shape, cost
+from realmodels.budgets import BUDGETS
 from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
+from realmodels.items import AXES, MAXNN, POINTS, RANDOM, Items
 from realmodels.load import load
-from realmodels.plan import (
-    AXES,
-    BUDGETS,
-    DAMAGE,
-    MAXNN,
-    RANDOM,
-    THE_PLAN,
-    Budgets,
-    Choice,
-    Items,
-    Plan,
-    plan,
-    read_plan,
-)
+from realmodels.plan import THE_PLAN, Plan, plan, read_plan
 from realmodels.progress import progress
+from realmodels.scores import scores
+from realmodels.tasks import CONTINUATION, evaluate_tasks
 from theory.errors import InputError
 from theory.hardware import Hardware
-from theory.placement import Placement, place
+from theory.placement import Placement
 
 under_test: Any = import_module("realmodels.plan")  # `realmodels.plan` is the function
 HARDWARE = Hardware(c=1.5, tile_size=16)
 CALIBRATION, HELD_OUT = TEXTS[:6], TEXTS[6:]
+QUESTIONS = 16
 MODEL = small_model()
 LAYERS, EXPERTS = len(MODEL.map.num_experts), MODEL.map.num_experts[0]
 
@@ -58,146 +46,6 @@ def planned(model: Any = MODEL, hardware: Hardware = HARDWARE, **budgets: Any) -
 @cache
 def a_plan() -> Plan:
     return planned(digital_parameters="30%")
-
-
-# More digital dense parameters make a step on them faster, and cheaper; the one; the other; neither.
-MACHINES = (
-    Machine(),
-    Machine(rest_power=1.0, memory_energy=1e-7),
-    Machine(memory_bandwidth=1e9, dac_energy=1e-6, rest_power=1.0),
-    Machine(memory_bandwidth=1e9),
-)
-
-
-def items(seed: int = 0, interaction: float = 0.0, dense: int = 3, machine: Machine | None = None) -> Items:
-    """Experts and a few dense modules of MODEL, with damages and loads from a generator; one module has no damage."""
-    rng = np.random.default_rng(seed)
-    names = MODEL.map.linears[:dense]
-    sizes = {name: MODEL.network.get_parameter(f"{name}.weight").numel() for name in MODEL.map.linears}
-    sizes = {name: int(sizes[name] * rng.choice([1, 2])) for name in names}
-    shape = Shape.of(MODEL)
-    load = rng.random((LAYERS, EXPERTS)) ** 2
-    return Items(
-        model=MODEL,
-        shape=replace(shape, expert_parameters=1024, dense_parameters=sum(sizes.values())),
-        ranges=None,
-        experts=rng.random((LAYERS, EXPERTS)),
-        load=load / load.sum(1, keepdims=True),
-        size=1024,  # as a dense module: other choices cost the same
-        dense=dict(zip(names, [0.0, *(3 * rng.random(dense - 1)).tolist()], strict=True)),
-        sizes=sizes,
-        total=60_000,
-        batch=4,
-        machine=machine,
-        interaction=interaction,
-    )
-
-
-def step_of(of: Items, placement: Placement, share: float) -> tuple[float, float]:
-    """Seconds and joules."""
-    found = cost(of.shape, placement, of.batch, of.machine, dense_digital=share, loads=of.load)
-    return found.seconds, found.joules
-
-
-def every_choice(of: Items) -> dict[str, np.ndarray]:
-    """What each subset of experts and dense modules costs; seconds and joules: infinite if not the worst experts."""
-    masks = np.array(list(product((False, True), repeat=of.experts.size)))
-    dense = np.array(list(product((False, True), repeat=len(of.dense))))
-    sizes, damage = np.array([of.sizes[name] for name in of.names]), np.array(list(of.dense.values()))
-    numbers, parameters = masks.sum(1), dense @ sizes
-    left = (~masks @ of.experts.ravel())[:, None] + (~dense @ damage)[None]
-    steps = np.full((*left.shape, 2), math.inf)
-    order = np.argsort(-of.experts.ravel())
-    for number in range(of.experts.size + 1):
-        worst = set(order[:number].tolist())
-        digital = tuple(
-            tuple(expert for expert in range(EXPERTS) if layer * EXPERTS + expert in worst)
-            for layer in range(LAYERS)
-        )
-        (row,) = np.flatnonzero((masks == np.isin(np.arange(of.experts.size), list(worst))).all(1))
-        placement = Placement(MODEL.map.num_experts, digital)
-        steps[row] = [step_of(of, placement, share) for share in (parameters / sizes.sum()).tolist()]
-    return {
-        "experts": np.broadcast_to(numbers[:, None], left.shape),
-        "parameters": numbers[:, None] * of.size + parameters[None],
-        "seconds": steps[..., 0],
-        "joules": steps[..., 1],
-        "increase": of.increase(left),
-    }
-
-
-@cache
-def case(number: int) -> tuple[Items, dict[str, np.ndarray]]:
-    of = items(number, (0.0, 0.05, -0.03, 0.0)[number], 5, MACHINES[number])
-    return of, every_choice(of)
-
-
-SHARE = st.none() | st.floats(0, 1)
-
-
-def test_seconds_and_joules_rise_and_fall_with_digital_dense_parameters() -> None:
-    """In the cases of the next test."""
-    rises = [
-        tuple((np.diff(ends[1]) > 0).item() for ends in (of.running.seconds, of.running.joules))
-        for of, _ in map(case, range(len(MACHINES)))
-    ]
-    assert rises == [(False, False), (False, True), (True, False), (True, True)]
-
-
-@settings(max_examples=300)
-@given(st.integers(0, len(MACHINES) - 1), SHARE, SHARE, SHARE, SHARE, SHARE)
-def test_no_choice_within_the_budgets_is_better(
-    number: int,
-    experts: float | None,
-    parameters: float | None,
-    energy: float | None,
-    throughput: float | None,
-    loss: float | None,
-) -> None:
-    """Least increase within budgets of resources; with one of the loss the fewest parameters.
-
-    Budgets of energy and throughput: of the choices that take the worst experts first.
-    """
-    of, every = case(number)
-    joules, seconds = (
-        None
-        if share is None
-        else float(np.quantile(every[name][np.isfinite(every[name])], share)) * (1 + 1e-9)
-        for share, name in ((energy, "joules"), (throughput, "seconds"))
-    )
-    nats = None if loss is None else loss * float(every["increase"].max())
-    budgets: dict[str, Any] = {
-        "digital_experts": experts,
-        "digital_parameters": parameters,
-        "energy": None if joules is None else joules / of.batch,
-        "throughput": None if seconds is None else of.batch / seconds,
-        "loss_increase": nats,
-    }
-    fits = np.ones(every["increase"].shape, dtype=bool)
-    if experts is not None:
-        fits &= every["experts"] <= int(Fraction(str(experts)) * of.experts.size)
-    if parameters is not None:
-        fits &= every["parameters"] <= int(Fraction(str(parameters)) * of.total)
-    fits &= every["joules"] <= (math.inf if joules is None else joules)
-    fits &= every["seconds"] <= (math.inf if seconds is None else seconds)
-    small_enough = fits & (every["increase"] <= (math.inf if nats is None else nats + 1e-9))
-    if all(value is None for value in budgets.values()):
-        return
-    if not small_enough.any():
-        with pytest.raises(InputError, match="^(a loss increase of|budgets? )"):
-            of.best(Budgets(**budgets), 1.0)
-        return
-    found = of.outcome(of.best(Budgets(**budgets), 1.0))
-    if nats is None:
-        assert found.predicted == pytest.approx(every["increase"][fits].min(), abs=1e-9)
-    else:
-        assert found.predicted <= nats + 1e-9
-        least = every["parameters"][small_enough].min()
-        assert found.digital_parameters == least
-        as_small = small_enough & (every["parameters"] == least)
-        assert found.predicted == pytest.approx(every["increase"][as_small].min(), abs=1e-9)
-    assert found.energy * of.batch <= (math.inf if joules is None else joules * (1 + 1e-9))
-    assert of.batch / found.throughput <= (math.inf if seconds is None else seconds * (1 + 1e-9))
 
 
 def test_what_everything_costs_together_comes_out_right() -> None:
@@ -217,45 +65,6 @@ def test_closed_forms_are_corrected_only_by_what_was_measured_above_0() -> None:
     assert under_test._corrected(0.5, [0.9, 1.0, 1.1]).factor == pytest.approx(2.0)
     assert under_test._corrected(0.5, [-1.0, 1.0, 1.1]).factor == 1.0
     assert under_test._corrected(0.0, [0.9, 1.0, 1.1]).factor == 1.0
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-def test_running_costs_are_those_of_the_cost_model_for_these_experts(machine: Machine) -> None:
-    """And on a line between both ends, for any share of digital dense parameters."""
-    of = items(machine=machine)
-    assert of.running.seconds[0].tolist() == [step_of(of, of.placement(Choice(0, (), 0)), 0.0)[0]] * 2
-    for number in range(LAYERS * EXPERTS + 1):
-        placement = of.placement(Choice(number, (), 0))
-        for share in (1e-9, 0.3, 1.0):
-            ends = np.stack([of.running.seconds[number + 1], of.running.joules[number + 1]])
-            assert ends @ (1 - share, share) == pytest.approx(step_of(of, placement, share), rel=1e-6)
-
-
-def test_an_outcome_runs_as_its_own_experts_do() -> None:
-    """Not as equally many others, nor as experts of even load."""
-    of, none = items(), ((),) * (LAYERS - 1)
-    found = [of.outcome(Placement(MODEL.map.num_experts, ((expert,), *none))) for expert in range(EXPERTS)]
-    for each in found:
-        own = step_of(of, each.placement, 1.0)
-        assert (of.batch / each.throughput, each.energy * of.batch) == pytest.approx(own, rel=1e-12)
-    assert len({each.energy for each in found}) == EXPERTS
-    some = of.outcome(Placement(MODEL.map.num_experts, ((0,), *none), (of.names[1],)))
-    share = 1 - of.sizes[of.names[1]] / sum(of.sizes.values())
-    assert some.energy * of.batch == pytest.approx(step_of(of, some.placement, share)[1], rel=1e-12)
-
-
-def test_curves_of_other_scores_are_those_of_their_placements() -> None:
-    of, maxnn = items(), torch.rand(LAYERS, EXPERTS, generator=torch.Generator().manual_seed(0))
-    found = of.frontiers(maxnn)
-    for number in range(EXPERTS + 1):
-        each = of.outcome(place(maxnn, number / EXPERTS))
-        even = cost(of.shape, (number,) * LAYERS, of.batch)
-        share = (sum(of.sizes.values()) + number * LAYERS * of.size) / of.total
-        chance = of.experts.sum() * (1 - number / EXPERTS)
-        for axis, x in zip(AXES, (each.share, each.energy, each.throughput), strict=True):
-            assert found[MAXNN][axis][number] == (x, each.predicted)
-        for axis, x in zip(AXES, (share, even.joules / of.batch, even.tokens_per_second), strict=True):
-            assert found[RANDOM][axis][number] == pytest.approx((x, chance))
 
 
 def test_loads_are_shares_of_tokens() -> None:
@@ -316,9 +125,9 @@ def test_a_kind_is_measured_alone() -> None:
 
 def test_frontiers_fall_and_no_score_beats_the_best() -> None:
     found = a_plan()
-    assert set(found.frontiers) == {DAMAGE, MAXNN, RANDOM}
+    assert set(found.frontiers) == {found.score, MAXNN, RANDOM}
     for axis in AXES:
-        best = np.array(found.frontiers[DAMAGE][axis])
+        best = np.array(found.frontiers[found.score][axis])
         order = np.argsort(-best[:, 0] if axis == "throughput" else best[:, 0])
         assert (np.diff(best[order][:, 1]) <= 1e-12).all() and best[:, 1].min() == pytest.approx(0, abs=1e-9)
         for score in (MAXNN, RANDOM):
@@ -327,22 +136,14 @@ def test_frontiers_fall_and_no_score_beats_the_best() -> None:
                     best[:, 0] >= x * (1 - 1e-9) if axis == "throughput" else best[:, 0] <= x * (1 + 1e-9)
                 )
                 if axis == "share":  # the grid is coarse: the next budget on it is at least as good
-                    within = best[:, 0] <= x + 1 / (under_test.POINTS - 1)
+                    within = best[:, 0] <= x + 1 / (POINTS - 1)
                     assert best[within][:, 1].min() <= increase + 1e-9
 
 
-def test_more_budget_never_loses_more() -> None:
-    of = items()
-    increases = [
-        of.outcome(of.best(Budgets(digital_parameters=share / 20), 1.0)).predicted for share in range(11)
-    ]
-    assert increases == sorted(increases, reverse=True) and increases[0] > increases[-1]
-
-
 def test_a_plan_is_read_back_as_it_was(tmp_path: Any) -> None:
-    found = a_plan()
-    (tmp_path / "plan.json").write_text(found.to_json())
-    assert read_plan(tmp_path / "plan.json") == found
+    for found in (a_plan(), on_tasks()):
+        (tmp_path / "plan.json").write_text(found.to_json())
+        assert read_plan(tmp_path / "plan.json") == found
     assert str(found).startswith("small: ") and "off by" in str(found)
     assert found.error == found.outcome.predicted - found.outcome.measured
 
@@ -392,33 +193,116 @@ def test_what_is_no_plan_is_refused(change: Any, message: str, tmp_path: Any) ->
     ],
 )
 def test_unusable_budgets(budgets: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(under_test, "items_of", lambda *_: (items(dense=9), {}))
+    monkeypatch.setattr(under_test, "items_of", lambda *_: (items(dense=9), {}, None))
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         planned(**budgets)
 
 
-def test_a_loss_out_of_reach_says_what_it_needs_and_what_is_nearest() -> None:
-    of = items()
-    with pytest.raises(InputError) as caught:
-        of.best(Budgets(loss_increase="1%", digital_experts=2), 2.0)
-    needs, nearest = re.findall(r"([\d.]+)%", str(caught.value))[1], of.best(Budgets(digital_experts=2), 2.0)
-    alone = of.outcome(of.best(Budgets(loss_increase="1%"), 2.0))
-    assert str(caught.value).startswith("a loss increase of 0.0200 nats (1.00%) needs ")
-    assert float(needs) == pytest.approx(100 * alone.share, abs=0.06)
-    assert f"the budget of digital_experts is {of.outcome(nearest).predicted:.4f} nats" in str(caught.value)
+@cache
+def on_tasks() -> Plan:
+    return planned(long_model(), tasks=(CONTINUATION,), questions=QUESTIONS, digital_parameters="30%")
+
+
+@cache
+def long_model() -> Any:
+    """A small model that can read questions."""
+    return as_model(small_network(max_position_embeddings=512))
+
+
+def test_accuracies_are_those_of_deploy_on_questions_that_nothing_was_chosen_by() -> None:
+    found, model = on_tasks(), long_model()
+    decline = found.decline
+    assert decline is not None and decline.tasks == (CONTINUATION,) and decline.questions == QUESTIONS
+
+    def asked(shares: Sequence[int], limit: int) -> Any:
+        return evaluate_tasks(model, [CONTINUATION], limit, shares=shares)
+
+    right = asked(range(8, 16), QUESTIONS)
+    for each in found.outcomes.values():
+        drops = []
+        for seed in (1000, 1001):
+            with deployed(model, each.placement, HARDWARE, CALIBRATION, seed):
+                drops.append(right.accuracy - asked(range(8, 16), QUESTIONS).accuracy)
+        assert each.accuracy is not None
+        assert each.accuracy.measured == pytest.approx(float(np.mean(drops)), abs=1e-12)
+        assert each.accuracy.predicted == decline.drop(each.predicted)
+        low, high = each.accuracy.interval
+        assert low <= each.accuracy.measured <= high
+    assert "points of accuracy lost on continuation: " in str(found)
+
+    draws = min(under_test.DRAWS, len(under_test.blocks_of(model, CALIBRATION, "calibration").tokens))
+    every = tuple(tuple(range(size)) for size in model.map.num_experts)
+    attention = Placement(model.map.num_experts, every, ("attention",))
+    lost, known = [], []
+    for index in range(draws):
+        before = asked([index], QUESTIONS // draws).accuracy
+        known.append(before)
+        for mirrored in (False, True):
+            seed = under_test.seed("search", index)
+            with deployed(model, attention, HARDWARE, CALIBRATION, seed, mirrored=mirrored):
+                lost.append(before - asked([index], QUESTIONS // draws).accuracy)
+    assert decline.digital == pytest.approx(float(np.mean(known))) and decline.chance == 0.25
+    assert decline.measured["attention"] == pytest.approx(
+        (found.kinds["attention"].measured, float(np.mean(lost)))
+    )
+
+
+def test_experts_are_ranked_by_any_score() -> None:
+    """And predictions are of expected damage all the same."""
+    by = torch.rand(LAYERS, EXPERTS, generator=torch.Generator().manual_seed(1))
+    for score, values, name in (
+        (by, by.numpy(), "own score"),
+        ("router_norm", scores(MODEL, "router_norm").numpy(), "router norm"),
+    ):
+        found = planned(score=score, digital_experts=3)
+        assert found.score == name
+        np.testing.assert_allclose(found.ranking, values, rtol=1e-7)
+        best = np.sort(np.ravel(values))[-3:]
+        assert sorted(row["score"] for row in found.rows() if row["digital"]) == pytest.approx(best.tolist())
+        np.testing.assert_array_equal(found.damage, a_plan().damage)
+        assert set(found.frontiers) == {name, MAXNN, RANDOM}
+    assert a_plan().score == "expected damage" and a_plan().ranking == a_plan().damage
 
 
 @pytest.mark.parametrize(
-    ("value", "bytes_"), [(1500, 1500), ("1500", 1500), ("1.5 kB", 1500), ("2KiB", 2048), ("3gb", 3 * 10**9)]
+    ("options", "message"),
+    [
+        (
+            {"accuracy_drop": 1},
+            "budget accuracy_drop: of which tasks? Give tasks, such as paper or continuation",
+        ),
+        ({"accuracy_drop": 1, "tasks": ["continuaton"]}, "task 'continuaton': no such task"),
+        (
+            {"digital_experts": 1, "tasks": [CONTINUATION], "questions": 3},
+            "questions is 3: give a whole number of",
+        ),
+        ({"digital_experts": 1, "score": "maxn"}, "score is 'maxn': give one of expected_damage, maxnn"),
+        ({"digital_experts": 1, "score": "random"}, "score is 'random': give one of expected_damage"),
+        (
+            {"digital_experts": 1, "score": torch.ones(3)},
+            "score has the shape (3,): give finite numbers of shape",
+        ),
+        ({"digital_experts": 1, "score": torch.full((LAYERS, EXPERTS), math.nan)}, "score has the shape"),
+    ],
 )
-def test_memory_is_written_in_bytes(value: Any, bytes_: int) -> None:
-    assert under_test._bytes(value) == bytes_
+def test_unusable_tasks_and_scores(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        planned(**options)
 
 
-def test_shares_are_decimal() -> None:
-    assert under_test._count("x", "29%", 100) == under_test._count("x", 0.29, 100) == 29
-    assert under_test._count("x", 1, 100) == 1 and under_test._count("x", 1.0, 100) == 100
-    assert Budgets(loss_increase="2.5 %").nats(2.0) == 0.05 and Budgets(loss_increase=1).nats(2.0) == 1
+def test_a_budget_of_accuracy_needs_tasks_that_the_model_knows() -> None:
+    with pytest.raises(
+        InputError, match=r"budget accuracy_drop: the digital model answers .* guessing 25.0%"
+    ):
+        planned(long_model(), tasks=(CONTINUATION,), questions=QUESTIONS, accuracy_drop=1)
+
+
+def test_a_plan_of_another_model_is_refused(tmp_path: Any) -> None:
+    (tmp_path / "plan.json").write_text(a_plan().to_json())
+    assert read_plan(tmp_path / "plan.json", MODEL) == a_plan()
+    (tmp_path / "plan.json").write_text(replace(a_plan(), weights_hash="1" * 64).to_json())
+    with pytest.raises(InputError, match=r"plan file .* is of the model 'small' with the weights .*, not of"):
+        read_plan(tmp_path / "plan.json", MODEL)
 
 
 def test_bad_settings() -> None:
@@ -466,21 +350,21 @@ def test_the_correction_makes_predictions_better(name: str, c: float) -> None:
     At c = 1.5 the closed forms of tiny-olmoe are as near as other text lets any prediction be.
     """
     model, hardware = load(name), Hardware(c=c)
-    of, kinds = under_test.items_of(model, hardware, model.texts("calibration"), 32, None, lambda *_: None)
+    of, kinds, _ = under_test.items_of(model, hardware, model.texts("calibration"), 32, None, lambda *_: None)
     sizes = model.map.num_experts
     every, none = tuple(tuple(range(size)) for size in sizes), ((),) * len(sizes)
     placements = {kind: Placement(sizes, every, (kind,)) for kind in kinds if kind != "experts"}
     placements |= {"experts": Placement(sizes, none), "all": Placement(sizes, none, model.map.dense_kinds)}
     blocks = under_test.blocks_of(model, model.texts("evaluation"), "evaluation")
     digital, _ = block_results(model.network, blocks.tokens)
-    tables = under_test.increases_of(
+    measured = under_test.measurements(
         model, hardware, of.ranges, placements, range(4), blocks, digital, lambda *_: None
     )
     bare = of.uncorrected(kinds)
 
     def error(by: Items) -> float:
         return sum(
-            abs(math.log(by.outcome(each).predicted / float(tables[kind].mean())))
+            abs(math.log(by.outcome(each).predicted / float(measured[kind].increases.mean())))
             for kind, each in placements.items()
         )
 

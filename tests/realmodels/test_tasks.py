@@ -474,6 +474,35 @@ def test_padding_does_not_count_as_saturation(mixed: tuple[Model, tuple[str, ...
             assert [parts[part][0], parts[part][2]] == pytest.approx([other[0], other[2]], rel=1e-3, abs=5)
 
 
+def test_shares_divide_questions_and_no_document_is_in_two(model: Model) -> None:
+    _, every = tasks._ask(CONTINUATION, None)
+    documents, seen = [], list[Any]()
+    for share in range(tasks.SHARES):
+        asked, requests = tasks._ask(CONTINUATION, None, frozenset([share]))
+        documents.append(set(asked.documents))
+        seen += [request.args for request in requests]
+    assert sorted(seen) == sorted(request.args for request in every)
+    assert not any(one & other for one, other in itertools.combinations(documents, 2))
+    assert all(documents)
+    found = evaluate_tasks(model, [CONTINUATION], 6, shares=[3, 5])
+    assert set(found[CONTINUATION].documents) <= documents[3] | documents[5]
+    assert len(found[CONTINUATION].correct) == 6 and found.chance == found[CONTINUATION].chance == 0.25
+
+
+@pytest.mark.parametrize("task", sorted(set(QUESTIONS_OF) - {"mmlu"}))
+def test_shares_of_a_task_divide_its_questions(task: str) -> None:
+    needs_package(task)
+    halves = [tasks._ask(task, None, frozenset(half))[0] for half in (range(8), range(8, 16))]
+    counts = [len(each.gold) for each in halves]
+    assert sum(counts) == QUESTIONS_OF[task] and min(counts) > 0.4 * sum(counts)
+
+
+def test_bad_shares(model: Model) -> None:
+    for shares in ([], [16], [-1]):
+        with pytest.raises(InputError, match=re.escape(f"shares is {shares}: give some of 0 to 15")):
+            evaluate_tasks(model, [CONTINUATION], 4, shares=shares)
+
+
 def test_rows_that_are_the_same_are_read_once(model: Model) -> None:
     """Four letters after one question, and the same choice twice."""
     pairs = [([1, 2, 3], [letter]) for letter in (4, 5, 6, 7)] + [([1, 2, 3], [4, 9]), ([1, 2], [3, 4])]
