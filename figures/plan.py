@@ -21,7 +21,7 @@ from figures.options import BUDGETS, flag, hardware_of, plan_parser
 from figures.output import Steady, as_csv, check_places, output_folder
 
 if TYPE_CHECKING:
-    from realmodels.plan import Plan
+    from realmodels.plan_file import Plan
 
 FILES = (
     "placement.json",
@@ -48,7 +48,8 @@ def command(argv: Sequence[str], program: str) -> int:
 
     from realmodels.budgets import Budgets
     from realmodels.load import DEFAULT_MODEL, load
-    from realmodels.plan import plan, read_plan
+    from realmodels.plan import plan
+    from realmodels.plan_file import read_plan
     from realmodels.text import evaluation_text, read_text
     from theory.hardware import Hardware
 

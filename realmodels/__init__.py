@@ -22,6 +22,9 @@ What placements rank experts by
     damage.py               what noise on an expert or a dense module is expected to cost
     record.py               what modules are given while text is read
     plan.py                 the best placement within budgets, predicted and measured
+    budgets.py, items.py    what it may cost, what there is to choose from
+    decline.py              how accuracy on tasks falls with the loss
+    plan_file.py            a plan that was made, and its file
     progress.py             how far it is
 
 What is measured, and on what

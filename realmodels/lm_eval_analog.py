@@ -20,7 +20,7 @@ from realmodels.damage import expected_damage
 from realmodels.deploy import deploy
 from realmodels.load import DEFAULT_MODEL, load
 from realmodels.model import Model
-from realmodels.plan import read_plan
+from realmodels.plan_file import read_plan
 from realmodels.scores import scores
 from realmodels.text import read_text
 from theory.errors import InputError, run

@@ -28,7 +28,7 @@ from figures.drawings.style import (
 )
 from figures.plan import names
 from realmodels.items import MAXNN, RANDOM
-from realmodels.plan import THE_PLAN, Plan
+from realmodels.plan_file import THE_PLAN, Plan
 
 LABELS = {
     "share": "digital share of parameters",

@@ -17,7 +17,7 @@ from figures.plan import FILES, SHARES, accuracy_rows, frontier_rows, names, wri
 from realmodels.budgets import Budgets
 from realmodels.decline import Decline, Drop
 from realmodels.items import AXES, MAXNN, RANDOM, Kind, Outcome
-from realmodels.plan import THE_PLAN, Dense, Plan
+from realmodels.plan_file import THE_PLAN, Dense, Plan
 from theory.hardware import Hardware
 from theory.placement import Placement
 

@@ -23,7 +23,8 @@ from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
 from realmodels.items import AXES, MAXNN, POINTS, RANDOM, Items
 from realmodels.load import load
-from realmodels.plan import THE_PLAN, Plan, plan, read_plan
+from realmodels.plan import plan
+from realmodels.plan_file import THE_PLAN, Plan, read_plan
 from realmodels.progress import progress
 from realmodels.scores import scores
 from realmodels.tasks import CONTINUATION, evaluate_tasks
