@@ -10,13 +10,17 @@ from dataclasses import dataclass, replace
 from importlib.resources.abc import Traversable
 
 from figures.catalogue import Exhibit, needed
+from figures.shown import conditions
 from theory.errors import InputError
 from theory.evidence import Finding, Result
 
 BASELINES = ("activation frequency", "activation weight", "router norm", "random")  # the paper's
 BETTER_THAN = "MaxNNScore is better than "
 DENSE_HURT_MORE = "dense modules on analog hurt more than 80-90 % of the experts;"
+RECOVERS = "MaxNNScore recovers a third to more than a half of the loss;"
 ON_THREE_TASKS = " on three tasks,"
+DAMAGES = ("expected damage across layers", "expected damage with gradient across layers")
+ANOTHER_RECIPE = " with another recipe"  # what families of figure-scale end with that are not about sizes
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,15 @@ def said(findings: Sequence[Finding]) -> str:
 
 def held(findings: Sequence[Finding]) -> str:
     """How many of the findings hold, in words: `3 of 4 comparisons`."""
-    return f"{sum(finding.verdict == 'holds' for finding in findings)} of {len(findings)} comparisons"
+    return f"{_held(findings)} comparisons"
+
+
+def _held(findings: Sequence[Finding]) -> str:
+    return f"{_holding(findings)} of {len(findings)}"
+
+
+def _holding(findings: Sequence[Finding]) -> int:
+    return sum(finding.verdict == "holds" for finding in findings)
 
 
 def starting(start: str, *results: Result) -> list[Finding]:
@@ -75,15 +87,55 @@ def only(claim: str, result: Result) -> Finding:
     return found[0]
 
 
-def _dense(losses: Result, tasks: Result, small: Result) -> str:
-    judged, own = starting(DENSE_HURT_MORE, losses), starting(DENSE_HURT_MORE, small)
+def sizes(result: Result) -> str:
+    """The sizes of the ladder that were measured, smallest first, each with its parameters and trainings."""
+    trained = Counter(
+        (model["parameters"], model["rung"])
+        for model in result.data["models"]
+        if model["rung"] is not None and model["rung"].count("-") == 1  # not of another recipe
+    )
+    return ", ".join(
+        f"`{rung}` ({parameters / 1e6:.1f}M, {count})"
+        for (parameters, rung), count in sorted(trained.items())
+    )
+
+
+def by_size(findings: Sequence[Finding]) -> str:
+    """How many findings of `scale` hold: `4 of 4 comparisons over 5 trainings of olmoe-4m`.
+
+    Of several sizes, how many of each: `7 of 8 comparisons over 10 trainings of olmoe-4m (4), olmoe-16m (3)`.
+    """
+    found: dict[str, list[Finding]] = {}
+    for finding in findings:
+        found.setdefault(conditions(finding).partition(",")[0], []).append(finding)
+    trainings = sum(max(finding.n or 0 for finding in own) for own in found.values())
+    each = [f"{size} ({_holding(own)})" for size, own in found.items()] if len(found) > 1 else found
+    return f"{held(findings)} over {trainings} trainings of {', '.join(each)}"
+
+
+def of_sizes(start: str, ladder: Result) -> list[Finding]:
+    """The findings of `scale` that claim so of a size, without those of another recipe."""
+    return [finding for finding in starting(start, ladder) if not finding.family.endswith(ANOTHER_RECIPE)]
+
+
+def _between(findings: Sequence[Finding]) -> str:
+    """Smallest and largest estimate."""
+    estimates = [finding.estimate for finding in findings]
+    return f"{min(estimates):.2f} to {max(estimates):.2f}"
+
+
+def _dense(ladder: Result, losses: Result, tasks: Result, small: Result) -> str:
+    judged = of_sizes(DENSE_HURT_MORE, ladder)
     times = [
         each.estimate for each in starting("a dense parameter on analog costs more than an expert's;", losses)
     ]
+    pretrained, shipped, accuracy = (
+        _held(starting(DENSE_HURT_MORE, result)) for result in (losses, small, tasks)
+    )
     return (
-        f"{said(judged)}: in loss, in {held(judged)} on smol-moe, made of a pretrained model, and in {held(own)} on"
-        f" tiny-olmoe. On smol-moe a dense parameter costs {min(times):.1f} to {max(times):.1f} times an expert's. In"
-        f" accuracy on the paper's tasks: in {held(starting(DENSE_HURT_MORE, tasks))}."
+        f"{said(judged)}: in {by_size(judged)}, by {_between(judged)} nats per token; smol-moe {pretrained},"
+        f" tiny-olmoe {shipped}. On smol-moe a dense parameter costs {min(times):.1f} to {max(times):.1f} times an"
+        f" expert's; in accuracy on tasks {accuracy}."
     )
 
 
@@ -91,22 +143,26 @@ def _against_baselines(*results: Result) -> list[Finding]:
     return [finding for name in BASELINES for finding in starting(f"{BETTER_THAN}{name};", *results)]
 
 
-def _baselines(losses: Result, tasks: Result, *small: Result) -> str:
-    judged, own = _against_baselines(losses), _against_baselines(*small)
-    failing = [finding for finding in own if finding.verdict == "fails"]
-    against = dict.fromkeys(finding.claim.removeprefix(BETTER_THAN).partition(";")[0] for finding in failing)
-    rest = f", worse in {len(failing)}, against {' and '.join(against)}" if failing else ""
-    known = tuple(finding for finding in tasks.findings if ON_THREE_TASKS in finding.claim)
-    on_tasks = _against_baselines(replace(tasks, findings=known))
-    above = sum(finding.estimate > 0 for finding in on_tasks)
-    back = sorted(
-        finding.estimate
-        for finding in starting("MaxNNScore recovers a third to more than a half of the loss;", losses)
+def _opponents(findings: Sequence[Finding]) -> str:
+    """What MaxNNScore is compared with in these findings."""
+    return " and ".join(
+        dict.fromkeys(finding.claim.removeprefix(BETTER_THAN).partition(";")[0] for finding in findings)
     )
+
+
+def _baselines(ladder: Result, losses: Result, tasks: Result, *small: Result) -> str:
+    judged = [finding for name in BASELINES for finding in of_sizes(f"{BETTER_THAN}{name};", ladder)]
+    own = _against_baselines(*small)
+    below = [finding for finding in judged if finding.estimate < 0]
+    worse = [finding for finding in own if finding.verdict == "fails"]
+    known = tuple(finding for finding in tasks.findings if ON_THREE_TASKS in finding.claim)
+    accuracy = _held(_against_baselines(replace(tasks, findings=known)))
     return (
-        f"{said(judged)}: in loss, it is better in {held(judged)} on smol-moe, and gives back {back[0]:.2f} to"
-        f" {back[-1]:.2f} of the loss; on tiny-olmoe and tiny-deepseek-moe better in {held(own)}{rest}. In accuracy, on"
-        f" the three of the paper's tasks that smol-moe knows: in {held(on_tasks)}; {above} estimates are above."
+        f"{said(judged)}: in {by_size(judged)}, giving back {_between(of_sizes(RECOVERS, ladder))} of the loss"
+        + (f"; {_opponents(below)} better by estimate in {len(below)}" if below else "")
+        + f". smol-moe: {_held(_against_baselines(losses))} ({_between(starting(RECOVERS, losses))}); accuracy on"
+        f" three tasks {accuracy}. Shipped models: {_held(own)}"
+        + (f", {_opponents(worse)} better in {len(worse)}." if worse else ".")
     )
 
 
@@ -114,8 +170,8 @@ def _in_setting(result: Result) -> str:
     judged = starting("digital frequent experts multiply the tolerated noise by Theta(rho)", result)
     slope = max((finding.estimate for finding in judged), key=lambda slope: abs(slope - 1))
     return (
-        f"{said(judged)}: digital frequent experts raise the tolerated noise with the ratio of frequencies rho, as"
-        f" sqrt(1 + (g rho)^2), g by theory, within the rule's margin: the log-log slope is {slope:.2f} at worst."
+        f"{said(judged)}: with frequent experts digital, the tolerated noise grows with the ratio of frequencies rho as"
+        f" sqrt(1 + (g rho)^2), g by theory: the log-log slope is {slope:.2f} at worst."
     )
 
 
@@ -149,21 +205,22 @@ def _outside(result: Result) -> str:
     )
 
 
-def _better_score(rivals: Result, *results: Result) -> str:
-    judged = starting("expected damage with gradient across layers loses less than MaxNNScore;", *results)
-    most = max(-finding.estimate for finding in judged)
+def _better_score(ladder: Result, rivals: Result, pretrained: Result, *small: Result) -> str:
+    judged = [finding for score in DAMAGES for finding in of_sizes(f"{score} is better than ", ladder)]
+    own, shipped = (
+        [each for score in DAMAGES for each in starting(f"{score} loses less than MaxNNScore;", *results)]
+        for results in ([pretrained], small)
+    )
     others = [
         finding
         for name in ("MSAN", "MC")
         for finding in starting(f"MaxNNScore loses less than {name};", rivals)
     ]
     worse = sum(finding.verdict == "fails" for finding in others)
-    least = sorted(finding.estimate for finding in others)
     return (
-        f"{said(judged)}: expected damage over all layers, from a batch and its gradient, loses less than MaxNNScore"
-        f" in each layer in {held(judged)} on tiny-olmoe and tiny-deepseek-moe, by up to {most:.3f} nats per token. On"
-        f" smol-moe two scores of others, MSAN and MC, lose less in {worse} of {len(others)} (difference"
-        f" {least[0]:.2f} to {least[-1]:.2f} nats)."
+        f"{said(judged)}: expected damage over all layers beats MaxNNScore and activation weight in"
+        f" {by_size(judged)}, by {_between(judged)} of the loss. It beats MaxNNScore on smol-moe in {_held(own)}, as"
+        f" others' MSAN and MC do in {worse} of {len(others)}; on shipped models in {_held(shipped)}."
     )
 
 
@@ -178,7 +235,7 @@ def _peers(result: Result) -> str:
     if not relative:
         raise InputError(f"{result.exhibit}: no finding is relative to ours; mend what asks for it")
     return (
-        f"{said(judged)}: on tiny-olmoe they agree in {held(judged)}."
+        f"{said(judged)}: on tiny-olmoe in {held(judged)}."
         f" Loss increases differ by at most {100 * max(relative):.1f} %."
     )
 
@@ -187,12 +244,12 @@ def _peers(result: Result) -> str:
 QUESTIONS: tuple[tuple[str, tuple[str, ...], Callable[..., str]], ...] = (
     (
         "Do the dense modules hurt more on analog hardware than most experts?",
-        ("figure-3-smol-moe", "figure-smol-moe", "figure-3"),
+        ("figure-scale", "figure-3-smol-moe", "figure-smol-moe", "figure-3"),
         _dense,
     ),
     (
         "Does MaxNNScore choose better than the baselines?",
-        ("figure-4-smol-moe", "figure-smol-moe", "figure-4", "figure-5"),
+        ("figure-scale", "figure-4-smol-moe", "figure-smol-moe", "figure-4", "figure-5"),
         _baselines,
     ),
     ("Is the theory right in its own setting?", ("figure-tolerance",), _in_setting),
@@ -200,7 +257,13 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...], Callable[..., str]], ...] = (
     ("Do norms follow frequency outside of it?", ("figure-stress",), _outside),
     (
         "Is there a better score?",
-        ("figure-rivals-smol-moe", "figure-better-score", "figure-better-score-deepseek"),
+        (
+            "figure-scale",
+            "figure-rivals-smol-moe",
+            "figure-better-score-smol-moe",
+            "figure-better-score",
+            "figure-better-score-deepseek",
+        ),
         _better_score,
     ),
     ("Do IBM's simulators agree with ours?", ("figure-peers",), _peers),

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from figures import looks, prose
-from figures.answers import answers
-from figures.catalogue import DATA, EXHIBITS, NO_RESULT, Exhibit, committed, with_results
+from figures.answers import answers, sizes
+from figures.catalogue import DATA, EXHIBITS, NO_RESULT, Exhibit, committed, find, needed, with_results
 from figures.rules import ROOT, files, judged_by, questions
 from figures.shown import conditions, counts, head, needs, outcome, p_value, span, units, verdicts
 from figures.text import first_sentence
@@ -25,6 +25,7 @@ from theory.derivations import KINDS, Step
 from theory.errors import InputError, run
 from theory.evidence import LEVEL, Finding, Origin, Result
 
+LADDER = "figure-scale"
 ON_THE_README = "figure-3-smol-moe"  # the exhibit whose picture stands there
 ORIGINS: Mapping[Origin, str] = {
     "paper": "the paper's, as we read it",
@@ -90,6 +91,18 @@ def answered(exhibits: Sequence[Exhibit], data: Traversable) -> str:
 def _with_rules(exhibit: Exhibit) -> str:
     """Links to the exhibit's findings and to its rules."""
     return f"[`{exhibit.option}`](RESULTS.md#{exhibit.name}), [rules]({files(exhibit)[0]})"
+
+
+def climbed(exhibits: Sequence[Exhibit], data: Traversable) -> str:
+    """The sizes and trainings of the ladder, and what changes along it."""
+    exhibit = find(LADDER, exhibits)
+    result = needed(exhibit, data)
+    missing = len(result.data["missing"])
+    return (
+        f"Sizes of the ladder, with parameters and trainings: {sizes(result)}. There a training is a unit."
+        f" {import_module(exhibit.drawing).message(result)}"
+        + (f"; {missing} rungs lack trainings." if missing else ".")
+    )
 
 
 def failures(exhibits: Sequence[Exhibit], data: Traversable) -> str:
@@ -440,6 +453,7 @@ def pages(exhibits: Sequence[Exhibit] = EXHIBITS, data: Traversable = DATA) -> d
     parts = {
         "README.md": {
             "picture": first_look(shown),
+            "ladder": climbed(exhibits, data),
             "answers": answered(exhibits, data),
             "failures": failures(exhibits, data),
         },

@@ -1,20 +1,22 @@
 """Draws what was measured of each model of the ladder against its size, with lines that predict larger ones."""
 
 import math
-from collections.abc import Iterator
 from statistics import mean
 from textwrap import fill
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from figures.drawings.rows import with_bounds
 from figures.drawings.style import (
     BLACK,
     BLUE,
+    GRANULARITIES,
     GREY,
     SCORE,
     SMALLEST,
@@ -71,13 +73,8 @@ EXTRAPOLATED = (
 def draw(result: Result) -> Figure:
     """A panel for each quantity, first those that change sign."""
     series, models = result.data["series"], result.data["models"]
-    turning = [
-        each["quantity"]
-        for each in series
-        if each["followed"] and any(line["changes_sign"] for line in each["lines"])
-    ]
     known = {each["quantity"] for each in series}
-    names = list(dict.fromkeys([*turning, *(name for name in SHOWN if name in known)]))[:PANELS]
+    names = list(dict.fromkeys([*_turning(result), *(name for name in SHOWN if name in known)]))[:PANELS]
     lines = _has_lines(result)
     largest = max(model["parameters"] for model in models)
     figure = Figure(figsize=(WIDTH, 5.9))
@@ -94,27 +91,38 @@ def draw(result: Result) -> Figure:
         axis.set_xlabel("parameters")
     for axis in list(figure.axes)[len(names) :]:
         axis.set_visible(False)
-    figure.legend(handles=list(_legend()), loc="outside lower center", ncols=4)
+    figure.legend(handles=_legend(figure), loc="outside lower center", ncols=4)
     missing = len(result.data["missing"])
     titled(
         figure,
-        _message(result, turning),
-        f"{len(models)} models" + (f"; {missing} rungs of the ladder lack models" if missing else ""),
+        message(result),
+        f"what was measured of {len(models)} models"
+        + (f"; {missing} rungs of the ladder lack models" if missing else ""),
     )
     return figure
 
 
-def _message(result: Result, turning: list[str]) -> str:
+def message(result: Result) -> str:
+    """What changes sign along the ladder, and how many predictions held."""
+    turning = _turning(result)
     judged = [finding for finding in result.findings if finding.family == "predictions"]
     held = sum(finding.verdict == "holds" for finding in judged)
     said = f"{held} of {len(judged)} predictions from models up to 64M held" if judged else ""
     if turning:
-        return f"{len(dict.fromkeys(turning))} quantities change sign along the ladder" + (
-            said and f"; {said}"
-        )
+        return f"{len(turning)} quantities change sign along the ladder" + (said and f"; {said}")
     if _has_lines(result):
         return "No quantity changes sign along the ladder" + (said and f"; {said}")
-    return "Too few models for a line: what was measured of each"
+    return "Too few sizes for a trend"
+
+
+def _turning(result: Result) -> list[str]:
+    """The quantities that change sign."""
+    turning = [
+        each["quantity"]
+        for each in result.data["series"]
+        if each["followed"] and any(line["changes_sign"] for line in each["lines"])
+    ]
+    return list(dict.fromkeys(turning))
 
 
 def _has_lines(result: Result) -> bool:
@@ -125,7 +133,8 @@ def _panel(axis: Axes, series: Row, models: dict[str, Row]) -> None:
     colour = COLOURS[series["w_max"]]
     for name, value in series["values"].items():
         model = models[name]
-        axis.plot(model["parameters"] * ASIDE[series["w_max"]], value, color=colour, **_look(model["rung"]))
+        place = model["parameters"] * ASIDE[series["w_max"]]
+        axis.plot(place, value, color=colour, linestyle="none", **_look(model["rung"]))
     for line in series["lines"]:
         if "fitted" in line:
             _line(axis, series, models, line, colour)
@@ -160,19 +169,35 @@ def _line(axis: Axes, series: Row, models: dict[str, Row], row: Row, colour: str
             least, most = line.prediction_interval(math.log10(size), len(values))
             marker = "o" if least <= mean(values) <= most else "x"
             place = size * ASIDE[series["w_max"]]
-            axis.plot(place, mean(values), marker=marker, markersize=9, fillstyle="none", color=colour)
+            ring: Row = {"marker": marker, "markersize": 9, "fillstyle": "none"}
+            axis.plot(place, mean(values), color=colour, linestyle="none", **ring)
 
 
-def _legend() -> Iterator[Line2D]:
-    dot: Row = {"linestyle": "none", "color": GREY}
-    yield Line2D([], [], color=BLUE, label="w_max per tile")
-    yield Line2D([], [], color=VERMILLION, label="w_max per tile column")
-    for name, (_, marker, line) in FAMILIES.items():
-        yield Line2D([], [], color=GREY, marker=marker, linestyle=line, label=name)
-    yield Line2D([], [], **dot, marker="s", fillstyle="none", label="shipped")
-    yield Line2D([], [], **dot, marker=".", label="another recipe")
-    yield Line2D([], [], **dot, marker="o", markersize=9, fillstyle="none", label="predicted")
-    yield Line2D([], [], **dot, marker="x", markersize=9, label="not predicted")
+def _legend(figure: Figure) -> list[Artist]:
+    """What colours, markers and lines mean, of those that are drawn."""
+    lines = [line for axis in figure.axes for line in axis.lines]
+    drawn = [line for line in lines if line.get_color() in COLOURS.values()]  # not the lines at 0
+    colours = {line.get_color() for line in drawn}
+    styles = {line.get_linestyle() for line in drawn}
+    markers = {(line.get_marker(), line.get_fillstyle()) for line in drawn}
+    found: list[Artist] = [
+        Patch(color=COLOURS[w_max], label=label)
+        for w_max, label in GRANULARITIES.items()
+        if COLOURS.get(w_max) in colours
+    ]
+    dots = [
+        *(
+            Line2D([], [], marker=marker, linestyle=line if line in styles else "none", label=name)
+            for name, (_, marker, line) in FAMILIES.items()
+        ),
+        Line2D([], [], linestyle="none", marker="s", fillstyle="none", label="shipped"),
+        Line2D([], [], linestyle="none", marker=".", label="another recipe"),
+        Line2D([], [], linestyle="none", marker="o", markersize=9, fillstyle="none", label="predicted"),
+        Line2D([], [], linestyle="none", marker="x", markersize=9, fillstyle="none", label="not predicted"),
+    ]
+    for dot in dots:
+        dot.set_color(GREY)
+    return [*found, *(dot for dot in dots if (dot.get_marker(), dot.get_fillstyle()) in markers)]
 
 
 @styled

@@ -81,7 +81,7 @@ def test_a_finding_that_is_there_twice_is_an_error() -> None:
 
 
 def test_a_result_that_is_gone_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no figure-3-smol-moe.json: run --figure 3-smol-moe"):
+    with pytest.raises(InputError, match="no figure-scale.json: run --figure scale"):
         answers(EXHIBITS, tmp_path)
 
 

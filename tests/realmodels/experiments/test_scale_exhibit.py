@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from small_models import save, small_network
 from test_rig import CACHED, HELD_OUT, PROSE
 
+from figures.answers import DENSE_HURT_MORE, by_size, of_sizes, sizes, starting
 from figures.catalogue import EXHIBITS, find
 from figures.drawings import scale as drawing
 from figures.rules import OPTIONAL, read
@@ -392,6 +393,40 @@ def test_the_drawing_has_every_model(made: dict[str, int]) -> None:
     assert len(rows) == len(made) * len(result.data["series"])
     assert all((row["low"] is None) == (row["models"] == 1) for row in rows)
     assert isinstance(drawing.draw_extrapolations(result), Figure) == (made == MADE)
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        ({"olmoe-4m": 5}, {"w_max per tile", "w_max per tile column", "OLMoE"}),
+        ({"tiny-olmoe": 1, "deepseek-4m": 1}, {"w_max per tile", "w_max per tile column", "DeepSeekMoE", "shipped"}),
+        ({"olmoe-16m-muon": 2}, {"w_max per tile", "w_max per tile column", "another recipe"}),
+    ],
+)  # fmt: skip
+def test_the_legend_has_what_is_drawn(made: dict[str, int], expected: set[str]) -> None:
+    figure = drawing.draw(judge(ladder(made)))
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == expected
+
+
+def test_predictions_that_held_and_failed_are_in_the_legend() -> None:
+    bent = judge(ladder(excess=lambda decades: 0.5 if decades < 1 else 5.0))
+    for result, failed in ((bent, True), (judge(ladder()), False)):
+        labels = [text.get_text() for text in drawing.draw(result).legends[0].get_texts()]
+        assert "predicted" in labels and ("not predicted" in labels) == failed
+
+
+def test_answers_name_every_size_and_count_each() -> None:
+    """Other recipes are no sizes, and a size of fewer than five trainings has no verdict of its own."""
+    one = ladder({"olmoe-4m": 5})
+    worse = ladder({"olmoe-16m": 5}, recovers={"maxnn": 0.1}, excess=lambda _: -0.5)
+    more = ladder({"olmoe-16m-muon": 5, "olmoe-64m": 3, "tiny-olmoe": 1})
+    alone, several = judge(one), judge(one + worse + more)
+    assert sizes(alone) == "`olmoe-4m` (4.8M, 5)"
+    assert sizes(several) == "`olmoe-4m` (4.8M, 5), `olmoe-16m` (16.9M, 5), `olmoe-64m` (63.3M, 3)"
+    dense = of_sizes(DENSE_HURT_MORE, several)
+    assert by_size(of_sizes(DENSE_HURT_MORE, alone)) == "4 of 4 comparisons over 5 trainings of olmoe-4m"
+    assert by_size(dense) == "4 of 8 comparisons over 10 trainings of olmoe-4m (4), olmoe-16m (0)"
+    assert len(starting(DENSE_HURT_MORE, several)) == len(dense) + 4
 
 
 def test_models_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
