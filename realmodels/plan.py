@@ -43,7 +43,7 @@ from realmodels.plan_file import THE_PLAN, Dense, Plan, Table
 from realmodels.progress import Advance, progress
 from realmodels.scores import parameters, scores
 from realmodels.statistics import routing
-from realmodels.tasks import SHARES, TasksAccuracy, evaluate_tasks, named_tasks, over_tasks
+from realmodels.tasks import SHARES, TasksAccuracy, evaluate_tasks, over_tasks, readable_tasks
 from realmodels.text import shared_paragraphs, text_hash
 from theory import paper
 from theory.errors import InputError, did_you_mean, shown
@@ -106,7 +106,7 @@ def plan(
             "hardware.c is 0: without programming noise there is nothing to choose by; give c above 0"
         )
     seeds = evaluation_seeds(draws, DRAWS, first_seed, "noise draws")
-    named = _tasks(wanted, tasks, questions)
+    named = _tasks(model, wanted, tasks, questions)
     kinds = {kind: names for kind, names in model.map.dense.items() if names}
     compared = 1 + len(paper.DIGITAL_EXPERTS.value)
     passes = 2 * (len(kinds) + 2) + draws * compared
@@ -171,7 +171,7 @@ def plan(
     )
 
 
-def _tasks(budgets: Budgets, tasks: Sequence[str], questions: int) -> tuple[str, ...]:
+def _tasks(model: Model, budgets: Budgets, tasks: Sequence[str], questions: int) -> tuple[str, ...]:
     if not tasks:
         if budgets.accuracy_drop is not None:
             raise InputError(
@@ -180,7 +180,7 @@ def _tasks(budgets: Budgets, tasks: Sequence[str], questions: int) -> tuple[str,
         return ()
     if not is_whole(questions) or questions < 2 * DRAWS:
         raise InputError(f"questions is {shown(questions)}: give a whole number of at least {2 * DRAWS}")
-    return named_tasks(tasks)
+    return readable_tasks(model, tasks, questions, _MEASURING)
 
 
 def _ranking(model: Model, score: str | Scores, texts: Sequence[str]) -> NDArray[np.float64] | None:

@@ -290,6 +290,15 @@ def named_tasks(names: Sequence[str]) -> tuple[str, ...]:
     return tasks
 
 
+def readable_tasks(
+    model: Model, names: Sequence[str], limit: int | None = None, shares: Collection[int] = EVERY
+) -> tuple[str, ...]:
+    """The tasks that names stand for; InputError, as `evaluate_tasks` raises it, if the model cannot read them."""
+    tasks = named_tasks(names)
+    _prepared(model, tasks, limit, frozenset(shares))
+    return tasks
+
+
 @lru_cache(maxsize=1)  # to find that there is no network takes half a minute
 def _on_the_hub() -> bool:
     """True if the questions that no package has can be had; if not, a warning says so, once."""

@@ -298,6 +298,14 @@ def test_a_budget_of_accuracy_needs_tasks_that_the_model_knows() -> None:
         planned(long_model(), tasks=(CONTINUATION,), questions=QUESTIONS, accuracy_drop=1)
 
 
+def test_tasks_are_checked_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which the model does not know all tokens."""
+    monkeypatch.setattr(under_test, "block_results", lambda *_: pytest.fail("the model was run"))
+    model = as_model(small_network(vocab_size=64, max_position_embeddings=512))
+    with pytest.raises(InputError, match="task continuation, question 0: the tokenizer of"):
+        planned(model, tasks=(CONTINUATION,), questions=QUESTIONS, digital_experts=1)
+
+
 def test_a_plan_of_another_model_is_refused(tmp_path: Any) -> None:
     (tmp_path / "plan.json").write_text(a_plan().to_json())
     assert read_plan(tmp_path / "plan.json", MODEL) == a_plan()
