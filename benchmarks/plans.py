@@ -22,7 +22,7 @@ import record
 from realmodels.budgets import Budgets
 from realmodels.evaluate import block_results
 from realmodels.load import load
-from realmodels.plan import DRAWS, blocks_of, items_of, measurements
+from realmodels.plan import DRAWS, blocks_of, decline_of, items_of, measurements
 from realmodels.tasks import CONTINUATION
 from theory import paper
 from theory.hardware import Hardware
@@ -36,16 +36,19 @@ BUDGETS: tuple[dict[str, Any], ...] = (
     {"accuracy_drop": 1},
 )
 MAGNITUDES = (1.5, 2.5)
-QUESTIONS = 200  # to predict accuracy by, and as many others to measure it on
+QUESTIONS = 200
 
 
 def measured(name: str, c: float) -> list[dict[str, Any]]:
     """A row for each budget at one magnitude of noise; losses in nats per token."""
     model, hardware = load(name), Hardware(c=c)
-    known, tasks, questions = model.texts("calibration"), (CONTINUATION,), QUESTIONS
-    items, kinds, decline = items_of(
-        model, hardware, known, paper.TABLE_2_BATCH.value, None, lambda *_: None, tasks, questions
-    )
+    known, tasks = model.texts("calibration"), (CONTINUATION,)
+
+    def silent(*_: object) -> None:
+        pass
+
+    items, kinds = items_of(model, hardware, known, paper.TABLE_2_BATCH.value, None, silent)
+    decline = decline_of(items, hardware, known, tasks, QUESTIONS, silent)
     closed = items.uncorrected(kinds)
     blocks = blocks_of(model, model.texts("evaluation"), "evaluation")
     digital, _ = block_results(model.network, blocks.tokens)
@@ -58,7 +61,7 @@ def measured(name: str, c: float) -> list[dict[str, Any]]:
     }
     seeds = evaluation_seeds(DRAWS, DRAWS, None, "noise draws")
     found = measurements(
-        model, hardware, items.ranges, placements, seeds, blocks, digital, lambda *_: None, tasks, questions
+        model, hardware, items.ranges, placements, seeds, blocks, digital, silent, tasks, QUESTIONS
     )
     rows = []
     for budget, placement in placements.items():

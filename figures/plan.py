@@ -146,7 +146,7 @@ def _number(text: str) -> Any:
 
 # Of digital experts and parameters; of the loss increase in nats per token.
 OUTCOMES = ("placement", "experts", "params", "predicted", "measured [95 %]", "J/token", "tokens/s")
-ACCURACIES = ("placement", "points lost, predicted", "measured [95 %]")
+ACCURACIES = ("placement", "points lost, predicted [95 %]", "measured [95 %]")
 
 
 def outcome_rows(found: "Plan") -> list[list[str]]:
@@ -168,9 +168,7 @@ def outcome_rows(found: "Plan") -> list[list[str]]:
 def accuracy_rows(found: "Plan") -> list[list[str]]:
     """The same below ACCURACIES, in points; no row where no tasks were given."""
     return [
-        [name, f"{100 * drop.predicted:.2f}", "{:.2f} [{:.2f}, {:.2f}]".format(*drop.points)]
-        for name, each in found.outcomes.items()
-        if (drop := each.accuracy) is not None
+        [name, *drop.texts()] for name, each in found.outcomes.items() if (drop := each.accuracy) is not None
     ]
 
 

@@ -5,41 +5,46 @@ to fall as
 
     accuracy = chance + (digital - chance) exp(-rate * loss increase).
 
-So small increases cost in proportion, and a model that knows nothing guesses. The rate is the least-squares one of
-several placements whose loss and accuracy were measured.
+Small increases cost in proportion: a question is answered otherwise where noise on its log-likelihoods is larger than
+their differences, and both the noise's variance and its mean are of second order in c, as the loss increase is. Large
+ones leave a model that guesses. The rate is measured where much is lost and not all, at a loss increase of about NATS,
+whatever the noise that one plans for: there is no telling one point of accuracy from none with a few hundred questions.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 
 from theory.errors import InputError
 from theory.evidence import Interval
 
-Pair = tuple[float, float]
-_STEEPEST = 100.0  # of rates: times the one at which the largest loss increase measured costs 1 - 1/e
+NATS = 0.5
+_MOST_LOST = 0.99  # of what the digital model knows more than guessing: a rate is finite
 
 
 @dataclass(frozen=True)
 class Drop:
     """How far accuracy falls, as shares of the questions: .01 is a point.
 
-    predicted: from the predicted loss increase. measured, interval: over noise draws and questions that nothing else
-        was chosen by.
+    predicted, expected: from the predicted loss increase, and the interval that the rate's gives.
+    measured, interval: over noise draws and questions that nothing else was chosen by.
     """
 
     predicted: float
+    expected: Interval
     measured: float
     interval: Interval
 
-    @property
-    def points(self) -> tuple[float, float, float]:
-        """What was measured and its interval, in points."""
-        return 100 * self.measured, 100 * self.interval[0], 100 * self.interval[1]
+    def __str__(self) -> str:
+        """In points."""
+        return f"{_points(self.predicted, self.expected)} predicted, {_points(self.measured, self.interval)} measured"
+
+    def texts(self) -> tuple[str, str]:
+        """What was predicted and what was measured, in points."""
+        return _points(self.predicted, self.expected), _points(self.measured, self.interval)
+
+
+def _points(value: float, interval: Interval) -> str:
+    return f"{100 * value:.2f} [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
 
 
 @dataclass(frozen=True)
@@ -48,22 +53,43 @@ class Decline:
 
     questions: of each task, at most, that placements are measured on.
     chance, digital: accuracy of guessing and of the digital model, on the questions that the rate is of.
-    rate: per nat.
-    measured: for each placement that the rate is of, loss increase and drop of accuracy.
+    c: of the noise, on everything, that the rate is of. increase: nats per token that it cost.
+    lost, interval: accuracy that it cost, as a share of the questions; over noise draws with questions of their own.
     """
 
     tasks: tuple[str, ...]
     questions: int
     chance: float
     digital: float
-    rate: float
-    measured: Mapping[str, Pair]
+    c: float
+    increase: float
+    lost: float
+    interval: Interval
+
+    @property
+    def rate(self) -> float:
+        """Per nat; 0 where no accuracy was lost."""
+        return self._rate(self.lost)
+
+    def _rate(self, lost: float) -> float:
+        if self.digital <= self.chance or self.increase <= 0:
+            return 0.0
+        share = lost / (self.digital - self.chance)
+        return -math.log1p(-min(max(share, 0.0), _MOST_LOST)) / self.increase
 
     def drop(self, increase: float) -> float:
         """The drop of accuracy at a loss increase."""
-        return max(self.digital - self.chance, 0.0) * -math.expm1(-self.rate * max(increase, 0.0))
+        return self._drop(increase, self.rate)
 
-    def increase(self, drop: float) -> float:
+    def expected(self, increase: float) -> Interval:
+        """The 95 % interval of the drop, as far as the rate is concerned."""
+        low, high = (self._drop(increase, self._rate(end)) for end in self.interval)
+        return low, high
+
+    def _drop(self, increase: float, rate: float) -> float:
+        return max(self.digital - self.chance, 0.0) * -math.expm1(-rate * max(increase, 0.0))
+
+    def allowed(self, drop: float) -> float:
         """The largest loss increase whose drop is at most so much; infinite if any increase's is."""
         if self.digital <= self.chance:
             raise InputError(
@@ -73,24 +99,3 @@ class Decline:
             )
         left = 1 - drop / (self.digital - self.chance)
         return math.inf if left <= 0 or not self.rate else -math.log(left) / self.rate
-
-
-def decline_of(
-    tasks: tuple[str, ...], questions: int, chance: float, digital: float, measured: Mapping[str, Pair]
-) -> Decline:
-    """The decline with the rate that fits what was measured; 0 where no accuracy was lost."""
-    increases, drops = np.maximum(np.array(list(measured.values())).T, [[0.0], [-np.inf]])
-    height, most = digital - chance, float(increases.max())
-    rate = 0.0
-    if height > 0 and drops @ increases > 0:  # else the misfit rises from rate 0 on
-
-        def misfit(rate: ArrayLike) -> NDArray[np.float64]:
-            fitted = -height * np.expm1(np.multiply.outer(rate, -increases))
-            total: NDArray[np.float64] = ((drops - fitted) ** 2).sum(-1)
-            return total
-
-        grid = np.geomspace(1e-4, _STEEPEST, 500) / most
-        best = int(misfit(grid).argmin())
-        ends = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, len(grid) - 1)])
-        rate = float(minimize_scalar(misfit, bounds=ends, method="bounded", options={"xatol": 1e-9 / most}).x)
-    return Decline(tasks, questions, chance, digital, rate, dict(measured))

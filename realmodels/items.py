@@ -321,7 +321,7 @@ class Items:
         least, nats = self.least(caps), budgets.nats(digital_loss)
         wanted = f"a loss increase of {in_nats(nats, digital_loss)}"
         if decline is not None and budgets.accuracy_drop is not None:
-            allowed = decline.increase(budgets.accuracy_drop / 100)
+            allowed = decline.allowed(budgets.accuracy_drop / 100)
             if allowed <= nats:
                 nats = allowed
                 wanted = (

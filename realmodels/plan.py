@@ -10,8 +10,8 @@
    damages: pairs of modules interact in proportion to the product of their damages. b is such that everything analog,
    measured on the same text and noise, comes out right.
 4. Among all choices the best is found exactly [realmodels.items]. A budget on the loss asks for the fewest parameters.
-   b changes no ranking, as S + b S^2 rises with S. A budget on accuracy is one on the loss, by what accuracy was lost
-   in step 2 [realmodels.decline].
+   b changes no ranking, as S + b S^2 rises with S. A budget on accuracy is one on the loss: how
+   accuracy falls with it was measured on questions of tasks, with everything analog [realmodels.decline].
 5. The choice, and the paper's, are measured on held-out text, and on questions of tasks that nothing was chosen by,
    under the same noise.
 
@@ -34,10 +34,10 @@ from realmodels.budgets import Budgets, budgets_of
 from realmodels.calibrate import calibrate
 from realmodels.cost import Machine, Shape
 from realmodels.damage import dense_damage, expected_damage
-from realmodels.decline import Decline, Drop, decline_of
+from realmodels.decline import NATS, Decline, Drop
 from realmodels.deploy import Chip
 from realmodels.evaluate import BLOCK_TOKENS, TokenBlocks, block_results, token_blocks
-from realmodels.items import MAXNN, Items, Kind, Outcome
+from realmodels.items import MAXNN, Choice, Items, Kind, Outcome
 from realmodels.model import Model
 from realmodels.plan_file import THE_PLAN, Dense, Plan, Table
 from realmodels.progress import Advance, progress
@@ -65,10 +65,12 @@ SCORES = (
 _READING, _CALIBRATING, _CLOSED_FORMS, _ROUTING = 140_000, 70_000, 40_000, 20_000
 _PASS = BLOCKS * TOKENS
 _QUESTION = 250  # tokens, of a question with its choices
-# Shares of the questions: of step 2, one for each noise draw, and of step 5.
+# Of the decline of accuracy: so many times as many questions, from other shares, one for each noise draw; and noise at
+# most so many times as large as planned for.
+_MORE_QUESTIONS, _MORE_NOISE = 4, 10.0
 _CHOOSING = range(SHARES // 2)
 _MEASURING = range(SHARES // 2, SHARES)
-_EVERYTHING, _DIGITAL = "everything", "digital"
+_EVERYTHING = "everything"
 
 
 def plan(
@@ -110,8 +112,10 @@ def plan(
     kinds = {kind: names for kind, names in model.map.dense.items() if names}
     compared = 1 + len(paper.DIGITAL_EXPERTS.value)
     passes = 2 * (len(kinds) + 2) + draws * compared
-    asked = len(named) * questions * _QUESTION
-    work = _READING + _CALIBRATING + _CLOSED_FORMS + _ROUTING + passes * _PASS + (2 + passes) * asked
+    work = _READING + _CALIBRATING + _CLOSED_FORMS + _ROUTING + passes * _PASS
+    if named:
+        asked = len(named) * questions * _QUESTION
+        work += 2 * _PASS + (3 * _MORE_QUESTIONS + 1 + draws * compared) * asked
     with progress(work) as advance:
         advance("reading text", 0)
         own_texts = model.texts("evaluation") if texts is None else texts
@@ -124,10 +128,9 @@ def plan(
         blocks = blocks_of(model, own_texts, "evaluation")
         digital, _ = block_results(model.network, blocks.tokens)
         advance("reading text", _READING)
-        items, found_kinds, decline = items_of(
-            model, hardware, known, batch, machine, advance, named, questions
-        )
+        items, found_kinds = items_of(model, hardware, known, batch, machine, advance)
         items = replace(items, ranking=ranking)
+        decline = decline_of(items, hardware, known, named, questions, advance) if named else None
         chosen = items.best(wanted, float(digital.mean()), decline)
         maxnn = scores(model)
         placements = {THE_PLAN: chosen} | {
@@ -215,13 +218,8 @@ def items_of(
     batch: int,
     machine: Machine | None,
     advance: Advance,
-    tasks: tuple[str, ...] = (),
-    questions: int = QUESTIONS,
-) -> tuple[Items, dict[str, Kind], Decline | None]:
-    """What there is to choose from, with damages that were corrected on calibration text.
-
-    And how accuracy on tasks falls with the loss, if there are any.
-    """
+) -> tuple[Items, dict[str, Kind]]:
+    """What there is to choose from, with damages that were corrected on calibration text."""
     shape = Shape.of(model)
     sizes = parameters(model).unique().tolist()
     if len(sizes) != 1:
@@ -255,7 +253,7 @@ def items_of(
     closed = {"experts": float(experts.sum())} | {
         kind: sum(dense[name] for name in names) for kind, names in kinds.items()
     }
-    measured, answers = _alone(model, hardware, ranges, kinds, texts, advance, tasks, questions)
+    measured = _alone(model, hardware, ranges, kinds, texts, advance)
     found = {kind: _corrected(closed[kind], measured[kind]) for kind in closed}
     advance("load of experts", 0)
     load = routing(model, texts, BLOCKS).frequency.numpy()
@@ -276,8 +274,7 @@ def items_of(
         machine=machine,
     )
     every = float(items.left[0]) + sum(items.dense.values())
-    items = replace(items, interaction=_interaction(every, float(np.mean(measured[_EVERYTHING]))))
-    return items, found, _declining(tasks, questions, measured, answers) if tasks else None
+    return replace(items, interaction=_interaction(every, float(np.mean(measured[_EVERYTHING])))), found
 
 
 def _alone(
@@ -287,13 +284,10 @@ def _alone(
     kinds: Mapping[str, Sequence[str]],
     texts: Sequence[str],
     advance: Advance,
-    tasks: tuple[str, ...],
-    questions: int,
-) -> tuple[dict[str, list[float]], dict[str, list[TasksAccuracy]]]:
-    """What each kind costs alone, and everything together: nats per token, and accuracies, also of the digital model.
+) -> dict[str, list[float]]:
+    """What each kind costs alone, and everything together, nats per token: one number for each noise draw.
 
-    One number of nats for each noise draw. Each draw, with its mirror image, reads blocks of calibration text and
-    questions of its own.
+    Each draw, with its mirror image, reads blocks of calibration text of its own.
     """
     sizes = model.map.num_experts
     every, none = tuple(tuple(range(size)) for size in sizes), ((),) * len(sizes)
@@ -305,17 +299,8 @@ def _alone(
     tokens = blocks_of(model, texts, "calibration").tokens
     draws = min(DRAWS, len(tokens))
     found: dict[str, list[float]] = {kind: [] for kind in placements}
-    answers: dict[str, list[TasksAccuracy]] = {kind: [] for kind in (_DIGITAL, *placements)}
-
-    def ask(kind: str, index: int) -> None:
-        if tasks:
-            each = evaluate_tasks(model, tasks, max(2, questions // draws), shares=[_CHOOSING[index]])
-            answers[kind].append(each)
-            advance(f"tasks with noise on {kind}", len(tasks) * questions * _QUESTION / draws)
-
     for index, part in enumerate(tokens.tensor_split(draws)):
         digital, _ = block_results(model.network, part)
-        ask(_DIGITAL, index)
         each = dict.fromkeys(placements, 0.0)
         for mirrored in (False, True):
             chip = Chip(model, hardware, ranges, seed("search", index), mirrored=mirrored)
@@ -323,24 +308,61 @@ def _alone(
                 with chip.placed(placement):
                     losses, _ = block_results(model.network, part)
                     advance(f"noise on {kind}", _PASS * len(part) / len(tokens))
-                    ask(kind, index)
                 each[kind] += float((losses - digital).mean()) / 2
         for kind, increase in each.items():
             found[kind].append(_finite(model, increase))
-    return found, answers
+    return found
 
 
-def _declining(
+def decline_of(
+    items: Items,
+    hardware: Hardware,
+    texts: Sequence[str],
     tasks: tuple[str, ...],
     questions: int,
-    measured: Mapping[str, Sequence[float]],
-    answers: Mapping[str, Sequence[TasksAccuracy]],
+    advance: Advance,
 ) -> Decline:
-    accuracy = {kind: float(np.mean([each.accuracy for each in own])) for kind, own in answers.items()}
-    digital = accuracy.pop(_DIGITAL)
-    pairs = {kind: (float(np.mean(measured[kind])), digital - each) for kind, each in accuracy.items()}
-    chance = float(np.mean([each.chance for each in answers[_DIGITAL]]))
-    return decline_of(tasks, questions, chance, digital, pairs)
+    """How accuracy falls with the loss: both measured with everything analog, under noise that costs about NATS.
+
+    Each noise draw, with its mirror image, reads blocks of calibration text and questions of its own.
+    """
+    model, every = items.model, float(items.left[0]) + sum(items.dense.values())
+    times = math.sqrt(NATS / every) if every > 0 else _MORE_NOISE
+    noisier = replace(hardware, c=hardware.c * min(times, _MORE_NOISE))
+    placement = items.placement(Choice(0, (), every))
+    tokens = blocks_of(model, texts, "calibration").tokens
+    draws = min(DRAWS, len(tokens))
+    limit = max(2, _MORE_QUESTIONS * questions // draws)
+
+    def ask(index: int) -> TasksAccuracy:
+        found = evaluate_tasks(model, tasks, limit, shares=[_CHOOSING[index]])
+        advance("tasks", len(tasks) * _MORE_QUESTIONS * questions * _QUESTION / draws)
+        return found
+
+    known, increases, lost = list[TasksAccuracy](), list[float](), list[float]()
+    for index, part in enumerate(tokens.tensor_split(draws)):
+        digital, _ = block_results(model.network, part)
+        known.append(ask(index))
+        noisy, right = [], []
+        for mirrored in (False, True):
+            chip = Chip(model, noisier, items.ranges, seed("search", DRAWS + index), mirrored=mirrored)
+            with chip.placed(placement):
+                losses, _ = block_results(model.network, part)
+                advance("tasks", _PASS * len(part) / len(tokens))
+                noisy.append(_finite(model, float((losses - digital).mean())))
+                right.append(ask(index).accuracy)
+        increases.append(float(np.mean(noisy)))
+        lost.append(known[-1].accuracy - float(np.mean(right)))
+    return Decline(
+        tasks=tasks,
+        questions=questions,
+        chance=float(np.mean([each.chance for each in known])),
+        digital=float(np.mean([each.accuracy for each in known])),
+        c=noisier.c,
+        increase=float(np.mean(increases)),
+        lost=float(np.mean(lost)),
+        interval=mean_interval(lost),
+    )
 
 
 def _corrected(closed: float, measured: Sequence[float]) -> Kind:
@@ -375,8 +397,10 @@ class Measured:
         """The outcome with what was measured."""
         drop = None
         if self.drops is not None and decline is not None:
-            predicted = decline.drop(outcome.predicted)
-            drop = Drop(predicted, float(self.drops.mean()), two_way_interval(self.drops))
+            x = outcome.predicted
+            drop = Drop(
+                decline.drop(x), decline.expected(x), float(self.drops.mean()), two_way_interval(self.drops)
+            )
         mean, interval = float(self.increases.mean()), two_way_interval(self.increases)
         return replace(outcome, measured=mean, interval=interval, accuracy=drop)
 

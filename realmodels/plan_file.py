@@ -95,23 +95,17 @@ class Plan:
             f"predicted loss increase: {in_nats(found.predicted, self.digital_loss)}",
             f"measured on held-out text: {found.measured:.4f} [{low:.4f}, {high:.4f}], {self.draws} noise draws",
             f"the prediction is off by {self.error:+.4f} nats, {inside} the 95 % interval",
-            *self._of_accuracy(),
+            *(
+                [f"points of accuracy lost on {', '.join(self.decline.tasks)}: {found.accuracy}"]
+                if self.decline and found.accuracy
+                else []
+            ),
             (
                 f"{found.energy:.3g} J per token, {found.throughput:,.0f} tokens/s at a batch of {self.batch},"
                 f" {found.memory:,} bytes of digital weights"
             ),
         )
         return "\n".join(lines)
-
-    def _of_accuracy(self) -> list[str]:
-        drop, decline = self.outcome.accuracy, self.decline
-        if drop is None or decline is None:
-            return []
-        measured = "{:.2f} [{:.2f}, {:.2f}]".format(*drop.points)
-        tasks = ", ".join(decline.tasks)
-        return [
-            f"points of accuracy lost on {tasks}: {100 * drop.predicted:.2f} predicted, {measured} measured"
-        ]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each expert: layer, expert, score, damage, maxnn, load, digital."""
@@ -191,9 +185,9 @@ def _each(cls: type, content: Any, where: str) -> dict[str, Any]:
             )
         if own.get("accuracy"):
             own["accuracy"] = _each(Drop, {"accuracy": own["accuracy"]}, f"{where}.{name}")["accuracy"]
-        if "interval" in own:
-            low, high = own["interval"]
-            own["interval"] = (float(low), float(high))
+        for pair in {"interval", "expected"} & set(own):
+            low, high = own[pair]
+            own[pair] = (float(low), float(high))
         found[name] = cls(**own)
     return found
 
@@ -201,7 +195,5 @@ def _each(cls: type, content: Any, where: str) -> dict[str, Any]:
 def _decline(content: Any) -> Decline | None:
     if content is None:
         return None
-    own = _each(Decline, {"decline": content}, "it")["decline"]
-    pairs = {name: (float(x), float(y)) for name, (x, y) in own.measured.items()}
-    found: Decline = replace(own, tasks=tuple(map(str, own.tasks)), measured=pairs)
-    return found
+    found: Decline = _each(Decline, {"decline": content}, "it")["decline"]
+    return replace(found, tasks=tuple(map(str, found.tasks)))

@@ -115,17 +115,21 @@ def test_every_file_is_written(tmp_path: Path) -> None:
 def on_tasks() -> Plan:
     found = a_plan()
     outcomes = {
-        name: replace(each, accuracy=Drop(0.0123, 0.0456, (0.01, 0.08)))
+        name: replace(each, accuracy=Drop(0.0123, (0.01, 0.02), 0.0456, (0.01, 0.08)))
         for name, each in found.outcomes.items()
     }
-    decline = Decline(("piqa", "boolq"), 100, 0.5, 0.75, 1.5, {"everything": (0.5, 0.2)})
+    decline = Decline(("piqa", "boolq"), 100, 0.5, 0.75, 2.5, 0.5, 0.2, (0.1, 0.3))
     return replace(found, decline=decline, outcomes=outcomes)
 
 
 def test_accuracy_is_shown_where_tasks_were_given(tmp_path: Path) -> None:
     found = on_tasks()
-    assert accuracy_rows(found)[0] == [THE_PLAN, "1.23", "4.56 [1.00, 8.00]"] and not accuracy_rows(a_plan())
-    assert "points of accuracy lost on piqa, boolq: 1.23 predicted, 4.56 [1.00, 8.00] measured" in str(found)
+    assert accuracy_rows(found)[0] == [
+        THE_PLAN,
+        "1.23 [1.00, 2.00]",
+        "4.56 [1.00, 8.00]",
+    ] and not accuracy_rows(a_plan())
+    assert "lost on piqa, boolq: 1.23 [1.00, 2.00] predicted, 4.56 [1.00, 8.00] measured" in str(found)
     write(found, [], tmp_path)
     assert Plan.from_json((tmp_path / "plan.json").read_text()) == found
     page = (tmp_path / "plan.html").read_text()

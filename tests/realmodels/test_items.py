@@ -245,7 +245,8 @@ def test_experts_may_be_ranked_by_another_score() -> None:
 
 
 def decline(rate: float = 2.0) -> Decline:
-    return Decline(("continuation",), 100, 0.25, 0.75, rate, {})
+    """Of a model that would lose so much in a nat."""
+    return Decline(("continuation",), 100, 0.25, 0.75, 2.0, 1.0, 0.5 * -math.expm1(-rate), (0.1, 0.4))
 
 
 def test_a_budget_of_accuracy_is_one_of_the_loss() -> None:

@@ -19,6 +19,7 @@ from small_models import MODELS, TEXTS, as_model, network_named, small_model, sm
 from test_items import items
 
 from realmodels.budgets import BUDGETS
+from realmodels.calibrate import calibrate
 from realmodels.deploy import deployed
 from realmodels.evaluate import block_results
 from realmodels.items import AXES, MAXNN, POINTS, RANDOM, Items
@@ -29,6 +30,7 @@ from realmodels.progress import progress
 from realmodels.scores import scores
 from realmodels.tasks import CONTINUATION, evaluate_tasks
 from theory.errors import InputError
+from theory.evidence import mean_interval
 from theory.hardware import Hardware
 from theory.placement import Placement
 
@@ -194,7 +196,7 @@ def test_what_is_no_plan_is_refused(change: Any, message: str, tmp_path: Any) ->
     ],
 )
 def test_unusable_budgets(budgets: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(under_test, "items_of", lambda *_: (items(dense=9), {}, None))
+    monkeypatch.setattr(under_test, "items_of", lambda *_: (items(dense=9), {}))
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         planned(**budgets)
 
@@ -227,25 +229,44 @@ def test_accuracies_are_those_of_deploy_on_questions_that_nothing_was_chosen_by(
         assert each.accuracy is not None
         assert each.accuracy.measured == pytest.approx(float(np.mean(drops)), abs=1e-12)
         assert each.accuracy.predicted == decline.drop(each.predicted)
+        assert each.accuracy.expected == decline.expected(each.predicted)
         low, high = each.accuracy.interval
         assert low <= each.accuracy.measured <= high
     assert "points of accuracy lost on continuation: " in str(found)
 
-    draws = min(under_test.DRAWS, len(under_test.blocks_of(model, CALIBRATION, "calibration").tokens))
-    every = tuple(tuple(range(size)) for size in model.map.num_experts)
-    attention = Placement(model.map.num_experts, every, ("attention",))
-    lost, known = [], []
-    for index in range(draws):
-        before = asked([index], QUESTIONS // draws).accuracy
-        known.append(before)
+
+def test_the_decline_is_measured_where_much_is_lost() -> None:
+    """With everything analog, both signs of each draw, on blocks and questions that nothing else is measured on."""
+    found, model = on_tasks(), long_model()
+    decline = found.decline
+    assert decline is not None
+    every = sum(dense.damage for dense in found.dense.values()) + float(np.sum(found.damage))
+    assert decline.c == pytest.approx(1.5 * min(10.0, math.sqrt(0.5 / every)))
+    none = ((),) * len(model.map.num_experts)
+    placement = Placement(model.map.num_experts, none, tuple(found.dense))
+    blocks = under_test.blocks_of(model, CALIBRATION, "calibration").tokens
+    draws, calibration = min(8, len(blocks)), calibrate(model, CALIBRATION, HARDWARE)
+    increases, known, lost = [], [], []
+    for index, part in enumerate(blocks.tensor_split(draws)):
+        losses, _ = block_results(model.network, part)
+
+        def asked(share: int = index) -> float:
+            return evaluate_tasks(model, [CONTINUATION], 4 * QUESTIONS // draws, shares=[share]).accuracy
+
+        known.append(asked())
+        noisy, right = [], []
         for mirrored in (False, True):
-            seed = under_test.seed("search", index)
-            with deployed(model, attention, HARDWARE, CALIBRATION, seed, mirrored=mirrored):
-                lost.append(before - asked([index], QUESTIONS // draws).accuracy)
+            seed = under_test.seed("search", 8 + index)
+            hardware = replace(HARDWARE, c=decline.c)
+            with deployed(model, placement, hardware, calibration, seed, mirrored=mirrored):
+                noisy.append(float((block_results(model.network, part)[0] - losses).mean()))
+                right.append(asked())
+        increases.append(np.mean(noisy))
+        lost.append(known[-1] - np.mean(right))
+    assert decline.increase == pytest.approx(float(np.mean(increases)), abs=1e-9)
+    assert decline.lost == pytest.approx(float(np.mean(lost)), abs=1e-12)
+    assert decline.interval == pytest.approx(mean_interval(lost), abs=1e-12)
     assert decline.digital == pytest.approx(float(np.mean(known))) and decline.chance == 0.25
-    assert decline.measured["attention"] == pytest.approx(
-        (found.kinds["attention"].measured, float(np.mean(lost)))
-    )
 
 
 def test_experts_are_ranked_by_any_score() -> None:
@@ -359,7 +380,7 @@ def test_the_correction_makes_predictions_better(name: str, c: float) -> None:
     At c = 1.5 the closed forms of tiny-olmoe are as near as other text lets any prediction be.
     """
     model, hardware = load(name), Hardware(c=c)
-    of, kinds, _ = under_test.items_of(model, hardware, model.texts("calibration"), 32, None, lambda *_: None)
+    of, kinds = under_test.items_of(model, hardware, model.texts("calibration"), 32, None, lambda *_: None)
     sizes = model.map.num_experts
     every, none = tuple(tuple(range(size)) for size in sizes), ((),) * len(sizes)
     placements = {kind: Placement(sizes, every, (kind,)) for kind in kinds if kind != "experts"}
