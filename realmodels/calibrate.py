@@ -297,6 +297,11 @@ def _search(name: str, layer: _Layer, hardware: Hardware) -> Ranges:
     kappa = largest if hardware.dac_bits is None else _best(largest, input_cost)
     bound = spread * (kappa if hardware.kappa is None else hardware.kappa)
     product, unit = _products(layer, expert, bound, hardware)
+    if hardware.kappa is not None and weight.any() and not product.any():
+        raise InputError(
+            f"hardware.kappa is {hardware.kappa:g}: DACs of {hardware.dac_bits} bits round all inputs of {name} to 0;"
+            " give a smaller one, or more bits"
+        )
     largest = _largest_output(product, unit)
 
     def output_cost(lam: float) -> Tensor:

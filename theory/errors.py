@@ -21,8 +21,8 @@ def require(record: object, kind: str, checks: Mapping[str, tuple[bool, str]]) -
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value as it stands in a message: at most so many letters, whatever a file holds."""
-    text = repr(value)
+    """A value as it stands in a message: in one line, at most so many letters, whatever a file holds."""
+    text = " ".join(map(str.strip, repr(value).splitlines()))
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 

@@ -30,6 +30,9 @@ Granularity = Literal["tile", "column", "layer"]
 PROGRAMMED_AT_ONCE = {"cpu": 2**19, "cuda": 2**24}
 DRAWN_AT_ONCE = 16  # torch draws normal numbers in such groups on a CPU
 LARGEST_TILE = 2**62  # rows and columns: larger numbers overflow where sizes are divided by them
+# Of c, kappa and lam. An expert multiplies three programmed weights, and the norm behind it squares: c^6, times what
+# rows of weights sum to, has to be a number of fp32. Nor can converters of 16 bits tell apart what is beyond.
+LARGEST_FACTOR, SMALLEST_BOUND = 1e5, 1e-5
 
 _NODES = 1000  # of an integral
 
@@ -112,13 +115,13 @@ class Hardware:
     """A kind of analog hardware.
 
     programming: name of a model in PROGRAMMING_NOISE.
-    c: dimensionless magnitude of the programming noise, 0 for none.
+    c: dimensionless magnitude of the programming noise, 0 for none, at most LARGEST_FACTOR.
     w_max: the weights over which the largest |w| is taken, to which noise and ADC bound are relative. A `tile`, a
         `column` of a tile (one output, one input slice), or the whole matrix of the `layer`.
     tile_size: most rows and columns of a tile.
     dac_bits, adc_bits: 2 to 16, None for no converter.
-    kappa: DAC bound in units of std(x); None: calibrated.
-    lam: ADC bound in units of DAC bound times w_max; None: calibrated.
+    kappa: DAC bound in units of std(x), from SMALLEST_BOUND to LARGEST_FACTOR; None: calibrated.
+    lam: ADC bound in units of DAC bound times w_max, in the same range; None: calibrated.
     """
 
     programming: str = "pcm"
@@ -133,13 +136,13 @@ class Hardware:
     def __post_init__(self) -> None:
         valid = {
             "programming": isinstance(self.programming, str) and self.programming in PROGRAMMING_NOISE,
-            "c": is_finite(self.c) and self.c >= 0,
+            "c": is_finite(self.c) and 0 <= self.c <= LARGEST_FACTOR,
             "w_max": self.w_max in get_args(Granularity),
             "tile_size": is_whole(self.tile_size) and 1 <= self.tile_size <= LARGEST_TILE,
             "dac_bits": self.dac_bits is None or _is_bits(self.dac_bits),
             "adc_bits": self.adc_bits is None or _is_bits(self.adc_bits),
-            "kappa": self.kappa is None or _is_positive(self.kappa),
-            "lam": self.lam is None or _is_positive(self.lam),
+            "kappa": self.kappa is None or _is_bound(self.kappa),
+            "lam": self.lam is None or _is_bound(self.lam),
         }
         words = allowed()
         require(self, "hardware", {name: (each, words[name]) for name, each in valid.items()})
@@ -147,16 +150,17 @@ class Hardware:
 
 def allowed() -> dict[str, str]:
     """Which values each field of `Hardware` may have, in words."""
-    bits, positive = "2 to 16, or None for no converter", "a finite number above 0, or None"
+    bits = "2 to 16, or None for no converter"
+    bound = f"a number from {SMALLEST_BOUND:g} to {LARGEST_FACTOR:g}, or None"
     return {
         "programming": f"one of {', '.join(PROGRAMMING_NOISE)}",
-        "c": "a finite number of at least 0",
+        "c": f"a number from 0 to {LARGEST_FACTOR:g}",
         "w_max": f"one of {', '.join(get_args(Granularity))}",
         "tile_size": f"a whole number from 1 to {LARGEST_TILE}",
         "dac_bits": bits,
         "adc_bits": bits,
-        "kappa": positive,
-        "lam": positive,
+        "kappa": bound,
+        "lam": bound,
     }
 
 
@@ -403,6 +407,10 @@ def _precise(weight: Tensor) -> Tensor:
 
 def _is_positive(value: object) -> bool:
     return is_finite(value) and value > 0
+
+
+def _is_bound(value: object) -> bool:
+    return is_finite(value) and SMALLEST_BOUND <= value <= LARGEST_FACTOR
 
 
 def _is_bits(value: object) -> bool:

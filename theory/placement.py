@@ -102,23 +102,24 @@ class Placement:
     ) -> None:
         """Write the placement as JSON, with what it is of: the model, the score and the hardware that it was chosen by.
 
-        InputError if the file cannot be written.
+        InputError, before anything is written, for other arguments, or if the file cannot be written.
         """
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        name = Path(model.name).name  # not where it was
-        saved = SavedPlacement(name, model.weights_hash, score, hardware, date, self)
+        name, weights_hash = _named(model)
+        saved = SavedPlacement(Path(name).name, weights_hash, score, hardware, date, self)  # not where it was
         with write_whole(from_home(file), "placement file") as out:
-            out.write(dumps(asdict(saved)).encode())
+            # What is no Unicode, as names of files may be, is an escape of JSON.
+            out.write(dumps(asdict(saved)).encode(errors="backslashreplace"))
 
     @classmethod
     def load(cls, file: str | Path, model: "Named") -> "Placement":
         """The placement that `save` wrote for this model; InputError for another model's, or any other file."""
+        name, weights_hash = _named(model)
         saved = read_placement(file)
-        if saved.weights_hash != model.weights_hash:
+        if saved.weights_hash != weights_hash:
             raise InputError(
                 f"placement file {file} is of the model {shown(saved.model)} with the weights"
-                f" {saved.weights_hash[:12]}, not of {model.name} with {model.weights_hash[:12]}: load"
-                " that model, or place this one"
+                f" {saved.weights_hash[:12]}, not of {name} with {weights_hash[:12]}: load that model, or place this one"
             )
         return saved.placement
 
@@ -150,6 +151,15 @@ class SavedPlacement:
     date: str
     placement: Placement
 
+    def __post_init__(self) -> None:
+        for name in ("model", "weights_hash", "score", "date"):
+            if not isinstance(value := getattr(self, name), str):
+                raise InputError(f"{name} is {shown(value)}: give a text")
+        if not isinstance(self.hardware, Hardware | None):
+            raise InputError(
+                f"hardware is {shown(self.hardware)}: give a Hardware, as load_hardware makes it of a name or a file"
+            )
+
 
 def read_placement(file: str | Path) -> SavedPlacement:
     """What `Placement.save` wrote, whatever the model; InputError for any other file."""
@@ -157,9 +167,6 @@ def read_placement(file: str | Path) -> SavedPlacement:
     try:
         text = read_regular(Path(file).expanduser(), LARGEST_FILE).decode()
         saved = fields_of(SavedPlacement, loads(text), "it")
-        for name in ("model", "weights_hash", "score", "date"):
-            if not isinstance(saved[name], str):
-                raise InputError(f"{name} is {shown(saved[name])}: give a text")
         hardware = saved["hardware"]
         if hardware is not None:
             hardware = Hardware(**fields_of(Hardware, hardware, "hardware"))
@@ -173,6 +180,14 @@ def read_placement(file: str | Path) -> SavedPlacement:
         ) from None
     except InputError as error:
         raise InputError(f"{where}: {error}; {advice}") from None
+
+
+def _named(model: object) -> tuple[str, str]:
+    """Name and hash of the weights of a model."""
+    name, weights_hash = (getattr(model, field, None) for field in ("name", "weights_hash"))
+    if not isinstance(name, str) or not isinstance(weights_hash, str):
+        raise InputError(f"model is {shown(model)}: give a Model, as realmodels.load returns it")
+    return name, weights_hash
 
 
 def num_digital(digital_fraction: float, experts: int) -> int:

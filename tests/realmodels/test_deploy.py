@@ -41,13 +41,23 @@ from realmodels.deploy import STATUSES, Chip
 from realmodels.families import MoELayer
 from realmodels.load import Model
 from theory.errors import InputError
-from theory.hardware import Granularity, Hardware, analog_matmul, program, programming_sigma
+from theory.hardware import (
+    LARGEST_FACTOR,
+    LARGEST_TILE,
+    SMALLEST_BOUND,
+    Granularity,
+    Hardware,
+    analog_matmul,
+    program,
+    programming_sigma,
+)
 from theory.placement import Placement, place
 
 IDEAL = Hardware(c=0.0, dac_bits=None, adc_bits=None)
 NOISY = Hardware(c=1.5, dac_bits=None, adc_bits=None)
 ALL, NONE = ((),) * LAYERS, (tuple(range(EXPERTS)),) * LAYERS  # of the experts analog
 KINDS = ("attention", "lm_head")
+BOUNDS = (SMALLEST_BOUND, LARGEST_FACTOR)
 SIZES = (EXPERTS,) * LAYERS
 EVERYTHING = Placement(SIZES, ALL, KINDS)
 TOKENS = torch.randint(0, VOCABULARY, (3, 17), generator=torch.Generator().manual_seed(0))
@@ -453,6 +463,28 @@ def test_converters_err_by_their_steps() -> None:
         fractions = model.analog_modules["lm_head"].saturation()["weight"]
         assert (fractions.input, fractions.output) == (0, 0)
     assert errors[0] / errors[1] == pytest.approx(32767 / 127, rel=0.1)
+
+
+@pytest.mark.parametrize("programming", ["pcm", "constant"])
+@pytest.mark.parametrize(
+    "most",
+    [
+        {"c": LARGEST_FACTOR, "dac_bits": None, "adc_bits": None},
+        {"c": LARGEST_FACTOR, "lam": LARGEST_FACTOR},
+        {"c": 5e-324},
+        *({"dac_bits": 16, "adc_bits": 16, "kappa": kappa, "lam": lam} for kappa in BOUNDS for lam in BOUNDS),
+        {"tile_size": 1},
+        {"tile_size": LARGEST_TILE},
+    ],
+    ids=str,
+)
+def test_all_that_hardware_allows_gives_numbers(programming: str, most: dict[str, Any]) -> None:
+    """Without converters an expert's output grows as c^3, and its square in the norm behind it as c^6."""
+    hardware = Hardware(programming=programming, **most)
+    model, into_norm = fresh("mixtral"), list[Tensor]()
+    deploy(model, EVERYTHING, hardware, Calibration(calibration(Hardware(), name="mixtral").layers, hardware))
+    model.network.model.norm.register_forward_pre_hook(lambda _, inputs: into_norm.append(inputs[0]))
+    assert logits(model).isfinite().all() and into_norm[0].square().isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["olmoe", "gpt_oss", "list_moe"])

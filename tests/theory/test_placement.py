@@ -700,6 +700,38 @@ def test_what_is_no_file_of_a_placement_is_refused(tmp_path: Path) -> None:
         SOME.save(tmp_path, Named())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"hardware": "pcm"}, "hardware is 'pcm': give a Hardware, as load_hardware makes it of a name or a file"),
+        ({"hardware": {"c": 1}}, "hardware is {'c': 1}: give a Hardware"),
+        ({"score": None}, "score is None: give a text"),
+        ({"score": torch.zeros(2, 1)}, "score is tensor("),
+        ({"model": "tiny-olmoe"}, "model is 'tiny-olmoe': give a Model, as realmodels.load returns it"),
+        ({"model": torch.nn.Linear(1, 1)}, "model is Linear("),
+        ({"model": Named(weights_hash=None)}, "give a Model"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(
+    tmp_path: Path, arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        SOME.save(**{"file": tmp_path / "placement.json", "model": Named(), **arguments})
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_placement_is_loaded_for_a_model(tmp_path: Path) -> None:
+    SOME.save(tmp_path / "placement.json", Named())
+    with pytest.raises(InputError, match="model is 'small': give a Model"):
+        Placement.load(tmp_path / "placement.json", "small")  # type: ignore[arg-type]
+
+
+def test_names_of_files_that_are_no_unicode_are_kept(tmp_path: Path) -> None:
+    SOME.save(tmp_path / "placement.json", Named(name="models/\udcff"))
+    assert read_placement(tmp_path / "placement.json").model == "\udcff"
+
+
 def test_a_placement_is_printed_in_a_line() -> None:
     assert str(SOME) == "2 of 7 experts digital, attention analog"
     assert str(Placement((3,), ((),), ("attention", "lm_head"))).endswith(", attention and lm_head analog")
