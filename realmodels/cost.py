@@ -33,6 +33,9 @@ STAGES = 2  # products of an expert that follow each other: up beside gate, then
 OPERATIONS_PER_PARAMETER = 2  # a multiplication and an addition for each token
 EXPERTS_PER_TOKEN = ("num_experts_per_tok", "moe_topk", "top_k_experts")  # as configs call top_k
 ROUNDING = 1e-3  # relative, of the sum of a layer's loads
+LARGEST_BATCH = 2**16  # whose numbers of tokens fit memory [`busiest`]
+# Of what a machine and a shape are told: products of some of them are finite.
+SMALLEST, LARGEST, LARGEST_WHOLE = 1e-30, 1e30, 10**15
 NOT_MODELLED = (
     "Not modelled: attention over past tokens and its cache, routers, norms and embeddings, transfers between the"
     " devices, programming the weights, energy of analog hardware that waits."
@@ -100,9 +103,9 @@ class Machine:
         whole = ("tile_size", "dac_bits", "columns_per_adc", "experts_per_adc")
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         checks = {
-            name: (is_whole(value) and value >= 1, "a whole number of at least 1")
+            name: (is_whole(value) and 1 <= value <= LARGEST_WHOLE, f"a whole number from 1 to {LARGEST_WHOLE}")
             if name in whole
-            else (is_finite(value) and value > 0, "a finite number above 0")
+            else (is_finite(value) and SMALLEST <= value <= LARGEST, f"a number from {SMALLEST:g} to {LARGEST:g}")
             for name, value in given.items()
         }
         checks["memory_efficiency"] = (
@@ -160,7 +163,8 @@ class Shape:
         checks = {}
         for field in fields(self):
             value, least = getattr(self, field.name), 0 if field.name == "weightless" else 1
-            checks[field.name] = (is_whole(value) and value >= least, f"a whole number of at least {least}")
+            valid = is_whole(value) and least <= value <= LARGEST_WHOLE
+            checks[field.name] = (valid, f"a whole number from {least} to {LARGEST_WHOLE}")
         require(self, "shape", checks)
         if self.top_k > self.experts:
             raise InputError(f"shape.top_k is {self.top_k}: a token uses at most the {self.experts} experts")
@@ -324,8 +328,8 @@ def cost(
     InputError for other values.
     """
     machine = machine or Machine()
-    if not is_whole(batch) or batch < 1:
-        raise InputError(f"batch is {batch!r}: give a whole number of at least 1")
+    if not is_whole(batch) or not 1 <= batch <= LARGEST_BATCH:
+        raise InputError(f"batch is {batch!r}: give a whole number from 1 to {LARGEST_BATCH}")
     if not (isinstance(dense_digital, bool) or (is_finite(dense_digital) and 0 <= dense_digital <= 1)):
         raise InputError(f"dense_digital is {dense_digital!r}: give True, False or a share from 0 to 1")
     digital, served = _digital(shape, digital_experts), _served(shape, loads)

@@ -1,7 +1,7 @@
 """Throughput and energy: the published rows, steps by hand, and what must hold whatever the numbers."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,19 @@ from small_models import (
 )
 from transformers import OlmoeConfig
 
-from realmodels.cost import DEEPSEEK_MOE, OLMOE, Cost, Machine, Part, Shape, busiest, cost, used
+from realmodels.cost import (
+    DEEPSEEK_MOE,
+    LARGEST,
+    OLMOE,
+    SMALLEST,
+    Cost,
+    Machine,
+    Part,
+    Shape,
+    busiest,
+    cost,
+    used,
+)
 from realmodels.deepseek_moe import DeepseekConfig
 from realmodels.statistics import routing
 from theory.converters import adc_area, adc_energy
@@ -253,6 +265,14 @@ def part(found: Cost, component: str) -> Part:
     return next(each for each in found.parts if each.component == component)
 
 
+@pytest.mark.parametrize("most", [True, False])
+@pytest.mark.parametrize("field", [field.name for field in fields(Machine) if field.type is float])
+def test_whatever_is_allowed_costs_a_finite_amount(field: str, most: bool) -> None:
+    value = (1.0 if field == "memory_efficiency" else LARGEST) if most else SMALLEST
+    found = cost(OLMOE, 0.5, machine=replace(Machine(), **{field: value}), dense_digital=0.5)
+    assert 0 < found.seconds < math.inf and 0 < found.joules < math.inf and math.isfinite(found.adc_area)
+
+
 def test_a_full_tile_spends_what_its_source_says() -> None:
     machine = Machine()
     joules = 512**2 * machine.cell_energy + 512 * (8 * machine.dac_energy + machine.adc_joules)
@@ -338,11 +358,10 @@ def test_what_is_measured_on_text_is_a_load(name: str) -> None:
     assert cost(shape, placement, loads=loads).seconds > 0
 
 
-def test_a_config_that_does_not_say_how_many_experts_a_token_uses() -> None:
-    model = small_model()
-    model.network.config.num_experts_per_tok = None
-    with pytest.raises(InputError, match="config of small has none of num_experts_per_tok, moe_topk, .* by its numbers"):
-        Shape.of(model)
+def test_a_config_that_does_not_say_how_many_experts_a_token_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realmodels.cost.EXPERTS_PER_TOKEN", ("another_name",))
+    with pytest.raises(InputError, match="config of small has none of another_name: give a Shape by its numbers"):
+        Shape.of(small_model())
 
 
 def test_experts_without_weights_relieve_the_others() -> None:
@@ -485,13 +504,16 @@ def test_the_table_in_docs_has_the_numbers_of_the_machine() -> None:
         (lambda: cost(replace(SMALL, weightless=1), 0.0, loads=[[0.3] * 4] * 2), "sum to at most 1$"),
         (lambda: cost(SMALL, 0.0, loads="even"), "loads are 'even': give numbers of the shape"),
         (lambda: cost(SMALL, 0.0, loads=[[0.5], [0.5, 0.5]]), "loads are .* give numbers of the shape"),
-        (lambda: Machine(rest_power=0), "machine.rest_power is 0: give a finite number above 0"),
+        (lambda: Machine(rest_power=0), "machine.rest_power is 0: give a number from 1e-30 to 1e"),
+        (lambda: Machine(memory_bandwidth=5e-324), "machine.memory_bandwidth is 5e-324: give a number from"),
+        (lambda: Machine(tile_size=10**400), "machine.tile_size is 1000.*: give a whole number from 1 to"),
+        (lambda: cost(OLMOE, 0.5, 10**9), "batch is 1000000000: give a whole number from 1 to 65536"),
         (lambda: Machine(memory_efficiency=1.1), "machine.memory_efficiency is 1.1: give a share"),
         (lambda: Machine(adc_bits=3), "machine.adc_bits is 3: give a whole number from 4 to 20"),
         (lambda: Machine(experts_per_adc=0), "machine.experts_per_adc is 0: give a whole number"),
         (lambda: Shape(1, 4, 5, 1, 1), "shape.top_k is 5: .* at most the 4"),
         (lambda: Shape(0, 4, 2, 1, 1), "shape.moe_layers is 0"),
-        (lambda: Shape(1, 4, 2, 1, 1, weightless=-1), "shape.weightless is -1: give a whole number of at least 0"),
+        (lambda: Shape(1, 4, 2, 1, 1, weightless=-1), "shape.weightless is -1: give a whole number from 0 to"),
     ],
 )
 def test_bad_values_are_named(make: Any, message: str) -> None:
