@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr
 
-from realmodels.model import Model
+from realmodels.model import Model, require_model
 from theory import paper
 from theory.converters import FEWEST_BITS, MOST_BITS, adc_area, adc_energy
-from theory.errors import InputError, require, shown
+from theory.errors import InputError, require, require_kind, shown
 from theory.placement import Placement, num_digital
 from theory.strict_json import is_finite, is_whole
 
@@ -175,6 +175,7 @@ class Shape:
 
         InputError if the layers have different numbers of experts, or if the config does not say how many a token uses.
         """
+        require_model(model)
         numbers = set(model.map.num_experts)
         if len(numbers) != 1:
             raise InputError(
@@ -327,7 +328,9 @@ def cost(
         many. With it, a placement has to say which experts are digital.
     InputError for other values.
     """
-    machine = machine or Machine()
+    require_kind(shape, Shape, "shape", "as Shape.of makes it of a model")
+    machine = Machine() if machine is None else machine
+    require_kind(machine, Machine, "machine", "Machine(adc_bits=6), say")
     if not is_whole(batch) or not 1 <= batch <= LARGEST_BATCH:
         raise InputError(f"batch is {batch!r}: give a whole number from 1 to {LARGEST_BATCH}")
     if not (isinstance(dense_digital, bool) or (is_finite(dense_digital) and 0 <= dense_digital <= 1)):

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from theory.errors import InputError, require
+from theory.errors import InputError, require, require_kind, shown
 from theory.paper import CONVERTER_BITS, TILE_SIZE
 from theory.strict_json import is_finite, is_whole
 
@@ -35,6 +35,8 @@ LARGEST_TILE = 2**62  # rows and columns: larger numbers overflow where sizes ar
 LARGEST_FACTOR, SMALLEST_BOUND = 1e5, 1e-5
 
 _NODES = 1000  # of an integral
+_TRIED = 101  # values of r
+HIGHEST_POWER = 3  # of a polynomial of programming noise
 
 PCM_G_MAX = 25.0  # microsiemens
 HERMES_G_MAX = 180.0  # microsiemens
@@ -54,6 +56,9 @@ class ProgrammingNoise:
     dead_zone: weights with r below this are written as 0, without noise.
     function: the standard deviation as any function of a tensor r, in the place of pieces, which are then (). An NVIDIA
         GPU's kernel takes polynomials alone: with a function, programming is slower there.
+
+    InputError unless there is a function or one or two such polynomials, and the standard deviation of any r in 0..1 is
+    a finite number of at least 0.
     """
 
     pieces: tuple[Mapping[int, float], ...]
@@ -63,10 +68,28 @@ class ProgrammingNoise:
     dead_zone: float = 0.0
     function: Callable[[Any], Any] | None = None
 
+    def __post_init__(self) -> None:
+        if self.function is None:
+            known = all(0 < max(each, default=0) <= HIGHEST_POWER and min(each) >= 0 for each in self.pieces)
+            if not known or len(self.pieces) not in (1, 2):
+                raise InputError(
+                    f"pieces of programming noise are {shown(self.pieces)}: give one or two polynomials,"
+                    f" {{power: coefficient}} with powers from 0 to {HIGHEST_POWER}, or a function"
+                )
+        elif self.pieces:
+            raise InputError("programming noise has pieces and a function: give () for the pieces")
+        r = torch.linspace(0, 1, _TRIED)
+        for place, found in zip(r.tolist(), self.sigma(r).tolist(), strict=True):
+            if not (math.isfinite(found) and found >= 0):
+                raise InputError(
+                    f"programming noise has the standard deviation {found:g} at r = {place:g}: it has to be finite"
+                    " and at least 0 for r from 0 to 1"
+                )
+
     def sigma(self, r: Any) -> Any:
         """Standard deviation at r. Models with one piece also accept symbols or floats."""
         if self.function is not None:
-            return torch.zeros_like(r) + self.function(r)  # new, and one for each weight
+            return torch.zeros_like(r).add_(self.function(r))  # new, one for each weight, and as precise as r
         x = r if self.x_max == 1 else self.x_max * r
         value = _polynomial(self.pieces[0], x)
         if len(self.pieces) > 1:
@@ -146,6 +169,11 @@ class Hardware:
         }
         words = allowed()
         require(self, "hardware", {name: (each, words[name]) for name, each in valid.items()})
+
+
+def require_hardware(value: object) -> None:
+    """InputError for what is no Hardware, such as a name of it."""
+    require_kind(value, Hardware, "hardware", "as load_hardware makes it of a name or a file")
 
 
 def allowed() -> dict[str, str]:

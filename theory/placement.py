@@ -19,7 +19,7 @@ from torch import Tensor
 
 from theory.errors import InputError, shown
 from theory.files import from_home, read_regular, write_whole
-from theory.hardware import Hardware
+from theory.hardware import Hardware, require_hardware
 from theory.knapsack import frontier
 from theory.strict_json import dumps, fields_of, is_finite, is_whole, loads
 
@@ -155,10 +155,8 @@ class SavedPlacement:
         for name in ("model", "weights_hash", "score", "date"):
             if not isinstance(value := getattr(self, name), str):
                 raise InputError(f"{name} is {shown(value)}: give a text")
-        if not isinstance(self.hardware, Hardware | None):
-            raise InputError(
-                f"hardware is {shown(self.hardware)}: give a Hardware, as load_hardware makes it of a name or a file"
-            )
+        if self.hardware is not None:
+            require_hardware(self.hardware)
 
 
 def read_placement(file: str | Path) -> SavedPlacement:
@@ -288,7 +286,8 @@ def place(
     chosen = rank(
         scores, digital_fraction, strategy, across_layers=across_layers, signs=signs, generator=generator
     )
-    return Placement((scores.shape[1],) * scores.shape[0], chosen, tuple(analog_modules))
+    modules = analog_modules if isinstance(analog_modules, str) else tuple(analog_modules)
+    return Placement((scores.shape[1],) * scores.shape[0], chosen, modules)  # type: ignore[arg-type]  # refused there
 
 
 def _check(scores: Scores) -> None:

@@ -1,6 +1,7 @@
 """Hardware is named, written and read back whole; what is none is refused in one line that names the file."""
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,14 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_no_hardware_or_no_path_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="hardware is 'pcm': give a Hardware, as load_hardware makes it of a name"):
+        save_hardware("pcm", tmp_path / "mine.toml")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="file is None: give a path"):
+        save_hardware(Hardware(), None)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "a.json").symlink_to(tmp_path / "precious")
@@ -181,6 +190,9 @@ def test_fields_from_text(name: str, text: str, value: Any) -> None:
         ("c", "1e308"),
         ("kappa", "5e-324"),
         ("lam", "1.1e5"),
+        ("c", "1_0"),
+        ("tile_size", "5_12"),
+        ("c", "\u0661"),
         ("c", ""),
         ("tile_size", "1.5"),
         ("tile_size", "0"),
@@ -222,6 +234,31 @@ def test_the_page_has_every_field_and_name_as_it_is() -> None:
         assert default == f"`{getattr(Hardware(), name)!r}`"
         assert unit or name in ("programming", "w_max")
     assert list(rows) == list(HARDWARE)
+
+
+@pytest.mark.parametrize(
+    ("noise", "said"),
+    [
+        (lambda: ProgrammingNoise(()), r"pieces of programming noise are \(\): give one or two polynomials"),
+        (lambda: ProgrammingNoise(({0: 1.0},)), "powers from 0 to 3, or a function"),
+        (lambda: ProgrammingNoise(({4: 1.0},)), "powers from 0 to 3, or a function"),
+        (lambda: ProgrammingNoise(({1: 1.0, -1: 1.0},)), "powers from 0 to 3"),
+        (lambda: ProgrammingNoise(3 * ({1: 1.0},)), "one or two polynomials"),
+        (lambda: ProgrammingNoise(({1: 1.0},), function=lambda r: r), "give () for the pieces".replace("()", r"\(\)")),
+        (lambda: ProgrammingNoise(({0: 1.0, 1: -2.0},)), "standard deviation -0.02 at r = 0.51"),
+        (lambda: ProgrammingNoise((), function=lambda r: 1 / r), "standard deviation inf at r = 0: it has to be finite"),
+        (lambda: ProgrammingNoise((), function=lambda r: r - 0.005), "standard deviation -0.005 at r = 0"),
+        (lambda: ProgrammingNoise((), function=lambda r: r * torch.nan), "standard deviation nan"),
+    ],
+)
+def test_what_is_no_noise_is_refused(noise: Callable[[], ProgrammingNoise], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        noise()
+
+
+def test_a_noise_is_as_precise_as_what_it_is_asked_for() -> None:
+    noise = ProgrammingNoise((), function=lambda r: r.double() * 0.1)
+    assert noise.sigma(torch.ones(2)).dtype == torch.float32
 
 
 def test_a_function_of_r_is_a_noise(monkeypatch: pytest.MonkeyPatch) -> None:
