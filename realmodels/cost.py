@@ -103,9 +103,15 @@ class Machine:
         whole = ("tile_size", "dac_bits", "columns_per_adc", "experts_per_adc")
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         checks = {
-            name: (is_whole(value) and 1 <= value <= LARGEST_WHOLE, f"a whole number from 1 to {LARGEST_WHOLE}")
+            name: (
+                is_whole(value) and 1 <= value <= LARGEST_WHOLE,
+                f"a whole number from 1 to {LARGEST_WHOLE}",
+            )
             if name in whole
-            else (is_finite(value) and SMALLEST <= value <= LARGEST, f"a number from {SMALLEST:g} to {LARGEST:g}")
+            else (
+                is_finite(value) and SMALLEST <= value <= LARGEST,
+                f"a number from {SMALLEST:g} to {LARGEST:g}",
+            )
             for name, value in given.items()
         }
         checks["memory_efficiency"] = (
@@ -416,7 +422,9 @@ def _served(shape: Shape, loads: ArrayLike | None) -> Array:
     try:
         given = np.asarray(loads, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"loads are {shown(loads)}: give numbers of the shape (layers, experts), {size}") from None
+        raise InputError(
+            f"loads are {shown(loads)}: give numbers of the shape (layers, experts), {size}"
+        ) from None
     if given.shape != size:
         raise InputError(f"loads have the shape {given.shape}: give (layers, experts), {size}")
     if not ((given >= 0) & (given <= 1)).all():

@@ -206,7 +206,9 @@ def planned(model: Model, placement: Placement) -> tuple[DeploymentReport, dict[
     Also modules that stay digital are replaced: a deployment with nothing analog can then be told from none.
     """
     require_model(model)
-    require_kind(placement, Placement, "placement", "as place makes it of scores and Placement.load of a file")
+    require_kind(
+        placement, Placement, "placement", "as place makes it of scores and Placement.load of a file"
+    )
     model.require_digital()
     if placement.num_experts != model.map.num_experts:
         raise InputError(

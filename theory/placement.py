@@ -119,7 +119,8 @@ class Placement:
         if saved.weights_hash != weights_hash:
             raise InputError(
                 f"placement file {file} is of the model {shown(saved.model)} with the weights"
-                f" {saved.weights_hash[:12]}, not of {name} with {weights_hash[:12]}: load that model, or place this one"
+                f" {saved.weights_hash[:12]}, not of {name} with {weights_hash[:12]}: load that model, or place"
+                " this one"
             )
         return saved.placement
 

@@ -469,13 +469,22 @@ def test_nothing_analog_counts_as_deployed(name: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda model: deploy(model, EVERYTHING, "pcm", TEXTS), "hardware is 'pcm': give a Hardware, as load_hardware"),
+        (
+            lambda model: deploy(model, EVERYTHING, "pcm", TEXTS),
+            "hardware is 'pcm': give a Hardware, as load_hardware",
+        ),
         (lambda model: Chip(model, {"c": 1}, TEXTS), "hardware is {'c': 1}: give a Hardware"),
         (lambda model: calibrate(model, TEXTS, None), "hardware is None: give a Hardware"),
         (lambda model: expected_damage(model, TEXTS, "pcm"), "hardware is 'pcm'"),
         (lambda model: dense_damage(model, TEXTS, "pcm"), "hardware is 'pcm'"),
-        (lambda model: deploy(model, "a.json", IDEAL, TEXTS), "placement is 'a.json': give a Placement, as place makes"),
-        (lambda model: deploy(model.network, EVERYTHING, IDEAL, TEXTS), "model is Olmoe.*: give a Model, as load returns"),
+        (
+            lambda model: deploy(model, "a.json", IDEAL, TEXTS),
+            "placement is 'a.json': give a Placement, as place makes",
+        ),
+        (
+            lambda model: deploy(model.network, EVERYTHING, IDEAL, TEXTS),
+            "model is Olmoe.*: give a Model, as load returns",
+        ),
         (lambda model: calibrate(model.network, TEXTS, IDEAL), "model is Olmoe"),
         (lambda model: scores(model.network), "model is Olmoe"),
         (lambda model: evaluate(model.network, TEXTS), "model is Olmoe"),

@@ -101,7 +101,11 @@ def test_a_file_may_name_some_fields(tmp_path: Path, name: str, text: str) -> No
         ("a.json", '{"c": ' + "9" * 400 + "}", "give a number from 0 to 100000"),
         ("a.json", '{"c": ' + "9" * 5000 + "}", "not JSON"),
         ("a.json", '{"c": 1e308}', "hardware.c is 1e+308: give a number from 0 to 100000"),
-        ("a.json", '{"kappa": 5e-324}', "hardware.kappa is 5e-324: give a number from 1e-05 to 100000, or None"),
+        (
+            "a.json",
+            '{"kappa": 5e-324}',
+            "hardware.kappa is 5e-324: give a number from 1e-05 to 100000, or None",
+        ),
         ("a.json", '{"lam": 1e7}', "hardware.lam is 10000000.0: give a number from 1e-05 to 100000, or None"),
         ("a.json", '{"w_max": ["tile"]}', "hardware.w_max is ['tile']: give one of"),
         ("a.json", '{"programming": {"pcm": 1}}', "give one of pcm"),
@@ -148,7 +152,9 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_hardware_or_no_path_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="hardware is 'pcm': give a Hardware, as load_hardware makes it of a name"):
+    with pytest.raises(
+        InputError, match="hardware is 'pcm': give a Hardware, as load_hardware makes it of a name"
+    ):
         save_hardware("pcm", tmp_path / "mine.toml")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="file is None: give a path"):
         save_hardware(Hardware(), None)  # type: ignore[arg-type]
@@ -244,9 +250,15 @@ def test_the_page_has_every_field_and_name_as_it_is() -> None:
         (lambda: ProgrammingNoise(({4: 1.0},)), "powers from 0 to 3, or a function"),
         (lambda: ProgrammingNoise(({1: 1.0, -1: 1.0},)), "powers from 0 to 3"),
         (lambda: ProgrammingNoise(3 * ({1: 1.0},)), "one or two polynomials"),
-        (lambda: ProgrammingNoise(({1: 1.0},), function=lambda r: r), "give () for the pieces".replace("()", r"\(\)")),
+        (
+            lambda: ProgrammingNoise(({1: 1.0},), function=lambda r: r),
+            "give () for the pieces".replace("()", r"\(\)"),
+        ),
         (lambda: ProgrammingNoise(({0: 1.0, 1: -2.0},)), "standard deviation -0.02 at r = 0.51"),
-        (lambda: ProgrammingNoise((), function=lambda r: 1 / r), "standard deviation inf at r = 0: it has to be finite"),
+        (
+            lambda: ProgrammingNoise((), function=lambda r: 1 / r),
+            "standard deviation inf at r = 0: it has to be finite",
+        ),
         (lambda: ProgrammingNoise((), function=lambda r: r - 0.005), "standard deviation -0.005 at r = 0"),
         (lambda: ProgrammingNoise((), function=lambda r: r * torch.nan), "standard deviation nan"),
     ],

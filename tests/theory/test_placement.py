@@ -703,7 +703,10 @@ def test_what_is_no_file_of_a_placement_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"hardware": "pcm"}, "hardware is 'pcm': give a Hardware, as load_hardware makes it of a name or a file"),
+        (
+            {"hardware": "pcm"},
+            "hardware is 'pcm': give a Hardware, as load_hardware makes it of a name or a file",
+        ),
         ({"hardware": {"c": 1}}, "hardware is {'c': 1}: give a Hardware"),
         ({"score": None}, "score is None: give a text"),
         ({"score": torch.zeros(2, 1)}, "score is tensor("),

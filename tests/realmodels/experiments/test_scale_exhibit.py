@@ -322,7 +322,10 @@ def test_runs_join_and_each_model_keeps_where_it_was_measured(caplog: pytest.Log
         unit["text_hash"] += " as it is now"
     assert "left out" not in caplog.text
     assert {unit["model"] for unit in joined(run_of(other), both).data["units"]} == {"deepseek-4m-0"}
-    assert "left out of what was measured earlier: 44 of 44 units, on other texts, draws or blocks" in caplog.text
+    assert (
+        "left out of what was measured earlier: 44 of 44 units, on other texts, draws or blocks"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize("change", [{"draws": 2}, {"blocks": 4}, {"block_tokens": 64}])
