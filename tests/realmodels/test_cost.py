@@ -268,7 +268,7 @@ def part(found: Cost, component: str) -> Part:
 @pytest.mark.parametrize("most", [True, False])
 @pytest.mark.parametrize("field", [field.name for field in fields(Machine) if field.type is float])
 def test_whatever_is_allowed_costs_a_finite_amount(field: str, most: bool) -> None:
-    value = (1.0 if field == "memory_efficiency" else LARGEST) if most else SMALLEST
+    value: Any = (1.0 if field == "memory_efficiency" else LARGEST) if most else SMALLEST
     found = cost(OLMOE, 0.5, machine=replace(Machine(), **{field: value}), dense_digital=0.5)
     assert 0 < found.seconds < math.inf and 0 < found.joules < math.inf and math.isfinite(found.adc_area)
 

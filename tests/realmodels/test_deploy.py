@@ -49,7 +49,7 @@ from realmodels import (
 )
 from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, for_experts
 from realmodels.calibrate import Calibration
-from realmodels.cost import Shape, cost
+from realmodels.cost import OLMOE, Shape, cost
 from realmodels.deploy import STATUSES, Chip
 from realmodels.families import MoELayer
 from realmodels.load import Model
@@ -466,48 +466,39 @@ def test_nothing_analog_counts_as_deployed(name: str, monkeypatch: pytest.Monkey
         withdraw(model)
 
 
+SMALL = fresh()
+A_MODEL = "^model is Olmoe.*: give a Model, as load returns it$"
+
+
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("function", "arguments", "said"),
     [
-        (
-            lambda model: deploy(model, EVERYTHING, "pcm", TEXTS),
-            "hardware is 'pcm': give a Hardware, as load_hardware",
-        ),
-        (lambda model: Chip(model, {"c": 1}, TEXTS), "hardware is {'c': 1}: give a Hardware"),
-        (lambda model: calibrate(model, TEXTS, None), "hardware is None: give a Hardware"),
-        (lambda model: expected_damage(model, TEXTS, "pcm"), "hardware is 'pcm'"),
-        (lambda model: dense_damage(model, TEXTS, "pcm"), "hardware is 'pcm'"),
-        (
-            lambda model: deploy(model, "a.json", IDEAL, TEXTS),
-            "placement is 'a.json': give a Placement, as place makes",
-        ),
-        (
-            lambda model: deploy(model.network, EVERYTHING, IDEAL, TEXTS),
-            "model is Olmoe.*: give a Model, as load returns",
-        ),
-        (lambda model: calibrate(model.network, TEXTS, IDEAL), "model is Olmoe"),
-        (lambda model: scores(model.network), "model is Olmoe"),
-        (lambda model: evaluate(model.network, TEXTS), "model is Olmoe"),
-        (lambda model: expected_damage(model.network, TEXTS, IDEAL), "model is Olmoe"),
-        (lambda model: dense_damage(model.network, TEXTS, IDEAL), "model is Olmoe"),
-        (lambda model: withdraw("tiny-olmoe"), "model is 'tiny-olmoe': give a Model, as load returns it"),
-        (lambda model: save_chip("tiny-olmoe", "a"), "model is 'tiny-olmoe'"),
-        (lambda model: load_chip("a", model), "model is 'a'"),
-        (lambda model: load_chip(model, model), "file is Model.*: give a path"),
-        (lambda model: cost(model, 0.5), "shape is Model.*: give a Shape, as Shape.of makes it of a model"),
-        (lambda model: cost(Shape.of(model), 0.5, machine="a100"), "machine is 'a100': give a Machine"),
-        (lambda model: Shape.of("tiny-olmoe"), "model is 'tiny-olmoe'"),
-        (lambda model: evaluate(model, ["some words", 1]), r"texts\[1\] is 1: give a text"),
-        (lambda model: model.texts("train"), "split is 'train': give one of "),
-        (
-            lambda model: place(scores(model), 0.5, analog_modules="attention"),
-            "placement.analog_modules is 'attention': give a list",
-        ),
+        (deploy, (SMALL, EVERYTHING, "pcm", TEXTS), "^hardware is 'pcm': give a Hardware, as load_hardware"),
+        (Chip, (SMALL, {"c": 1}, TEXTS), "^hardware is {'c': 1}: give a Hardware"),
+        (calibrate, (SMALL, TEXTS, None), "^hardware is None"),
+        (expected_damage, (SMALL, TEXTS, "pcm"), "^hardware is 'pcm'"),
+        (dense_damage, (SMALL, TEXTS, "pcm"), "^hardware is 'pcm'"),
+        (deploy, (SMALL, "a.json", IDEAL, TEXTS), "^placement is 'a.json': give a Placement, as place makes"),
+        (deploy, (SMALL.network, EVERYTHING, IDEAL, TEXTS), A_MODEL),
+        (calibrate, (SMALL.network, TEXTS, IDEAL), A_MODEL),
+        (scores, (SMALL.network,), A_MODEL),
+        (evaluate, (SMALL.network, TEXTS), A_MODEL),
+        (expected_damage, (SMALL.network, TEXTS, IDEAL), A_MODEL),
+        (dense_damage, (SMALL.network, TEXTS, IDEAL), A_MODEL),
+        (withdraw, (SMALL.network,), A_MODEL),
+        (save_chip, (SMALL.network, "a"), A_MODEL),
+        (load_chip, ("a", SMALL), "^model is 'a': give a Model"),
+        (load_chip, (SMALL, SMALL), "^file is Model.*: give a path"),
+        (Shape.of, (SMALL.network,), A_MODEL),
+        (cost, (SMALL, 0.5), "^shape is Model.*: give a Shape, as Shape.of makes it of a model"),
+        (cost, (OLMOE, 0.5, 32, "a100"), "^machine is 'a100': give a Machine"),
+        (evaluate, (SMALL, ["some words", 1]), r"^texts\[1\] is 1: give a text"),
+        (SMALL.texts, ("train",), "^split is 'train': give one of "),
     ],
 )
-def test_arguments_of_another_kind_are_named(call: Callable[[Any], object], said: str) -> None:
-    with pytest.raises(InputError, match=f"^{said}") as caught:
-        call(fresh())
+def test_arguments_of_another_kind_are_named(function: Any, arguments: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        function(*arguments)
     assert "\n" not in str(caught.value)
 
 

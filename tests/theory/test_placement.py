@@ -401,6 +401,11 @@ def test_place_holds_what_rank_chooses(
     assert placement.analog_modules == ("attention", "lm_head")
 
 
+def test_one_name_of_a_module_is_no_list_of_names() -> None:
+    with pytest.raises(InputError, match="^placement.analog_modules is 'attention': give a list$"):
+        place(torch.ones(1, 2), 0.5, analog_modules="attention")
+
+
 def test_place_is_the_papers_method_by_default() -> None:
     scores = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
     assert place(scores, 0.5) == Placement((4,), ((1, 2),), ())
