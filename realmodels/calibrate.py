@@ -41,10 +41,16 @@ from realmodels.analog.ranges import Calibration, LayerCalibration, Ranges, for_
 from realmodels.devices import device_of, weights_of
 from realmodels.evaluate import block_results
 from realmodels.fused import apply_gate, fused_layout, grouped_matmul
-from realmodels.model import Model
+from realmodels.model import Model, require_model
 from realmodels.record import CALIBRATION_TOKENS, Call, calibration_tokens, record
 from theory.errors import InputError
-from theory.hardware import Hardware, largest_weights, quantise_input, quantise_output
+from theory.hardware import (
+    Hardware,
+    largest_weights,
+    quantise_input,
+    quantise_output,
+    require_hardware,
+)
 
 ROWS = 1024  # tokens that the search looks at
 # Times the largest of all tokens: so large may be what other text has. It lies between steps of GRID: at half of a
@@ -137,6 +143,8 @@ def calibrate(
     """
     if method not in METHODS:
         raise InputError(f"method is {method!r}: give one of {', '.join(METHODS)}")
+    require_model(model)
+    require_hardware(hardware)
     model.require_digital()
     layers = model.map.moe_layers
     modules = [*model.map.linears, *(layer.experts for layer in layers if not layer.linears)]
@@ -297,6 +305,11 @@ def _search(name: str, layer: _Layer, hardware: Hardware) -> Ranges:
     kappa = largest if hardware.dac_bits is None else _best(largest, input_cost)
     bound = spread * (kappa if hardware.kappa is None else hardware.kappa)
     product, unit = _products(layer, expert, bound, hardware)
+    if hardware.kappa is not None and weight.any() and not product.any():
+        raise InputError(
+            f"hardware.kappa is {hardware.kappa:g}: DACs of {hardware.dac_bits} bits round all inputs of {name} to 0;"
+            " give a smaller one, or more bits"
+        )
     largest = _largest_output(product, unit)
 
     def output_cost(lam: float) -> Tensor:

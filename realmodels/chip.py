@@ -27,7 +27,7 @@ from realmodels.analog.crossbars import Crossbars
 from realmodels.analog.ranges import Calibration
 from realmodels.deploy import DeploymentReport, install, made, planned
 from realmodels.fused import fused_layout
-from realmodels.model import Deployment, Model
+from realmodels.model import Deployment, Model, require_model
 from theory.errors import InputError, shown
 from theory.files import from_home, write_whole
 from theory.hardware import Hardware
@@ -36,6 +36,10 @@ from theory.strict_json import fields_of, is_whole, loads
 
 FORMAT = "paper-repro chip 1"
 LARGEST_HEADER = 2**27  # bytes
+BOUNDS = (
+    1e-15,
+    1e15,
+)  # of converters: far beyond those of any hardware, and products of two are numbers of fp32
 _ZEROS = 64 * "0"
 _NAMES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 _ANY = LayerCalibration(1.0, 1.0, 1.0)  # until the ranges of the file are there
@@ -77,6 +81,7 @@ def save_chip(model: Model, file: str | Path) -> None:
 
     InputError if the model is not deployed, or if the file cannot be written; it is there whole or not at all.
     """
+    require_model(model)
     on = model.deployment
     if on is None:
         raise InputError(f"model {model.name} is not deployed: call deploy first")
@@ -153,6 +158,7 @@ def load_chip(model: Model, file: str | Path) -> DeploymentReport:
     as after `deploy`. InputError, before anything is changed, if the model is deployed, if the chip is another model's,
     or if the file is damaged or none of ours.
     """
+    require_model(model)
     path, where = from_home(file), f"chip file {file}"
     model.require_digital()
     try:
@@ -172,10 +178,12 @@ def load_chip(model: Model, file: str | Path) -> DeploymentReport:
             report, modules = _restored(model, content, on, opened)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
         raise InputError(
-            f"{where} is no intact safetensors file ({getattr(error, 'strerror', None) or error}): get an intact copy"
+            f"{where} cannot be read ({error.strerror or error}): give a file that save_chip wrote"
         ) from None
+    except SafetensorError as error:
+        raise InputError(f"{where} is no intact safetensors file ({error}): get an intact copy") from None
     install(model, modules, on)
     return report
 
@@ -189,7 +197,10 @@ def _digests(path: Path) -> tuple[str, str]:
         size = file.read(8)
         length = int.from_bytes(size, "little")
         if length > LARGEST_HEADER:
-            raise InputError(f"its header has more than {LARGEST_HEADER} bytes: get an intact copy")
+            raise InputError(
+                f"it is no safetensors file, or its header has more than {LARGEST_HEADER} bytes: give a file that"
+                " save_chip wrote"
+            )
         header = file.read(length)
         before, name, after = header.partition(b'"sha256": "')
         digest.update(size + before + name + _ZEROS.encode() + after[64:])
@@ -238,8 +249,9 @@ def _restored(
             for part, widths in (("input_bound", ((1,), (slices,))), ("lam", ((),))):
                 own = [(*crossbars.lam.shape, *width) for width in widths]
                 bound = _tensor(opened, f"{key}.{part}", torch.float64, own)
-                if not (bound > 0).all():
-                    raise InputError(f"{key}.{part} is not above 0: get an intact copy")
+                if not ((bound >= BOUNDS[0]) & (bound <= BOUNDS[1])).all():
+                    least, most = BOUNDS
+                    raise InputError(f"{key}.{part} is not from {least:g} to {most:g}: get an intact copy")
                 setattr(crossbars, part, bound)
             shape = (len(target.experts), *target.matrices.shape[1:])
             dtype, own_shape = crossbars.form(shape, target.stored, target.matrices.dtype)

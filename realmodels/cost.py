@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr
 
-from realmodels.model import Model
+from realmodels.model import Model, require_model
 from theory import paper
 from theory.converters import FEWEST_BITS, MOST_BITS, adc_area, adc_energy
-from theory.errors import InputError, require, shown
+from theory.errors import InputError, require, require_kind, shown
 from theory.placement import Placement, num_digital
 from theory.strict_json import is_finite, is_whole
 
@@ -31,6 +31,11 @@ BYTES_PER_PARAMETER = 2  # fp16 and bf16
 MATRICES = 3  # up, gate and down of an expert
 STAGES = 2  # products of an expert that follow each other: up beside gate, then down
 OPERATIONS_PER_PARAMETER = 2  # a multiplication and an addition for each token
+EXPERTS_PER_TOKEN = ("num_experts_per_tok", "moe_topk", "top_k_experts")  # as configs call top_k
+ROUNDING = 1e-3  # relative, of the sum of a layer's loads
+LARGEST_BATCH = 2**16  # whose numbers of tokens fit memory [`busiest`]
+# Of what a machine and a shape are told: products of some of them are finite.
+SMALLEST, LARGEST, LARGEST_WHOLE = 1e-30, 1e30, 10**15
 NOT_MODELLED = (
     "Not modelled: attention over past tokens and its cache, routers, norms and embeddings, transfers between the"
     " devices, programming the weights, energy of analog hardware that waits."
@@ -98,9 +103,15 @@ class Machine:
         whole = ("tile_size", "dac_bits", "columns_per_adc", "experts_per_adc")
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         checks = {
-            name: (is_whole(value) and value >= 1, "a whole number of at least 1")
+            name: (
+                is_whole(value) and 1 <= value <= LARGEST_WHOLE,
+                f"a whole number from 1 to {LARGEST_WHOLE}",
+            )
             if name in whole
-            else (is_finite(value) and value > 0, "a finite number above 0")
+            else (
+                is_finite(value) and SMALLEST <= value <= LARGEST,
+                f"a number from {SMALLEST:g} to {LARGEST:g}",
+            )
             for name, value in given.items()
         }
         checks["memory_efficiency"] = (
@@ -143,6 +154,7 @@ class Shape:
     dense_parameters: parameters of all other matrices that a token is multiplied with: without embeddings, norms and
         routers.
     hidden: width of the residual stream, into which every matrix is taken to read or write. The default fills tiles.
+    weightless: further experts that a token can choose, which have no weights and cost nothing.
     """
 
     moe_layers: int
@@ -151,11 +163,15 @@ class Shape:
     expert_parameters: int
     dense_parameters: int
     hidden: int = TILE
+    weightless: int = 0
 
     def __post_init__(self) -> None:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        valid = {name: is_whole(value) and value >= 1 for name, value in given.items()}
-        require(self, "shape", {name: (each, "a whole number of at least 1") for name, each in valid.items()})
+        checks = {}
+        for field in fields(self):
+            value, least = getattr(self, field.name), 0 if field.name == "weightless" else 1
+            valid = is_whole(value) and least <= value <= LARGEST_WHOLE
+            checks[field.name] = (valid, f"a whole number from {least} to {LARGEST_WHOLE}")
+        require(self, "shape", checks)
         if self.top_k > self.experts:
             raise InputError(f"shape.top_k is {self.top_k}: a token uses at most the {self.experts} experts")
 
@@ -163,24 +179,33 @@ class Shape:
     def of(cls, model: Model) -> "Shape":
         """The shape of a loaded model. Biases do not count: they stay digital.
 
-        InputError if the layers have different numbers of experts.
+        InputError if the layers have different numbers of experts, or if the config does not say how many a token uses.
         """
+        require_model(model)
         numbers = set(model.map.num_experts)
         if len(numbers) != 1:
             raise InputError(
                 f"{model.name} has layers of {sorted(numbers)} experts: they have to be equally many"
             )
         network, first = model.network, model.map.moe_layers[0]
+        config = network.config.get_text_config(decoder=True)
+        given = (getattr(config, name, None) for name in EXPERTS_PER_TOKEN)
+        top_k = next((number for number in given if number is not None), None)
+        if top_k is None:
+            raise InputError(
+                f"config of {model.name} has none of {', '.join(EXPERTS_PER_TOKEN)}: give a Shape by its numbers"
+            )
         return cls(
             moe_layers=len(model.map.moe_layers),
             experts=first.num_experts,
-            top_k=network.config.num_experts_per_tok,
+            top_k=top_k,
             expert_parameters=sum(network.get_parameter(name).numel() for name in first.weights)
             // first.num_experts,
             dense_parameters=sum(
                 network.get_parameter(f"{name}.weight").numel() for name in model.map.linears
             ),
-            hidden=network.config.hidden_size,
+            hidden=config.hidden_size,
+            weightless=first.layout.identities,
         )
 
     def expert_analog(self, tile: int) -> tuple[float, float, float]:
@@ -305,12 +330,15 @@ def cost(
         of which only the experts count.
     dense_digital: share of the dense parameters that are digital; True for all, False for none.
     loads: share of the tokens that each expert serves, (layers, experts), as `statistics.routing(...).frequency` has
-        it; default: all experts serve equally many. With it, a placement has to say which experts are digital.
+        it: those of a layer sum to top_k, less what experts without weights serve. Default: all experts serve equally
+        many. With it, a placement has to say which experts are digital.
     InputError for other values.
     """
-    machine = machine or Machine()
-    if not is_whole(batch) or batch < 1:
-        raise InputError(f"batch is {batch!r}: give a whole number of at least 1")
+    require_kind(shape, Shape, "shape", "as Shape.of makes it of a model")
+    machine = Machine() if machine is None else machine
+    require_kind(machine, Machine, "machine", "Machine(adc_bits=6), say")
+    if not is_whole(batch) or not 1 <= batch <= LARGEST_BATCH:
+        raise InputError(f"batch is {batch!r}: give a whole number from 1 to {LARGEST_BATCH}")
     if not (isinstance(dense_digital, bool) or (is_finite(dense_digital) and 0 <= dense_digital <= 1)):
         raise InputError(f"dense_digital is {dense_digital!r}: give True, False or a share from 0 to 1")
     digital, served = _digital(shape, digital_experts), _served(shape, loads)
@@ -390,10 +418,24 @@ def _served(shape: Shape, loads: ArrayLike | None) -> Array:
     """Share of the tokens that each expert serves, (layers, experts)."""
     size = (shape.moe_layers, shape.experts)
     if loads is None:
-        return np.full(size, shape.top_k / shape.experts)
-    given = np.asarray(loads, dtype=np.float64)
+        return np.full(size, shape.top_k / (shape.experts + shape.weightless))
+    try:
+        given = np.asarray(loads, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"loads are {shown(loads)}: give numbers of the shape (layers, experts), {size}"
+        ) from None
     if given.shape != size:
         raise InputError(f"loads have the shape {given.shape}: give (layers, experts), {size}")
     if not ((given >= 0) & (given <= 1)).all():
         raise InputError("loads are shares of tokens: give numbers from 0 to 1")
+    served = given.sum(axis=1)
+    fewest = 0 if shape.weightless else shape.top_k
+    wrong = np.flatnonzero((served < fewest * (1 - ROUNDING)) | (served > shape.top_k * (1 + ROUNDING)))
+    if len(wrong):
+        most = "at most " if shape.weightless else ""
+        raise InputError(
+            f"loads of layer {wrong[0]} sum to {served[wrong[0]]:.4g}: give the share of the tokens that each expert"
+            f" serves; a token uses {shape.top_k} experts, so that they sum to {most}{shape.top_k}"
+        )
     return given

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from realmodels.devices import weights_of
 from realmodels.families import MoELayer
 from realmodels.fused import apply_gate, fused_layout, grouped_matmul
-from realmodels.model import Model
+from realmodels.model import Model, require_model
 from realmodels.record import Call, Hook, calibration_tokens, hooked, record
 from theory.damage import linear_damage, product_variance
 from theory.errors import InputError
-from theory.hardware import Hardware, programming_sigma
+from theory.hardware import Hardware, programming_sigma, require_hardware
 
 
 @torch.inference_mode(False)  # slopes are gradients, in whatever mode the caller is
@@ -37,6 +37,8 @@ def expected_damage(
     InputError if the model is deployed, or if experts in an `nn.ModuleList` are more than linear layers that read the
     expert's inputs, an elementwise function of their outputs, and a linear layer.
     """
+    require_model(model)
+    require_hardware(hardware)
     model.require_digital()
     tokens = calibration_tokens(model, texts)
     layers = model.map.moe_layers
@@ -65,6 +67,8 @@ def dense_damage(model: Model, texts: Sequence[str], hardware: Hardware) -> dict
     errors could not be: dense layers have different outputs. A layer on which the loss does not depend has 0.
     InputError if the model is deployed.
     """
+    require_model(model)
+    require_hardware(hardware)
     model.require_digital()
     tokens = calibration_tokens(model, texts)
 

@@ -22,9 +22,9 @@ from realmodels.calibrate import Calibration, calibrate
 from realmodels.devices import device_of
 from realmodels.families import DENSE_KINDS, NEVER_ANALOG_KINDS
 from realmodels.fused import fused_layout
-from realmodels.model import Deployment, Model
-from theory.errors import InputError
-from theory.hardware import Hardware
+from realmodels.model import Deployment, Model, require_model
+from theory.errors import InputError, require_kind
+from theory.hardware import Hardware, require_hardware
 from theory.placement import Placement
 from theory.strict_json import is_whole
 
@@ -193,6 +193,7 @@ def _say_what_is_saved(name: str, network: nn.Module, *_: object) -> None:
 
 
 def _require_deployed(model: Model) -> dict[str, AnalogLinear | AnalogExperts]:
+    require_model(model)
     deployed = model.analog_modules
     if not deployed:
         raise InputError(f"model {model.name} is not deployed: call deploy first")
@@ -204,6 +205,10 @@ def planned(model: Model, placement: Placement) -> tuple[DeploymentReport, dict[
 
     Also modules that stay digital are replaced: a deployment with nothing analog can then be told from none.
     """
+    require_model(model)
+    require_kind(
+        placement, Placement, "placement", "as place makes it of scores and Placement.load of a file"
+    )
     model.require_digital()
     if placement.num_experts != model.map.num_experts:
         raise InputError(
@@ -221,6 +226,7 @@ def planned(model: Model, placement: Placement) -> tuple[DeploymentReport, dict[
 
 
 def _calibration(model: Model, given: Sequence[str] | Calibration, hardware: Hardware) -> Calibration:
+    require_hardware(hardware)
     if not isinstance(given, Calibration):
         return calibrate(model, given, hardware)
     if _ranges(given.hardware) != _ranges(hardware):

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realmodels.devices import device_of
-from realmodels.model import Model
+from realmodels.model import Model, require_model
 from realmodels.prefix import Prefix
 from realmodels.text import HeldOut, check_split
-from theory.errors import InputError
+from theory.errors import InputError, shown
 from theory.evidence import LEAST_UNITS, Interval, grouped, mean_interval
 from theory.strict_json import is_whole
 
@@ -87,6 +87,7 @@ def token_blocks(
     blocks: take this many blocks, evenly spread over the text; default: all.
     purpose: what the blocks are for; held-out documents of another split are refused [text.check_split].
     """
+    require_model(model)
     if purpose is not None:
         check_split(texts, purpose)
     length = min(BLOCK_TOKENS, model.context) if block_tokens is None else block_tokens
@@ -100,13 +101,17 @@ def token_blocks(
         )
     if isinstance(texts, str) or not texts:
         raise InputError(f"texts is {'one string' if texts else 'empty'}: give a list of documents")
+    texts = list(texts)
+    for number, each in enumerate(texts):
+        if not isinstance(each, str):
+            raise InputError(f"texts[{number}] is {shown(each)}: give a text")
     eos = model.tokenizer.eos_token_id
     if eos is None:
         raise InputError(
             f"the tokenizer of {model.name} has no end-of-text token: give a model whose has one"
         )
     # verbose: that a document is longer than the context does not matter here
-    encoded = model.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    encoded = model.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     stream = torch.tensor([token for document in encoded for token in (eos, *document)])
     available = (len(stream) - 1) // length
     if available < 2:

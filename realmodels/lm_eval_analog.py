@@ -26,7 +26,7 @@ from realmodels.text import read_text
 from theory.errors import InputError, run
 from theory.hardware import Hardware
 from theory.hardware_files import checked, named_fields
-from theory.placement import STRATEGIES, Placement, place
+from theory.placement import STRATEGIES, Placement, place, read_placement
 
 DAMAGE = "expected_damage"  # the one score that is no strategy
 
@@ -40,7 +40,8 @@ class AnalogLM(HFLM):  # type: ignore[misc]  # lm-eval ships no types
     digital_fraction, score: how many experts of each layer are digital, and by which score: a strategy of
         theory.placement, or expected_damage.
     analog_modules: kinds of dense modules that are analog, with + between them.
-    placement: a file that `Placement.save` wrote, in the place of the three above.
+    placement: a file that `Placement.save` wrote, in the place of the three above. If it names hardware and no argument
+        does, that is it.
     plan: the plan.json of the command `plan`, in the place of these and of hardware.
     chip: a file that `save_chip` wrote, in the place of all of these and of hardware and seed.
     calibration: a UTF-8 file for ranges and scores; default: our own text.
@@ -100,6 +101,8 @@ class AnalogLM(HFLM):  # type: ignore[misc]  # lm-eval ships no types
                 named, where = planned.hardware, planned.placement
             else:
                 named = Hardware(**(named_fields(hardware or "pcm") | checked(fields)))
+                if placement is not None and hardware is None and not fields:
+                    named = read_placement(placement).hardware or named
                 where = _placement(model, placement, named, texts, **chosen)
             deploy(model, where, named, texts, 0 if seed is None else seed)
         self.deployed = model

@@ -1,13 +1,14 @@
 """What is a loaded model, for everything that works with one?"""
 
 from dataclasses import asdict, dataclass
+from typing import get_args
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from realmodels import text
 from realmodels.analog import AnalogExperts, AnalogLinear
 from realmodels.families import ModelMap
-from theory.errors import InputError
+from theory.errors import InputError, require_kind, shown
 from theory.hardware import Hardware
 from theory.placement import Placement
 
@@ -82,4 +83,11 @@ class Model:
 
         What calibrates or scores a model refuses documents of the evaluation split.
         """
+        if split not in get_args(text.HeldOut):
+            raise InputError(f"split is {shown(split)}: give one of {', '.join(get_args(text.HeldOut))}")
         return text.held_out(split)
+
+
+def require_model(value: object) -> None:
+    """InputError for what is no Model, such as its network or its name."""
+    require_kind(value, Model, "model", "as load returns it")

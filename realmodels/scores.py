@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from realmodels.devices import weights_of
 from realmodels.families import MoELayer, router_rows
 from realmodels.fused import fused_layout
-from realmodels.model import Model
+from realmodels.model import Model, require_model
 from realmodels.statistics import activation_norms, routing
 from theory.errors import InputError
 from theory.other_scores import alphaq_score, maxvar_score
@@ -29,6 +29,7 @@ def scores(
     strategy ranks by MaxNNScore or not at all.
     InputError if the model is deployed: noisy experts change the routing.
     """
+    require_model(model)
     model.require_digital()
     if strategy not in STRATEGIES:
         raise InputError(f"strategy is {strategy!r}: give one of {', '.join(STRATEGIES)}")

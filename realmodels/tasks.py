@@ -33,7 +33,7 @@ from realmodels import packaged
 from realmodels.likelihood import Pair, Requests, log_likelihoods, requests_of
 from realmodels.model import Model
 from realmodels.text import held_out
-from theory.errors import InputError, did_you_mean
+from theory.errors import InputError, did_you_mean, shown
 from theory.evidence import Interval, averaged, grouped, mean_interval
 from theory.paper import TASKS
 from theory.strict_json import is_whole
@@ -271,8 +271,8 @@ def named_tasks(names: Sequence[str]) -> tuple[str, ...]:
         raise InputError(f"tasks is {names!r}: give a list of some of {', '.join(known)}")
     for name in names:
         if name not in known:
-            hint = did_you_mean(name, known)
-            raise InputError(f"task {name!r}: no such task; give some of {', '.join(known)}{hint}")
+            hint = did_you_mean(str(name), known)
+            raise InputError(f"task {shown(name)}: no such task; give some of {', '.join(known)}{hint}")
     tasks = tuple(task for name in names for task in (PAPER_TASKS if name == PAPER else (name,)))
     if len(set(tasks)) < len(tasks):
         raise InputError(f"tasks is {', '.join(names)}: give each task once")

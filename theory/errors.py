@@ -20,9 +20,15 @@ def require(record: object, kind: str, checks: Mapping[str, tuple[bool, str]]) -
             raise InputError(f"{kind}.{name} is {shown(getattr(record, name))}: give {allowed}")
 
 
+def require_kind(value: object, kind: type, name: str, hint: str) -> None:
+    """Raise InputError unless the argument called `name` is a `kind`; hint: where one comes from."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} is {shown(value)}: give a {kind.__name__}, {hint}")
+
+
 def shown(value: object, most: int = 80) -> str:
-    """A value as it stands in a message: at most so many letters, whatever a file holds."""
-    text = repr(value)
+    """A value as it stands in a message: in one line, at most so many letters, whatever a file holds."""
+    text = " ".join(map(str.strip, repr(value).splitlines()))
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 

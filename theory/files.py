@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from theory.errors import InputError
+from theory.errors import InputError, shown
 
 
 def read_regular(path: Path, largest: int, *, follow: bool = True) -> bytes:
@@ -32,7 +32,12 @@ def read_regular(path: Path, largest: int, *, follow: bool = True) -> bytes:
 
 
 def from_home(file: str | Path) -> Path:
-    """The path, ~ being a home; where there is no such home, that of a file which is called so."""
+    """The path, ~ being a home; where there is no such home, that of a file which is called so.
+
+    InputError for what is no path.
+    """
+    if not isinstance(file, str | os.PathLike):
+        raise InputError(f"file is {shown(file)}: give a path")
     path = Path(file)
     with suppress(RuntimeError):
         path = path.expanduser()

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from theory.errors import InputError, require
+from theory.errors import InputError, require, require_kind, shown
 from theory.paper import CONVERTER_BITS, TILE_SIZE
 from theory.strict_json import is_finite, is_whole
 
@@ -30,8 +30,13 @@ Granularity = Literal["tile", "column", "layer"]
 PROGRAMMED_AT_ONCE = {"cpu": 2**19, "cuda": 2**24}
 DRAWN_AT_ONCE = 16  # torch draws normal numbers in such groups on a CPU
 LARGEST_TILE = 2**62  # rows and columns: larger numbers overflow where sizes are divided by them
+# Of c, kappa and lam. An expert multiplies three programmed weights, and the norm behind it squares: c^6, times what
+# rows of weights sum to, has to be a number of fp32. Nor can converters of 16 bits tell apart what is beyond.
+LARGEST_FACTOR, SMALLEST_BOUND = 1e5, 1e-5
 
 _NODES = 1000  # of an integral
+_TRIED = 101  # values of r
+HIGHEST_POWER = 3  # of a polynomial of programming noise
 
 PCM_G_MAX = 25.0  # microsiemens
 HERMES_G_MAX = 180.0  # microsiemens
@@ -51,6 +56,9 @@ class ProgrammingNoise:
     dead_zone: weights with r below this are written as 0, without noise.
     function: the standard deviation as any function of a tensor r, in the place of pieces, which are then (). An NVIDIA
         GPU's kernel takes polynomials alone: with a function, programming is slower there.
+
+    InputError unless there is a function or one or two such polynomials, and the standard deviation of any r in 0..1 is
+    a finite number of at least 0.
     """
 
     pieces: tuple[Mapping[int, float], ...]
@@ -60,10 +68,28 @@ class ProgrammingNoise:
     dead_zone: float = 0.0
     function: Callable[[Any], Any] | None = None
 
+    def __post_init__(self) -> None:
+        if self.function is None:
+            known = all(0 < max(each, default=0) <= HIGHEST_POWER and min(each) >= 0 for each in self.pieces)
+            if not known or len(self.pieces) not in (1, 2):
+                raise InputError(
+                    f"pieces of programming noise are {shown(self.pieces)}: give one or two polynomials,"
+                    f" {{power: coefficient}} with powers from 0 to {HIGHEST_POWER}, or a function"
+                )
+        elif self.pieces:
+            raise InputError("programming noise has pieces and a function: give () for the pieces")
+        r = torch.linspace(0, 1, _TRIED)
+        for place, found in zip(r.tolist(), self.sigma(r).tolist(), strict=True):
+            if not (math.isfinite(found) and found >= 0):
+                raise InputError(
+                    f"programming noise has the standard deviation {found:g} at r = {place:g}: it has to be finite"
+                    " and at least 0 for r from 0 to 1"
+                )
+
     def sigma(self, r: Any) -> Any:
         """Standard deviation at r. Models with one piece also accept symbols or floats."""
         if self.function is not None:
-            return torch.zeros_like(r) + self.function(r)  # new, and one for each weight
+            return torch.zeros_like(r).add_(self.function(r))  # new, one for each weight, and as precise as r
         x = r if self.x_max == 1 else self.x_max * r
         value = _polynomial(self.pieces[0], x)
         if len(self.pieces) > 1:
@@ -112,13 +138,13 @@ class Hardware:
     """A kind of analog hardware.
 
     programming: name of a model in PROGRAMMING_NOISE.
-    c: dimensionless magnitude of the programming noise, 0 for none.
+    c: dimensionless magnitude of the programming noise, 0 for none, at most LARGEST_FACTOR.
     w_max: the weights over which the largest |w| is taken, to which noise and ADC bound are relative. A `tile`, a
         `column` of a tile (one output, one input slice), or the whole matrix of the `layer`.
     tile_size: most rows and columns of a tile.
     dac_bits, adc_bits: 2 to 16, None for no converter.
-    kappa: DAC bound in units of std(x); None: calibrated.
-    lam: ADC bound in units of DAC bound times w_max; None: calibrated.
+    kappa: DAC bound in units of std(x), from SMALLEST_BOUND to LARGEST_FACTOR; None: calibrated.
+    lam: ADC bound in units of DAC bound times w_max, in the same range; None: calibrated.
     """
 
     programming: str = "pcm"
@@ -133,30 +159,36 @@ class Hardware:
     def __post_init__(self) -> None:
         valid = {
             "programming": isinstance(self.programming, str) and self.programming in PROGRAMMING_NOISE,
-            "c": is_finite(self.c) and self.c >= 0,
+            "c": is_finite(self.c) and 0 <= self.c <= LARGEST_FACTOR,
             "w_max": self.w_max in get_args(Granularity),
             "tile_size": is_whole(self.tile_size) and 1 <= self.tile_size <= LARGEST_TILE,
             "dac_bits": self.dac_bits is None or _is_bits(self.dac_bits),
             "adc_bits": self.adc_bits is None or _is_bits(self.adc_bits),
-            "kappa": self.kappa is None or _is_positive(self.kappa),
-            "lam": self.lam is None or _is_positive(self.lam),
+            "kappa": self.kappa is None or _is_bound(self.kappa),
+            "lam": self.lam is None or _is_bound(self.lam),
         }
         words = allowed()
         require(self, "hardware", {name: (each, words[name]) for name, each in valid.items()})
 
 
+def require_hardware(value: object) -> None:
+    """InputError for what is no Hardware, such as a name of it."""
+    require_kind(value, Hardware, "hardware", "as load_hardware makes it of a name or a file")
+
+
 def allowed() -> dict[str, str]:
     """Which values each field of `Hardware` may have, in words."""
-    bits, positive = "2 to 16, or None for no converter", "a finite number above 0, or None"
+    bits = "2 to 16, or None for no converter"
+    bound = f"a number from {SMALLEST_BOUND:g} to {LARGEST_FACTOR:g}, or None"
     return {
         "programming": f"one of {', '.join(PROGRAMMING_NOISE)}",
-        "c": "a finite number of at least 0",
+        "c": f"a number from 0 to {LARGEST_FACTOR:g}",
         "w_max": f"one of {', '.join(get_args(Granularity))}",
         "tile_size": f"a whole number from 1 to {LARGEST_TILE}",
         "dac_bits": bits,
         "adc_bits": bits,
-        "kappa": positive,
-        "lam": positive,
+        "kappa": bound,
+        "lam": bound,
     }
 
 
@@ -403,6 +435,10 @@ def _precise(weight: Tensor) -> Tensor:
 
 def _is_positive(value: object) -> bool:
     return is_finite(value) and value > 0
+
+
+def _is_bound(value: object) -> bool:
+    return is_finite(value) and SMALLEST_BOUND <= value <= LARGEST_FACTOR
 
 
 def _is_bits(value: object) -> bool:

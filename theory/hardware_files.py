@@ -14,7 +14,7 @@ from typing import Any
 
 from theory.errors import InputError, did_you_mean, shown
 from theory.files import from_home, read_regular, write_whole
-from theory.hardware import Hardware, allowed
+from theory.hardware import Hardware, allowed, require_hardware
 from theory.paper import RECOVERED_AT
 from theory.strict_json import dumps, is_whole, loads
 
@@ -40,6 +40,7 @@ def load_hardware(source: str | Path) -> Hardware:
 
 def save_hardware(hardware: Hardware, file: str | Path) -> None:
     """Write all fields into a .json or .toml file; InputError if that cannot be done."""
+    require_hardware(hardware)
     path, content = from_home(file), asdict(hardware)
     if path.suffix not in SUFFIXES:
         raise InputError(f"hardware file {file}: give a name that ends in {' or '.join(SUFFIXES)}")
@@ -96,8 +97,9 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
 def field_from_text(name: str, text: str) -> Any:
     """The value of a field as the command line has it; InputError for one that is not allowed."""
     value: Any = text
-    with suppress(ValueError):  # none, or refused
-        value = float(text) if name in _REAL else int(text) if name in _WHOLE else text
+    if text.isascii() and "_" not in text:  # which Python's numbers may have
+        with suppress(ValueError):  # none, or refused
+            value = float(text) if name in _REAL else int(text) if name in _WHOLE else text
     try:
         return checked({name: value})[name]
     except InputError:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from theory.errors import InputError, shown
 from theory.files import from_home, read_regular, write_whole
-from theory.hardware import Hardware
+from theory.hardware import Hardware, require_hardware
 from theory.knapsack import frontier
 from theory.strict_json import dumps, fields_of, is_finite, is_whole, loads
 
@@ -102,23 +102,25 @@ class Placement:
     ) -> None:
         """Write the placement as JSON, with what it is of: the model, the score and the hardware that it was chosen by.
 
-        InputError if the file cannot be written.
+        InputError, before anything is written, for other arguments, or if the file cannot be written.
         """
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        name = Path(model.name).name  # not where it was
-        saved = SavedPlacement(name, model.weights_hash, score, hardware, date, self)
+        name, weights_hash = _named(model)
+        saved = SavedPlacement(Path(name).name, weights_hash, score, hardware, date, self)  # not where it was
         with write_whole(from_home(file), "placement file") as out:
-            out.write(dumps(asdict(saved)).encode())
+            # What is no Unicode, as names of files may be, is an escape of JSON.
+            out.write(dumps(asdict(saved)).encode(errors="backslashreplace"))
 
     @classmethod
     def load(cls, file: str | Path, model: "Named") -> "Placement":
         """The placement that `save` wrote for this model; InputError for another model's, or any other file."""
+        name, weights_hash = _named(model)
         saved = read_placement(file)
-        if saved.weights_hash != model.weights_hash:
+        if saved.weights_hash != weights_hash:
             raise InputError(
                 f"placement file {file} is of the model {shown(saved.model)} with the weights"
-                f" {saved.weights_hash[:12]}, not of {model.name} with {model.weights_hash[:12]}: load"
-                " that model, or place this one"
+                f" {saved.weights_hash[:12]}, not of {name} with {weights_hash[:12]}: load that model, or place"
+                " this one"
             )
         return saved.placement
 
@@ -150,6 +152,13 @@ class SavedPlacement:
     date: str
     placement: Placement
 
+    def __post_init__(self) -> None:
+        for name in ("model", "weights_hash", "score", "date"):
+            if not isinstance(value := getattr(self, name), str):
+                raise InputError(f"{name} is {shown(value)}: give a text")
+        if self.hardware is not None:
+            require_hardware(self.hardware)
+
 
 def read_placement(file: str | Path) -> SavedPlacement:
     """What `Placement.save` wrote, whatever the model; InputError for any other file."""
@@ -157,9 +166,6 @@ def read_placement(file: str | Path) -> SavedPlacement:
     try:
         text = read_regular(Path(file).expanduser(), LARGEST_FILE).decode()
         saved = fields_of(SavedPlacement, loads(text), "it")
-        for name in ("model", "weights_hash", "score", "date"):
-            if not isinstance(saved[name], str):
-                raise InputError(f"{name} is {shown(saved[name])}: give a text")
         hardware = saved["hardware"]
         if hardware is not None:
             hardware = Hardware(**fields_of(Hardware, hardware, "hardware"))
@@ -173,6 +179,14 @@ def read_placement(file: str | Path) -> SavedPlacement:
         ) from None
     except InputError as error:
         raise InputError(f"{where}: {error}; {advice}") from None
+
+
+def _named(model: object) -> tuple[str, str]:
+    """Name and hash of the weights of a model."""
+    name, weights_hash = (getattr(model, field, None) for field in ("name", "weights_hash"))
+    if not isinstance(name, str) or not isinstance(weights_hash, str):
+        raise InputError(f"model is {shown(model)}: give a Model, as realmodels.load returns it")
+    return name, weights_hash
 
 
 def num_digital(digital_fraction: float, experts: int) -> int:
@@ -273,7 +287,8 @@ def place(
     chosen = rank(
         scores, digital_fraction, strategy, across_layers=across_layers, signs=signs, generator=generator
     )
-    return Placement((scores.shape[1],) * scores.shape[0], chosen, tuple(analog_modules))
+    modules = analog_modules if isinstance(analog_modules, str) else tuple(analog_modules)
+    return Placement((scores.shape[1],) * scores.shape[0], chosen, modules)  # type: ignore[arg-type]  # refused there
 
 
 def _check(scores: Scores) -> None:

@@ -65,6 +65,7 @@ LENGTHS = ("olmoe-16m", "olmoe-16m-quarter", "olmoe-16m-fourfold")
 PAPER_MODELS = {"OLMoE": 7e9, "DeepSeekMoE": 16e9}  # and their parameters, as their names round them
 FAMILIES = {"olmoe": "OLMoE", "deepseek": "DeepSeekMoE"}
 ANOTHER_RECIPE = " with another recipe"  # what families of findings on other rungs end with
+ALIKE = ("text", "text_hash", "draws", "blocks", "block_tokens")  # in units that are compared
 _LOG = logging.getLogger(__name__)
 
 Unit = dict[str, Any]  # what is known of a model on a text, for one w_max
@@ -577,15 +578,19 @@ def summarise(configs: Sequence[Config], records: Sequence[dict[str, Any]]) -> R
 
 
 def joined(result: Result, earlier: Result | None) -> Result:
-    """The result of a run together with the models of the committed result that it has not, on the same texts."""
+    """The result of a run together with the models of the committed result that it has not, measured alike."""
     here = {name: result.provenance[name] for name in ("date", "git", "device", "versions")}
     own = [unit | {"measured": here} for unit in result.data["units"]]
     known = {unit[key] for unit in own for key in ("model", "weights")}
-    texts = {unit["text"]: unit["text_hash"] for unit in own}
+    alike = {tuple(unit[name] for name in ALIKE) for unit in own}
     units = [] if earlier is None else earlier.data["units"]
-    before = [unit for unit in units if texts.get(unit["text"]) == unit["text_hash"]]
+    before = [unit for unit in units if tuple(unit[name] for name in ALIKE) in alike]
     if len(before) < len(units):
-        _LOG.warning("left out of what was measured earlier: texts other than %s", ", ".join(texts))
+        _LOG.warning(
+            "left out of what was measured earlier: %d of %d units, on other texts, draws or blocks (--preset)",
+            len(units) - len(before),
+            len(units),
+        )
     before = [unit for unit in before if not known & {unit["model"], unit["weights"]}]
     whole = judged_again(replace(result, data={"units": before + own}))
     if whole.data["missing"]:

@@ -731,7 +731,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         ([*PI, "--cluster", "nonsense"], ["--cluster", "nonsense", "HOST:PORT"]),
         ([*PI, "--calibration", "x"], ["--calibration: --figure pi does not use it"]),
         ([*PI, "--c", "2"], ["--hardware, or a field of it: --figure pi does not use it; leave it out"]),
-        ([*PI, "--c", "-2"], ["--c: '-2' is not allowed", "a finite number of at least 0"]),
+        ([*PI, "--c", "-2"], ["--c: '-2' is not allowed", "a number from 0 to 100000"]),
         ([*PI, "--bits", "none", "--dac-bits", "8"], ["--bits and --dac-bits both give dac_bits"]),
         ([*PI, "--adc-bits", "8", "--bits", "8"], ["--bits and --adc-bits both give adc_bits"]),
         ([*PI, "--adc-bits", "17"], ["--adc-bits: '17' is not allowed", "2 to 16, or none for no converter"]),

@@ -628,6 +628,14 @@ def test_with_one_slice_and_given_ranges_both_methods_are_the_same_hardware() ->
     assert torch.equal(*outputs)
 
 
+def test_a_bound_beyond_all_inputs_is_named() -> None:
+    with pytest.raises(
+        InputError,
+        match=r"^hardware.kappa is 100000: DACs of 8 bits round all inputs of .*q_proj.weight to 0; give a smaller one",
+    ):
+        calibrate(small_model(), TEXTS, Hardware(kappa=1e5))
+
+
 @pytest.mark.parametrize("hardware", [Hardware(tile_size=20, dac_bits=5, adc_bits=6), Hardware(kappa=2.5)])
 def test_what_is_least_is_the_loss_of_the_deployed_model(
     hardware: Hardware, monkeypatch: pytest.MonkeyPatch

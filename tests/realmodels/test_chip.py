@@ -383,9 +383,14 @@ EXPERTS, DOWN = "model.layers.0.mlp.experts", "model.layers.0.mlp.experts.down_p
         (lambda content, tensors: tensors.pop(f"{DOWN}.lam"), f"it lacks {DOWN}.lam"),
         (lambda content, tensors: tensors.pop(f"{DOWN}.weight"), f"it lacks {DOWN}.weight"),
         (lambda content, tensors: tensors.update(evil=torch.zeros(1)), "it holds 'evil'"),
-        (lambda content, tensors: tensors[f"{DOWN}.lam"].zero_(), "lam is not above 0"),
+        (lambda content, tensors: tensors[f"{DOWN}.lam"].zero_(), "lam is not from 1e-15 to 1e"),
         (lambda content, tensors: tensors[f"{DOWN}.lam"].fill_(torch.inf), "not finite"),
-        (lambda content, tensors: tensors[f"{DOWN}.input_bound"].fill_(-1), "input_bound is not above 0"),
+        (lambda content, tensors: tensors[f"{DOWN}.lam"].fill_(1e308), "lam is not from 1e-15 to 1e"),
+        (lambda content, tensors: tensors[f"{DOWN}.input_bound"].fill_(5e-324), "input_bound is not from"),
+        (
+            lambda content, tensors: tensors[f"{DOWN}.input_bound"].fill_(-1),
+            "input_bound is not from 1e-15 to 1e",
+        ),
         (lambda content, tensors: tensors[f"{DOWN}.weight"].view(-1)[-1].fill_(torch.nan), "not finite"),
         (
             lambda content, tensors: tensors.update({f"{DOWN}.weight": tensors[f"{DOWN}.weight"].half()}),

@@ -1,13 +1,14 @@
 """Throughput and energy: the published rows, steps by hand, and what must hold whatever the numbers."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from every_family import network
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from small_models import (
@@ -16,6 +17,7 @@ from small_models import (
     INNER,
     LAYERS,
     OTHER_CONFIGS,
+    TEXTS,
     TOP_K,
     VOCABULARY,
     as_model,
@@ -24,8 +26,21 @@ from small_models import (
 )
 from transformers import OlmoeConfig
 
-from realmodels.cost import DEEPSEEK_MOE, OLMOE, Cost, Machine, Part, Shape, busiest, cost, used
+from realmodels.cost import (
+    DEEPSEEK_MOE,
+    LARGEST,
+    OLMOE,
+    SMALLEST,
+    Cost,
+    Machine,
+    Part,
+    Shape,
+    busiest,
+    cost,
+    used,
+)
 from realmodels.deepseek_moe import DeepseekConfig
+from realmodels.statistics import routing
 from theory.converters import adc_area, adc_energy
 from theory.errors import InputError
 from theory.paper import TABLE_2, PlacementRow
@@ -250,6 +265,14 @@ def part(found: Cost, component: str) -> Part:
     return next(each for each in found.parts if each.component == component)
 
 
+@pytest.mark.parametrize("most", [True, False])
+@pytest.mark.parametrize("field", [field.name for field in fields(Machine) if field.type is float])
+def test_whatever_is_allowed_costs_a_finite_amount(field: str, most: bool) -> None:
+    value: Any = (1.0 if field == "memory_efficiency" else LARGEST) if most else SMALLEST
+    found = cost(OLMOE, 0.5, machine=replace(Machine(), **{field: value}), dense_digital=0.5)
+    assert 0 < found.seconds < math.inf and 0 < found.joules < math.inf and math.isfinite(found.adc_area)
+
+
 def test_a_full_tile_spends_what_its_source_says() -> None:
     machine = Machine()
     joules = 512**2 * machine.cell_energy + 512 * (8 * machine.dac_energy + machine.adc_joules)
@@ -315,6 +338,46 @@ def test_the_digital_experts_of_a_placement_count() -> None:
     assert part(busy, "memory").joules == pytest.approx((2 * 96 * 0.7 + 160) * 2 * 3)
     assert part(idle, "memory").joules == pytest.approx((2 * 96 * 0.1 + 160) * 2 * 3)
     assert part(busy, "crossbars").joules == pytest.approx(2 * 96 * 0.3 * 11)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["aria_text", "gemma4_text", "hunyuan_v1_moe", "llama4_text", "longcat_flash", "nemotron_h", "gpt_oss"],
+)
+def test_what_is_measured_on_text_is_a_load(name: str) -> None:
+    """Of configs that call top_k otherwise, and of experts without weights, which take a part of the tokens."""
+    model = as_model(network(name))
+    shape, loads = Shape.of(model), routing(model, TEXTS).frequency
+    assert (shape.experts, shape.top_k) == (4, 1 if name == "llama4_text" else 2)
+    served = loads.sum(1)
+    if shape.weightless:
+        assert name == "longcat_flash" and (served > 0).all() and (served < shape.top_k).all()
+    else:
+        assert served.tolist() == pytest.approx([shape.top_k] * shape.moe_layers)
+    placement = Placement(model.map.num_experts, ((0,),) * shape.moe_layers)
+    assert cost(shape, placement, loads=loads).seconds > 0
+
+
+def test_a_config_that_does_not_say_how_many_experts_a_token_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realmodels.cost.EXPERTS_PER_TOKEN", ("another_name",))
+    with pytest.raises(
+        InputError, match="config of small has none of another_name: give a Shape by its numbers"
+    ):
+        Shape.of(small_model())
+
+
+def test_experts_without_weights_relieve_the_others() -> None:
+    """Two weightless experts beside four: a third of the tokens costs nothing."""
+    some, none = (cost(replace(SMALL, weightless=number), 0.0, 3, ROUND) for number in (2, 0))
+    assert part(some, "crossbars").joules == pytest.approx(part(none, "crossbars").joules * 4 / 6)
+
+
+def test_loads_that_rounding_has_moved_are_taken() -> None:
+    placement = Placement((4, 4), ((0,), ()))
+    rounded = cost(SMALL, placement, 4, ROUND, loads=[[0.333, 0.333, 0.333, 0.0005]] * 2)
+    assert rounded.seconds == pytest.approx(
+        cost(SMALL, placement, 4, ROUND, loads=[[1 / 3, 1 / 3, 1 / 3, 0.0]] * 2).seconds, rel=2e-3
+    )
 
 
 @given(shape=SHAPES, fraction=fractions, batch=batches)
@@ -434,12 +497,28 @@ def test_the_table_in_docs_has_the_numbers_of_the_machine() -> None:
         (lambda: cost(SMALL, 0.5, loads=[[0.25] * 4] * 2), "loads differ between experts: give a placement"),
         (lambda: cost(SMALL, 0.0, loads=[[0.25] * 4]), r"loads have the shape \(1, 4\): give .* \(2, 4\)"),
         (lambda: cost(SMALL, 0.0, loads=[[math.nan] * 4] * 2), "loads are shares of tokens"),
-        (lambda: Machine(rest_power=0), "machine.rest_power is 0: give a finite number above 0"),
+        (
+            lambda: cost(OLMOE, 0.0, loads=np.full((16, 64), 1 / 64)),
+            "loads of layer 0 sum to 1: give the share of the tokens .* a token uses 8 experts, so that they sum to 8$",
+        ),
+        (lambda: cost(SMALL, 0.0, loads=[[0.25] * 4, [0.25, 0.25, 0.25, 0.24]]), "layer 1 sum to 0.99"),
+        (lambda: cost(SMALL, 0.0, loads=[[0.3] * 4] * 2), "layer 0 sum to 1.2"),
+        (lambda: cost(replace(SMALL, weightless=1), 0.0, loads=[[0.3] * 4] * 2), "sum to at most 1$"),
+        (lambda: cost(SMALL, 0.0, loads="even"), "loads are 'even': give numbers of the shape"),
+        (lambda: cost(SMALL, 0.0, loads=[[0.5], [0.5, 0.5]]), "loads are .* give numbers of the shape"),
+        (lambda: Machine(rest_power=0), "machine.rest_power is 0: give a number from 1e-30 to 1e"),
+        (lambda: Machine(memory_bandwidth=5e-324), "machine.memory_bandwidth is 5e-324: give a number from"),
+        (lambda: Machine(tile_size=10**400), "machine.tile_size is 1000.*: give a whole number from 1 to"),
+        (lambda: cost(OLMOE, 0.5, 10**9), "batch is 1000000000: give a whole number from 1 to 65536"),
         (lambda: Machine(memory_efficiency=1.1), "machine.memory_efficiency is 1.1: give a share"),
         (lambda: Machine(adc_bits=3), "machine.adc_bits is 3: give a whole number from 4 to 20"),
         (lambda: Machine(experts_per_adc=0), "machine.experts_per_adc is 0: give a whole number"),
         (lambda: Shape(1, 4, 5, 1, 1), "shape.top_k is 5: .* at most the 4"),
         (lambda: Shape(0, 4, 2, 1, 1), "shape.moe_layers is 0"),
+        (
+            lambda: Shape(1, 4, 2, 1, 1, weightless=-1),
+            "shape.weightless is -1: give a whole number from 0 to",
+        ),
     ],
 )
 def test_bad_values_are_named(make: Any, message: str) -> None:

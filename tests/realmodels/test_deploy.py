@@ -34,20 +34,43 @@ from small_models import (
 )
 from torch import Tensor, nn
 
-from realmodels import calibrate, deploy, evaluate, load, reprogram, scores, withdraw
+from realmodels import (
+    calibrate,
+    dense_damage,
+    deploy,
+    evaluate,
+    expected_damage,
+    load,
+    load_chip,
+    reprogram,
+    save_chip,
+    scores,
+    withdraw,
+)
 from realmodels.analog import AnalogExperts, AnalogLinear, LayerCalibration, for_experts
 from realmodels.calibrate import Calibration
+from realmodels.cost import OLMOE, Shape, cost
 from realmodels.deploy import STATUSES, Chip
 from realmodels.families import MoELayer
 from realmodels.load import Model
 from theory.errors import InputError
-from theory.hardware import Granularity, Hardware, analog_matmul, program, programming_sigma
+from theory.hardware import (
+    LARGEST_FACTOR,
+    LARGEST_TILE,
+    SMALLEST_BOUND,
+    Granularity,
+    Hardware,
+    analog_matmul,
+    program,
+    programming_sigma,
+)
 from theory.placement import Placement, place
 
 IDEAL = Hardware(c=0.0, dac_bits=None, adc_bits=None)
 NOISY = Hardware(c=1.5, dac_bits=None, adc_bits=None)
 ALL, NONE = ((),) * LAYERS, (tuple(range(EXPERTS)),) * LAYERS  # of the experts analog
 KINDS = ("attention", "lm_head")
+BOUNDS = (SMALLEST_BOUND, LARGEST_FACTOR)
 SIZES = (EXPERTS,) * LAYERS
 EVERYTHING = Placement(SIZES, ALL, KINDS)
 TOKENS = torch.randint(0, VOCABULARY, (3, 17), generator=torch.Generator().manual_seed(0))
@@ -443,6 +466,42 @@ def test_nothing_analog_counts_as_deployed(name: str, monkeypatch: pytest.Monkey
         withdraw(model)
 
 
+SMALL = fresh()
+A_MODEL = "^model is Olmoe.*: give a Model, as load returns it$"
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "said"),
+    [
+        (deploy, (SMALL, EVERYTHING, "pcm", TEXTS), "^hardware is 'pcm': give a Hardware, as load_hardware"),
+        (Chip, (SMALL, {"c": 1}, TEXTS), "^hardware is {'c': 1}: give a Hardware"),
+        (calibrate, (SMALL, TEXTS, None), "^hardware is None"),
+        (expected_damage, (SMALL, TEXTS, "pcm"), "^hardware is 'pcm'"),
+        (dense_damage, (SMALL, TEXTS, "pcm"), "^hardware is 'pcm'"),
+        (deploy, (SMALL, "a.json", IDEAL, TEXTS), "^placement is 'a.json': give a Placement, as place makes"),
+        (deploy, (SMALL.network, EVERYTHING, IDEAL, TEXTS), A_MODEL),
+        (calibrate, (SMALL.network, TEXTS, IDEAL), A_MODEL),
+        (scores, (SMALL.network,), A_MODEL),
+        (evaluate, (SMALL.network, TEXTS), A_MODEL),
+        (expected_damage, (SMALL.network, TEXTS, IDEAL), A_MODEL),
+        (dense_damage, (SMALL.network, TEXTS, IDEAL), A_MODEL),
+        (withdraw, (SMALL.network,), A_MODEL),
+        (save_chip, (SMALL.network, "a"), A_MODEL),
+        (load_chip, ("a", SMALL), "^model is 'a': give a Model"),
+        (load_chip, (SMALL, SMALL), "^file is Model.*: give a path"),
+        (Shape.of, (SMALL.network,), A_MODEL),
+        (cost, (SMALL, 0.5), "^shape is Model.*: give a Shape, as Shape.of makes it of a model"),
+        (cost, (OLMOE, 0.5, 32, "a100"), "^machine is 'a100': give a Machine"),
+        (evaluate, (SMALL, ["some words", 1]), r"^texts\[1\] is 1: give a text"),
+        (SMALL.texts, ("train",), "^split is 'train': give one of "),
+    ],
+)
+def test_arguments_of_another_kind_are_named(function: Any, arguments: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+
+
 def test_converters_err_by_their_steps() -> None:
     """Where nothing saturates, the error goes down as the number of levels goes up, from 127 to 32767."""
     errors = []
@@ -453,6 +512,28 @@ def test_converters_err_by_their_steps() -> None:
         fractions = model.analog_modules["lm_head"].saturation()["weight"]
         assert (fractions.input, fractions.output) == (0, 0)
     assert errors[0] / errors[1] == pytest.approx(32767 / 127, rel=0.1)
+
+
+@pytest.mark.parametrize("programming", ["pcm", "constant"])
+@pytest.mark.parametrize(
+    "most",
+    [
+        {"c": LARGEST_FACTOR, "dac_bits": None, "adc_bits": None},
+        {"c": LARGEST_FACTOR, "lam": LARGEST_FACTOR},
+        {"c": 5e-324},
+        *({"dac_bits": 16, "adc_bits": 16, "kappa": kappa, "lam": lam} for kappa in BOUNDS for lam in BOUNDS),
+        {"tile_size": 1},
+        {"tile_size": LARGEST_TILE},
+    ],
+    ids=str,
+)
+def test_all_that_hardware_allows_gives_numbers(programming: str, most: dict[str, Any]) -> None:
+    """Without converters an expert's output grows as c^3, and its square in the norm behind it as c^6."""
+    hardware = Hardware(programming=programming, **most)
+    model, into_norm = fresh("mixtral"), list[Tensor]()
+    deploy(model, EVERYTHING, hardware, Calibration(calibration(Hardware(), name="mixtral").layers, hardware))
+    model.network.model.norm.register_forward_pre_hook(lambda _, inputs: into_norm.append(inputs[0]))
+    assert logits(model).isfinite().all() and into_norm[0].square().isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["olmoe", "gpt_oss", "list_moe"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import small_model
+from small_models import TOP_K, small_model
 
 from realmodels.budgets import Budgets
 from realmodels.cost import Machine, Shape, cost
@@ -41,13 +41,13 @@ def items(seed: int = 0, interaction: float = 0.0, dense: int = 3, machine: Mach
     sizes = {name: MODEL.network.get_parameter(f"{name}.weight").numel() for name in MODEL.map.linears}
     sizes = {name: int(sizes[name] * rng.choice([1, 2])) for name in names}
     shape = Shape.of(MODEL)
-    load = rng.random((LAYERS, EXPERTS)) ** 2
+    load = 0.5 + rng.random((LAYERS, EXPERTS))
     return Items(
         model=MODEL,
         shape=replace(shape, expert_parameters=1024, dense_parameters=sum(sizes.values())),
         ranges=None,
         experts=rng.random((LAYERS, EXPERTS)),
-        load=load / load.sum(1, keepdims=True),
+        load=TOP_K * load / load.sum(1, keepdims=True),
         size=1024,  # as a dense module: other choices cost the same
         dense=dict(zip(names, [0.0, *(3 * rng.random(dense - 1)).tolist()], strict=True)),
         sizes=sizes,

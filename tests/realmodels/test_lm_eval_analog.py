@@ -113,6 +113,16 @@ def test_a_plan_names_placement_and_hardware(folder: Path, tmp_path: Path) -> No
         AnalogLM("tiny-olmoe", plan=str(tmp_path / "plan.json"), device="cpu")
 
 
+def test_a_placement_that_names_hardware_is_on_it(folder: Path, tmp_path: Path) -> None:
+    """Unless an argument names some."""
+    file, model = tmp_path / "placement.json", load(folder)
+    place(scores(model), 0.5).save(file, model, hardware=Hardware(c=1.5, tile_size=16))
+    usual = {"placement": str(file), "calibration": str(folder / "text"), "device": "cpu"}
+    for arguments, c in (({}, 1.5), ({"hardware": "paper"}, 2.5), ({"c": 0.5}, 0.5)):
+        chip = AnalogLM(str(folder), **usual, **arguments).get_model_info()["chip"]
+        assert chip["hardware"]["c"] == c and (chip["hardware"]["tile_size"] == 16) == (not arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

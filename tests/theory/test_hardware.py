@@ -799,11 +799,11 @@ NOT_NUMBERS: list[Any] = [math.nan, math.inf, -math.inf, True, "1", [1.0], 1j]
     ("name", "value"),
     [
         *[("programming", value) for value in ("PCM", "", None, 1, ["pcm"])],
-        *[("c", value) for value in (*NOT_NUMBERS, -0.1, -1, None, torch.tensor(1.0))],
+        *[("c", value) for value in (*NOT_NUMBERS, -0.1, -1, 1.1e5, 1e308, None, torch.tensor(1.0))],
         *[("w_max", value) for value in ("row", "", None, 1, ["tile"])],
         *[("tile_size", value) for value in (*NOT_NUMBERS, 0, -1, 512.0, None)],
         *[(name, value) for name in ("dac_bits", "adc_bits") for value in (*NOT_NUMBERS, 0, 1, 17, 8.0, -8)],
-        *[(name, value) for name in ("kappa", "lam") for value in (*NOT_NUMBERS, 0, 0.0, -1)],
+        *[(name, value) for name in ("kappa", "lam") for value in (*NOT_NUMBERS, 0, 0.0, -1, 5e-324, 1e308)],
     ],
 )
 def test_unusable_hardware(name: str, value: Any) -> None:
@@ -816,10 +816,10 @@ def test_unusable_hardware(name: str, value: Any) -> None:
     [
         *[{"programming": model} for model in MODELS],
         *[{"w_max": w_max} for w_max in GRANULARITIES],
-        *[{"c": c} for c in (0, 0.0, 2.5, 3)],
+        *[{"c": c} for c in (0, 0.0, 2.5, 3, 1e5)],
         *[{"tile_size": size} for size in (1, 512, 10**9)],
         *[{name: bits} for name in ("dac_bits", "adc_bits") for bits in (2, 16, None)],
-        *[{name: value} for name in ("kappa", "lam") for value in (1e-9, 3, None)],
+        *[{name: value} for name in ("kappa", "lam") for value in (1e-5, 3, 1e5, None)],
     ],
     ids=str,
 )

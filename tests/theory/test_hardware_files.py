@@ -1,6 +1,7 @@
 """Hardware is named, written and read back whole; what is none is refused in one line that names the file."""
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,11 @@ from theory.hardware_files import (
 
 SUFFIXES = pytest.mark.parametrize("suffix", [".json", ".toml"])
 bits = st.none() | st.integers(2, 16)
-above = st.none() | st.floats(1e-300, 1e300)
+above = st.none() | st.floats(1e-5, 1e5)
 any_hardware = st.builds(
     Hardware,
     programming=st.sampled_from(sorted(PROGRAMMING_NOISE)),
-    c=st.floats(0, 1e300),
+    c=st.floats(0, 1e5),
     w_max=st.sampled_from(["tile", "column", "layer"]),
     tile_size=st.integers(1, 10**9),
     dac_bits=bits,
@@ -93,12 +94,19 @@ def test_a_file_may_name_some_fields(tmp_path: Path, name: str, text: str) -> No
         ("a.json", '{"c": 1, "c": 2}', "'c' occurs twice"),
         ("a.json", '{"tile": 1}', "'tile' is no field of hardware; give some of programming, c,"),
         ("a.json", '{"tilesize": 1}', "did you mean tile_size?"),
-        ("a.json", '{"c": "2"}', "hardware.c is '2': give a finite number of at least 0"),
+        ("a.json", '{"c": "2"}', "hardware.c is '2': give a number from 0 to 100000"),
         ("a.json", '{"c": true}', "hardware.c is True"),
         ("a.json", '{"c": NaN}', "hardware.c is nan"),
         ("a.json", '{"c": 1e999}', "hardware.c is inf"),
-        ("a.json", '{"c": ' + "9" * 400 + "}", "give a finite number"),
+        ("a.json", '{"c": ' + "9" * 400 + "}", "give a number from 0 to 100000"),
         ("a.json", '{"c": ' + "9" * 5000 + "}", "not JSON"),
+        ("a.json", '{"c": 1e308}', "hardware.c is 1e+308: give a number from 0 to 100000"),
+        (
+            "a.json",
+            '{"kappa": 5e-324}',
+            "hardware.kappa is 5e-324: give a number from 1e-05 to 100000, or None",
+        ),
+        ("a.json", '{"lam": 1e7}', "hardware.lam is 10000000.0: give a number from 1e-05 to 100000, or None"),
         ("a.json", '{"w_max": ["tile"]}', "hardware.w_max is ['tile']: give one of"),
         ("a.json", '{"programming": {"pcm": 1}}', "give one of pcm"),
         ("a.json", '{"programming": "' + "x" * 60000 + '"}', "..."),
@@ -110,8 +118,8 @@ def test_a_file_may_name_some_fields(tmp_path: Path, name: str, text: str) -> No
         ("a.toml", "c = [[", "Invalid"),
         ("a.toml", "c = 1\nc = 2", "give a table"),
         ("a.toml", "c = nan", "hardware.c is nan"),
-        ("a.toml", "c = 2026-11-30", "give a finite number"),
-        ("a.toml", "[c]\nvalue = 1", "give a finite number"),
+        ("a.toml", "c = 2026-11-30", "give a number from 0 to 100000"),
+        ("a.toml", "[c]\nvalue = 1", "give a number from 0 to 100000"),
         ("a.toml", "c = " + "[" * 20_000, "hardware file"),
         ("a.yaml", "c: 1", "a file whose name ends in .json or .toml"),
     ],
@@ -140,6 +148,16 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     for file in (tmp_path / "mine.yaml", tmp_path / "no" / "mine.json", tmp_path):
         with pytest.raises(InputError, match="hardware file"):
             save_hardware(Hardware(), file)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_hardware_or_no_path_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match="hardware is 'pcm': give a Hardware, as load_hardware makes it of a name"
+    ):
+        save_hardware("pcm", tmp_path / "mine.toml")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="file is None: give a path"):
+        save_hardware(Hardware(), None)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
@@ -175,6 +193,12 @@ def test_fields_from_text(name: str, text: str, value: Any) -> None:
         ("c", "none"),
         ("c", "-1"),
         ("c", "inf"),
+        ("c", "1e308"),
+        ("kappa", "5e-324"),
+        ("lam", "1.1e5"),
+        ("c", "1_0"),
+        ("tile_size", "5_12"),
+        ("c", "\u0661"),
         ("c", ""),
         ("tile_size", "1.5"),
         ("tile_size", "0"),
@@ -216,6 +240,37 @@ def test_the_page_has_every_field_and_name_as_it_is() -> None:
         assert default == f"`{getattr(Hardware(), name)!r}`"
         assert unit or name in ("programming", "w_max")
     assert list(rows) == list(HARDWARE)
+
+
+@pytest.mark.parametrize(
+    ("noise", "said"),
+    [
+        (lambda: ProgrammingNoise(()), r"pieces of programming noise are \(\): give one or two polynomials"),
+        (lambda: ProgrammingNoise(({0: 1.0},)), "powers from 0 to 3, or a function"),
+        (lambda: ProgrammingNoise(({4: 1.0},)), "powers from 0 to 3, or a function"),
+        (lambda: ProgrammingNoise(({1: 1.0, -1: 1.0},)), "powers from 0 to 3"),
+        (lambda: ProgrammingNoise(3 * ({1: 1.0},)), "one or two polynomials"),
+        (
+            lambda: ProgrammingNoise(({1: 1.0},), function=lambda r: r),
+            "give () for the pieces".replace("()", r"\(\)"),
+        ),
+        (lambda: ProgrammingNoise(({0: 1.0, 1: -2.0},)), "standard deviation -0.02 at r = 0.51"),
+        (
+            lambda: ProgrammingNoise((), function=lambda r: 1 / r),
+            "standard deviation inf at r = 0: it has to be finite",
+        ),
+        (lambda: ProgrammingNoise((), function=lambda r: r - 0.005), "standard deviation -0.005 at r = 0"),
+        (lambda: ProgrammingNoise((), function=lambda r: r * torch.nan), "standard deviation nan"),
+    ],
+)
+def test_what_is_no_noise_is_refused(noise: Callable[[], ProgrammingNoise], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        noise()
+
+
+def test_a_noise_is_as_precise_as_what_it_is_asked_for() -> None:
+    noise = ProgrammingNoise((), function=lambda r: r.double() * 0.1)
+    assert noise.sigma(torch.ones(2)).dtype == torch.float32
 
 
 def test_a_function_of_r_is_a_noise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -401,6 +401,11 @@ def test_place_holds_what_rank_chooses(
     assert placement.analog_modules == ("attention", "lm_head")
 
 
+def test_one_name_of_a_module_is_no_list_of_names() -> None:
+    with pytest.raises(InputError, match="^placement.analog_modules is 'attention': give a list$"):
+        place(torch.ones(1, 2), 0.5, analog_modules="attention")
+
+
 def test_place_is_the_papers_method_by_default() -> None:
     scores = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
     assert place(scores, 0.5) == Placement((4,), ((1, 2),), ())
@@ -698,6 +703,41 @@ def test_what_is_no_file_of_a_placement_is_refused(tmp_path: Path) -> None:
         refused(tmp_path / "file")
     with pytest.raises(InputError, match="placement file .* cannot be written"):
         SOME.save(tmp_path, Named())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            {"hardware": "pcm"},
+            "hardware is 'pcm': give a Hardware, as load_hardware makes it of a name or a file",
+        ),
+        ({"hardware": {"c": 1}}, "hardware is {'c': 1}: give a Hardware"),
+        ({"score": None}, "score is None: give a text"),
+        ({"score": torch.zeros(2, 1)}, "score is tensor("),
+        ({"model": "tiny-olmoe"}, "model is 'tiny-olmoe': give a Model, as realmodels.load returns it"),
+        ({"model": torch.nn.Linear(1, 1)}, "model is Linear("),
+        ({"model": Named(weights_hash=None)}, "give a Model"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(
+    tmp_path: Path, arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        SOME.save(**{"file": tmp_path / "placement.json", "model": Named(), **arguments})
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_placement_is_loaded_for_a_model(tmp_path: Path) -> None:
+    SOME.save(tmp_path / "placement.json", Named())
+    with pytest.raises(InputError, match="model is 'small': give a Model"):
+        Placement.load(tmp_path / "placement.json", "small")  # type: ignore[arg-type]
+
+
+def test_names_of_files_that_are_no_unicode_are_kept(tmp_path: Path) -> None:
+    SOME.save(tmp_path / "placement.json", Named(name="models/\udcff"))
+    assert read_placement(tmp_path / "placement.json").model == "\udcff"
 
 
 def test_a_placement_is_printed_in_a_line() -> None:

@@ -108,6 +108,9 @@ def units(model: str, number: int, **changes: Any) -> list[Unit]:
                     "text": name,
                     "text_hash": f"hash of {name}",
                     "w_max": w_max,
+                    "draws": 8,
+                    "blocks": 32,
+                    "block_tokens": 256,
                     "parameters": parameters,
                     "digital": {"loss": (3 - 0.4 * decades) * about, "accuracy": 0.5},
                     "parts": parts,
@@ -320,7 +323,19 @@ def test_runs_join_and_each_model_keeps_where_it_was_measured(caplog: pytest.Log
         unit["text_hash"] += " as it is now"
     assert "left out" not in caplog.text
     assert {unit["model"] for unit in joined(run_of(other), both).data["units"]} == {"deepseek-4m-0"}
-    assert "left out of what was measured earlier: texts other than evaluation, prose" in caplog.text
+    assert (
+        "left out of what was measured earlier: 44 of 44 units, on other texts, draws or blocks"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize("change", [{"draws": 2}, {"blocks": 4}, {"block_tokens": 64}])
+def test_a_run_of_another_preset_stands_alone(change: Unit, caplog: pytest.LogCaptureFixture) -> None:
+    full = joined(run_of(ladder({"olmoe-4m": 5})), None)
+    quick = [unit | change for unit in ladder({"deepseek-4m": 1})]
+    with caplog.at_level(logging.WARNING):
+        assert {unit["model"] for unit in joined(run_of(quick), full).data["units"]} == {"deepseek-4m-0"}
+    assert "left out of what was measured earlier: 20 of 20 units" in caplog.text
 
 
 def test_what_is_followed_is_as_the_rules_have_it() -> None:
