@@ -117,8 +117,17 @@ def test_a_placement_that_names_hardware_is_on_it(folder: Path, tmp_path: Path) 
     """Unless an argument names some."""
     file, model = tmp_path / "placement.json", load(folder)
     place(scores(model), 0.5).save(file, model, hardware=Hardware(c=1.5, tile_size=16))
-    usual = {"placement": str(file), "calibration": str(folder / "text"), "device": "cpu"}
-    for arguments, c in (({}, 1.5), ({"hardware": "paper"}, 2.5), ({"c": 0.5}, 0.5)):
+    usual: dict[str, Any] = {
+        "placement": str(file),
+        "calibration": str(folder / "text"),
+        "device": "cpu",
+    }
+    cases: tuple[tuple[dict[str, Any], float], ...] = (
+        ({}, 1.5),
+        ({"hardware": "paper"}, 2.5),
+        ({"c": 0.5}, 0.5),
+    )
+    for arguments, c in cases:
         chip = AnalogLM(str(folder), **usual, **arguments).get_model_info()["chip"]
         assert chip["hardware"]["c"] == c and (chip["hardware"]["tile_size"] == 16) == (not arguments)
 
