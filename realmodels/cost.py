@@ -13,6 +13,7 @@ Every number has its unit and source in `Machine` and in docs/choices.md. What t
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -307,17 +308,20 @@ def busiest(loads: Array, batch: int, sharing: int = 1) -> Array:
     each = math.ceil(experts / groups)
     dealt = np.zeros((layers, each * groups))
     dealt[:, :experts] = -np.sort(-loads, axis=1)
-    distinct, which = np.unique(dealt.reshape(layers, each, groups).mean(axis=1), axis=0, return_inverse=True)
-    trials = batch * each
-    tokens = np.arange(trials)
-    found = np.array([(1 - bdtr(tokens, trials, shares[:, None]).prod(axis=0)).sum() for shares in distinct])
-    expected: Array = found[which.reshape(layers)]
-    return expected
+    of_layers = dealt.reshape(layers, each, groups).mean(axis=1).tolist()
+    return np.array([_most(tuple(shares), batch * each) for shares in of_layers])
+
+
+@lru_cache(maxsize=2**12)  # placements that are compared differ in few layers
+def _most(shares: tuple[float, ...], trials: int) -> float:
+    """Expected largest of independent binomials of these shares."""
+    below = bdtr(np.arange(trials), trials, np.array(shares)[:, None])  # P(tokens <= k)
+    return float((1 - below.prod(axis=0)).sum())
 
 
 def cost(
     shape: Shape,
-    digital_experts: float | Sequence[int] | Placement,
+    digital_experts: float | Sequence[int] | Placement | NDArray[np.bool_],
     batch: int = paper.TABLE_2_BATCH.value,
     machine: Machine | None = None,
     *,
@@ -326,12 +330,12 @@ def cost(
 ) -> Cost:
     """The cost of a step.
 
-    digital_experts: which experts are digital: a fraction of every layer's, their number in each layer, or a placement,
-        of which only the experts count.
+    digital_experts: which experts are digital: a fraction of every layer's, their number in each layer, a placement, of
+        which only the experts count, or a (layers, experts) array of bool.
     dense_digital: share of the dense parameters that are digital; True for all, False for none.
     loads: share of the tokens that each expert serves, (layers, experts), as `statistics.routing(...).frequency` has
         it: those of a layer sum to top_k, less what experts without weights serve. Default: all experts serve equally
-        many. With it, a placement has to say which experts are digital.
+        many. With it, a placement or an array has to say which experts are digital.
     InputError for other values.
     """
     require_kind(shape, Shape, "shape", "as Shape.of makes it of a model")
@@ -342,7 +346,8 @@ def cost(
     if not (isinstance(dense_digital, bool) or (is_finite(dense_digital) and 0 <= dense_digital <= 1)):
         raise InputError(f"dense_digital is {dense_digital!r}: give True, False or a share from 0 to 1")
     digital, served = _digital(shape, digital_experts), _served(shape, loads)
-    if loads is not None and not isinstance(digital_experts, Placement) and 0 < digital.mean() < 1:
+    named = isinstance(digital_experts, Placement | np.ndarray)
+    if loads is not None and not named and 0 < digital.mean() < 1:
         raise InputError(
             "loads differ between experts: give a placement, which says which of them are digital"
         )
@@ -390,9 +395,18 @@ def cost(
     return Cost(batch, seconds, sum(part.joules for part in parts), parts, float(area))
 
 
-def _digital(shape: Shape, chosen: float | Sequence[int] | Placement) -> NDArray[np.bool_]:
+def _digital(
+    shape: Shape, chosen: float | Sequence[int] | Placement | NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     """Which experts are digital, (layers, experts); the first ones if only their number is given."""
     places = np.arange(shape.experts)
+    if isinstance(chosen, np.ndarray):
+        if chosen.shape != (shape.moe_layers, shape.experts) or chosen.dtype != bool:
+            raise InputError(
+                f"digital_experts is an array of {chosen.dtype} {chosen.shape}: give one of bool"
+                f" {(shape.moe_layers, shape.experts)}"
+            )
+        return chosen
     if isinstance(chosen, Placement):
         if chosen.num_experts != (shape.experts,) * shape.moe_layers:
             raise InputError(

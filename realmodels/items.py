@@ -90,20 +90,23 @@ class Running:
     def of(
         cls,
         shape: Shape,
-        placements: Sequence[Placement],
+        order: Sequence[int],
         batch: int,
         machine: Machine | None,
         load: NDArray[np.float64],
     ) -> "Running":
-        """placements: with 0, 1, ... digital experts. load: (layers, experts) as `realmodels.cost.cost` takes it."""
+        """order: experts, counted through all layers. load: (layers, experts) as `realmodels.cost.cost` takes it."""
 
-        def step(placement: Placement, share: float) -> NDArray[np.float64]:
-            found = cost(shape, placement, batch, machine, dense_digital=share, loads=load)
+        def step(digital: NDArray[np.bool_], share: float) -> NDArray[np.float64]:
+            found = cost(shape, digital, batch, machine, dense_digital=share, loads=load)
             return np.array([found.seconds, found.joules])
 
-        rows = [[step(placements[0], 0.0)] * 2]
-        for placement in placements:
-            half, every = step(placement, 0.5), step(placement, 1.0)
+        digital = np.zeros(load.shape, dtype=bool)
+        rows = [[step(digital, 0.0)] * 2]
+        for expert in (None, *order):
+            if expert is not None:
+                digital.flat[expert] = True
+            half, every = step(digital, 0.5), step(digital, 1.0)
             rows.append([2 * half - every, every])
         seconds, joules = np.moveaxis(np.array(rows), -1, 0)
         return cls(seconds, joules, shape.dense_parameters)
@@ -187,8 +190,7 @@ class Items:
 
     @cached_property
     def running(self) -> Running:
-        placements = [self._placement(number, ()) for number in range(self.experts.size + 1)]
-        return Running.of(self.shape, placements, self.batch, self.machine, self.load)
+        return Running.of(self.shape, self.order, self.batch, self.machine, self.load)
 
     @cached_property
     def numbers(self) -> NDArray[np.int64]:
@@ -258,7 +260,7 @@ class Items:
 
     def _of(self, table: Frontier, found: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Damage of what is analog, and digital parameters, by row, of choices in a table."""
-        damage = self.left[self.numbers] + self._all_dense - table.worths[found]
+        damage = np.maximum(self.left[self.numbers] + self._all_dense - table.worths[found], 0.0)
         return damage, table.costs[found] + self.size * self.numbers
 
     def _choice(

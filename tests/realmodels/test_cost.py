@@ -340,6 +340,16 @@ def test_the_digital_experts_of_a_placement_count() -> None:
     assert part(busy, "crossbars").joules == pytest.approx(2 * 96 * 0.3 * 11)
 
 
+@given(digital=arrays(bool, (2, 4)), share=st.floats(0, 1))
+def test_an_array_of_digital_experts_is_their_placement(digital: Any, share: float) -> None:
+    loads = [[0.7, 0.1, 0.1, 0.1]] * 2
+    placement = Placement((4, 4), tuple(tuple(np.flatnonzero(row).tolist()) for row in digital))
+    one, other = (
+        cost(SMALL, which, 8, ROUND, dense_digital=share, loads=loads) for which in (digital, placement)
+    )
+    assert one == other
+
+
 @pytest.mark.parametrize(
     "name",
     ["aria_text", "gemma4_text", "hunyuan_v1_moe", "llama4_text", "longcat_flash", "nemotron_h", "gpt_oss"],
@@ -493,6 +503,8 @@ def test_the_table_in_docs_has_the_numbers_of_the_machine() -> None:
         ),
         (lambda: cost(OLMOE, [65] * 16), "digital_experts is"),
         (lambda: cost(OLMOE, 0.5, dense_digital=1.5), "dense_digital is 1.5: give True, False or a share"),
+        (lambda: cost(SMALL, np.ones((2, 3), bool)), r"an array of bool \(2, 3\): give one of bool \(2, 4\)"),
+        (lambda: cost(SMALL, np.ones((2, 4))), r"an array of float64 \(2, 4\): give one of bool \(2, 4\)"),
         (lambda: cost(SMALL, Placement((4,), ((),))), "the placement has layers of .* 2 layers of 4"),
         (lambda: cost(SMALL, 0.5, loads=[[0.25] * 4] * 2), "loads differ between experts: give a placement"),
         (lambda: cost(SMALL, 0.0, loads=[[0.25] * 4]), r"loads have the shape \(1, 4\): give .* \(2, 4\)"),
