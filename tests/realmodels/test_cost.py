@@ -504,7 +504,10 @@ def test_the_table_in_docs_has_the_numbers_of_the_machine() -> None:
         (lambda: cost(OLMOE, [65] * 16), "digital_experts is"),
         (lambda: cost(OLMOE, 0.5, dense_digital=1.5), "dense_digital is 1.5: give True, False or a share"),
         (lambda: cost(SMALL, np.ones((2, 3), bool)), r"an array of bool \(2, 3\): give one of bool \(2, 4\)"),
-        (lambda: cost(SMALL, np.ones((2, 4))), r"an array of float64 \(2, 4\): give one of bool \(2, 4\)"),
+        (
+            lambda: cost(SMALL, np.ones((2, 4))),  # type: ignore[arg-type]
+            r"an array of float64 \(2, 4\): give one of bool \(2, 4\)",
+        ),
         (lambda: cost(SMALL, Placement((4,), ((),))), "the placement has layers of .* 2 layers of 4"),
         (lambda: cost(SMALL, 0.5, loads=[[0.25] * 4] * 2), "loads differ between experts: give a placement"),
         (lambda: cost(SMALL, 0.0, loads=[[0.25] * 4]), r"loads have the shape \(1, 4\): give .* \(2, 4\)"),
