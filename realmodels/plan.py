@@ -48,7 +48,7 @@ from realmodels.text import shared_paragraphs, text_hash
 from theory import paper
 from theory.errors import InputError, did_you_mean, shown
 from theory.evidence import grouped, mean_interval, two_way_interval
-from theory.hardware import Hardware
+from theory.hardware import LARGEST_FACTOR, Hardware
 from theory.placement import STRATEGIES, Placement, Scores, place
 from theory.separation import evaluation_seeds, seed
 from theory.strict_json import is_whole
@@ -328,7 +328,7 @@ def decline_of(
     """
     model, every = items.model, float(items.left[0]) + sum(items.dense.values())
     times = math.sqrt(NATS / every) if every > 0 else _MORE_NOISE
-    noisier = replace(hardware, c=hardware.c * min(times, _MORE_NOISE))
+    noisier = replace(hardware, c=min(hardware.c * min(times, _MORE_NOISE), LARGEST_FACTOR))
     placement = items.placement(Choice(0, (), every))
     tokens = blocks_of(model, texts, "calibration").tokens
     draws = min(DRAWS, len(tokens))
