@@ -111,7 +111,7 @@ class Running:
     def room(self, ends: NDArray[np.float64], most: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Fewest and most digital dense parameters for which a row costs at most so much; the most is -1 for none."""
         rise = ends[:, 1] - ends[:, 0]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):  # a budget may be huge, and a rise 0
             border = (most - ends[:, 0]) / rise * self.dense
         low = np.where(rise < 0, np.clip(np.ceil(border), 0, self.dense + 1), 0)
         high = np.where(rise > 0, np.minimum(np.floor(border), self.dense), self.dense)
@@ -299,7 +299,7 @@ class Items:
             count = count_of("digital_parameters", budgets.digital_parameters, self.total)
             found["digital_parameters"] = {"parameters": count}
         if budgets.digital_memory is not None:
-            weights = bytes_of(budgets.digital_memory) // BYTES_PER_PARAMETER
+            weights = min(bytes_of(budgets.digital_memory) // BYTES_PER_PARAMETER, self.total)
             found["digital_memory"] = {"parameters": weights - self.fixed}
         if budgets.energy is not None:
             found["energy"] = {"joules": budgets.energy * self.batch}
@@ -331,6 +331,7 @@ class Items:
         if least is None:
             raise InputError(
                 f"budgets {' and '.join(each)} cannot be met together, though each can alone: relax one of them"
+                f"{self._nearest(caps)}"
             )
         if budgets.loss_increase is None and budgets.accuracy_drop is None:
             return self.placement(least)
@@ -345,6 +346,27 @@ class Items:
                 f" the budget of {' and '.join(each)} is {in_nats(near.predicted, digital_loss)} at {near.share:.1%}"
             )
         return self.placement(found)
+
+    def _nearest(self, caps: Mapping[str, float]) -> str:
+        """What can be had of energy and throughput within all other caps, as the end of a message."""
+        seconds, joules = (
+            self._least_cost(bound, {name: cap for name, cap in caps.items() if name != bound})
+            if bound in caps
+            else math.inf
+            for bound in ("seconds", "joules")
+        )
+        found = [f"the most throughput is {self.batch / seconds:,.0f} tokens/s"] * math.isfinite(seconds)
+        found += [f"the least energy is {joules / self.batch:.3g} J per token"] * math.isfinite(joules)
+        return "".join(f"; within the others {each}" for each in found)
+
+    def _least_cost(self, bound: str, caps: Mapping[str, float]) -> float:
+        """The fewest seconds or joules of a step within caps, infinite for none: a row's are at one of its ends."""
+        (low, high), costs = self.room(caps), self.every.costs
+        first, last = np.searchsorted(costs, low, "left"), np.searchsorted(costs, high, "right") - 1
+        ends = getattr(self.running, bound)
+        shares = costs[np.clip([first, last], 0, len(costs) - 1)] / max(self.running.dense, 1)
+        found = ends[:, 0] + (ends[:, 1] - ends[:, 0]) * shares
+        return float(np.where((low <= high) & (first <= last), found, math.inf).min())
 
     def _unreachable(self, name: str, budgets: Budgets) -> str:
         value = shown(getattr(budgets, name))
