@@ -75,8 +75,8 @@ def command(argv: Sequence[str], program: str) -> int:
         **{name: value for name, value in given.items() if value is not None},
         **budgets,
     )
-    found.placement.save(out / "placement.json", model, score=found.score, hardware=found.hardware)
     written = write(found, others, out)
+    found.placement.save(out / "placement.json", model, score=found.score, hardware=found.hardware)
     console.print(str(found), soft_wrap=True)
     for table in _tables(found):
         console.print(table)

@@ -38,7 +38,7 @@ from realmodels.decline import NATS, Decline, Drop
 from realmodels.deploy import Chip
 from realmodels.evaluate import BLOCK_TOKENS, TokenBlocks, block_results, token_blocks
 from realmodels.items import MAXNN, Choice, Items, Kind, Outcome
-from realmodels.model import Model
+from realmodels.model import Model, require_model
 from realmodels.plan_file import THE_PLAN, Dense, Plan, Table
 from realmodels.progress import Advance, progress
 from realmodels.scores import parameters, scores
@@ -48,7 +48,7 @@ from realmodels.text import shared_paragraphs, text_hash
 from theory import paper
 from theory.errors import InputError, did_you_mean, shown
 from theory.evidence import grouped, mean_interval, two_way_interval
-from theory.hardware import Hardware
+from theory.hardware import Hardware, require_hardware
 from theory.placement import STRATEGIES, Placement, Scores, place
 from theory.separation import evaluation_seeds, seed
 from theory.strict_json import is_whole
@@ -102,6 +102,8 @@ def plan(
     InputError if the budgets cannot be met together; the line says what can be.
     """
     wanted = budgets_of(budgets)
+    require_model(model)
+    require_hardware(hardware)
     model.require_digital()
     if not hardware.c:
         raise InputError(
@@ -195,13 +197,14 @@ def _ranking(model: Model, score: str | Scores, texts: Sequence[str]) -> NDArray
             )
         return None if score == EXPECTED_DAMAGE else scores(model, score, texts).numpy()  # type: ignore[arg-type]
     wanted = len(model.map.num_experts), model.map.num_experts[0]
-    found = torch.as_tensor(score, dtype=torch.float64, device="cpu")
-    if found.shape != wanted or not found.isfinite().all():
-        raise InputError(
-            f"score has the shape {tuple(found.shape)}: give finite numbers of shape {wanted}, one for each expert of"
-            " each layer"
-        )
-    return found.numpy()
+    numbers = f"give finite numbers of shape {wanted}, one for each expert of each layer, in the range of fp32"
+    try:
+        found = torch.as_tensor(score).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"score is {shown(score)}: {numbers}") from None
+    if found.shape != wanted or found.is_complex() or not found.float().isfinite().all():
+        raise InputError(f"score has the shape {tuple(found.shape)} and the type {found.dtype}: {numbers}")
+    return found.double().numpy()
 
 
 def _rows(table: Any) -> Table:

@@ -160,7 +160,22 @@ def test_a_plan_is_read_back_as_it_was(tmp_path: Any) -> None:
         (lambda content: content["outcomes"].pop(THE_PLAN), "'plan'"),
         (lambda content: content.update(frontiers=3), ""),
         (lambda content: content.update(dense=[1]), ""),
-        (lambda content: content.update(damage="no"), ""),
+        (lambda content: content.update(damage="no"), "it.damage is 'no': no tuple"),
+        (lambda content: content.update(model=3), "it.model is 3: no str"),
+        (lambda content: content.update(digital_loss=0.0), "digital_loss is 0.0: not above 0"),
+        (lambda content: content.update(digital_loss=10**400), "it.digital_loss is 1000"),
+        (lambda content: content.update(digital_loss=math.nan), "it.digital_loss is nan: no float"),
+        (lambda content: content["ranking"].pop(), "ranking is not of the experts"),
+        (lambda content: content["load"][0].pop(), "load is not of the experts"),
+        (lambda content: content["frontiers"][MAXNN].update(share=[]), "frontiers.MaxNNScore lacks 'share'"),
+        (lambda content: content["frontiers"].pop(RANDOM), "frontiers lacks 'random'"),
+        (lambda content: content["outcomes"][THE_PLAN].update(share=True), "it.outcomes.plan.share is True"),
+        (
+            lambda content: next(iter(content["outcomes"].values()))["placement"].update(
+                num_experts=[2], digital_experts=[[0]]
+            ),
+            "is not of the experts",
+        ),
     ],
 )
 def test_what_is_no_plan_is_refused(change: Any, message: str, tmp_path: Any) -> None:
@@ -302,8 +317,12 @@ def test_experts_are_ranked_by_any_score() -> None:
         ({"digital_experts": 1, "score": "random"}, "score is 'random': give one of expected_damage"),
         (
             {"digital_experts": 1, "score": torch.ones(3)},
-            "score has the shape (3,): give finite numbers of shape",
+            "score has the shape (3,) and the type torch.float32: give finite numbers of shape",
         ),
+        ({"digital_experts": 1, "score": [[1], [1, 2]]}, "score is [[1], [1, 2]]: give finite numbers of shape"),
+        ({"digital_experts": 1, "score": {}}, "score is {}: give finite numbers of shape"),
+        ({"digital_experts": 1, "score": 1j * torch.ones(LAYERS, EXPERTS)}, "score has the shape"),
+        ({"digital_experts": 1, "score": [[1e300] * EXPERTS] * LAYERS}, "score has the shape"),
         ({"digital_experts": 1, "score": torch.full((LAYERS, EXPERTS), math.nan)}, "score has the shape"),
     ],
 )
