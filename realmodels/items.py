@@ -140,6 +140,8 @@ class Items:
     load: (layers, experts) share of the tokens that are routed to an expert.
     dense: expected damage of each dense module that can be analog. sizes: parameters of each dense module.
     total: parameters of the model.
+    tied: dense modules whose weights are also embeddings: those stay digital, and count once for the digital memory.
+        A budget of it is met as if they counted twice.
     """
 
     model: Model
@@ -155,6 +157,7 @@ class Items:
     machine: Machine | None = None
     interaction: float = 0.0
     ranking: NDArray[np.float64] | None = None
+    tied: frozenset[str] = frozenset()
 
     @cached_property
     def order(self) -> list[int]:
@@ -213,7 +216,8 @@ class Items:
     @property
     def fixed(self) -> int:
         """Parameters that are digital whatever the placement."""
-        return self.total - self.size * self.experts.size - sum(self.sizes[name] for name in self.names)
+        movable = sum(self.sizes[name] for name in self.names if name not in self.tied)
+        return self.total - self.size * self.experts.size - movable
 
     def increase(self, damage: Any) -> Any:
         """Expected loss increase, of a sum of damages."""
@@ -388,6 +392,7 @@ class Items:
         experts = int((~mask).sum())
         dense = sum(size for name, size in self.sizes.items() if name not in analog)
         weights = sum(self.sizes[name] for name in self.names if name not in analog)
+        twice = sum(self.sizes[name] for name in self.tied - analog)
         step = cost(
             self.shape,
             placement,
@@ -402,7 +407,7 @@ class Items:
             digital_experts=experts,
             digital_parameters=dense + experts * self.size,
             share=(dense + experts * self.size) / self.total,
-            memory=(self.fixed + experts * self.size + weights) * BYTES_PER_PARAMETER,
+            memory=(self.fixed + experts * self.size + weights - twice) * BYTES_PER_PARAMETER,
             energy=step.joules / self.batch,
             throughput=step.tokens_per_second,
             predicted=float(self.increase(damage)),
@@ -437,7 +442,8 @@ class Items:
 
     def _best_by_axis(self) -> dict[str, tuple[tuple[float, float], ...]]:
         """The least expected increase at POINTS budgets along each axis."""
-        seconds, joules, most = self.running.seconds, self.running.joules, self.total - self.fixed
+        seconds, joules = self.running.seconds, self.running.joules
+        most = self.size * self.experts.size + sum(self.sizes[name] for name in self.names)
         budgets = {
             "share": ("parameters", np.linspace(0, most, POINTS), lambda cap: cap / self.total),
             "energy": (

@@ -20,6 +20,7 @@ the noise cancels.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -263,6 +264,7 @@ def items_of(
     advance("load of experts", _ROUTING)
     network = model.network
     linears = {name: network.get_parameter(f"{name}.weight").numel() for name in model.map.linears}
+    uses = Counter(id(each) for _, each in network.named_parameters(remove_duplicate=False))
     items = Items(
         model=model,
         shape=replace(shape, dense_parameters=sum(linears[name] for name in dense)),
@@ -275,6 +277,7 @@ def items_of(
         total=sum(each.numel() for each in network.parameters()),
         batch=batch,
         machine=machine,
+        tied=frozenset(name for name in dense if uses[id(network.get_parameter(f"{name}.weight"))] > 1),
     )
     every = float(items.left[0]) + sum(items.dense.values())
     return replace(items, interaction=_interaction(every, float(np.mean(measured[_EVERYTHING])))), found

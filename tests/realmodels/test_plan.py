@@ -96,6 +96,21 @@ def test_any_model_has_a_plan_whose_numbers_are_those_of_its_placement(name: str
     assert model.deployment is None
 
 
+@pytest.mark.parametrize("budget", ["27kB", "100%"])
+def test_embeddings_that_the_head_shares_stay_digital(budget: str) -> None:
+    """Also if the head is analog; they count once if it is digital."""
+    model = as_model(small_network(tie_word_embeddings=True))
+    name = "digital_parameters" if "%" in budget else "digital_memory"
+    found = planned(model, **{name: budget})
+    total = sum(each.numel() for each in model.network.parameters())
+    linears = [f"{each}.weight" for each in found.placement.analog_modules if each != "lm_head"]
+    analog = sum(model.network.get_parameter(each).numel() for each in linears)
+    experts = LAYERS * EXPERTS - found.outcome.digital_experts
+    analog += experts * 3 * model.network.config.hidden_size * model.network.config.intermediate_size
+    assert found.outcome.memory == 2 * (total - analog) <= (27_000 if name == "digital_memory" else 2 * total)
+    assert ("lm_head" in found.placement.analog_modules) == (name == "digital_memory")
+
+
 def test_what_is_measured_is_what_deploy_gives_under_the_same_noise() -> None:
     found = a_plan()
     blocks = under_test.blocks_of(MODEL, HELD_OUT, "evaluation")
