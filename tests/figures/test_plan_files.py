@@ -91,7 +91,7 @@ def test_rows_of_the_frontier_are_the_least_increase_within_a_share() -> None:
 
 
 def test_every_file_is_written(tmp_path: Path) -> None:
-    found, other = a_plan(), a_plan("two <b>")
+    found, other = a_plan(), a_plan("two_2 <b>")
     written = write(found, [other], tmp_path)
     assert sorted(path.name for path in written) == sorted(set(FILES) - {"placement.json"})
     with (tmp_path / "experts.csv").open() as file:
@@ -106,7 +106,7 @@ def test_every_file_is_written(tmp_path: Path) -> None:
     assert Plan.from_json((tmp_path / "plan.json").read_text()) == found
     page = (tmp_path / "plan.html").read_text()
     assert page.count("data:image/webp;base64,") == 2 and "http" not in page and "<b>:" not in page
-    for words in ("3 experts and 1 of 2", "off by +0.0200 nats", "digital parameters 10%", "two &lt;b&gt;"):
+    for words in ("3 experts and 1 of 2", "off by +0.0200 nats", "digital parameters 10%", "two_2 &lt;b&gt;"):
         assert words in page
     for picture in ("frontier.png", "experts.png"):
         with Image.open(tmp_path / picture) as image:
