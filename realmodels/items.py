@@ -263,6 +263,7 @@ class Items:
     def _of(self, table: Frontier, found: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Damage of what is analog, and digital parameters, by row, of choices in a table."""
         damage = self.left[self.numbers] + self._all_dense - table.worths[found]
+        damage = np.maximum(damage, 0)  # of which rounding left a trace
         return damage, table.costs[found] + self.size * self.numbers
 
     def _choice(

@@ -198,7 +198,9 @@ def _ranking(model: Model, score: str | Scores, texts: Sequence[str]) -> NDArray
             )
         return None if score == EXPECTED_DAMAGE else scores(model, score, texts).numpy()  # type: ignore[arg-type]
     wanted = len(model.map.num_experts), model.map.num_experts[0]
-    numbers = f"give finite numbers of shape {wanted}, one for each expert of each layer, in the range of fp32"
+    numbers = (
+        f"give finite numbers of shape {wanted}, one for each expert of each layer, in the range of fp32"
+    )
     try:
         found = torch.as_tensor(score).detach().cpu()
     except (TypeError, ValueError, RuntimeError):

@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from realmodels.budgets import Budgets, in_nats
-from realmodels.decline import Decline, Drop
+from realmodels.decline import Decline
 from realmodels.items import AXES, MAXNN, RANDOM, Kind, Outcome
 from realmodels.model import Model
 from theory.errors import InputError, shown
@@ -195,6 +195,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
             return tuple(_read(own, each, f"{where}[{index}]") for index, (own, each) in pairs)
     if kind is float and is_finite(value):
         return float(value)
-    if (kind is int and is_whole(value) and is_finite(value)) or (kind in (str, bool) and type(value) is kind):
+    if (kind is int and is_whole(value) and is_finite(value)) or (
+        kind in (str, bool) and type(value) is kind
+    ):
         return value
-    raise InputError(f"{where} is {shown(value)}: no {getattr(origin or kind, '__name__', kind)} as plan writes it")
+    raise InputError(
+        f"{where} is {shown(value)}: no {getattr(origin or kind, '__name__', kind)} as plan writes it"
+    )

@@ -62,7 +62,9 @@ def frontier(plans: Sequence[Plan]) -> Figure:
             _line(panel, first, first.score, axis, color=BLACK, label=f"best by {first.score}")
             for score, look in LOOKS.items():
                 _line(panel, first, score, axis, **look)
-            for other, name, colour in zip(plans[1:], map(_short, names(plans)[1:]), COLOURS * len(plans), strict=False):
+            for other, name, colour in zip(
+                plans[1:], map(_short, names(plans)[1:]), COLOURS * len(plans), strict=False
+            ):
                 look = {"color": colour, "linestyle": "-", "label": f"best for {name}"}
                 _line(panel, other, other.score, axis, **look)
                 _point(panel, other, THE_PLAN, axis, color=colour, marker="*", label=f"its plan: {name}")
@@ -80,10 +82,10 @@ def frontier(plans: Sequence[Plan]) -> Figure:
         panels[0].set_ylim(bottom=low + BELOW * (top - low))  # a line at 0 is seen, and every point
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=LEGEND_COLUMNS)
-        found = first.outcome
+        found, name = first.outcome, _plain(first.model)
         titled(
             figure,
-            f"{_plain(first.model)}: {found.share:.1%} of the parameters digital cost {found.measured:.3f} nats per token",
+            f"{name}: {found.share:.1%} of the parameters digital cost {found.measured:.3f} nats per token",
             f"Lines: predicted. Points: measured, held-out text, 95 % intervals. {_hardware(first)}",
         )
         return figure

@@ -204,6 +204,13 @@ def test_curves_of_other_scores_are_those_of_their_placements() -> None:
             assert found[RANDOM][axis][number] == pytest.approx((x, chance))
 
 
+def test_with_everything_digital_nothing_is_lost() -> None:
+    """Whatever rounding leaves of a sum of damages less the same damages."""
+    for seed in range(20):
+        found = items(seed, dense=9).frontiers("any", torch.rand(LAYERS, EXPERTS))["any"]["share"]
+        assert math.copysign(1, found[-1][1]) == 1 and found[-1][1] == pytest.approx(0, abs=1e-12)
+
+
 def test_more_budget_never_loses_more() -> None:
     of = items()
     increases = [

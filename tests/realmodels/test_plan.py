@@ -334,7 +334,10 @@ def test_experts_are_ranked_by_any_score() -> None:
             {"digital_experts": 1, "score": torch.ones(3)},
             "score has the shape (3,) and the type torch.float32: give finite numbers of shape",
         ),
-        ({"digital_experts": 1, "score": [[1], [1, 2]]}, "score is [[1], [1, 2]]: give finite numbers of shape"),
+        (
+            {"digital_experts": 1, "score": [[1], [1, 2]]},
+            "score is [[1], [1, 2]]: give finite numbers of shape",
+        ),
         ({"digital_experts": 1, "score": {}}, "score is {}: give finite numbers of shape"),
         ({"digital_experts": 1, "score": 1j * torch.ones(LAYERS, EXPERTS)}, "score has the shape"),
         ({"digital_experts": 1, "score": [[1e300] * EXPERTS] * LAYERS}, "score has the shape"),
