@@ -132,7 +132,7 @@ class Plan:
             *((axes, AXES, f"frontiers.{score}") for score, axes in self.frontiers.items()),
         ):
             for name in needed:
-                if not found.get(name):  # type: ignore[attr-defined]
+                if not found.get(name):
                     raise InputError(f"{what} lacks {shown(name)}")
         sizes = self.placement.num_experts
         for name in ("ranking", "damage", "maxnn", "load"):
@@ -189,9 +189,9 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if origin is Mapping and isinstance(value, dict):
         return {name: _read(inner[1], each, f"{where}.{name}") for name, each in value.items()}
     if origin is tuple and isinstance(value, list):
-        kinds = inner[:1] * len(value) if Ellipsis in inner else inner
-        if len(kinds) == len(value):
-            pairs = enumerate(zip(kinds, value, strict=True))
+        parts = inner[:1] * len(value) if Ellipsis in inner else inner
+        if len(parts) == len(value):
+            pairs = enumerate(zip(parts, value, strict=True))
             return tuple(_read(own, each, f"{where}[{index}]") for index, (own, each) in pairs)
     if kind is float and is_finite(value):
         return float(value)

@@ -101,7 +101,8 @@ def test_embeddings_that_the_head_shares_stay_digital(budget: str) -> None:
     """Also if the head is analog; they count once if it is digital."""
     model = as_model(small_network(tie_word_embeddings=True))
     name = "digital_parameters" if "%" in budget else "digital_memory"
-    found = planned(model, **{name: budget})
+    budgets: dict[str, Any] = {name: budget}
+    found = planned(model, **budgets)
     total = sum(each.numel() for each in model.network.parameters())
     linears = [f"{each}.weight" for each in found.placement.analog_modules if each != "lm_head"]
     analog = sum(model.network.get_parameter(each).numel() for each in linears)
