@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from realmodels.budgets import Budgets, budgets_of
+from realmodels.budgets import Budgets, budgets_of, count_of
 from realmodels.calibrate import calibrate
 from realmodels.cost import Machine, Shape
 from realmodels.damage import dense_damage, expected_damage
@@ -110,6 +110,7 @@ def plan(
         raise InputError(
             "hardware.c is 0: without programming noise there is nothing to choose by; give c above 0"
         )
+    _of_the_model(model, wanted)
     seeds = evaluation_seeds(draws, DRAWS, first_seed, "noise draws")
     named = _tasks(model, wanted, tasks, questions)
     kinds = {kind: names for kind, names in model.map.dense.items() if names}
@@ -175,6 +176,17 @@ def plan(
         outcomes=outcomes,
         frontiers=items.frontiers(ranked_by, maxnn),
     )
+
+
+def _of_the_model(model: Model, budgets: Budgets) -> None:
+    """InputError, before anything is computed, for more experts or parameters than the model has."""
+    sizes = {
+        "digital_experts": sum(model.map.num_experts),
+        "digital_parameters": sum(each.numel() for each in model.network.parameters()),
+    }
+    for name, total in sizes.items():
+        if (value := getattr(budgets, name)) is not None:
+            count_of(name, value, total)
 
 
 def _tasks(model: Model, budgets: Budgets, tasks: Sequence[str], questions: int) -> tuple[str, ...]:

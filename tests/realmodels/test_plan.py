@@ -365,6 +365,16 @@ def test_tasks_are_checked_before_anything_is_computed(monkeypatch: pytest.Monke
         planned(model, tasks=(CONTINUATION,), questions=QUESTIONS, digital_experts=1)
 
 
+@pytest.mark.parametrize("name", ["digital_experts", "digital_parameters"])
+def test_more_than_the_model_has_is_refused_before_anything_is_computed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "block_results", lambda *_: pytest.fail("the model was run"))
+    budgets: dict[str, Any] = {name: 10**400}
+    with pytest.raises(InputError, match=rf"^budget {name} is 10+ \.\.\.: the model has \d+; give at most"):
+        planned(**budgets)
+
+
 def test_a_plan_of_another_model_is_refused(tmp_path: Any) -> None:
     (tmp_path / "plan.json").write_text(a_plan().to_json())
     assert read_plan(tmp_path / "plan.json", MODEL) == a_plan()
@@ -376,6 +386,8 @@ def test_a_plan_of_another_model_is_refused(tmp_path: Any) -> None:
 def test_bad_settings() -> None:
     with pytest.raises(InputError, match=r"hardware.c is 0: without programming noise"):
         planned(hardware=Hardware(c=0.0), digital_experts=1)
+    with pytest.raises(InputError, match=r"hardware is 'pcm': give a Hardware"):
+        planned(hardware="pcm", digital_experts=1)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"--seeds 1: an interval needs at least 2"):
         plan(MODEL, HARDWARE, draws=1, digital_experts=1)
     with pytest.raises(InputError, match=r"calibration: \d+ of its paragraphs are in the evaluation text"):
