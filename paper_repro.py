@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 HERE = Path(__file__).resolve().parent
 PROGRAM = "paper_repro.py"
 INTERRUPTED = "interrupted: finished units are kept, the same command continues from there"
+PLAN_INTERRUPTED = "interrupted: a plan that is not finished is not kept, the same command starts again"
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PACKAGES = ("theory", "synthetic", "realmodels", "figures")
 
@@ -31,9 +32,13 @@ def _ignore(numbers: Iterable[int]) -> None:
         signal.signal(each, _nothing)
 
 
+def _interrupted(argv: Sequence[str]) -> str:
+    return PLAN_INTERRUPTED if argv[:1] == ["plan"] else INTERRUPTED
+
+
 def _stopped_early(*_: object) -> None:
     _ignore(INTERRUPTS)
-    os.write(2, f"{PROGRAM}: error: {INTERRUPTED}\n".encode())
+    os.write(2, f"{PROGRAM}: error: {_interrupted(sys.argv[1:])}\n".encode())
     os._exit(130)
 
 
@@ -129,7 +134,7 @@ def main(
             raise
         return _fail(disk_full(error), 2)
     except KeyboardInterrupt:
-        return _fail(INTERRUPTED, 130)
+        return _fail(_interrupted(argv), 130)
 
 
 def _main(

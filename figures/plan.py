@@ -39,6 +39,8 @@ SHARES = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 def command(argv: Sequence[str], program: str) -> int:
     """Run the command with these arguments and return its exit status; InputError for what is unusable."""
     options = plan_parser(program).parse_args(argv)
+    if options.questions is not None and options.tasks is None:
+        raise InputError("--questions: of which tasks? Give --tasks, such as paper or continuation")
     budgets = {name: _number(value) for name in BUDGETS if (value := getattr(options, name)) is not None}
     fields, line = hardware_of(options)
     out = output_folder(options.out)
@@ -75,8 +77,8 @@ def command(argv: Sequence[str], program: str) -> int:
         **{name: value for name, value in given.items() if value is not None},
         **budgets,
     )
-    found.placement.save(out / "placement.json", model, score=found.score, hardware=found.hardware)
     written = write(found, others, out)
+    found.placement.save(out / "placement.json", model, score=found.score, hardware=found.hardware)
     console.print(str(found), soft_wrap=True)
     for table in _tables(found):
         console.print(table)

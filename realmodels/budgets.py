@@ -10,6 +10,7 @@ from theory.errors import InputError, shown
 from theory.strict_json import is_finite, is_whole
 
 Share = float | int | str
+_NUMBER = r"(\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})"  # Python reads no number of thousands of digits
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
     f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("kmgt", 1)
 }
@@ -86,7 +87,7 @@ def budgets_of(given: dict[str, Any]) -> Budgets:
 
 def _percent(value: object) -> Fraction | None:
     """The share that a text such as "10%" says; None for anything else."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*", value) if isinstance(value, str) else None
+    found = re.fullmatch(rf"\s*{_NUMBER}\s*%\s*", value) if isinstance(value, str) else None
     return Fraction(found[1]) / 100 if found else None
 
 
@@ -100,7 +101,7 @@ def count_of(name: str, value: object, total: int | None) -> int:
     if is_whole(value) and value >= 0:
         if total is not None and value > total:
             raise InputError(
-                f"budget {name} is {value}: the model has {total}; give at most so many, or a share"
+                f"budget {name} is {shown(value)}: the model has {total}; give at most so many, or a share"
             )
         return value
     raise InputError(f"budget {name} is {shown(value)}: give a share (.1 or 10%) or a whole number")
@@ -111,7 +112,7 @@ def bytes_of(value: object) -> int:
     if is_whole(value) and value >= 0:
         return value
     found = (
-        re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([kmgt]?i?)b?", value.strip().lower().replace(" ", ""))
+        re.fullmatch(rf"{_NUMBER}([kmgt]?i?)b?", value.strip().lower().replace(" ", ""))
         if isinstance(value, str)
         else None
     )

@@ -98,4 +98,4 @@ class Decline:
                 " loss_increase"
             )
         left = 1 - drop / (self.digital - self.chance)
-        return math.inf if left <= 0 or not self.rate else -math.log(left) / self.rate
+        return math.inf if left <= 0 or not self.rate else abs(math.log(left)) / self.rate

@@ -114,7 +114,7 @@ class Running:
     def room(self, ends: NDArray[np.float64], most: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Fewest and most digital dense parameters for which a row costs at most so much; the most is -1 for none."""
         rise = ends[:, 1] - ends[:, 0]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):  # a budget may be huge, and a rise 0
             border = (most - ends[:, 0]) / rise * self.dense
         low = np.where(rise < 0, np.clip(np.ceil(border), 0, self.dense + 1), 0)
         high = np.where(rise > 0, np.minimum(np.floor(border), self.dense), self.dense)
@@ -143,6 +143,8 @@ class Items:
     load: (layers, experts) share of the tokens that are routed to an expert.
     dense: expected damage of each dense module that can be analog. sizes: parameters of each dense module.
     total: parameters of the model.
+    tied: dense modules whose weights are also embeddings: those stay digital, and count once for the digital memory.
+        A budget of it is met as if they counted twice.
     """
 
     model: Model
@@ -158,6 +160,7 @@ class Items:
     machine: Machine | None = None
     interaction: float = 0.0
     ranking: NDArray[np.float64] | None = None
+    tied: frozenset[str] = frozenset()
 
     @cached_property
     def order(self) -> list[int]:
@@ -215,7 +218,8 @@ class Items:
     @property
     def fixed(self) -> int:
         """Parameters that are digital whatever the placement."""
-        return self.total - self.size * self.experts.size - sum(self.sizes[name] for name in self.names)
+        movable = sum(self.sizes[name] for name in self.names if name not in self.tied)
+        return self.total - self.size * self.experts.size - movable
 
     def increase(self, damage: Any) -> Any:
         """Expected loss increase, of a sum of damages."""
@@ -301,7 +305,7 @@ class Items:
             count = count_of("digital_parameters", budgets.digital_parameters, self.total)
             found["digital_parameters"] = {"parameters": count}
         if budgets.digital_memory is not None:
-            weights = bytes_of(budgets.digital_memory) // BYTES_PER_PARAMETER
+            weights = min(bytes_of(budgets.digital_memory) // BYTES_PER_PARAMETER, self.total)
             found["digital_memory"] = {"parameters": weights - self.fixed}
         if budgets.energy is not None:
             found["energy"] = {"joules": budgets.energy * self.batch}
@@ -333,6 +337,7 @@ class Items:
         if least is None:
             raise InputError(
                 f"budgets {' and '.join(each)} cannot be met together, though each can alone: relax one of them"
+                f"{self._nearest(caps)}"
             )
         if budgets.loss_increase is None and budgets.accuracy_drop is None:
             return self.placement(least)
@@ -347,6 +352,27 @@ class Items:
                 f" the budget of {' and '.join(each)} is {in_nats(near.predicted, digital_loss)} at {near.share:.1%}"
             )
         return self.placement(found)
+
+    def _nearest(self, caps: Mapping[str, float]) -> str:
+        """What can be had of energy and throughput within all other caps, as the end of a message."""
+        seconds, joules = (
+            self._least_cost(bound, {name: cap for name, cap in caps.items() if name != bound})
+            if bound in caps
+            else math.inf
+            for bound in ("seconds", "joules")
+        )
+        found = [f"the most throughput is {self.batch / seconds:,.0f} tokens/s"] * math.isfinite(seconds)
+        found += [f"the least energy is {joules / self.batch:.3g} J per token"] * math.isfinite(joules)
+        return "".join(f"; within the others {each}" for each in found)
+
+    def _least_cost(self, bound: str, caps: Mapping[str, float]) -> float:
+        """The fewest seconds or joules of a step within caps, infinite for none: a row's are at one of its ends."""
+        (low, high), costs = self.room(caps), self.every.costs
+        first, last = np.searchsorted(costs, low, "left"), np.searchsorted(costs, high, "right") - 1
+        ends = getattr(self.running, bound)
+        shares = costs[np.clip([first, last], 0, len(costs) - 1)] / max(self.running.dense, 1)
+        found = ends[:, 0] + (ends[:, 1] - ends[:, 0]) * shares
+        return float(np.where((low <= high) & (first <= last), found, math.inf).min())
 
     def _unreachable(self, name: str, budgets: Budgets) -> str:
         value = shown(getattr(budgets, name))
@@ -368,6 +394,7 @@ class Items:
         experts = int((~mask).sum())
         dense = sum(size for name, size in self.sizes.items() if name not in analog)
         weights = sum(self.sizes[name] for name in self.names if name not in analog)
+        twice = sum(self.sizes[name] for name in self.tied - analog)
         step = cost(
             self.shape,
             placement,
@@ -382,7 +409,7 @@ class Items:
             digital_experts=experts,
             digital_parameters=dense + experts * self.size,
             share=(dense + experts * self.size) / self.total,
-            memory=(self.fixed + experts * self.size + weights) * BYTES_PER_PARAMETER,
+            memory=(self.fixed + experts * self.size + weights - twice) * BYTES_PER_PARAMETER,
             energy=step.joules / self.batch,
             throughput=step.tokens_per_second,
             predicted=float(self.increase(damage)),
@@ -417,7 +444,8 @@ class Items:
 
     def _best_by_axis(self) -> dict[str, tuple[tuple[float, float], ...]]:
         """The least expected increase at POINTS budgets along each axis."""
-        seconds, joules, most = self.running.seconds, self.running.joules, self.total - self.fixed
+        seconds, joules = self.running.seconds, self.running.joules
+        most = self.size * self.experts.size + sum(self.sizes[name] for name in self.names)
         budgets = {
             "share": ("parameters", np.linspace(0, most, POINTS), lambda cap: cap / self.total),
             "energy": (

@@ -7,6 +7,7 @@ is enough. It needs the extra `lm-eval`. Answers are those of `realmodels.tasks`
 """
 
 import copy
+import logging
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -22,12 +23,13 @@ from realmodels.load import DEFAULT_MODEL, load
 from realmodels.model import Model
 from realmodels.plan_file import read_plan
 from realmodels.scores import scores
-from realmodels.text import read_text
+from realmodels.text import read_text, text_hash
 from theory.errors import InputError, run
 from theory.hardware import Hardware
 from theory.hardware_files import checked, named_fields
 from theory.placement import STRATEGIES, Placement, place, read_placement
 
+_LOG = logging.getLogger(__name__)
 DAMAGE = "expected_damage"  # the one score that is no strategy
 
 
@@ -99,6 +101,11 @@ class AnalogLM(HFLM):  # type: ignore[misc]  # lm-eval ships no types
             if plan is not None:
                 planned = read_plan(plan, model)
                 named, where = planned.hardware, planned.placement
+                if text_hash(texts) != planned.texts["calibration"]:
+                    _LOG.warning(
+                        "plan file %s was calibrated on another text: give that as calibration for the same chip",
+                        plan,
+                    )
             else:
                 named = Hardware(**(named_fields(hardware or "pcm") | checked(fields)))
                 if placement is not None and hardware is None and not fields:

@@ -20,6 +20,7 @@ the noise cancels.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from realmodels.budgets import Budgets, budgets_of
+from realmodels.budgets import Budgets, budgets_of, count_of
 from realmodels.calibrate import calibrate
 from realmodels.cost import Machine, Shape
 from realmodels.damage import dense_damage, expected_damage
@@ -38,7 +39,7 @@ from realmodels.decline import NATS, Decline, Drop
 from realmodels.deploy import Chip
 from realmodels.evaluate import BLOCK_TOKENS, TokenBlocks, block_results, token_blocks
 from realmodels.items import MAXNN, Choice, Items, Kind, Outcome
-from realmodels.model import Model
+from realmodels.model import Model, require_model
 from realmodels.plan_file import THE_PLAN, Dense, Plan, Table
 from realmodels.progress import Advance, progress
 from realmodels.scores import parameters, scores
@@ -48,7 +49,7 @@ from realmodels.text import shared_paragraphs, text_hash
 from theory import paper
 from theory.errors import InputError, did_you_mean, shown
 from theory.evidence import grouped, mean_interval, two_way_interval
-from theory.hardware import LARGEST_FACTOR, Hardware
+from theory.hardware import LARGEST_FACTOR, Hardware, require_hardware
 from theory.placement import STRATEGIES, Placement, Scores, place
 from theory.separation import evaluation_seeds, seed
 from theory.strict_json import is_whole
@@ -102,11 +103,14 @@ def plan(
     InputError if the budgets cannot be met together; the line says what can be.
     """
     wanted = budgets_of(budgets)
+    require_model(model)
+    require_hardware(hardware)
     model.require_digital()
     if not hardware.c:
         raise InputError(
             "hardware.c is 0: without programming noise there is nothing to choose by; give c above 0"
         )
+    _of_the_model(model, wanted)
     seeds = evaluation_seeds(draws, DRAWS, first_seed, "noise draws")
     named = _tasks(model, wanted, tasks, questions)
     kinds = {kind: names for kind, names in model.map.dense.items() if names}
@@ -174,6 +178,17 @@ def plan(
     )
 
 
+def _of_the_model(model: Model, budgets: Budgets) -> None:
+    """InputError, before anything is computed, for more experts or parameters than the model has."""
+    sizes = {
+        "digital_experts": sum(model.map.num_experts),
+        "digital_parameters": sum(each.numel() for each in model.network.parameters()),
+    }
+    for name, total in sizes.items():
+        if (value := getattr(budgets, name)) is not None:
+            count_of(name, value, total)
+
+
 def _tasks(model: Model, budgets: Budgets, tasks: Sequence[str], questions: int) -> tuple[str, ...]:
     if not tasks:
         if budgets.accuracy_drop is not None:
@@ -195,13 +210,16 @@ def _ranking(model: Model, score: str | Scores, texts: Sequence[str]) -> NDArray
             )
         return None if score == EXPECTED_DAMAGE else scores(model, score, texts).numpy()  # type: ignore[arg-type]
     wanted = len(model.map.num_experts), model.map.num_experts[0]
-    found = torch.as_tensor(score, dtype=torch.float64, device="cpu")
-    if found.shape != wanted or not found.isfinite().all():
-        raise InputError(
-            f"score has the shape {tuple(found.shape)}: give finite numbers of shape {wanted}, one for each expert of"
-            " each layer"
-        )
-    return found.numpy()
+    numbers = (
+        f"give finite numbers of shape {wanted}, one for each expert of each layer, in the range of fp32"
+    )
+    try:
+        found = torch.as_tensor(score).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"score is {shown(score)}: {numbers}") from None
+    if found.shape != wanted or found.is_complex() or not found.float().isfinite().all():
+        raise InputError(f"score has the shape {tuple(found.shape)} and the type {found.dtype}: {numbers}")
+    return found.double().numpy()
 
 
 def _rows(table: Any) -> Table:
@@ -260,6 +278,7 @@ def items_of(
     advance("load of experts", _ROUTING)
     network = model.network
     linears = {name: network.get_parameter(f"{name}.weight").numel() for name in model.map.linears}
+    uses = Counter(id(each) for _, each in network.named_parameters(remove_duplicate=False))
     items = Items(
         model=model,
         shape=replace(shape, dense_parameters=sum(linears[name] for name in dense)),
@@ -272,6 +291,7 @@ def items_of(
         total=sum(each.numel() for each in network.parameters()),
         batch=batch,
         machine=machine,
+        tied=frozenset(name for name in dense if uses[id(network.get_parameter(f"{name}.weight"))] > 1),
     )
     every = float(items.left[0]) + sum(items.dense.values())
     return replace(items, interaction=_interaction(every, float(np.mean(measured[_EVERYTHING])))), found

@@ -1,19 +1,20 @@
 """A plan that was made: all that it was chosen by, as an object and as the file plan.json."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from realmodels.budgets import Budgets, in_nats
-from realmodels.decline import Decline, Drop
+from realmodels.decline import Decline
 from realmodels.items import AXES, MAXNN, RANDOM, Kind, Outcome
 from realmodels.model import Model
 from theory.errors import InputError, shown
 from theory.files import read_regular
 from theory.hardware import Hardware
 from theory.placement import Placement
-from theory.strict_json import dumps, fields_of, loads
+from theory.strict_json import dumps, fields_of, is_finite, is_whole, loads
 
 LARGEST_FILE = 2**26  # bytes
 THE_PLAN = "plan"
@@ -123,6 +124,25 @@ class Plan:
             for expert in range(len(self.damage[layer]))
         ]
 
+    def check(self) -> None:
+        """InputError for what no plan is like: a part is missing, or parts are of other experts or other places."""
+        for found, needed, what in (
+            (self.outcomes, (THE_PLAN,), "outcomes"),
+            (self.frontiers, (self.score, MAXNN, RANDOM), "frontiers"),
+            *((axes, AXES, f"frontiers.{score}") for score, axes in self.frontiers.items()),
+        ):
+            for name in needed:
+                if not found.get(name):
+                    raise InputError(f"{what} lacks {shown(name)}")
+        sizes = self.placement.num_experts
+        for name in ("ranking", "damage", "maxnn", "load"):
+            if tuple(map(len, getattr(self, name))) != sizes:
+                raise InputError(f"{name} is not of the experts of the plan's placement")
+        if any(each.placement.num_experts != sizes for each in self.outcomes.values()):
+            raise InputError("outcomes has placements of different experts")
+        if self.digital_loss <= 0:
+            raise InputError(f"digital_loss is {self.digital_loss}: not above 0")
+
     def to_json(self) -> str:
         return dumps(asdict(self))
 
@@ -130,28 +150,9 @@ class Plan:
     def from_json(cls, text: str, source: str = "plan") -> "Plan":
         """The plan that `to_json` wrote; InputError naming `source` for anything else."""
         try:
-            found = fields_of(cls, loads(text), "it")
-            found |= {
-                "hardware": Hardware(**fields_of(Hardware, found["hardware"], "hardware")),
-                "budgets": Budgets(**fields_of(Budgets, found["budgets"], "budgets")),
-                "dense": _each(Dense, found["dense"], "dense"),
-                "kinds": _each(Kind, found["kinds"], "kinds"),
-                "outcomes": _each(Outcome, found["outcomes"], "outcomes"),
-                "decline": _decline(found["decline"]),
-                "frontiers": {
-                    score: {axis: tuple((float(x), float(y)) for x, y in axes[axis]) for axis in AXES}
-                    for score, axes in found["frontiers"].items()
-                },
-            }
-            tables = {name: found[name] for name in ("ranking", "damage", "maxnn", "load")}
-            found |= {name: tuple(tuple(map(float, row)) for row in rows) for name, rows in tables.items()}
-            read = cls(**found)
-            (
-                str(read),
-                read.rows(),
-                [read.frontiers[each] for each in (read.score, MAXNN, RANDOM)],
-            )  # can be shown
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            read: Plan = _read(cls, loads(text), "it")
+            read.check()
+        except ValueError as error:
             raise InputError(f"{source}: {error}; give a plan.json that plan wrote") from None
         return read
 
@@ -174,26 +175,30 @@ def read_plan(file: str | Path, model: Model | None = None) -> Plan:
     return found
 
 
-def _each(cls: type, content: Any, where: str) -> dict[str, Any]:
-    found = {}
-    for name, value in content.items():
-        own = dict(fields_of(cls, value, f"{where}.{name}"))
-        own |= {each.name: each.type(own[each.name]) for each in fields(cls) if each.type in (int, float)}
-        if cls is Outcome:
-            own["placement"] = Placement(
-                **fields_of(Placement, own["placement"], f"{where}.{name}.placement")
-            )
-        if own.get("accuracy"):
-            own["accuracy"] = _each(Drop, {"accuracy": own["accuracy"]}, f"{where}.{name}")["accuracy"]
-        for pair in {"interval", "expected"} & set(own):
-            low, high = own[pair]
-            own[pair] = (float(low), float(high))
-        found[name] = cls(**own)
-    return found
-
-
-def _decline(content: Any) -> Decline | None:
-    if content is None:
-        return None
-    found: Decline = _each(Decline, {"decline": content}, "it")["decline"]
-    return replace(found, tasks=tuple(map(str, found.tasks)))
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """The content of a JSON file as what an annotation says; InputError naming `where` for anything else."""
+    if kind in (Hardware, Budgets, Placement):  # which check their fields
+        return kind(**fields_of(kind, value, where.removeprefix("it.")))
+    if is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        own = fields_of(kind, value, where)  # type: ignore[arg-type]  # a type, not a record
+        return kind(**{name: _read(kinds[name], each, f"{where}.{name}") for name, each in own.items()})  # type: ignore[operator]
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is UnionType:  # with None
+        return None if value is None else _read(inner[0], value, where)
+    if origin is Mapping and isinstance(value, dict):
+        return {name: _read(inner[1], each, f"{where}.{name}") for name, each in value.items()}
+    if origin is tuple and isinstance(value, list):
+        parts = inner[:1] * len(value) if Ellipsis in inner else inner
+        if len(parts) == len(value):
+            pairs = enumerate(zip(parts, value, strict=True))
+            return tuple(_read(own, each, f"{where}[{index}]") for index, (own, each) in pairs)
+    if kind is float and is_finite(value):
+        return float(value)
+    if (kind is int and is_whole(value) and is_finite(value)) or (
+        kind in (str, bool) and type(value) is kind
+    ):
+        return value
+    raise InputError(
+        f"{where} is {shown(value)}: no {getattr(origin or kind, '__name__', kind)} as plan writes it"
+    )

@@ -43,6 +43,8 @@ COLOURS = (VERMILLION, ORANGE, PURPLE, GREEN, SKY)  # of further plans
 MARKERS = ("o", "s", "D", "^", "v")
 BELOW = -0.02  # start of the axis of losses, of its end
 LAYER_INCHES = 0.11  # of a row of the heat map
+LEGEND_COLUMNS, LEGEND_INCHES = 3, 0.17  # of a row of the legend
+LONGEST = 22  # letters of a plan's name in a legend
 
 
 def frontier(plans: Sequence[Plan]) -> Figure:
@@ -52,13 +54,17 @@ def frontier(plans: Sequence[Plan]) -> Figure:
     """
     with mpl.rc_context(STYLE):
         first = plans[0]
-        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+        labels = 1 + len(LOOKS) + len(first.outcomes) + 2 * len(plans[1:])
+        height = 3.3 + LEGEND_INCHES * math.ceil(labels / LEGEND_COLUMNS)
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         panels = figure.subplots(1, 3, sharey=True)
         for axis, panel in zip(LABELS, panels, strict=True):
             _line(panel, first, first.score, axis, color=BLACK, label=f"best by {first.score}")
             for score, look in LOOKS.items():
                 _line(panel, first, score, axis, **look)
-            for other, name, colour in zip(plans[1:], names(plans)[1:], COLOURS * len(plans), strict=False):
+            for other, name, colour in zip(
+                plans[1:], map(_short, names(plans)[1:]), COLOURS * len(plans), strict=False
+            ):
                 look = {"color": colour, "linestyle": "-", "label": f"best for {name}"}
                 _line(panel, other, other.score, axis, **look)
                 _point(panel, other, THE_PLAN, axis, color=colour, marker="*", label=f"its plan: {name}")
@@ -71,16 +77,28 @@ def frontier(plans: Sequence[Plan]) -> Figure:
             else:
                 _log_axis(panel, "J" if axis == "energy" else "")
         panels[0].set_ylabel("loss increase, nats per token")
-        panels[0].set_ylim(bottom=BELOW * panels[0].get_ylim()[1])  # a line at 0 is seen
+        points = [each.measured for plan in plans for each in plan.outcomes.values()]
+        top, low = panels[0].get_ylim()[1], min(0.0, *points)
+        panels[0].set_ylim(bottom=low + BELOW * (top - low))  # a line at 0 is seen, and every point
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
-        found = first.outcome
+        figure.legend(handles, labels, loc="outside lower center", ncols=LEGEND_COLUMNS)
+        found, name = first.outcome, _plain(first.model)
         titled(
             figure,
-            f"{first.model}: {found.share:.1%} of the parameters digital cost {found.measured:.3f} nats per token",
+            f"{name}: {found.share:.1%} of the parameters digital cost {found.measured:.3f} nats per token",
             f"Lines: predicted. Points: measured, held-out text, 95 % intervals. {_hardware(first)}",
         )
         return figure
+
+
+def _plain(text: str) -> str:
+    """The text, of which matplotlib takes nothing for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _short(name: str) -> str:
+    """With its end, which tells equal ones apart."""
+    return _plain(name if len(name) <= LONGEST else f"{name[: LONGEST - 11]}...{name[-8:]}")
 
 
 def _log_axis(panel: Axes, unit: str) -> None:
@@ -152,7 +170,7 @@ def experts(plan: Plan) -> Figure:
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         titled(
             figure,
-            f"{plan.model}: {plan.outcome.digital_experts} of {score.size} experts are digital",
+            f"{_plain(plan.model)}: {plan.outcome.digital_experts} of {score.size} experts are digital",
             _hardware(plan),
         )
         return figure

@@ -32,6 +32,7 @@ PROGRAM = Path(paper_repro.__file__)
             ("--accuracy-drop", "1"),
             ["budget accuracy_drop: of which tasks?", "such as paper or continuation"],
         ),
+        (("--loss-increase", "1%", "--questions", "100"), ["--questions: of which tasks? Give --tasks"]),
         (("--accuracy-drop", "1%"), ["budget accuracy_drop is '1%': give points of accuracy"]),
         (("--loss-increase", "1%", "--tasks", "papr"), ["task 'papr': no such task", "did you mean paper?"]),
         (("--loss-increase", "1%", "--score", "maxn"), ["score is 'maxn'", "did you mean maxnn?"]),

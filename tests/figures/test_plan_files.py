@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+import paper_repro
 from figures.drawings.plan import experts, frontier
 from figures.drawings.style import SMALLEST, WIDTH
 from figures.plan import FILES, SHARES, accuracy_rows, frontier_rows, names, write
@@ -89,7 +91,7 @@ def test_rows_of_the_frontier_are_the_least_increase_within_a_share() -> None:
 
 
 def test_every_file_is_written(tmp_path: Path) -> None:
-    found, other = a_plan(), a_plan("two <b>")
+    found, other = a_plan(), a_plan("two_2 <b>")
     written = write(found, [other], tmp_path)
     assert sorted(path.name for path in written) == sorted(set(FILES) - {"placement.json"})
     with (tmp_path / "experts.csv").open() as file:
@@ -104,7 +106,7 @@ def test_every_file_is_written(tmp_path: Path) -> None:
     assert Plan.from_json((tmp_path / "plan.json").read_text()) == found
     page = (tmp_path / "plan.html").read_text()
     assert page.count("data:image/webp;base64,") == 2 and "http" not in page and "<b>:" not in page
-    for words in ("3 experts and 1 of 2", "off by +0.0200 nats", "digital parameters 10%", "two &lt;b&gt;"):
+    for words in ("3 experts and 1 of 2", "off by +0.0200 nats", "digital parameters 10%", "two_2 &lt;b&gt;"):
         assert words in page
     for picture in ("frontier.png", "experts.png"):
         with Image.open(tmp_path / picture) as image:
@@ -173,6 +175,33 @@ def test_the_frontier_shows_lines_and_measured_points(others: int) -> None:
     assert figure.get_figwidth() == WIDTH
 
 
+def test_any_name_can_be_drawn() -> None:
+    """Also one that matplotlib would take for mathematics, and a long one stays inside the picture."""
+    hostile, long = a_plan(r"a$\bad{$b"), a_plan("long " * 40)
+    for figure in (frontier([hostile, long, hostile]), experts(hostile)):
+        FigureCanvasAgg(figure).draw()
+        for text in figure.texts + [each for legend in figure.legends for each in legend.get_texts()]:
+            box = text.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
+def test_panels_keep_their_height_beside_many_plans() -> None:
+    heights = []
+    for others in (0, 30):
+        figure = frontier([a_plan()] + [a_plan(str(each)) for each in range(others)])
+        FigureCanvasAgg(figure).draw()
+        heights.append(figure.axes[0].get_window_extent().height)
+    assert heights[1] == pytest.approx(heights[0], rel=0.2)
+
+
+def test_a_measured_gain_is_inside_the_picture() -> None:
+    """Noise can lower the loss of a little text."""
+    found = a_plan()
+    outcome = replace(found.outcome, measured=-0.05, interval=(-0.2, 0.1))
+    figure = frontier([replace(found, outcomes={THE_PLAN: outcome})])
+    assert figure.axes[0].get_ylim()[0] < -0.05
+
+
 def test_the_heat_map_shows_score_load_and_choice() -> None:
     found = a_plan()
     figure = experts(found)
@@ -182,3 +211,20 @@ def test_the_heat_map_shows_score_load_and_choice() -> None:
     np.testing.assert_array_equal(load, found.load)
     assert np.argwhere(choice == 1).tolist() == [[1, 3], [2, 1], [2, 2]] and choice.sum() == 3
     assert experts(replace(found, damage=((0.0,) * EXPERTS,) * LAYERS)).axes
+
+
+def test_what_is_interrupted_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the pictures are drawn, the last that takes long; and the message promises nothing."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("figures.drawings.plan.frontier", interrupted)
+    monkeypatch.setattr(import_module("realmodels.load"), "load", lambda *_: None)
+    monkeypatch.setattr(import_module("realmodels.plan"), "plan", lambda *_, **__: a_plan())
+    assert paper_repro.main(["plan", "--digital-experts", "3", "--out", str(tmp_path)]) == 130
+    error = capsys.readouterr().err
+    assert "interrupted: a plan that is not finished is not kept" in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -64,3 +64,8 @@ def test_what_any_loss_is_within() -> None:
 def test_drops_are_shown_in_points() -> None:
     found = Drop(0.0123, (0.01, 0.02), 0.0456, (-0.01, 0.08))
     assert str(found) == "1.23 [1.00, 2.00] predicted, 4.56 [-1.00, 8.00] measured"
+
+
+def test_no_drop_allows_no_increase() -> None:
+    """0, which a message shows without a sign."""
+    assert math.copysign(1, decline().allowed(0)) == 1 and decline().allowed(0) == 0

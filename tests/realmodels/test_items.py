@@ -204,6 +204,13 @@ def test_curves_of_other_scores_are_those_of_their_placements() -> None:
             assert found[RANDOM][axis][number] == pytest.approx((x, chance))
 
 
+def test_with_everything_digital_nothing_is_lost() -> None:
+    """Whatever rounding leaves of a sum of damages less the same damages."""
+    for seed in range(20):
+        found = items(seed, dense=9).frontiers("any", torch.rand(LAYERS, EXPERTS))["any"]["share"]
+        assert math.copysign(1, found[-1][1]) == 1 and found[-1][1] == pytest.approx(0, abs=1e-12)
+
+
 def test_more_budget_never_loses_more() -> None:
     of = items()
     increases = [
@@ -264,3 +271,37 @@ def test_a_budget_of_accuracy_is_one_of_the_loss() -> None:
     assert str(caught.value).startswith(
         f"an accuracy drop of 1 points, by prediction a loss increase of {-math.log(0.98) / 2:.4f} nats"
     )
+
+
+@pytest.mark.parametrize("number", range(len(MACHINES)))
+def test_budgets_that_contradict_each_other_say_what_is_nearest(number: int) -> None:
+    """Of throughput, and of energy, within all other budgets."""
+    of, every = case(number)
+    fits = (every["experts"] <= 2) & (every["parameters"] <= 0.05 * of.total)
+    for name, bound, words in (
+        ("throughput", "seconds", r"the most throughput is ([\d,]+) tokens/s"),
+        ("energy", "joules", r"the least energy is (\S+) J per token"),
+    ):
+        costs = every[bound]
+        extreme, nearest = float(costs.min()), float(costs[fits].min())
+        if nearest == extreme:
+            continue
+        budget = of.batch / extreme if name == "throughput" else extreme / of.batch
+        with pytest.raises(InputError, match="cannot be met together, though each can alone") as caught:
+            of.best(
+                Budgets(digital_experts=2, digital_parameters=0.05, **{name: budget * (1 - 1e-9)})
+                if name == "throughput"
+                else Budgets(digital_experts=2, digital_parameters=0.05, **{name: budget * (1 + 1e-9)}),
+                1.0,
+            )
+        (found,) = re.findall(words, str(caught.value))
+        expected = of.batch / nearest if name == "throughput" else nearest / of.batch
+        assert float(found.replace(",", "")) == pytest.approx(expected, rel=6e-3)
+
+
+@pytest.mark.parametrize("memory", ["99999999TB", 10**400, f"{10**29}TB"])
+def test_a_huge_budget_is_none(memory: int | str) -> None:
+    of = items()
+    assert of.best(Budgets(digital_memory=memory), 1.0) == of.best(Budgets(digital_parameters="100%"), 1.0)
+    with np.errstate(all="raise"):
+        assert of.best(Budgets(energy=1e300), 1.0) == of.best(Budgets(digital_parameters="100%"), 1.0)

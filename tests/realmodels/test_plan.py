@@ -96,6 +96,22 @@ def test_any_model_has_a_plan_whose_numbers_are_those_of_its_placement(name: str
     assert model.deployment is None
 
 
+@pytest.mark.parametrize("budget", ["27kB", "100%"])
+def test_embeddings_that_the_head_shares_stay_digital(budget: str) -> None:
+    """Also if the head is analog; they count once if it is digital."""
+    model = as_model(small_network(tie_word_embeddings=True))
+    name = "digital_parameters" if "%" in budget else "digital_memory"
+    budgets: dict[str, Any] = {name: budget}
+    found = planned(model, **budgets)
+    total = sum(each.numel() for each in model.network.parameters())
+    linears = [f"{each}.weight" for each in found.placement.analog_modules if each != "lm_head"]
+    analog = sum(model.network.get_parameter(each).numel() for each in linears)
+    experts = LAYERS * EXPERTS - found.outcome.digital_experts
+    analog += experts * 3 * model.network.config.hidden_size * model.network.config.intermediate_size
+    assert found.outcome.memory == 2 * (total - analog) <= (27_000 if name == "digital_memory" else 2 * total)
+    assert ("lm_head" in found.placement.analog_modules) == (name == "digital_memory")
+
+
 def test_what_is_measured_is_what_deploy_gives_under_the_same_noise() -> None:
     found = a_plan()
     blocks = under_test.blocks_of(MODEL, HELD_OUT, "evaluation")
@@ -160,7 +176,22 @@ def test_a_plan_is_read_back_as_it_was(tmp_path: Any) -> None:
         (lambda content: content["outcomes"].pop(THE_PLAN), "'plan'"),
         (lambda content: content.update(frontiers=3), ""),
         (lambda content: content.update(dense=[1]), ""),
-        (lambda content: content.update(damage="no"), ""),
+        (lambda content: content.update(damage="no"), "it.damage is 'no': no tuple"),
+        (lambda content: content.update(model=3), "it.model is 3: no str"),
+        (lambda content: content.update(digital_loss=0.0), "digital_loss is 0.0: not above 0"),
+        (lambda content: content.update(digital_loss=10**400), "it.digital_loss is 1000"),
+        (lambda content: content.update(digital_loss=math.nan), "it.digital_loss is nan: no float"),
+        (lambda content: content["ranking"].pop(), "ranking is not of the experts"),
+        (lambda content: content["load"][0].pop(), "load is not of the experts"),
+        (lambda content: content["frontiers"][MAXNN].update(share=[]), "frontiers.MaxNNScore lacks 'share'"),
+        (lambda content: content["frontiers"].pop(RANDOM), "frontiers lacks 'random'"),
+        (lambda content: content["outcomes"][THE_PLAN].update(share=True), "it.outcomes.plan.share is True"),
+        (
+            lambda content: next(iter(content["outcomes"].values()))["placement"].update(
+                num_experts=[2], digital_experts=[[0]]
+            ),
+            "is not of the experts",
+        ),
     ],
 )
 def test_what_is_no_plan_is_refused(change: Any, message: str, tmp_path: Any) -> None:
@@ -302,8 +333,15 @@ def test_experts_are_ranked_by_any_score() -> None:
         ({"digital_experts": 1, "score": "random"}, "score is 'random': give one of expected_damage"),
         (
             {"digital_experts": 1, "score": torch.ones(3)},
-            "score has the shape (3,): give finite numbers of shape",
+            "score has the shape (3,) and the type torch.float32: give finite numbers of shape",
         ),
+        (
+            {"digital_experts": 1, "score": [[1], [1, 2]]},
+            "score is [[1], [1, 2]]: give finite numbers of shape",
+        ),
+        ({"digital_experts": 1, "score": {}}, "score is {}: give finite numbers of shape"),
+        ({"digital_experts": 1, "score": 1j * torch.ones(LAYERS, EXPERTS)}, "score has the shape"),
+        ({"digital_experts": 1, "score": [[1e300] * EXPERTS] * LAYERS}, "score has the shape"),
         ({"digital_experts": 1, "score": torch.full((LAYERS, EXPERTS), math.nan)}, "score has the shape"),
     ],
 )
@@ -327,6 +365,16 @@ def test_tasks_are_checked_before_anything_is_computed(monkeypatch: pytest.Monke
         planned(model, tasks=(CONTINUATION,), questions=QUESTIONS, digital_experts=1)
 
 
+@pytest.mark.parametrize("name", ["digital_experts", "digital_parameters"])
+def test_more_than_the_model_has_is_refused_before_anything_is_computed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "block_results", lambda *_: pytest.fail("the model was run"))
+    budgets: dict[str, Any] = {name: 10**400}
+    with pytest.raises(InputError, match=rf"^budget {name} is 10+ \.\.\.: the model has \d+; give at most"):
+        planned(**budgets)
+
+
 def test_a_plan_of_another_model_is_refused(tmp_path: Any) -> None:
     (tmp_path / "plan.json").write_text(a_plan().to_json())
     assert read_plan(tmp_path / "plan.json", MODEL) == a_plan()
@@ -338,6 +386,8 @@ def test_a_plan_of_another_model_is_refused(tmp_path: Any) -> None:
 def test_bad_settings() -> None:
     with pytest.raises(InputError, match=r"hardware.c is 0: without programming noise"):
         planned(hardware=Hardware(c=0.0), digital_experts=1)
+    with pytest.raises(InputError, match=r"hardware is 'pcm': give a Hardware"):
+        planned(hardware="pcm", digital_experts=1)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"--seeds 1: an interval needs at least 2"):
         plan(MODEL, HARDWARE, draws=1, digital_experts=1)
     with pytest.raises(InputError, match=r"calibration: \d+ of its paragraphs are in the evaluation text"):
