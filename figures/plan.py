@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from figures.files import keep_file
 from figures.options import BUDGETS, flag, hardware_of, plan_parser
 from figures.output import Steady, as_csv, check_places, output_folder
+from theory.errors import InputError
 
 if TYPE_CHECKING:
     from realmodels.plan_file import Plan
