@@ -53,7 +53,8 @@ class Outcome:
         model's parameters, as in the paper's Table 2.
     memory: bytes of all digital weights.
     energy: J per token. throughput: tokens/s.
-    predicted: loss increase, nats per token. measured, interval: on held-out text, over noise draws and documents.
+    predicted: loss increase, nats per token; closed: the same by closed forms alone, before any simulation.
+    measured, interval: on held-out text, over noise draws and documents.
     accuracy: how far the accuracy on tasks drops, if tasks were given.
     """
 
@@ -65,6 +66,7 @@ class Outcome:
     energy: float
     throughput: float
     predicted: float
+    closed: float = math.nan
     measured: float = math.nan
     interval: Interval = (math.nan, math.nan)
     accuracy: Drop | None = None

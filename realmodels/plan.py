@@ -97,8 +97,8 @@ def plan(
     batch, machine: as `realmodels.cost.cost` takes them.
     score: what experts are ranked by: one of SCORES, or any (layers, experts) tensor. Predictions are of the expected
         damage all the same.
-    tasks, questions: tasks to measure accuracy on [realmodels.tasks.evaluate_tasks], and how many questions of each; as
-        many others are for predictions. A budget on accuracy needs them.
+    tasks, questions: tasks to measure accuracy on [realmodels.tasks.evaluate_tasks], and how many questions of each;
+        _MORE_QUESTIONS times as many others are for predictions. A budget on accuracy needs them.
     budgets: fields of Budgets.
     InputError if the budgets cannot be met together; the line says what can be.
     """
@@ -144,7 +144,11 @@ def plan(
         measured = measurements(
             model, hardware, items.ranges, placements, seeds, blocks, digital, advance, named, questions
         )
-    outcomes = {name: measured[name].of(items.outcome(each), decline) for name, each in placements.items()}
+    bare = items.uncorrected(found_kinds)
+    outcomes = {
+        name: measured[name].of(replace(items.outcome(each), closed=bare.outcome(each).predicted), decline)
+        for name, each in placements.items()
+    }
     name = score if isinstance(score, str) else "own score"
     ranked_by = name.replace("_", " ")
     return Plan(

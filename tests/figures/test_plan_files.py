@@ -33,7 +33,9 @@ def a_plan(model: str = "one", c: float = 1.5) -> Plan:
 
     def outcome(share: float, measured: float) -> Outcome:
         interval = (measured - 0.01, measured + 0.01)
-        return Outcome(placement, 3, 500, share, 10_000, 1e-4, 1e5, measured + 0.02, measured, interval)
+        return Outcome(
+            placement, 3, 500, share, 10_000, 1e-4, 1e5, measured + 0.02, measured - 0.03, measured, interval
+        )
 
     x = np.linspace(0, 0.9, 10)
     axes = {"share": x, "energy": 1e-7 * 10 ** (4 * x), "throughput": 1e6 * (1 - 0.9 * x)}

@@ -93,6 +93,11 @@ def test_any_model_has_a_plan_whose_numbers_are_those_of_its_placement(name: str
     damages = sum(dense.damage for linear, dense in found.dense.items() if not dense.digital)
     damages += sum(row["score"] for row in found.rows() if not row["digital"])
     assert each.predicted == pytest.approx(damages + found.interaction * damages**2)
+    bare = sum(
+        dense.damage / found.kinds[dense.kind].factor for dense in found.dense.values() if not dense.digital
+    )
+    bare += sum(row["damage"] for row in found.rows() if not row["digital"]) / found.kinds["experts"].factor
+    assert each.closed == pytest.approx(bare)
     assert model.deployment is None
 
 
