@@ -147,8 +147,8 @@ def _number(text: str) -> Any:
     return text
 
 
-# Of digital experts and parameters; of the loss increase in nats per token.
-OUTCOMES = ("placement", "experts", "params", "predicted", "measured [95 %]", "J/token", "tokens/s")
+# Of digital experts and parameters; of the loss increase in nats per token, ± half of its 95 % interval.
+OUTCOMES = ("placement", "experts", "params", "predicted", "measured", "J/token", "tokens/s")
 ACCURACIES = ("placement", "points lost, predicted [95 %]", "measured [95 %]")
 
 
@@ -160,7 +160,7 @@ def outcome_rows(found: "Plan") -> list[list[str]]:
             str(each.digital_experts),
             f"{each.share:.1%}",
             f"{each.predicted:.4f}",
-            f"{each.measured:.4f} [{each.interval[0]:.4f}, {each.interval[1]:.4f}]",
+            f"{each.measured:.4f} ±{(each.interval[1] - each.interval[0]) / 2:.4f}",
             f"{each.energy:.3g}",
             f"{each.throughput:,.0f}",
         ]
@@ -181,7 +181,11 @@ def _tables(found: "Plan") -> list[Any]:
 
     tables = []
     for title, header, rows in (
-        ("digital experts and parameters; loss increase in nats per token", OUTCOMES, outcome_rows(found)),
+        (
+            "digital experts and parameters; loss increase in nats per token, ± at 95 %",
+            OUTCOMES,
+            outcome_rows(found),
+        ),
         ("accuracy on tasks", ACCURACIES, accuracy_rows(found)),
     ):
         table = Table(*header, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")

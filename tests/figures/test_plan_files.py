@@ -15,7 +15,7 @@ from PIL import Image
 import paper_repro
 from figures.drawings.plan import experts, frontier
 from figures.drawings.style import SMALLEST, WIDTH
-from figures.plan import FILES, SHARES, accuracy_rows, frontier_rows, names, write
+from figures.plan import FILES, SHARES, accuracy_rows, frontier_rows, names, outcome_rows, write
 from realmodels.budgets import Budgets
 from realmodels.decline import Decline, Drop
 from realmodels.items import AXES, MAXNN, RANDOM, Kind, Outcome
@@ -124,6 +124,18 @@ def on_tasks() -> Plan:
     }
     decline = Decline(("piqa", "boolq"), 100, 0.5, 0.75, 2.5, 0.5, 0.2, (0.1, 0.3))
     return replace(found, decline=decline, outcomes=outcomes)
+
+
+def test_outcomes_are_shown_with_half_of_their_interval() -> None:
+    assert outcome_rows(a_plan())[0] == [
+        THE_PLAN,
+        "3",
+        "10.0%",
+        "0.1400",
+        "0.1200 ±0.0100",
+        "0.0001",
+        "100,000",
+    ]
 
 
 def test_accuracy_is_shown_where_tasks_were_given(tmp_path: Path) -> None:
