@@ -121,7 +121,7 @@ def test_three_points_of_accuracy_may_be_lost(tmp_path: Path) -> None:
     outcome, decline = content["outcomes"]["plan"], content["decline"]
     drop = outcome["accuracy"]
     assert drop["predicted"] <= 0.03 and drop["interval"][0] <= drop["measured"] <= drop["interval"][1]
-    assert decline["digital"] > 0.4 > decline["chance"] == 0.25 and decline["rate"] > 0
+    assert decline["digital"] > 0.4 > decline["chance"] == 0.25 and decline["lost"] > 0
     smaller = [
         increase
         for share, increase in content["frontiers"]["expected damage"]["share"]
