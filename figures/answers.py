@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from importlib.resources.abc import Traversable
 
 from figures.catalogue import Exhibit, needed
-from figures.shown import conditions
+from figures.shown import conditions, is_size
 from theory.errors import InputError
 from theory.evidence import Finding, Result
 
@@ -92,7 +92,7 @@ def sizes(result: Result) -> str:
     trained = Counter(
         (model["parameters"], model["rung"])
         for model in result.data["models"]
-        if model["rung"] is not None and model["rung"].count("-") == 1  # not of another recipe
+        if model["rung"] is not None and is_size(model["rung"])
     )
     return ", ".join(
         f"`{rung}` ({parameters / 1e6:.1f}M, {count})"

@@ -57,6 +57,11 @@ def head(finding: Finding) -> str:
     return finding.claim.partition("; ")[0]
 
 
+def is_size(rung: str) -> bool:
+    """Whether a rung of the ladder is a size, such as olmoe-16m; olmoe-16m-muon is of another recipe."""
+    return rung.count("-") == 1
+
+
 def conditions(finding: Finding) -> str:
     return finding.claim.partition("; ")[2]
 

@@ -36,10 +36,8 @@ from theory.strict_json import fields_of, is_whole, loads
 
 FORMAT = "paper-repro chip 1"
 LARGEST_HEADER = 2**27  # bytes
-BOUNDS = (
-    1e-15,
-    1e15,
-)  # of converters: far beyond those of any hardware, and products of two are numbers of fp32
+# Of converters: far beyond those of any hardware, and products of two are numbers of fp32.
+BOUNDS = (1e-15, 1e15)
 _ZEROS = 64 * "0"
 _NAMES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 _ANY = LayerCalibration(1.0, 1.0, 1.0)  # until the ranges of the file are there

@@ -36,7 +36,7 @@ class Drop:
 
     def __str__(self) -> str:
         """In points."""
-        return f"{_points(self.predicted, self.expected)} predicted, {_points(self.measured, self.interval)} measured"
+        return "{} predicted, {} measured".format(*self.texts())
 
     def texts(self) -> tuple[str, str]:
         """What was predicted and what was measured, in points."""

@@ -278,6 +278,11 @@ class Items:
     def _all_dense(self) -> float:
         return sum(self.dense.values())
 
+    @property
+    def everything(self) -> float:
+        """Damage of everything analog."""
+        return float(self.left[0]) + self._all_dense
+
     def sum_of(self, nats: float) -> float:
         """The sum of damages that is expected to add so much to the loss: the inverse of `increase`."""
         b = self.interaction
@@ -286,16 +291,13 @@ class Items:
         under = 1 + 4 * b * nats
         return math.inf if under < 0 else (math.sqrt(under) - 1) / (2 * b)
 
-    def _placement(self, experts: int, dense: Sequence[int]) -> Placement:
-        digital = {self.names[index] for index in dense}
+    def placement(self, choice: Choice) -> Placement:
+        digital = {self.names[index] for index in choice.dense}
         return Placement(
             self.model.map.num_experts,
-            as_choice(self.order[:experts], *self.experts.shape),
+            as_choice(self.order[: choice.experts], *self.experts.shape),
             tuple(name for name in self.names if name not in digital),
         )
-
-    def placement(self, choice: Choice) -> Placement:
-        return self._placement(choice.experts, choice.dense)
 
     def caps(self, budgets: Budgets) -> dict[str, dict[str, float]]:
         """Bounds on experts, parameters, and seconds and joules of a step, by the budget that they come from."""

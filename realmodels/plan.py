@@ -21,7 +21,7 @@ the noise cancels.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -297,8 +297,8 @@ def items_of(
         machine=machine,
         tied=frozenset(name for name in dense if uses[id(network.get_parameter(f"{name}.weight"))] > 1),
     )
-    every = float(items.left[0]) + sum(items.dense.values())
-    return replace(items, interaction=_interaction(every, float(np.mean(measured[_EVERYTHING])))), found
+    together = float(np.mean(measured[_EVERYTHING]))
+    return replace(items, interaction=_interaction(items.everything, together)), found
 
 
 def _alone(
@@ -320,22 +320,32 @@ def _alone(
     placements[_EVERYTHING] = Placement(
         sizes, none, tuple(name for names in kinds.values() for name in names)
     )
-    tokens = blocks_of(model, texts, "calibration").tokens
-    draws = min(DRAWS, len(tokens))
+    parts = _parts(model, texts)
     found: dict[str, list[float]] = {kind: [] for kind in placements}
-    for index, part in enumerate(tokens.tensor_split(draws)):
+    for index, part in enumerate(parts):
         digital, _ = block_results(model.network, part)
         each = dict.fromkeys(placements, 0.0)
-        for mirrored in (False, True):
-            chip = Chip(model, hardware, ranges, seed("search", index), mirrored=mirrored)
+        for chip in _both_signs(model, hardware, ranges, index):
             for kind, placement in placements.items():
                 with chip.placed(placement):
                     losses, _ = block_results(model.network, part)
-                    advance(f"noise on {kind}", _PASS * len(part) / len(tokens))
+                    advance(f"noise on {kind}", _PASS / len(parts))
                 each[kind] += float((losses - digital).mean()) / 2
         for kind, increase in each.items():
             found[kind].append(_finite(model, increase))
     return found
+
+
+def _parts(model: Model, texts: Sequence[str]) -> tuple[torch.Tensor, ...]:
+    """Blocks of calibration text for each of at most DRAWS noise draws."""
+    tokens = blocks_of(model, texts, "calibration").tokens
+    return tokens.tensor_split(min(DRAWS, len(tokens)))
+
+
+def _both_signs(model: Model, hardware: Hardware, ranges: Any, index: int) -> Iterator[Chip]:
+    """A chip, and the one whose noise is its mirror image."""
+    for mirrored in (False, True):
+        yield Chip(model, hardware, ranges, seed("search", index), mirrored=mirrored)
 
 
 def decline_of(
@@ -350,29 +360,27 @@ def decline_of(
 
     Each noise draw, with its mirror image, reads blocks of calibration text and questions of its own.
     """
-    model, every = items.model, float(items.left[0]) + sum(items.dense.values())
+    model, every = items.model, items.everything
     times = math.sqrt(NATS / every) if every > 0 else _MORE_NOISE
     noisier = replace(hardware, c=min(hardware.c * min(times, _MORE_NOISE), LARGEST_FACTOR))
     placement = items.placement(Choice(0, (), every))
-    tokens = blocks_of(model, texts, "calibration").tokens
-    draws = min(DRAWS, len(tokens))
-    limit = max(2, _MORE_QUESTIONS * questions // draws)
+    parts = _parts(model, texts)
+    limit = max(2, _MORE_QUESTIONS * questions // len(parts))
 
     def ask(index: int) -> TasksAccuracy:
         found = evaluate_tasks(model, tasks, limit, shares=[_CHOOSING[index]])
-        advance("tasks", len(tasks) * _MORE_QUESTIONS * questions * _QUESTION / draws)
+        advance("tasks", len(tasks) * _MORE_QUESTIONS * questions * _QUESTION / len(parts))
         return found
 
     known, increases, lost = list[TasksAccuracy](), list[float](), list[float]()
-    for index, part in enumerate(tokens.tensor_split(draws)):
+    for index, part in enumerate(parts):
         digital, _ = block_results(model.network, part)
         known.append(ask(index))
         noisy, right = [], []
-        for mirrored in (False, True):
-            chip = Chip(model, noisier, items.ranges, seed("search", DRAWS + index), mirrored=mirrored)
+        for chip in _both_signs(model, noisier, items.ranges, DRAWS + index):
             with chip.placed(placement):
                 losses, _ = block_results(model.network, part)
-                advance("tasks", _PASS * len(part) / len(tokens))
+                advance("tasks", _PASS / len(parts))
                 noisy.append(_finite(model, float((losses - digital).mean())))
                 right.append(ask(index).accuracy)
         increases.append(float(np.mean(noisy)))

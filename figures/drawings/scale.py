@@ -28,6 +28,7 @@ from figures.drawings.style import (
     titled,
 )
 from figures.drawings.style import C as MEANING_OF_C
+from figures.shown import is_size
 from theory.evidence import Result, mean_interval
 from theory.trend import Line
 
@@ -143,7 +144,7 @@ def _panel(axis: Axes, series: Row, models: dict[str, Row]) -> None:
 def _look(rung: str | None) -> dict[str, Any]:
     if rung is None:
         return {"marker": "s", "fillstyle": "none", "markersize": 5}
-    if rung.count("-") > 1:
+    if not is_size(rung):
         return {"marker": ".", "markersize": 4, "alpha": 0.5}
     marker = next(marker for family, marker, _ in FAMILIES.values() if rung.startswith(family))
     return {"marker": marker, "markersize": 4, "alpha": 0.8}
@@ -155,7 +156,7 @@ def _line(axis: Axes, series: Row, models: dict[str, Row], row: Row, colour: str
     of_size: dict[float, list[float]] = {}
     for name, value in series["values"].items():
         rung = models[name]["rung"] or ""
-        if rung.startswith(family) and rung.count("-") == 1:
+        if rung.startswith(family) and is_size(rung):
             of_size.setdefault(models[name]["parameters"], []).append(value)
     places = np.geomspace(min(of_size), BEYOND, 60)
     axis.plot(
