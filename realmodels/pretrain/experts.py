@@ -52,9 +52,9 @@ def gathered_grouped_mm(
 ) -> Float[Tensor, "tokens hidden"]:
     """The output of gated fused experts with concatenated gate and up projections."""
     times = chosen.shape[1]
-    numbers, order = chosen.flatten().sort(stable=True)
-    inverse = order.argsort()
-    experts = torch.arange(self.num_experts, device=hidden.device)
+    numbers, order = chosen.flatten().short().sort(stable=True)  # a sort of short keys takes fewer passes
+    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    experts = torch.arange(self.num_experts, device=hidden.device, dtype=numbers.dtype)
     ends = torch.searchsorted(numbers, experts, right=True).int()
     rows = _Spread.apply(hidden, order, inverse, times)
     gate, up = F.grouped_mm(rows, self.gate_up_proj.mT, offs=ends).chunk(2, -1)

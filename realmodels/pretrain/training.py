@@ -22,6 +22,7 @@ from theory.errors import InputError
 
 LARGEST_GRADIENT_NORM: Final = 1.0
 HELD_OUT_BATCH_TOKENS: Final = 32768
+CAPTURE_WARM_UPS: Final = 3  # passes before one is captured as a CUDA graph, as torch's documentation has it
 
 
 class Routing(NamedTuple):
@@ -36,9 +37,11 @@ class Routing(NamedTuple):
 
     def load(self) -> Tensor:
         """The share of the choices that each expert got, (experts,); the shares add up to one."""
-        ones = torch.ones_like(self.chosen, dtype=torch.float32).flatten()
-        counts = torch.zeros_like(self.probabilities[0]).scatter_add(0, self.chosen.flatten(), ones)
-        return counts / self.chosen.numel()
+        experts = torch.arange(self.probabilities.shape[1], device=self.chosen.device)
+        counts = (self.chosen[..., None] == experts).sum(
+            (0, 1)
+        )  # adding into counts by index would wait for itself
+        return counts.float() / self.chosen.numel()
 
     def balance_loss(self) -> Tensor:
         """Load-balancing loss of one layer [Fedus et al., 2022, eq. 4], which is 1 if all experts are used alike.
@@ -236,9 +239,11 @@ class Masters:
 
     def collect(self) -> None:
         """Add the parameters' gradients, and take them from the parameters."""
-        for name, parameter in self.parameters.items():
-            if parameter.grad is not None:
-                self.gradients[name].add_(parameter.grad)
+        found = [
+            torch.zeros_like(each) if each.grad is None else each.grad for each in self.parameters.values()
+        ]
+        self.gradient += torch.cat([each.flatten() for each in found])
+        for parameter in self.parameters.values():
             parameter.grad = None
 
     @torch.no_grad()
@@ -287,6 +292,11 @@ class Training:
             master.grad = _matrices(name, self.flat.gradients[name])
         cast_parameters(self.model, torch.bfloat16 if device.type == "cuda" else torch.float32)
         self.optimisers = self._optimisers()
+        layers = sum(hasattr(layer.mlp, "experts") for layer in self.model.model.layers)
+        self.total = torch.zeros((), device=device)  # loss of a step so far
+        self.loads = torch.zeros(layers, recipe.experts, device=device)
+        self.compiled = compiled
+        self.captured: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
         self.full_rates = [group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups]
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:
@@ -320,17 +330,10 @@ class Training:
         starts = torch.from_numpy(crop_starts(len(self.stream), self.recipe, self.step)).to(self.device)
         mine = starts.reshape(self.recipe.passes, -1)[self.group.rank :: self.group.size]
         offsets = torch.arange(self.recipe.context + 1, device=self.device)
-        total, loads = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        self.flat.gradient.zero_()
+        self._clear()
         for part in mine:
-            crops = self.stream[part[:, None] + offsets].long()
-            loss, balance_loss, load = self.losses(self.model, crops)
-            ((loss + self.recipe.balance * balance_loss) / self.recipe.passes).backward()
-            self.flat.collect()
-            total += loss.detach() / self.recipe.passes
-            if self.biased:
-                loads = loads + torch.stack(load) / self.recipe.passes
-        self.group.sum(self.flat.gradient, total, loads)
+            self._add_pass(self.stream[part[:, None] + offsets].long())
+        self.group.sum(self.flat.gradient, self.total, self.loads)
         nn.utils.clip_grad_norm_(self.masters.values(), LARGEST_GRADIENT_NORM)
         groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
         for group, full in zip(groups, self.full_rates, strict=True):
@@ -338,10 +341,48 @@ class Training:
         for optimiser in self.optimisers:
             optimiser.step()
         self.flat.copy_back()
-        for router, load in zip(self.biased, loads, strict=True) if self.biased else ():
+        for router, load in zip(self.biased, self.loads, strict=False):
             router.bias += self.recipe.balance_bias * (1 / self.recipe.experts - load).sign()
         self.step += 1
-        return total
+        return self.total.clone()
+
+    def _clear(self) -> None:
+        """Forget gradients, loss and loads of the step before."""
+        for sum_of_passes in (self.flat.gradient, self.total, self.loads):
+            sum_of_passes.zero_()
+
+    def _pass(self, crops: Tensor) -> None:
+        """Add a pass, forward and backward, to the step's gradients, loss and loads. crops: (batch, length + 1)."""
+        loss, balance_loss, loads = self.losses(self.model, crops)
+        ((loss + self.recipe.balance * balance_loss) / self.recipe.passes).backward()
+        self.flat.collect()
+        self.total += loss.detach() / self.recipe.passes
+        if loads:
+            self.loads += torch.stack(loads) / self.recipe.passes
+
+    def _add_pass(self, crops: Tensor) -> None:
+        """As `_pass`. On a GPU, compiled passes replay one that was captured: a thousand kernels, and one launch."""
+        if not (self.compiled and self.device.type == "cuda"):
+            self._pass(crops)
+            return
+        if self.captured is None:
+            self.captured = self._capture(crops)
+            self._clear()
+        graph, its_crops = self.captured
+        its_crops.copy_(crops)
+        graph.replay()
+
+    def _capture(self, crops: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """A CUDA graph of `_pass`, and the crops that it reads."""
+        own, aside, graph = crops.clone(), torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(CAPTURE_WARM_UPS):  # these compile, which a captured pass must not
+                self._pass(own)
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(graph):
+            self._pass(own)
+        return graph, own
 
     def state(self) -> dict[str, Any]:
         return {
