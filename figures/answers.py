@@ -61,11 +61,7 @@ def held(findings: Sequence[Finding]) -> str:
 
 
 def _held(findings: Sequence[Finding]) -> str:
-    return f"{_holding(findings)} of {len(findings)}"
-
-
-def _holding(findings: Sequence[Finding]) -> int:
-    return sum(finding.verdict == "holds" for finding in findings)
+    return f"{sum(finding.verdict == 'holds' for finding in findings)} of {len(findings)}"
 
 
 def starting(start: str, *results: Result) -> list[Finding]:
@@ -103,14 +99,14 @@ def sizes(result: Result) -> str:
 def by_size(findings: Sequence[Finding]) -> str:
     """How many findings of `scale` hold: `4 of 4 comparisons over 5 trainings of olmoe-4m`.
 
-    Of several sizes, how many of each: `7 of 8 comparisons over 10 trainings of olmoe-4m (4), olmoe-16m (3)`.
+    Of several sizes: `7 of 8 comparisons over 10 trainings of 2 sizes`.
     """
     found: dict[str, list[Finding]] = {}
     for finding in findings:
         found.setdefault(conditions(finding).partition(",")[0], []).append(finding)
     trainings = sum(max(finding.n or 0 for finding in own) for own in found.values())
-    each = [f"{size} ({_holding(own)})" for size, own in found.items()] if len(found) > 1 else found
-    return f"{held(findings)} over {trainings} trainings of {', '.join(each)}"
+    which = next(iter(found)) if len(found) == 1 else f"{len(found)} sizes"
+    return f"{held(findings)} over {trainings} trainings of {which}"
 
 
 def of_sizes(start: str, ladder: Result) -> list[Finding]:
@@ -217,10 +213,12 @@ def _better_score(ladder: Result, rivals: Result, pretrained: Result, *small: Re
         for finding in starting(f"MaxNNScore loses less than {name};", rivals)
     ]
     worse = sum(finding.verdict == "fails" for finding in others)
+    above = sum(finding.estimate > 0 for finding in judged)
     return (
-        f"{said(judged)}: expected damage over all layers beats MaxNNScore and activation weight in"
-        f" {by_size(judged)}, by {_between(judged)} of the loss. It beats MaxNNScore on smol-moe in {_held(own)}, as"
-        f" others' MSAN and MC do in {worse} of {len(others)}; on shipped models in {_held(shipped)}."
+        f"{said(judged)}: expected damage over all layers beats MaxNNScore and activation weight by estimate in"
+        f" {above} of {len(judged)} comparisons, by {_between(judged)} of the loss; corrected for all of them, in"
+        f" {by_size(judged)}. It beats MaxNNScore on smol-moe in {_held(own)}, as others' MSAN and MC do in"
+        f" {worse} of {len(others)}; on shipped models in {_held(shipped)}."
     )
 
 

@@ -98,10 +98,17 @@ def climbed(exhibits: Sequence[Exhibit], data: Traversable) -> str:
     exhibit = find(LADDER, exhibits)
     result = needed(exhibit, data)
     missing = len(result.data["missing"])
+    trends = [finding for finding in result.findings if finding.family == "trend with parameters"]
+    clear = sum(finding.verdict != "inconclusive" for finding in trends)
     return (
         f"Sizes of the ladder, with parameters and trainings: {sizes(result)}. There a training is a unit."
         f" {import_module(exhibit.drawing).message(result)}"
         + (f"; {missing} rungs lack trainings." if missing else ".")
+        + (
+            f" [{clear} of {len(trends)} trends](docs/findings.md#along-the-ladder) are clear."
+            if trends
+            else ""
+        )
     )
 
 

@@ -205,30 +205,33 @@ def _legend(figure: Figure) -> list[Artist]:
 def draw_extrapolations(result: Result) -> Figure | None:
     """A table of quantities that the paper publishes something of; None without any line."""
     found: dict[str, dict[str, list[str]]] = {}
+    granularities: dict[str, list[str]] = {}
     for each in result.data["series"]:
         for line in each["lines"]:
             for at in line.get("extrapolations", []):
                 if at["published"] and at["model"] == line["axis"]:
                     low, high = at["interval"]
-                    said = f"{at['value']:.2g} [{low:.2g}, {high:.2g}] {each['w_max'] or ''}"
                     cells = found.setdefault(each["quantity"], {})
+                    said = f"{at['value']:z.3f} [{low:z.3f}, {high:z.3f}]"
                     cells.setdefault(line["axis"], [at["published"]]).append(said)
+                    known = granularities.setdefault(each["quantity"], [])
+                    known += [each["w_max"]] if each["w_max"] and each["w_max"] not in known else []
     if not found:
         return None
     rows = []
     for name, by_family in found.items():
-        row = [_wrapped(name, 38)]
+        row = [_wrapped(name, 34), "\n".join(granularities[name])]
         for family in FAMILIES:
             published, *lines = by_family.get(family, [""])
-            row += ["\n".join(lines), fill(published, 14)]
+            row += ["\n".join(lines), fill(published, 13)]
         rows.append(row)
-    figure = Figure(figsize=(WIDTH, 1.1 + 0.5 * len(rows)))
-    header = ["quantity", "line at 7B", "OLMoE", "line at 16B", "DeepSeekMoE"]
-    board(figure.subplots(), header, rows, (3.2, 2.1, 1.3, 2.1, 1.3))
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.52 * len(rows)))
+    header = ["quantity", "w_max", "line at 7B", "OLMoE", "line at 16B", "DeepSeekMoE"]
+    board(figure.subplots(), header, rows, (3.2, 0.8, 2.0, 1.3, 2.0, 1.4))
     titled(
         figure,
         "An extrapolation: what lines through models up to 64M say of larger ones",
-        "beside it what the paper publishes of OLMoE (7B) and DeepSeekMoE (16B); tile and column are w_max",
+        "beside it what the paper publishes of OLMoE (7B) and DeepSeekMoE (16B)",
     )
     return figure
 

@@ -658,7 +658,7 @@ def _values(
 
 
 def _line(series: Series, axis: Axis) -> Iterator[dict[str, Any]]:
-    """The line along an axis; along parameters also that of the smaller models, and what it says of the paper's."""
+    """The line along an axis; along parameters also that of the smaller models, and what it says of larger ones."""
     if (line := series.line(axis)) is None:
         return
     row = {
@@ -671,6 +671,16 @@ def _line(series: Series, axis: Axis) -> Iterator[dict[str, Any]]:
     }
     if axis.along == "parameters" and (small := series.line(axis, LARGEST_FITTED)) is not None:
         row |= {"fitted": asdict(small), "largest": LARGEST_FITTED}
+        row["predictions"] = [
+            {
+                "rung": name,
+                "trainings": rung.seeds,
+                "value": small.at(math.log10(rung.parameters)),
+                "interval": small.prediction_interval(math.log10(rung.parameters), rung.seeds),
+            }
+            for name, rung in ((name, LADDER[name]) for name in axis.rungs)
+            if rung.parameters > LARGEST_FITTED
+        ]
         row["extrapolations"] = [
             {
                 "model": name,

@@ -40,7 +40,7 @@ BASE: Final = Recipe(
 DEEPSEEK: Final = replace(
     BASE, family="deepseek", layers=7, top_k=6, shared_experts=2, dense_layers=1, expert_width=40
 )
-MUON_MATRIX_RATE: Final = 5e-3  # at width 64
+MUON_MATRIX_RATE: Final = 2e-2  # at width 64
 
 
 @dataclass(frozen=True)

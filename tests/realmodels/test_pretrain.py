@@ -167,19 +167,15 @@ def test_transformers_loads_the_result_and_finds_the_same_loss(tokens: TokenFold
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("recipe", [OF_LADDER, DEEPSEEK_OF_LADDER], ids=lambda recipe: recipe.family)
-def test_captured_passes_train_as_others_do(recipe: Recipe) -> None:
-    """The first step's gradient alike up to bf16's rounding, of other text than was captured, and the loss of ten."""
+def test_a_captured_pass_is_the_compiled_one(recipe: Recipe) -> None:
+    """Loss and gradient of the first step, three of whose four passes have other text than the captured one."""
     stream = np.random.default_rng(0).integers(0, recipe.vocabulary, 20_000).astype(np.uint16)
-    runs = [Training(replace(recipe, steps=10), stream, torch.device("cuda"), each) for each in (False, True)]
-    captured = [[run.advance().item() for run in runs] for _ in range(10)]
-    first = [Training(recipe, stream, torch.device("cuda"), each) for each in (False, True)]
-    for run in first:
-        run.advance()
-    plain, replayed = (run.flat.gradient for run in first)
-    assert (plain - replayed).norm() < 0.02 * plain.norm()
-    np.testing.assert_allclose(*zip(*captured, strict=True), rtol=2e-3)
-    assert runs[1].captured is not None
-    assert runs[0].captured is None
+    launched, replayed = (Training(recipe, stream, torch.device("cuda"), compiled=True) for _ in range(2))
+    launched.compiled = False  # its functions stay compiled
+    assert replayed.advance().item() == pytest.approx(launched.advance().item(), rel=1e-5)
+    assert (launched.captured is None, replayed.captured is None) == (True, False)
+    difference = replayed.flat.gradient - launched.flat.gradient  # sums of bf16 numbers, in another order
+    assert difference.norm() < 0.01 * launched.flat.gradient.norm()
 
 
 @pytest.mark.parametrize("recipe", [TINY, DEEPSEEK], ids=lambda recipe: recipe.family)

@@ -247,6 +247,29 @@ def test_predictions_rest_on_models_up_to_64m_alone() -> None:
         assert "above 0" in each["published"]
 
 
+def test_what_is_predicted_beforehand_is_what_is_judged() -> None:
+    """The intervals stand in the data before a larger model is measured, and are those of its findings."""
+    small = {"olmoe-4m": 5, "olmoe-16m": 5, "olmoe-64m": 3}
+    name = "loss on held-out text, nats per token"
+
+    def rows(result: Result) -> list[Any]:
+        series = next(each for each in result.data["series"] if each["quantity"] == name)
+        return [each for line in series["lines"] for each in line["predictions"]]
+
+    before, after = judge(ladder(small)), judge(ladder({**small, "olmoe-256m": 2, "olmoe-1b": 1}))
+    assert rows(before) == rows(after)
+    assert [(each["rung"], each["trainings"]) for each in rows(before)] == [
+        ("olmoe-256m", 2),
+        ("olmoe-1b", 1),
+    ]
+    found = [each for each in after.findings if each.claim.startswith(f"models up to 64M predict the {name}")]
+    for finding, row in zip(found, rows(before), strict=True):
+        assert row["rung"] in finding.claim
+        assert finding.interval == pytest.approx(
+            row["interval"], rel=1e-3
+        )  # the models' sizes are rounded here
+
+
 def test_what_changes_sign_is_first() -> None:
     result = judge(ladder(excess=lambda decades: 0.3 * decades))
     changing = [any(line["changes_sign"] for line in each["lines"]) for each in result.data["series"]]
@@ -440,7 +463,7 @@ def test_answers_name_every_size_and_count_each() -> None:
     assert sizes(several) == "`olmoe-4m` (4.8M, 5), `olmoe-16m` (16.9M, 5), `olmoe-64m` (63.3M, 3)"
     dense = of_sizes(DENSE_HURT_MORE, several)
     assert by_size(of_sizes(DENSE_HURT_MORE, alone)) == "4 of 4 comparisons over 5 trainings of olmoe-4m"
-    assert by_size(dense) == "4 of 8 comparisons over 10 trainings of olmoe-4m (4), olmoe-16m (0)"
+    assert by_size(dense) == "4 of 8 comparisons over 10 trainings of 2 sizes"
     assert len(starting(DENSE_HURT_MORE, several)) == len(dense) + 4
 
 
