@@ -36,7 +36,7 @@ CORPUS := -m realmodels.pretrain.corpus
 ALL_GPUS := -m torch.distributed.run --nproc-per-node gpu
 
 .PHONY: help tasks test test-all faults interpret lint kernel benchmark publish install smollm2 smol-moe \
-	smol-moe-coactivation ladder clean
+	smol-moe-coactivation smol-moe-deepseek ladder clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -104,6 +104,9 @@ smol-moe: $(SOURCE) $(TASKS) ## results/smol-moe/model, a mixture of experts mad
 
 smol-moe-coactivation: ## the same with experts of neurons that are active together
 	$(MAKE) smol-moe MOE=results/$@ ARGS="--set construction=coactivation"
+
+smol-moe-deepseek: ## the same in DeepSeekMoE's shape: shared experts, and a dense first layer
+	$(MAKE) smol-moe MOE=results/$@ ARGS="--set copies=11 shared_experts=2 dense_layers=1"
 
 ladder: $(DEV) ## results/ladder, mixtures of experts of 4M to 1B parameters; needs GPUs; goes on if stopped
 	test -e $(WIDE)/texts/evaluation.txt || { $(RUN) $(CORPUS) fetch $(WIDE)/sites && \

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
@@ -137,11 +137,11 @@ class Recipe:
 
     def hash(self) -> str:
         """SHA-256 of the entries."""
-        return entries_hash(self)
+        return entries_hash(asdict(self))
 
 
-def entries_hash(recipe: Any) -> str:
-    return hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()
+def entries_hash(entries: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 # Other integers are at least 1.

@@ -1,9 +1,9 @@
 """How does a dense Llama become a mixture of experts that at first computes the same?
 
 Each FFN is copied, each copy is cut into experts, and a token uses as many experts as a copy has. The rows of the
-router are equal within a copy, so that a copy is chosen whole. Mixtral makes the weights of the chosen experts add up
-to one: each is 1/slices, so down projections are multiplied by `slices`. This is upcycling [Komatsuzaki et al., 2023]
-with fine-grained experts [He et al., 2024].
+router are equal within a copy, so that a copy is chosen whole. The weights of the chosen experts add up to one: each is
+1/used, so down projections are multiplied by `used`. This is upcycling [Komatsuzaki et al., 2023] with fine-grained
+experts [He et al., 2024]. Shared experts are neurons that are not copied.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
+from realmodels.deepseek_moe import DeepseekConfig, DeepseekForCausalLM
 from realmodels.pretrain.training import cast_parameters, decoder_layer, embed
 from realmodels.upcycle.recipe import Recipe
 from theory.errors import InputError
@@ -47,30 +48,43 @@ ROUTER, GROUPS, NOISE = range(3)
 @torch.no_grad()
 def convert(
     dense: LlamaForCausalLM, recipe: Recipe, blocks: Int[Tensor, "blocks context"]
-) -> MixtralForCausalLM:
+) -> MixtralForCausalLM | DeepseekForCausalLM:
     """The mixture of experts, on the CPU in the dense model's dtype.
 
     It computes what the dense model does if both perturbations of the recipe are 0.
     blocks: tokens of calibration text, on which router logits have mean 0 and, in each copy, standard deviation 1.
-    InputError for a Llama with biases, or whose FFNs cannot be cut.
+    InputError for a Llama with biases, whose FFNs cannot be cut, or with too few layers.
     """
     config = dense.config
     if config.attention_bias or config.mlp_bias:
-        raise InputError("the dense model has biases, which Mixtral has not: give one without")
-    network = MixtralForCausalLM(_config(config, recipe))
+        raise InputError("the dense model has biases, which mixtures here have not: give one without")
+    if recipe.dense_layers >= config.num_hidden_layers:
+        raise InputError(
+            f"recipe.dense_layers is {recipe.dense_layers}: the dense model has {config.num_hidden_layers} layers;"
+            " give fewer"
+        )
+    network = _empty(config, recipe)
     cast_parameters(network, dense.dtype)
     own = dict(network.named_parameters())
     for name, weight in dense.named_parameters():
-        if ".mlp." not in name:
+        if name in own:  # all but the FFNs that become experts
             own.pop(name).copy_(weight)
     for number, (inputs, layer) in enumerate(_ffn_inputs(dense, blocks)):
-        groups = neuron_groups(inputs, layer.mlp, recipe, number)
+        if number < recipe.dense_layers:
+            continue
+        shared, groups = neuron_groups(inputs, layer.mlp, recipe, number)
         name = f"model.layers.{number}.mlp."
-        gate, up = (each.weight[groups] for each in (layer.mlp.gate_proj, layer.mlp.up_proj))
-        down = layer.mlp.down_proj.weight.T[groups].mT * recipe.slices
+        gate, up, down = (
+            each.weight for each in (layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj)
+        )
+        for projection, weight in (("gate", gate[shared]), ("up", up[shared]), ("down", down[:, shared])):
+            if len(shared):
+                own.pop(f"{name}shared_experts.{projection}_proj.weight").copy_(weight)
         noise = _generator(recipe, NOISE, number)
         own.pop(f"{name}gate.weight").copy_(_router(inputs, recipe, number))
-        for tensor, slices in (("gate_up_proj", torch.cat([gate, up], 1)), ("down_proj", down)):
+        fused_up = torch.cat([gate[groups], up[groups]], 1)
+        fused_down = down.T[groups].mT * recipe.used
+        for tensor, slices in (("gate_up_proj", fused_up), ("down_proj", fused_down)):
             fused = slices.float().cpu().repeat(recipe.copies, 1, 1)
             fused += recipe.weight_perturbation * fused.std() * torch.randn(fused.shape, generator=noise)
             own.pop(f"{name}experts.{tensor}").copy_(fused)
@@ -78,14 +92,30 @@ def convert(
     return network
 
 
-def _config(dense: Any, recipe: Recipe) -> MixtralConfig:
-    return MixtralConfig(
-        **{name: getattr(dense, name) for name in SAME},
-        intermediate_size=recipe.expert_width(dense.intermediate_size),
-        num_local_experts=recipe.experts,
-        num_experts_per_tok=recipe.slices,
-        sliding_window=None,
-        output_router_logits=False,
+def _empty(dense: Any, recipe: Recipe) -> MixtralForCausalLM | DeepseekForCausalLM:
+    """The mixture of experts with other weights. dense: the dense model's config."""
+    same: dict[str, Any] = {name: getattr(dense, name) for name in SAME}
+    same["num_experts_per_tok"] = recipe.used
+    width = recipe.expert_width(dense.intermediate_size)
+    if not recipe.shared_experts:
+        config = MixtralConfig(
+            **same,
+            intermediate_size=width,
+            num_local_experts=recipe.experts,
+            sliding_window=None,
+            output_router_logits=False,
+        )
+        return MixtralForCausalLM(config)
+    return DeepseekForCausalLM(
+        DeepseekConfig(
+            **same,
+            intermediate_size=dense.intermediate_size,
+            moe_intermediate_size=width,
+            n_routed_experts=recipe.experts,
+            n_shared_experts=recipe.shared_experts,
+            first_k_dense_replace=recipe.dense_layers,
+            norm_topk_prob=True,
+        )
     )
 
 
@@ -108,7 +138,7 @@ def _router(
     """A random row for each copy, plus a smaller one for each of its experts."""
     generator = _generator(recipe, ROUTER, layer)
     copies, experts = (_rows(inputs, count, generator) for count in (recipe.copies, recipe.experts))
-    return copies.repeat_interleave(recipe.slices, 0) + recipe.router_perturbation * experts
+    return copies.repeat_interleave(recipe.used, 0) + recipe.router_perturbation * experts
 
 
 def _rows(
@@ -126,14 +156,21 @@ def _rows(
 
 def neuron_groups(
     inputs: Float[Tensor, "tokens hidden"], ffn: Any, recipe: Recipe, layer: int
-) -> Int[Tensor, "slices width"]:
-    """Which neurons of an FFN share an expert."""
-    weights = [each.weight.float().cpu() for each in (ffn.gate_proj, ffn.up_proj)]
-    neurons, generator = len(weights[0]), _generator(recipe, GROUPS, layer)
+) -> tuple[Int[Tensor, " shared"], Int[Tensor, "used width"]]:
+    """The neurons of an FFN that are shared, and which of the others share an expert."""
+    gate, up, down = (each.weight.float().cpu() for each in (ffn.gate_proj, ffn.up_proj, ffn.down_proj))
+    activity = ffn.act_fn(F.linear(inputs, gate)) * F.linear(inputs, up)
+    added = activity.square().mean(0) * down.square().sum(
+        0
+    )  # mean square of what a neuron adds to the output
+    width = recipe.expert_width(len(gate))
+    shared, others = added.argsort(descending=True).split(
+        [recipe.shared_experts * width, recipe.used * width]
+    )
+    others, generator = others.sort().values, _generator(recipe, GROUPS, layer)
     if recipe.construction == "random":
-        return torch.randperm(neurons, generator=generator).view(recipe.slices, -1)
-    gate, up = (F.linear(inputs, weight) for weight in weights)
-    return balanced_clusters((ffn.act_fn(gate) * up).abs().T, recipe.slices, generator)
+        return shared, others[torch.randperm(len(others), generator=generator)].view(recipe.used, -1)
+    return shared, others[balanced_clusters(activity[:, others].abs().T, recipe.used, generator)]
 
 
 def balanced_clusters(
@@ -165,7 +202,7 @@ def max_neuron_spread(scores: Float[Tensor, "layers experts"], recipe: Recipe) -
 
     copies: among the copies of a slice, averaged over slices, too. slices: among the means of slices over copies.
     """
-    cut = scores.double().unflatten(1, (recipe.copies, recipe.slices))
+    cut = scores.double().unflatten(1, (recipe.copies, recipe.used))
     slices = cut.mean(1)
     return {
         "copies": (cut.std(1) / slices).mean().item(),

@@ -19,12 +19,7 @@ import torch
 from jaxtyping import Float, Int, UInt16
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    LlamaForCausalLM,
-    MixtralForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from realmodels.pretrain.optimisers import BETAS
 from realmodels.pretrain.processes import Group
@@ -145,7 +140,7 @@ class Healing:
         self,
         recipe: Recipe,
         dense: LlamaForCausalLM,
-        network: MixtralForCausalLM,
+        network: PreTrainedModel,
         blocks: UInt16[np.ndarray, "blocks context"],
         group: Group,
         compiled: bool,
@@ -269,7 +264,7 @@ def heal(
 
 
 def save(
-    network: MixtralForCausalLM,
+    network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
     out: Path,

@@ -1,22 +1,29 @@
 """What decides which mixture of experts a dense model is turned into?"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
 from realmodels.pretrain.recipe import ALIGNMENT, check_types, entries_hash
 from theory.errors import InputError, require
 
 FILE: Final = "recipe.json"  # in every folder that a recipe made
+# Entries that recipes lacked at first. They are hashed only where they are not 0, so that earlier hashes stay.
+LATER: Final = ("shared_experts", "dense_layers")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides which model comes out of a dense one, except for the machine's rounding."""
 
-    # Each FFN is copied, and each copy is cut into experts of equal width. A token uses as many experts as a copy has.
+    # Each FFN is cut into slices of equal width. All that are not shared are copied: a slice of a copy is an expert,
+    # and a token uses as many experts as a copy has.
     copies: int = 8
     slices: int = 8
+    # Slices that every token uses, with the neurons that add most to the FFN's output. 0: the result is a Mixtral.
+    # More: a DeepSeekMoE, whose first `dense_layers` keep their FFN.
+    shared_experts: int = 0
+    dense_layers: int = 0
     # Which neurons share an expert: those of one slice of a random permutation, or those that are active together.
     construction: Literal["random", "coactivation"] = "random"
     calibration_tokens: int = 8192  # of the text on which routers are centred and activity is measured
@@ -38,8 +45,20 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self, "recipe", {"bare": (self.bare <= 1, "a share, from 0 to 1")})
-        require(self, "recipe", {"warmup": (self.warmup <= 1, "a share, from 0 to 1")})
+        together = {
+            "bare": (self.bare <= 1, "a share, from 0 to 1"),
+            "warmup": (self.warmup <= 1, "a share, from 0 to 1"),
+            # The router of DeepSeekMoE gives an only expert its probability as a weight, and not 1.
+            "shared_experts": (
+                not self.shared_experts or self.used > 1,
+                f"at most slices - 2 = {max(self.slices - 2, 0)}",
+            ),
+            "dense_layers": (
+                not self.dense_layers or self.shared_experts > 0,
+                "0, or shared_experts of at least 1: Mixtral has no dense layers",
+            ),
+        }
+        require(self, "recipe", together)
         for name, divisor in (
             ("context", ALIGNMENT),
             ("generated_tokens", self.rows * self.context),
@@ -50,8 +69,14 @@ class Recipe:
             require(self, "recipe", {name: (getattr(self, name) % divisor == 0, f"a multiple of {divisor}")})
 
     @property
+    def used(self) -> int:
+        """How many routed experts a token uses."""
+        return self.slices - self.shared_experts
+
+    @property
     def experts(self) -> int:
-        return self.copies * self.slices
+        """How many routed experts a layer has."""
+        return self.copies * self.used
 
     @property
     def rounds(self) -> int:
@@ -69,7 +94,9 @@ class Recipe:
 
     def hash(self) -> str:
         """SHA-256 of the entries."""
-        return entries_hash(self)
+        return entries_hash(
+            {name: value for name, value in asdict(self).items() if value or name not in LATER}
+        )
 
     def expert_width(self, ffn_width: int) -> int:
         if ffn_width % (self.slices * ALIGNMENT):

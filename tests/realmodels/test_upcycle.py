@@ -57,8 +57,18 @@ TINY = Recipe(
     weight_perturbation=0.3,
     learning_rate=2e-3,
 )
-UNBROKEN = replace(TINY, router_perturbation=0.0, weight_perturbation=0.0)
 CONSTRUCTIONS = ("random", "coactivation")
+DEEPSEEK = replace(TINY, slices=4, shared_experts=2, dense_layers=1)
+SHAPES = {"mixtral": TINY, "deepseek": DEEPSEEK}
+RUNS = Path(upcycle.__file__).parent / "runs"
+
+
+def unbroken(recipe: Recipe) -> Recipe:
+    return replace(recipe, router_perturbation=0.0, weight_perturbation=0.0)
+
+
+UNBROKEN = unbroken(TINY)
+of_both_shapes = pytest.mark.parametrize("recipe", SHAPES.values(), ids=SHAPES)
 
 
 def dense_network(seed: int = 0, **changes: Any) -> Any:
@@ -106,21 +116,26 @@ def same(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("construction", CONSTRUCTIONS)
-def test_at_first_it_computes_what_the_dense_model_does(construction: Any, tied: bool) -> None:
-    dense = dense_network(tie_word_embeddings=tied)
+@of_both_shapes
+def test_at_first_it_computes_what_the_dense_model_does(
+    recipe: Recipe, construction: Any, tied: bool
+) -> None:
+    dense, recipe = dense_network(tie_word_embeddings=tied), replace(recipe, construction=construction)
     tokens = some_tokens(4, seed=1)
-    network = mixture(replace(UNBROKEN, construction=construction), dense)
+    network = mixture(unbroken(recipe), dense)
     torch.testing.assert_close(network(tokens).logits, dense(tokens).logits, rtol=0, atol=1e-4)
-    broken = mixture(replace(TINY, construction=construction), dense)
+    broken = mixture(recipe, dense)
     assert (broken(tokens).logits - dense(tokens).logits).abs().max() > 0.01
 
 
-def test_a_copy_is_chosen_whole() -> None:
-    _, routings = forward(mixture(UNBROKEN), some_tokens(4, seed=1))
+@of_both_shapes
+def test_a_copy_is_chosen_whole(recipe: Recipe) -> None:
+    _, routings = forward(mixture(unbroken(recipe)), some_tokens(4, seed=1))
+    assert len(routings) == 2 - recipe.dense_layers
     for routing in routings:
-        copies = routing.chosen.sort().values.view(-1, TINY.slices)
-        assert (copies == copies[:, :1] // TINY.slices * TINY.slices + torch.arange(TINY.slices)).all()
-        assert len(copies[:, 0].unique()) == TINY.copies
+        copies = routing.chosen.sort().values.view(-1, recipe.used)
+        assert (copies == copies[:, :1] // recipe.used * recipe.used + torch.arange(recipe.used)).all()
+        assert len(copies[:, 0].unique()) == recipe.copies
 
 
 def test_no_copy_is_preferred() -> None:
@@ -139,19 +154,58 @@ def test_no_copy_is_preferred() -> None:
         assert differences.std(0).min() > 0.3 and differences.std(0).max() < 2.1
 
 
-def test_every_expert_is_a_slice_of_the_dense_ffn() -> None:
+@of_both_shapes
+def test_every_expert_is_a_slice_of_the_dense_ffn(recipe: Recipe) -> None:
     dense = dense_network()
-    ffn, experts = dense.model.layers[1].mlp, mixture(UNBROKEN, dense).model.layers[1].mlp.experts
-    gates, ups = experts.gate_up_proj.chunk(2, 1)
-    for copy in range(TINY.copies):
-        mine = slice(copy * TINY.slices, (copy + 1) * TINY.slices)
-        rows = torch.cat([gates[mine].flatten(0, 1), ups[mine].flatten(0, 1)], 1)
-        wanted = torch.cat([ffn.gate_proj.weight, ffn.up_proj.weight], 1)
-        places = torch.cdist(rows, wanted).argmin(1)
-        assert sorted(places.tolist()) == list(range(64))
-        assert torch.equal(rows, wanted[places])
-        downs = experts.down_proj[mine].mT.flatten(0, 1)
-        assert torch.equal(downs, TINY.slices * ffn.down_proj.weight.T[places])
+    ffn, mlp = dense.model.layers[1].mlp, mixture(unbroken(recipe), dense).model.layers[1].mlp
+    wanted = torch.cat([ffn.gate_proj.weight, ffn.up_proj.weight], 1)
+
+    def places(gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, times: int) -> list[int]:
+        """The neurons of the dense FFN that these are; down projections are so many times the dense ones."""
+        rows = torch.cat([gate, up], 1)
+        found = torch.cdist(rows, wanted).argmin(1)
+        assert torch.equal(rows, wanted[found])
+        assert torch.equal(down, times * ffn.down_proj.weight.T[found])
+        return found.tolist()
+
+    shared: list[int] = []
+    if recipe.shared_experts:
+        own = [getattr(mlp.shared_experts, f"{name}_proj").weight for name in ("gate", "up", "down")]
+        shared = places(own[0], own[1], own[2].T, 1)
+        assert len(shared) == recipe.shared_experts * 16
+    gates, ups = mlp.experts.gate_up_proj.chunk(2, 1)
+    for copy in range(recipe.copies):
+        mine = slice(copy * recipe.used, (copy + 1) * recipe.used)
+        gate, up, down = (each[mine].flatten(0, 1) for each in (gates, ups, mlp.experts.down_proj.mT))
+        assert sorted(shared + places(gate, up, down, recipe.used)) == list(range(64))
+
+
+def test_shared_experts_have_the_neurons_that_add_most() -> None:
+    dense = dense_network()
+    ffn = dense.model.layers[0].mlp
+    ffn.down_proj.weight.data[:, :20] *= 30.0
+    inputs = torch.randn(200, 32, generator=torch.Generator().manual_seed(0))
+    shared, groups = upcycle.neuron_groups(inputs, ffn, DEEPSEEK, 0)
+    assert set(range(20)) <= set(shared.tolist())
+    assert groups.shape == (2, 16) and sorted([*shared.tolist(), *groups.flatten().tolist()]) == list(
+        range(64)
+    )
+
+
+def test_dense_layers_keep_their_ffn() -> None:
+    dense = dense_network()
+    network = mixture(DEEPSEEK, dense)
+    before, after = dense.model.layers[0].mlp.state_dict(), network.model.layers[0].mlp.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_hashes_of_committed_recipes_stay() -> None:
+    files = sorted(RUNS.glob("*/recipe.json"))
+    assert files
+    for file in files:
+        made = json.loads(file.read_text())
+        assert Recipe(**made["recipe"]).hash() == made["hash"]
+    assert DEEPSEEK.hash() != TINY.hash() != replace(TINY, slices=4).hash()
 
 
 def test_the_perturbation_is_of_the_stated_size_and_seeded() -> None:
@@ -196,6 +250,8 @@ def test_models_that_cannot_be_cut_are_refused() -> None:
         mixture(dense=dense_network(attention_bias=True))
     with pytest.raises(InputError, match=r"recipe\.slices is 3: the dense FFN has 64 neurons"):
         mixture(replace(TINY, slices=3))
+    with pytest.raises(InputError, match=r"dense_layers is 2: the dense model has 2 layers; give fewer"):
+        mixture(replace(DEEPSEEK, dense_layers=2))
 
 
 @pytest.mark.parametrize(
@@ -205,6 +261,8 @@ def test_models_that_cannot_be_cut_are_refused() -> None:
         ({"rows": 7}, "generated_tokens is .* a multiple of 224"),
         ({"batch_tokens": 100}, "a multiple of 128"),
         ({"construction": "best"}, "random, coactivation"),
+        ({"shared_experts": 1}, "shared_experts is 1: give at most slices - 2 = 0"),
+        ({"dense_layers": 1}, "dense_layers is 1: give 0, or shared_experts of at least 1"),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused(entry: dict[str, Any], message: str) -> None:
@@ -408,6 +466,20 @@ def test_what_is_saved_loads_without_loss(healed: Path) -> None:
     assert end.measure(held_out, 4).divergence.item() == pytest.approx(
         log(healed)[-1]["held_out_divergence"], rel=0.05
     )
+
+
+def test_a_deepseek_heals_and_loads(tmp_path: Path) -> None:
+    recipe = replace(DEEPSEEK, weight_perturbation=2.0)
+    start = healing(recipe)
+    before = start.distillation.measure(start.held_out, 4).divergence.item()
+    assert upcycle.heal(start, small_tokenizer(), tmp_path)
+    assert log(tmp_path)[-1]["held_out_divergence"] < 0.75 * before
+    model = load(tmp_path)
+    assert model.map.num_experts == (DEEPSEEK.experts,)
+    assert {"shared_experts", "dense_ffn"} <= set(model.map.dense_kinds)
+    found = upcycle.check(model, dense_network(), recipe, some_tokens(8, seed=3))
+    assert found.divergence < 0.75 * before and len(found.smallest_share) == 1
+    assert min(found.max_neuron_spread.values()) > 0
 
 
 def test_a_stopped_run_ends_with_the_same_bits(healed: Path, tmp_path: Path) -> None:
