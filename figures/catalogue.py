@@ -290,7 +290,7 @@ EXHIBITS = (
         layer="realmodels",
         times={
             "quick": "2 min on 2 cores",
-            "default": "4 min on 2 cores (an estimate)",
+            "default": "3 min on 2 cores",
             "full": "1 min for 5 models of 5M on two H200s",
         },
         defaults=UNSEEN_SO_FAR,

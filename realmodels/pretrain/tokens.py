@@ -3,6 +3,7 @@
 import json
 import lzma
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -48,8 +49,13 @@ class TokenFolder(NamedTuple):
         files = sorted(self.folder.glob(f"{split}-*.xz"))
         if not files:
             raise InputError(f"{self.folder} has no {split}-000.xz: make the folder anew, or copy the file")
+
+        def piece(file: Path) -> np.ndarray:
+            return np.frombuffer(lzma.decompress(file.read_bytes()), "<u2")
+
         try:
-            pieces = [np.frombuffer(lzma.decompress(file.read_bytes()), "<u2") for file in files]
+            with ThreadPoolExecutor() as pool:  # decompression lets other threads run
+                pieces = list(pool.map(piece, files))
         except (lzma.LZMAError, ValueError, OSError) as error:
             raise InputError(
                 f"{self.folder} has a damaged {split}-*.xz ({error}): make the folder anew"
