@@ -213,10 +213,10 @@ def _better_score(ladder: Result, rivals: Result, pretrained: Result, *small: Re
         for finding in starting(f"MaxNNScore loses less than {name};", rivals)
     ]
     worse = sum(finding.verdict == "fails" for finding in others)
-    above = sum(finding.estimate > 0 for finding in judged)
+    alone = sum(finding.alone == "holds" for finding in judged)
     return (
-        f"{said(judged)}: expected damage over all layers beats MaxNNScore and activation weight by estimate in"
-        f" {above} of {len(judged)} comparisons, by {_between(judged)} of the loss; corrected for all of them, in"
+        f"{said(judged)}: expected damage over all layers beats MaxNNScore and activation weight, by"
+        f" {_between(judged)} of the loss: each alone in {alone} of {len(judged)} comparisons, corrected for all in"
         f" {by_size(judged)}. It beats MaxNNScore on smol-moe in {_held(own)}, as others' MSAN and MC do in"
         f" {worse} of {len(others)}; on shipped models in {_held(shipped)}."
     )
