@@ -133,14 +133,14 @@ def pictures(result: Result, exhibit: Exhibit, formats: Iterable[str]) -> list[P
     # The style applies to saving, too: some letters are made only then.
     settings: Any = STYLE | {"svg.hashsalt": exhibit.name, "pdf.fonttype": 42, "savefig.dpi": DPI}
     if result.preset == "quick":
-        settings["savefig.bbox"] = "tight"  # makes room for the line below the picture
+        settings["savefig.bbox"] = "tight"  # makes room for the line above the picture
     drawn = []
     with mpl.rc_context(settings):
         for part, (draw, words) in {"": (drawing.draw, caption), **parts}.items():
             if (figure := draw(result)) is None:
                 continue
             if result.preset == "quick":
-                figure.text(0.5, 0, DECIDES_NOTHING, ha="center", va="top", weight="bold")
+                figure.text(0.5, 1, DECIDES_NOTHING, ha="center", va="bottom", weight="bold")
             drawn.append(Picture(part, words, {name: _saved(figure, name) for name in formats}))
     return drawn
 

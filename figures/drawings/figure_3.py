@@ -1,5 +1,6 @@
 """Draws Figure 3 from its result: dense modules against experts on analog hardware."""
 
+import math
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,9 +11,12 @@ from figures.drawings.rows import with_bounds
 from figures.drawings.style import (
     BLACK,
     BROWN,
+    GREEN,
     HERMES,
     NOISE_AXIS,
     OCHRE,
+    ORANGE,
+    PURPLE,
     VERMILLION,
     W_MAX,
     WIDTH,
@@ -30,17 +34,22 @@ from theory.evidence import Result
 from theory.paper import DENSE_HURTS_MORE
 
 BLUES = LinearSegmentedColormap.from_list("blues", ["#4c93c9", "#08306b"])  # the lightest is 3:1 on white
-DENSE = (  # colour, marker, line of the parts without experts; the last one is all of them
+# Colour, marker, line of the parts without experts: of as many kinds as a model can have, and at last of all of them.
+DENSE: tuple[tuple[str, str, Any], ...] = (
+    (ORANGE, "h", (0, (5, 1, 1, 1))),
+    (PURPLE, "d", (0, (2, 2))),
+    (GREEN, "P", (0, (6, 2))),
     (OCHRE, "^", (0, (4, 1.5))),
     (BROWN, "v", (0, (1, 1))),
     (VERMILLION, "s", "-"),
 )
 EXPERT_MARKERS, EXPERT_LINES = "<>Xpo", ((0, (1, 1)), (0, (3, 1, 1, 1)), "-.", "--", "-")
+LEGEND_COLUMNS = 3
 MEANING = (
-    "Dense modules are attention and LM head, which every token uses; a token uses only some of the experts. In each"
-    f" curve the named part is on simulated analog hardware and all else is digital. {C}; at c = 0 only the"
-    f" converters are left. {W_MAX}. {HERMES}. Bands are 95 % intervals over noise draws and documents."
-    f" {DENSE_HURTS_MORE.cited}"
+    "Dense modules, such as attention and LM head, are those that every token uses; a token uses only some of the"
+    " experts. In each curve the named part is on simulated analog hardware and all else is digital."
+    f" {C}; at c = 0 only the converters are left. {W_MAX}. {HERMES}. Bands are 95 % intervals over noise draws and"
+    f" documents. {DENSE_HURTS_MORE.cited}"
 )
 CAPTION = (
     "Curves of the loss increase against programming noise, one for each part of the model that is on analog"
@@ -150,14 +159,15 @@ def _panels(
 ) -> Figure:
     data = result.data
     noises = noises_of(data["curves"])
-    figure = Figure(figsize=(WIDTH, 4.3))
+    rows = math.ceil(len(data["parts"]) / LEGEND_COLUMNS)
+    figure = Figure(figsize=(WIDTH, 3.7 + 0.2 * rows))
     axes = figure.subplots(1, len(noises), squeeze=False, sharex=True, sharey=True)[0]
     for axis, noise in zip(axes, noises, strict=True):
         _curves(axis, result, noise, quantity, per_million)
         axis.set_title(noise_name(noise))
         axis.set_xlabel(NOISE_AXIS)
     axes[0].set_ylabel(label)
-    legend_below(figure, axes[0], columns=3, title="On analog hardware:", columnspacing=3)
+    legend_below(figure, axes[0], columns=LEGEND_COLUMNS, title="On analog hardware:", columnspacing=3)
     digital = data["digital"]
     titled(
         figure,

@@ -204,28 +204,26 @@ def _legend(figure: Figure) -> list[Artist]:
 @styled
 def draw_extrapolations(result: Result) -> Figure | None:
     """A table of quantities that the paper publishes something of; None without any line."""
-    found: dict[str, dict[str, list[str]]] = {}
-    granularities: dict[str, list[str]] = {}
+    found: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
     for each in result.data["series"]:
         for line in each["lines"]:
             for at in line.get("extrapolations", []):
                 if at["published"] and at["model"] == line["axis"]:
                     low, high = at["interval"]
-                    cells = found.setdefault(each["quantity"], {})
                     said = f"{at['value']:z.3f} [{low:z.3f}, {high:z.3f}]"
-                    cells.setdefault(line["axis"], [at["published"]]).append(said)
-                    known = granularities.setdefault(each["quantity"], [])
-                    known += [each["w_max"]] if each["w_max"] and each["w_max"] not in known else []
+                    cells = found.setdefault((each["quantity"], each["w_max"] or ""), {})
+                    cells[line["axis"]] = said, at["published"]
     if not found:
         return None
     rows = []
-    for name, by_family in found.items():
-        row = [_wrapped(name, 34), "\n".join(granularities[name])]
+    for name in dict.fromkeys(quantity for quantity, _ in found):
+        own = {w_max: cells for (quantity, w_max), cells in found.items() if quantity == name}
+        row = [_wrapped(name, 34), "\n".join(own)]
         for family in FAMILIES:
-            published, *lines = by_family.get(family, [""])
-            row += ["\n".join(lines), fill(published, 13)]
+            told = [by_family.get(family, ("", "")) for by_family in own.values()]
+            row += ["\n".join(said for said, _ in told), fill(max(published for _, published in told), 13)]
         rows.append(row)
-    figure = Figure(figsize=(WIDTH, 1.1 + 0.52 * len(rows)))
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.6 * len(rows)))
     header = ["quantity", "w_max", "line at 7B", "OLMoE", "line at 16B", "DeepSeekMoE"]
     board(figure.subplots(), header, rows, (3.2, 0.8, 2.0, 1.3, 2.0, 1.4))
     titled(

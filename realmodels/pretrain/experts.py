@@ -52,7 +52,9 @@ def gathered_grouped_mm(
 ) -> Float[Tensor, "tokens hidden"]:
     """The output of gated fused experts with concatenated gate and up projections."""
     times = chosen.shape[1]
-    numbers, order = chosen.flatten().short().sort(stable=True)  # a sort of short keys takes fewer passes
+    # A sort of short keys takes fewer passes.
+    keys = chosen.flatten().to(torch.int16 if self.num_experts <= 2**15 else torch.int32)
+    numbers, order = keys.sort(stable=True)
     inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     experts = torch.arange(self.num_experts, device=hidden.device, dtype=numbers.dtype)
     ends = torch.searchsorted(numbers, experts, right=True).int()

@@ -44,6 +44,8 @@ def processes(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
     """The processes that torchrun started, and the device of this one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # streams and graphs are of the current device
         yield ALONE, device
         return
     if device.type == "cuda":

@@ -356,13 +356,13 @@ def resume(training: Resumable, out: Path, log: bool = True) -> float:
         with safe_open(path, framework="pt", device=str(training.device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             state = _with_tensors(json.loads(file.metadata()["state"]), tensors)
-        recipe, seconds = state["recipe"], float(state["seconds"])
+        recipe, seconds = type(training.recipe)(**state["recipe"]), float(state["seconds"])
         entries = [
             entry for entry in entries_file.read_text().splitlines(keepends=True) if entry.endswith("}\n")
         ]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no checkpoint ({error}): delete it to begin anew") from None
-    if recipe != json.loads(json.dumps(asdict(training.recipe))):
+    if recipe != training.recipe:
         raise InputError(
             f"{out} holds a checkpoint of another recipe: give its recipe.json, or another folder"
         )

@@ -20,7 +20,7 @@ from realmodels.upcycle.acceptance import check, write
 from realmodels.upcycle.conversion import convert
 from realmodels.upcycle.generation import block_file, cut, generate, read_blocks
 from realmodels.upcycle.healing import Healing, heal, save
-from realmodels.upcycle.recipe import FILE, Recipe
+from realmodels.upcycle.recipe import Recipe, read_recipe_of
 from realmodels.upcycle.source import dequantise, installed_gguf
 from theory.errors import InputError, run
 
@@ -107,6 +107,7 @@ def _encode(options: argparse.Namespace) -> None:
 
 def _heal(options: argparse.Namespace) -> None:
     recipe = _recipe(options)
+    recipe.require_converted(options.moe)
     blocks = read_blocks(options.tokens, recipe.context)
     with processes(torch.device(options.device)) as (group, device):
         dense, tokenizer = _opened(options.dense, device)
@@ -118,10 +119,7 @@ def _heal(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    try:
-        recipe = Recipe(**json.loads(read(options.folder / FILE))["recipe"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{options.folder / FILE} is no recipe ({error}): heal the model anew") from None
+    recipe = read_recipe_of(options.folder)
     dense, _ = _opened(options.dense, options.device)
     model = load(options.folder, options.device, dense.dtype)
     documents = evaluation_text(options.text)

@@ -53,9 +53,11 @@ def convert(
 
     It computes what the dense model does if both perturbations of the recipe are 0.
     blocks: tokens of calibration text, on which router logits have mean 0 and, in each copy, standard deviation 1.
-    InputError for a Llama with biases, whose FFNs cannot be cut, or with too few layers.
+    InputError for another model than a Llama, or one with biases, whose FFNs cannot be cut, or with too few layers.
     """
     config = dense.config
+    if config.model_type != "llama":
+        raise InputError(f"the dense model is a {config.model_type}: give a llama")
     if config.attention_bias or config.mlp_bias:
         raise InputError("the dense model has biases, which mixtures here have not: give one without")
     if recipe.dense_layers >= config.num_hidden_layers:
@@ -198,16 +200,17 @@ def balanced_clusters(
 
 
 def max_neuron_spread(scores: Float[Tensor, "layers experts"], recipe: Recipe) -> Mapping[str, float]:
-    """Relative standard deviation of MaxNNScore, averaged over layers.
+    """Relative standard deviation of MaxNNScore, averaged over layers; 0 among a single one.
 
     copies: among the copies of a slice, averaged over slices, too. slices: among the means of slices over copies.
     """
     cut = scores.double().unflatten(1, (recipe.copies, recipe.used))
     slices = cut.mean(1)
-    return {
-        "copies": (cut.std(1) / slices).mean().item(),
-        "slices": (slices.std(1) / slices.mean(1)).mean().item(),
-    }
+
+    def spread(values: Tensor) -> float:
+        return (values.std(1) / values.mean(1)).mean().item() if values.shape[1] > 1 else 0.0
+
+    return {"copies": spread(cut), "slices": spread(slices)}
 
 
 def _generator(recipe: Recipe, purpose: int, number: int) -> torch.Generator:

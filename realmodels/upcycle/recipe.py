@@ -2,14 +2,29 @@
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from realmodels.pretrain.recipe import ALIGNMENT, check_types, entries_hash
+from realmodels.pretrain.tokens import read_object
 from theory.errors import InputError, require
 
 FILE: Final = "recipe.json"  # in every folder that a recipe made
 # Entries that recipes lacked at first. They are hashed only where they are not 0, so that earlier hashes stay.
 LATER: Final = ("shared_experts", "dense_layers")
+# Entries that decide what `convert` makes.
+OF_CONVERSION: Final = (
+    "copies",
+    "slices",
+    "shared_experts",
+    "dense_layers",
+    "construction",
+    "calibration_tokens",
+    "router_perturbation",
+    "weight_perturbation",
+    "context",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,16 @@ class Recipe:
             {name: value for name, value in asdict(self).items() if value or name not in LATER}
         )
 
+    def require_converted(self, folder: Path) -> None:
+        """InputError unless the mixture of experts in the folder was converted by this recipe."""
+        made = read_recipe_of(folder)
+        for name in OF_CONVERSION:
+            if getattr(made, name) != getattr(self, name):
+                raise InputError(
+                    f"recipe.{name} is {getattr(self, name)}, but {folder} was made with {getattr(made, name)}: give"
+                    " the recipe that it was made with, or convert anew"
+                )
+
     def expert_width(self, ffn_width: int) -> int:
         if ffn_width % (self.slices * ALIGNMENT):
             raise InputError(
@@ -105,3 +130,11 @@ class Recipe:
                 f" {ALIGNMENT} each"
             )
         return ffn_width // self.slices
+
+
+def read_recipe_of(folder: Path) -> Recipe:
+    """The recipe in a folder that a recipe made."""
+    try:
+        return Recipe(**read_object(folder / FILE)["recipe"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / FILE} is no recipe ({error}): make the folder anew") from None

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from itertools import combinations
 from typing import Any
@@ -16,10 +17,12 @@ from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from figures.catalogue import DATA, Exhibit, committed
+from figures.catalogue import DATA, Exhibit, committed, find
 from figures.catalogue import EXHIBITS as ALL
+from figures.drawings import figure_3
 from figures.drawings.style import ERRORS, SMALLEST, STRATEGIES, STYLE, WIDTH, styled
 from figures.text import first_sentence
+from realmodels.families import DENSE_KINDS
 from theory.evidence import Result
 from theory.hardware import Hardware, relative_output_error
 
@@ -148,6 +151,28 @@ def test_captions_begin_with_a_sentence_of_what_is_seen(exhibit: Exhibit) -> Non
         assert least <= len(first) <= most and first[0].isupper(), (part, len(first))
         assert first.endswith(".") and not re.search(r"[.?!] ", first), part  # a next one that begins small
         assert caption.endswith(".") and "  " not in caption, part
+
+
+@pytest.mark.parametrize("kinds", range(1, len(DENSE_KINDS) + 1))
+def test_figure_3_has_a_look_for_every_kind_of_dense_module(kinds: int) -> None:
+    """DeepSeekMoE has four; each curve has a colour and a marker of its own."""
+    result = committed(find("figure-3", ALL), DATA)
+    assert result is not None
+    parts = {part["label"]: part for part in result.data["parts"]}
+    labels = ["attention", "LM head", "all dense modules"]
+    like, others = [label for label in parts if label not in labels], labels
+    own = [*DENSE_KINDS[:kinds], *labels[-1:]] if kinds > 1 else [DENSE_KINDS[0]]
+    new = [parts["attention"] | {"label": label} for label in own] + [parts[label] for label in like]
+    curves = [each for each in result.data["curves"] if each["part"] not in others]
+    curves += [
+        each | {"part": label}
+        for each in result.data["curves"]
+        if each["part"] == "attention"
+        for label in own
+    ]
+    drawn = figure_3.draw(replace(result, data=result.data | {"parts": new, "curves": curves}))
+    lines = [line for line in drawn.axes[0].lines if line.get_label() in own]
+    assert len(lines) == len(own) == len({(line.get_color(), line.get_marker()) for line in lines})
 
 
 def test_strategies_differ_in_colour_marker_and_line() -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from realmodels import load, scores, upcycle
-from realmodels.pretrain import END_OF_TEXT, experts
+from realmodels.pretrain import END_OF_TEXT, experts, runs
 from realmodels.pretrain.processes import ALONE, Group
 from realmodels.pretrain.training import cast_parameters, forward
 from realmodels.tasks import CONTINUATION
@@ -245,7 +245,15 @@ def test_spread_among_copies_and_among_slices() -> None:
     assert found == pytest.approx({"copies": 0.1 * 2**0.5, "slices": 0.5})
 
 
+def test_a_single_copy_or_slice_has_no_spread() -> None:
+    scores = torch.tensor([[1.0, 2.0, 3.0]])
+    assert max_neuron_spread(scores, replace(TINY, copies=1, slices=3)) == {"copies": 0.0, "slices": 0.5}
+    assert max_neuron_spread(scores, replace(TINY, copies=3, slices=1)) == {"copies": 0.5, "slices": 0.0}
+
+
 def test_models_that_cannot_be_cut_are_refused() -> None:
+    with pytest.raises(InputError, match="the dense model is a mixtral: give a llama"):
+        mixture(dense=mixture())
     with pytest.raises(InputError, match="biases"):
         mixture(dense=dense_network(attention_bias=True))
     with pytest.raises(InputError, match=r"recipe\.slices is 3: the dense FFN has 64 neurons"):
@@ -500,6 +508,17 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
         upcycle.heal(healing(replace(TINY, balance=0.3)), small_tokenizer(), tmp_path)
 
 
+def test_a_checkpoint_without_later_entries_goes_on(healed: Path, tmp_path: Path) -> None:
+    earlier = healing()
+    state, later = earlier.state(), ("shared_experts", "dense_layers")
+    told = {name: value for name, value in state["recipe"].items() if name not in later}
+    earlier.state = lambda: state | {"recipe": told}  # type: ignore[method-assign]
+    (tmp_path / "log.jsonl").touch()
+    runs.save_checkpoint(earlier, tmp_path, 0.0)
+    assert upcycle.heal(healing(), small_tokenizer(), tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == (healed / "model.safetensors").read_bytes()
+
+
 def test_passes_of_a_step_add_up() -> None:
     """A step of several passes is the step on all of its blocks, but for the balance loss, which is of one pass."""
     recipe = replace(TINY, balance=0.0)
@@ -541,6 +560,31 @@ def test_experts_in_training_are_those_of_transformers() -> None:
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs)
     assert not gradients[0][2][7].any() and gradients[0][2][:7].abs().sum((1, 2)).min() > 0
+
+
+@pytest.mark.parametrize("count", [2**15, 2**15 + 1, 40_000])
+def test_any_number_of_experts_can_be_trained(count: int) -> None:
+    class Many(torch.nn.Module):
+        num_experts = count
+        act_fn = torch.nn.SiLU()
+
+        def __init__(self) -> None:
+            super().__init__()
+            generator = torch.Generator().manual_seed(0)
+            self.gate_up_proj = torch.randn(count, 16, 8, generator=generator).bfloat16()
+            self.down_proj = torch.randn(count, 8, 8, generator=generator).bfloat16()
+
+    layer = Many()
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(4, 8, generator=generator).bfloat16()
+    chosen = torch.tensor([[0, count - 1], [count - 2, 1], [count - 1, 5], [300, count // 2]])
+    found = experts.gathered_grouped_mm(layer, hidden, chosen, torch.ones(4, 2).bfloat16())
+    for row, pair, output in zip(hidden, chosen, found, strict=True):
+        wanted = torch.zeros(8)
+        for expert in pair:
+            gate, up = (layer.gate_up_proj[expert] @ row).chunk(2)
+            wanted += (layer.down_proj[expert] @ (F.silu(gate) * up)).float()
+        torch.testing.assert_close(output.float(), wanted, rtol=0.05, atol=0.3)
 
 
 def test_every_block_is_read_once_in_an_epoch() -> None:
@@ -610,6 +654,11 @@ def test_the_command_line_goes_from_a_dense_model_to_a_checked_mixture(
     model = load(out)
     assert spread == max_neuron_spread(scores(model), TINY)
     assert min(spread.values()) > 0
+    other = [each if not each.startswith("weight_pert") else "weight_perturbation=0.1" for each in entries]
+    with pytest.raises(InputError, match=r"weight_perturbation is 0\.1, but .*moe was made with 0\.3"):
+        main(
+            ["heal", str(dense), str(moe), str(tmp_path / "other"), "--set", *other, "--tokens", str(tokens)]
+        )
     shutil.rmtree(tokens)
     with pytest.raises(InputError, match="no blocks"):
         main(["heal", str(dense), str(moe), str(tmp_path / "other"), *common, "--tokens", str(tokens)])
