@@ -162,9 +162,8 @@ def neuron_groups(
     """The neurons of an FFN that are shared, and which of the others share an expert."""
     gate, up, down = (each.weight.float().cpu() for each in (ffn.gate_proj, ffn.up_proj, ffn.down_proj))
     activity = ffn.act_fn(F.linear(inputs, gate)) * F.linear(inputs, up)
-    added = activity.square().mean(0) * down.square().sum(
-        0
-    )  # mean square of what a neuron adds to the output
+    # The mean square of what a neuron adds to the output.
+    added = activity.square().mean(0) * down.square().sum(0)
     width = recipe.expert_width(len(gate))
     shared, others = added.argsort(descending=True).split(
         [recipe.shared_experts * width, recipe.used * width]
