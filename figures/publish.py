@@ -5,7 +5,9 @@ say of it, which figures.results writes.
 """
 
 import argparse
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -35,12 +37,20 @@ def publish(exhibit: Exhibit, out: Path, data: Path, root: Path = ROOT) -> list[
     wrong = faults(result, exhibit, root) or (faults_of_history(result, root) if git is not None else [])
     if wrong:
         raise InputError(f"{file}: {wrong[0]}")
+    command = shlex.join(map(_portable, shlex.split(result.provenance["command"])))
+    result = replace(result, provenance=result.provenance | {"command": command})
     contents = {data / f"{exhibit.name}.json": result.to_json().encode()}
     for picture in pictures(result, exhibit, ("png",)):
         contents[data / f"{picture.name(exhibit)}.png"] = picture.formats["png"]
     for path, content in contents.items():
         replace_file(path, content)
     return list(contents)
+
+
+def _portable(argument: str) -> str:
+    """The last part of an absolute path, which is one machine's; all else as it is."""
+    path = Path(argument)
+    return path.name if path.is_absolute() else argument
 
 
 def commit_of(result: Result) -> str:

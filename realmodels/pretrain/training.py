@@ -38,9 +38,8 @@ class Routing(NamedTuple):
     def load(self) -> Tensor:
         """The share of the choices that each expert got, (experts,); the shares add up to one."""
         experts = torch.arange(self.probabilities.shape[1], device=self.chosen.device)
-        counts = (self.chosen[..., None] == experts).sum(
-            (0, 1)
-        )  # adding into counts by index would wait for itself
+        # Adding into counts by index would wait for itself.
+        counts = (self.chosen[..., None] == experts).sum((0, 1))
         return counts.float() / self.chosen.numel()
 
     def balance_loss(self) -> Tensor:

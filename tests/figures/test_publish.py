@@ -63,6 +63,18 @@ def test_a_full_result_is_copied_and_drawn(
     assert "no commit says how" in capsys.readouterr().out
 
 
+def test_no_path_of_one_machine_is_published(result: Result, root: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    given = "paper_repro.py --figure 3 --model /home/me/my-models --text ./prose.txt --c 2.5"
+    mine = replace(result, provenance=result.provenance | {"command": given})
+    (tmp_path / f"{EXHIBIT.name}.full.json").write_text(mine.to_json())
+    publish(EXHIBIT, tmp_path, data, root)
+    published = committed(EXHIBIT, data)
+    assert published is not None
+    assert published.provenance["command"] == given.replace("/home/me/my-models", "my-models")
+
+
 def test_only_full_results_are_published(result: Result, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"full.json is missing: run --figure tasks --preset full"):
         publish(EXHIBIT, tmp_path, tmp_path)
