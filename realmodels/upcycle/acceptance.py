@@ -1,5 +1,6 @@
 """Is the healed mixture of experts good enough: near the dense model, on tasks too, and with all experts in use?"""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -70,13 +71,21 @@ class Check:
         return float(np.mean([each.lost for each in self.tasks.values()]))
 
     @property
+    def lost_interval(self) -> Interval:
+        """At 95 %, of `lost`: half widths of the tasks are added in quadrature, as for their mean accuracy."""
+        half = math.hypot(*(each.lost_interval[1] - each.lost for each in self.tasks.values())) / len(
+            self.tasks
+        )
+        return self.lost - half, self.lost + half
+
+    @property
     def refused(self) -> tuple[str, ...]:
         """Why the model is not good enough, in words; tasks that were not asked for count for nothing."""
         found = []
         if self.starved:
             found.append(f"{self.starved} experts get less than {LEAST_SHARE} of a fair share")
         if self.tasks and self.lost > MOST_LOST:
-            found.append(f"the mean over tasks is {self.lost:.1%} below the dense model's")
+            found.append(f"the mean over tasks is {self._lost()} below the dense model's")
         found += [
             f"{task} is {self.tasks[task].mixture - chance:.1%} above chance"
             for task, chance in CHANCE.items()
@@ -101,11 +110,15 @@ class Check:
                 )
                 for task, each in self.tasks.items()
             ),
-            *([("mean over tasks: lost", f"{self.lost:.1%}")] if self.tasks else []),
+            *([("mean over tasks: lost", self._lost())] if self.tasks else []),
             ("verdict", "refused: " + "; ".join(self.refused) if self.refused else "accepted"),
         ]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+
+    def _lost(self) -> str:
+        low, high = self.lost_interval
+        return f"{self.lost:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def check(

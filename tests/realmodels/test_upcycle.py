@@ -691,7 +691,7 @@ def on_task(dense: float, mixture: float) -> OnTask:
     ("tasks", "reasons"),
     [
         ({"piqa": (0.6, 0.59), "boolq": (0.5, 0.48)}, []),
-        ({"piqa": (0.65, 0.59), "boolq": (0.5, 0.51)}, ["2.5% below"]),
+        ({"piqa": (0.65, 0.59), "boolq": (0.5, 0.51)}, ["2.5%"]),
         ({"piqa": (0.58, 0.57)}, ["piqa is 7.0% above chance"]),
         ({"hellaswag": (0.33, 0.32), "arc_easy": (0.3, 0.32)}, ["arc_easy is 7.0%", "hellaswag is 7.0%"]),
         ({}, []),
@@ -704,6 +704,17 @@ def test_what_is_accepted(tasks: dict[str, tuple[float, float]], reasons: list[s
     for reason, expected in zip(found.refused, reasons, strict=True):
         assert expected in reason
     assert ("accepted" in str(found)) == (not reasons)
+
+
+def test_what_is_lost_has_an_interval() -> None:
+    """Errors of different tasks are independent: half widths of .04 and .03 are .05 together, and .025 of the mean."""
+    of_tasks = {
+        "piqa": replace(on_task(0.66, 0.6), lost_interval=(0.02, 0.1)),
+        "boolq": replace(on_task(0.5, 0.51), lost_interval=(-0.04, 0.02)),
+    }
+    found = Check("hash", 1, 0.1, (0.3,), (2.0,), 0, {"copies": 1.0, "slices": 1.0}, of_tasks)
+    assert found.lost_interval == pytest.approx((0.0, 0.05))
+    assert "2.5% [0.0%, 5.0%]" in str(found) and found.refused[0].endswith("below the dense model's")
 
 
 def test_both_models_are_asked_the_same(tmp_path: Path) -> None:
