@@ -221,7 +221,8 @@ def draw_extrapolations(result: Result) -> Figure | None:
         row = [_wrapped(name, 34), "\n".join(own)]
         for family in FAMILIES:
             told = [by_family.get(family, ("", "")) for by_family in own.values()]
-            row += ["\n".join(said for said, _ in told), fill(max(published for _, published in told), 13)]
+            published = next((words for _, words in told if words), "")  # the same for every w_max
+            row += ["\n".join(said for said, _ in told), fill(published, 13)]
         rows.append(row)
     figure = Figure(figsize=(WIDTH, 1.1 + 0.6 * len(rows)))
     header = ["quantity", "w_max", "line at 7B", "OLMoE", "line at 16B", "DeepSeekMoE"]
