@@ -1,6 +1,10 @@
-"""Draws what was measured of each model of the ladder against its size, with lines that predict larger ones."""
+"""Draws what was measured of each model of the ladder against its size, with lines that predict larger ones.
+
+And against the length of training.
+"""
 
 import math
+from collections.abc import Sequence
 from statistics import mean
 from textwrap import fill
 from typing import Any
@@ -46,6 +50,12 @@ SHOWN = (
     ),
     "Spearman's correlation of MaxNNScore and token frequency",
 )
+SHOWN_OF_LENGTHS = (
+    *SHOWN[:3],
+    SHOWN[-1],
+    "loss that 8-bit converters alone cost with experts analog, nats per token",
+    "largest input over the standard deviation of inputs, median layer",
+)
 ASIDE = {"tile": 0.87, "column": 1.15, None: 1.0}  # so that points do not hide each other
 COLOURS = {"tile": BLUE, "column": VERMILLION, None: BLACK}
 # By axis: what its rungs begin with, marker, line.
@@ -54,13 +64,23 @@ FAMILIES: dict[str, tuple[str, str, Any]] = {
     "DeepSeekMoE": ("deepseek", "^", "--"),
 }
 BEYOND = 16e9  # parameters, where the lines end
+LENGTHS, MUON = (
+    "olmoe-16m",
+    "-muon",
+)  # rungs that begin so differ in length of training or optimiser; Muon's end so
 CAPTION = (
     "Six quantities of each model of a ladder against its number of parameters, a point for each training. Lines are"
     " fitted to models up to 64M alone; beyond them, bands are 95 % prediction intervals for one model. Rings are means"
     " of larger sizes that lie inside the interval predicted for them, crosses means outside. Squares are the models"
-    " that ship, which no line is fitted to; small points have another length of training or optimiser. All is a mean"
-    " over docstrings and prose. What lies beyond the largest model is an extrapolation, on to the paper's models of"
+    " that ship, which no line is fitted to. All is a mean over docstrings and prose. What lies beyond the largest"
+    " model is an extrapolation, on to the paper's models of"
     f" 7B and 16B. {SCORE}. {MEANING_OF_C}. {W_MAX}."
+)
+TRAINED_FOR = (
+    "The quantities of the first picture of one size, OLMoE of 17M parameters, against the number of tokens that it was"
+    " trained on: a quarter of the ladder's, the ladder's, and four times as many. A point is a training. Lines are"
+    " fitted to all that AdamW trained. Where noise adds little to the loss, as after a short training, fractions of it"
+    f" vary much from one training to another. {SCORE}. {MEANING_OF_C}. {W_MAX}."
 )
 EXTRAPOLATED = (
     "What lines through models up to 64M say of models of 7B and 16B parameters, beside what the paper publishes of its"
@@ -73,26 +93,11 @@ EXTRAPOLATED = (
 @styled
 def draw(result: Result) -> Figure:
     """A panel for each quantity, first those that change sign."""
-    series, models = result.data["series"], result.data["models"]
-    known = {each["quantity"] for each in series}
-    names = list(dict.fromkeys([*_turning(result), *(name for name in SHOWN if name in known)]))[:PANELS]
-    lines = _has_lines(result)
+    every = result.data["models"]
+    models = [each for each in every if each["rung"] is None or is_size(each["rung"])] or every
     largest = max(model["parameters"] for model in models)
-    figure = Figure(figsize=(WIDTH, 5.9))
-    axes = figure.subplots(2, PANELS // 2, sharex=True, squeeze=False).flat
-    for axis, name in zip(axes, names, strict=False):
-        for each in series:
-            if each["quantity"] == name:
-                _panel(axis, each, {model["name"]: model for model in models})
-        axis.axhline(0, color=GREY, linewidth=0.8)
-        axis.set_title(_wrapped(name, 33), fontsize=SMALLEST, fontweight="normal")
-        axis.set(xscale="log", xlim=(2.5e6, 1.3 * BEYOND) if lines else (1e6, 4 * largest))
-        axis.tick_params(labelbottom=True)
-    for axis in list(figure.axes)[-(PANELS // 2) :]:
-        axis.set_xlabel("parameters")
-    for axis in list(figure.axes)[len(names) :]:
-        axis.set_visible(False)
-    figure.legend(handles=_legend(figure), loc="outside lower center", ncols=4)
+    figure = _panels(result, [*_turning(result), *SHOWN], models, "parameters")
+    figure.axes[0].set_xlim((2.5e6, 1.3 * BEYOND) if _has_lines(result) else (1e6, 4 * largest))
     missing = len(result.data["missing"])
     titled(
         figure,
@@ -100,6 +105,51 @@ def draw(result: Result) -> Figure:
         f"what was measured of {len(models)} models"
         + (f"; {missing} rungs of the ladder lack models" if missing else ""),
     )
+    return figure
+
+
+@styled
+def draw_lengths(result: Result) -> Figure | None:
+    """The same of one size, against the number of tokens; None without a line."""
+    models = [each for each in result.data["models"] if (each["rung"] or "").startswith(LENGTHS)]
+    findings = [finding for finding in result.findings if finding.family == "trend with tokens"]
+    if not findings:
+        return None
+    figure = _panels(result, SHOWN_OF_LENGTHS, models, "tokens")
+    lengths = sorted({model["tokens"] for model in models})
+    figure.axes[0].set_xlim(lengths[0] / 2, 2 * lengths[-1])
+    for axis in figure.axes:
+        axis.set_xticks(lengths, [f"{length / 1e6:.0f}M" for length in lengths], minor=False)
+        axis.set_xticks([], minor=True)
+    clear = sum(finding.verdict != "inconclusive" for finding in findings)
+    titled(
+        figure,
+        f"{clear} of {len(findings)} trends with the length of training are clear",
+        f"what was measured of {len(models)} models of 17M parameters, built as OLMoE",
+    )
+    return figure
+
+
+def _panels(result: Result, quantities: Sequence[str], models: list[Row], along: str) -> Figure:
+    """The first of these quantities that were measured, of these models, along their parameters or tokens."""
+    series = result.data["series"]
+    known = {each["quantity"] for each in series}
+    names = [name for name in dict.fromkeys(quantities) if name in known][:PANELS]
+    figure = Figure(figsize=(WIDTH, 5.9))
+    axes = figure.subplots(2, PANELS // 2, sharex=True, squeeze=False).flat
+    for axis, name in zip(axes, names, strict=False):
+        for each in series:
+            if each["quantity"] == name:
+                _panel(axis, each, {model["name"]: model for model in models}, along)
+        axis.axhline(0, color=GREY, linewidth=0.8)
+        axis.set_title(_wrapped(name, 33), fontsize=SMALLEST, fontweight="normal")
+        axis.set_xscale("log")
+        axis.tick_params(labelbottom=True)
+    for axis in list(figure.axes)[-(PANELS // 2) :]:
+        axis.set_xlabel(along if along == "parameters" else "tokens of training")
+    for axis in list(figure.axes)[len(names) :]:
+        axis.set_visible(False)
+    figure.legend(handles=_legend(figure), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -130,22 +180,28 @@ def _has_lines(result: Result) -> bool:
     return any(each["lines"] for each in result.data["series"])
 
 
-def _panel(axis: Axes, series: Row, models: dict[str, Row]) -> None:
+def _panel(axis: Axes, series: Row, models: dict[str, Row], along: str) -> None:
     colour = COLOURS[series["w_max"]]
     for name, value in series["values"].items():
-        model = models[name]
-        place = model["parameters"] * ASIDE[series["w_max"]]
-        axis.plot(place, value, color=colour, linestyle="none", **_look(model["rung"]))
+        if name in models:
+            place = models[name][along] * ASIDE[series["w_max"]]
+            axis.plot(place, value, color=colour, linestyle="none", **_look(models[name]["rung"]))
     for line in series["lines"]:
-        if "fitted" in line:
-            _line(axis, series, models, line, colour)
+        if "fitted" in line and line["along"] == along:
+            if along == "parameters":
+                _line(axis, series, models, line, colour)
+            else:
+                places = [model["tokens"] for model in models.values()]
+                ends = [min(places), max(places)]
+                fitted = Line(**line["fitted"])
+                axis.plot(ends, [fitted.at(math.log10(end)) for end in ends], color=colour, linewidth=1)
 
 
 def _look(rung: str | None) -> dict[str, Any]:
     if rung is None:
         return {"marker": "s", "fillstyle": "none", "markersize": 5}
-    if not is_size(rung):
-        return {"marker": ".", "markersize": 4, "alpha": 0.5}
+    if rung.endswith(MUON):
+        return {"marker": "D", "fillstyle": "none", "markersize": 4}
     marker = next(marker for family, marker, _ in FAMILIES.values() if rung.startswith(family))
     return {"marker": marker, "markersize": 4, "alpha": 0.8}
 
@@ -155,8 +211,7 @@ def _line(axis: Axes, series: Row, models: dict[str, Row], row: Row, colour: str
     line, (family, _, style) = Line(**row["fitted"]), FAMILIES[row["axis"]]
     of_size: dict[float, list[float]] = {}
     for name, value in series["values"].items():
-        rung = models[name]["rung"] or ""
-        if rung.startswith(family) and is_size(rung):
+        if name in models and (models[name]["rung"] or "").startswith(family):
             of_size.setdefault(models[name]["parameters"], []).append(value)
     places = np.geomspace(min(of_size), BEYOND, 60)
     axis.plot(
@@ -192,7 +247,7 @@ def _legend(figure: Figure) -> list[Artist]:
             for name, (_, marker, line) in FAMILIES.items()
         ),
         Line2D([], [], linestyle="none", marker="s", fillstyle="none", label="shipped"),
-        Line2D([], [], linestyle="none", marker=".", label="another recipe"),
+        Line2D([], [], linestyle="none", marker="D", fillstyle="none", label="Muon"),
         Line2D([], [], linestyle="none", marker="o", markersize=9, fillstyle="none", label="predicted"),
         Line2D([], [], linestyle="none", marker="x", markersize=9, fillstyle="none", label="not predicted"),
     ]
@@ -239,7 +294,7 @@ def _wrapped(name: str, letters: int) -> str:
     return fill(name.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"), letters)
 
 
-PARTS = {"extrapolations": (draw_extrapolations, EXTRAPOLATED)}
+PARTS = {"lengths": (draw_lengths, TRAINED_FOR), "extrapolations": (draw_extrapolations, EXTRAPOLATED)}
 
 
 def table(result: Result) -> list[Row]:

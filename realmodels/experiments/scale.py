@@ -658,7 +658,7 @@ def _values(
 
 
 def _line(series: Series, axis: Axis) -> Iterator[dict[str, Any]]:
-    """The line along an axis; along parameters also that of the smaller models, and what it says of larger ones."""
+    """The line along an axis; along parameters that of the smaller models is `fitted`, with what it says of larger."""
     if (line := series.line(axis)) is None:
         return
     row = {
@@ -669,6 +669,8 @@ def _line(series: Series, axis: Axis) -> Iterator[dict[str, Any]]:
         "slope_interval": line.slope_interval(),
         "changes_sign": series.changes_sign(axis),
     }
+    if axis.along == "tokens":
+        row["fitted"] = asdict(line)
     if axis.along == "parameters" and (small := series.line(axis, LARGEST_FITTED)) is not None:
         row |= {"fitted": asdict(small), "largest": LARGEST_FITTED}
         row["predictions"] = [

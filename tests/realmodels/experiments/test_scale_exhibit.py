@@ -426,7 +426,8 @@ def test_the_drawing_has_every_model(made: dict[str, int]) -> None:
     shown = [axis for axis in figure.axes if axis.get_visible()]
     assert len(shown) == drawing.PANELS and set(drawing.SHOWN) <= {quantity.name for quantity in QUANTITIES}
     points = [line for line in shown[0].lines if len(line.get_xdata()) == 1]  # type: ignore[arg-type]
-    assert len([line for line in points if line.get_markersize() < 9]) == 2 * sum(made.values())
+    sizes = {name: number for name, number in made.items() if name not in LADDER or name.count("-") == 1}
+    assert len([line for line in points if line.get_markersize() < 9]) == 2 * sum(sizes.values())
     rows = drawing.table(result)
     assert len(rows) == len(made) * len(result.data["series"])
     assert all((row["low"] is None) == (row["models"] == 1) for row in rows)
@@ -438,12 +439,44 @@ def test_the_drawing_has_every_model(made: dict[str, int]) -> None:
     [
         ({"olmoe-4m": 5}, {"w_max per tile", "w_max per tile column", "OLMoE"}),
         ({"tiny-olmoe": 1, "deepseek-4m": 1}, {"w_max per tile", "w_max per tile column", "DeepSeekMoE", "shipped"}),
-        ({"olmoe-16m-muon": 2}, {"w_max per tile", "w_max per tile column", "another recipe"}),
+        ({"olmoe-16m-muon": 2}, {"w_max per tile", "w_max per tile column", "Muon"}),
     ],
 )  # fmt: skip
 def test_the_legend_has_what_is_drawn(made: dict[str, int], expected: set[str]) -> None:
     figure = drawing.draw(judge(ladder(made)))
     assert {text.get_text() for text in figure.legends[0].get_texts()} == expected
+
+
+def test_lengths_of_training_have_a_picture() -> None:
+    """Of one size alone, with Muon's models beside those that the line is fitted to."""
+    made = {
+        "olmoe-16m": 5,
+        "olmoe-16m-quarter": 5,
+        "olmoe-16m-fourfold": 1,
+        "olmoe-16m-muon": 2,
+        "olmoe-4m": 5,
+    }
+    assert drawing.draw_lengths(judge(ladder({"olmoe-16m": 5, "olmoe-16m-muon": 5}))) is None
+    result = judge(ladder(made))
+    figure = drawing.draw_lengths(result)
+    assert figure is not None and len(figure.axes) == drawing.PANELS
+    assert set(drawing.SHOWN_OF_LENGTHS) <= {quantity.name for quantity in QUANTITIES}
+    drawn = [
+        np.array(line.get_data(), float) for line in figure.axes[0].lines if line.get_color() == drawing.BLUE
+    ]
+    assert len([each for each in drawn if each.shape[1] == 1]) == 5 + 5 + 1 + 2
+    ((places, heights),) = (each for each in drawn if each.shape[1] == 2)
+    (line,) = (
+        line
+        for each in result.data["series"]
+        if each["quantity"] == drawing.SHOWN_OF_LENGTHS[0] and each["w_max"] == "tile"
+        for line in each["lines"]
+        if line["along"] == "tokens"
+    )
+    assert np.diff(heights) / np.diff(np.log10(places)) == pytest.approx(line["slope"])
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["14M", "56M", "223M"]
+    labels = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert labels == {"w_max per tile", "w_max per tile column", "OLMoE", "Muon"}
 
 
 def test_predictions_that_held_and_failed_are_in_the_legend() -> None:
