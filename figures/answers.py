@@ -5,7 +5,7 @@ first word (`said`). A finding that cannot be found is an error.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources.abc import Traversable
 
@@ -21,6 +21,7 @@ RECOVERS = "MaxNNScore recovers a third to more than a half of the loss;"
 ON_THREE_TASKS = " on three tasks,"
 DAMAGES = ("expected damage across layers", "expected damage with gradient across layers")
 ANOTHER_RECIPE = " with another recipe"  # what families of figure-scale end with that are not about sizes
+MUON = "olmoe-16m-muon"  # the size that another optimiser trained
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,14 @@ def of_sizes(start: str, ladder: Result) -> list[Finding]:
     return [finding for finding in starting(start, ladder) if not finding.family.endswith(ANOTHER_RECIPE)]
 
 
+def _under_muon(starts: Iterable[str], ladder: Result) -> str:
+    """How many findings hold of the models of `scale` that Muon trained; nothing where none was measured."""
+    found = [
+        each for start in starts for each in starting(start, ladder) if conditions(each).startswith(MUON)
+    ]
+    return f"; with Muon {_held(found)}" if found else ""
+
+
 def _between(findings: Sequence[Finding]) -> str:
     """Smallest and largest estimate."""
     estimates = [finding.estimate for finding in findings]
@@ -155,7 +164,8 @@ def _baselines(ladder: Result, losses: Result, tasks: Result, *small: Result) ->
     accuracy = _held(_against_baselines(replace(tasks, findings=known)))
     return (
         f"{said(judged)}: in {by_size(judged)}, giving back {_between(of_sizes(RECOVERS, ladder))} of the loss"
-        + (f"; {_opponents(below)} better by estimate in {len(below)}" if below else "")
+        + (f"; {_opponents(below)} estimated better in {len(below)}" if below else "")
+        + _under_muon((f"{BETTER_THAN}{name};" for name in BASELINES), ladder)
         + f". smol-moe: {_held(_against_baselines(losses))} ({_between(starting(RECOVERS, losses))}); accuracy on"
         f" three tasks {accuracy}. Shipped models: {_held(own)}"
         + (f", {_opponents(worse)} better in {len(worse)}." if worse else ".")
@@ -216,8 +226,9 @@ def _better_score(ladder: Result, rivals: Result, pretrained: Result, *small: Re
     alone = sum(finding.alone == "holds" for finding in judged)
     return (
         f"{said(judged)}: expected damage over all layers beats MaxNNScore and activation weight, by"
-        f" {_between(judged)} of the loss: each alone in {alone} of {len(judged)} comparisons, corrected for all in"
-        f" {by_size(judged)}. It beats MaxNNScore on smol-moe in {_held(own)}, as others' MSAN and MC do in"
+        f" {_between(judged)} of the loss: alone in {alone} of {len(judged)}, corrected for all in"
+        f" {by_size(judged)}{_under_muon((f'{score} is better than ' for score in DAMAGES), ladder)}. It beats"
+        f" MaxNNScore on smol-moe in {_held(own)}, MSAN and MC in"
         f" {worse} of {len(others)}; on shipped models in {_held(shipped)}."
     )
 

@@ -77,8 +77,8 @@ CAPTION = (
     f" 7B and 16B. {SCORE}. {MEANING_OF_C}. {W_MAX}."
 )
 TRAINED_FOR = (
-    "The quantities of the first picture of one size, OLMoE of 17M parameters, against the number of tokens that it was"
-    " trained on: a quarter of the ladder's, the ladder's, and four times as many. A point is a training. Lines are"
+    "Six quantities of one size, OLMoE of 17M parameters, against the number of tokens that it was trained on:"
+    " a quarter of the ladder's, the ladder's, and four times as many. A point is a training. Lines are"
     " fitted to all that AdamW trained. Where noise adds little to the loss, as after a short training, fractions of it"
     f" vary much from one training to another. {SCORE}. {MEANING_OF_C}. {W_MAX}."
 )
