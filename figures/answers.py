@@ -226,9 +226,9 @@ def _better_score(ladder: Result, rivals: Result, pretrained: Result, *small: Re
     alone = sum(finding.alone == "holds" for finding in judged)
     return (
         f"{said(judged)}: expected damage over all layers beats MaxNNScore and activation weight, by"
-        f" {_between(judged)} of the loss: alone in {alone} of {len(judged)}, corrected for all in"
+        f" {_between(judged)} of the loss: alone in {alone} of {len(judged)}, corrected in"
         f" {by_size(judged)}{_under_muon((f'{score} is better than ' for score in DAMAGES), ladder)}. It beats"
-        f" MaxNNScore on smol-moe in {_held(own)}, MSAN and MC in"
+        f" MaxNNScore on smol-moe in {_held(own)}, as MSAN and MC do in"
         f" {worse} of {len(others)}; on shipped models in {_held(shipped)}."
     )
 

@@ -10,6 +10,7 @@ Names in expressions:
     data(exhibit)                the data that the exhibit is drawn from
     row(rows, key=value, ...)    the one row with these values; a dict for keys that are no words
     read(file)                   content of a JSON file of this repository
+    interval_of_mean(estimates, intervals)   that of theory.evidence
 
 Filters, each of a number or of a finding, with a number of decimals:
     to(2)        .62                     the number, or the estimate
@@ -35,7 +36,7 @@ import jinja2
 from figures.answers import held, only, said, starting
 from figures.catalogue import Exhibit, find, needed
 from theory.errors import InputError
-from theory.evidence import Finding, Result
+from theory.evidence import Finding, Result, interval_of_mean
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "docs"
@@ -107,6 +108,7 @@ def names(exhibits: Sequence[Exhibit], data: Traversable) -> dict[str, Any]:
         "data": lambda exhibit: result(exhibit).data,
         "row": row,
         "read": read,
+        "interval_of_mean": interval_of_mean,
     }
 
 

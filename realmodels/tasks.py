@@ -34,7 +34,7 @@ from realmodels.likelihood import Pair, Requests, log_likelihoods, requests_of
 from realmodels.model import Model
 from realmodels.text import held_out
 from theory.errors import InputError, did_you_mean, shown
-from theory.evidence import Interval, averaged, grouped, mean_interval
+from theory.evidence import Interval, averaged, grouped, interval_of_mean, mean_interval
 from theory.paper import TASKS
 from theory.strict_json import is_whole
 
@@ -117,8 +117,7 @@ class TaskAccuracy:
 class TasksAccuracy:
     """Accuracies on several tasks, and the plain mean of these.
 
-    The 95 % interval of the mean adds the half widths of the tasks' intervals in quadrature, which covers for the same
-    reason as `theory.evidence.two_way_interval` does.
+    The 95 % interval of the mean adds the half widths of the tasks' intervals in quadrature [interval_of_mean].
     """
 
     tasks: tuple[TaskAccuracy, ...]
@@ -159,8 +158,9 @@ class TasksAccuracy:
 
     @property
     def interval(self) -> Interval:
-        half = math.hypot(*(each.interval[1] - each.accuracy for each in self.tasks)) / len(self.tasks)
-        return self.accuracy - half, self.accuracy + half
+        return interval_of_mean(
+            [each.accuracy for each in self.tasks], [each.interval for each in self.tasks]
+        )
 
     def __str__(self) -> str:
         rows: list[tuple[str, TaskAccuracy | TasksAccuracy, int]]

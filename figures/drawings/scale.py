@@ -119,13 +119,13 @@ def draw_lengths(result: Result) -> Figure | None:
     lengths = sorted({model["tokens"] for model in models})
     figure.axes[0].set_xlim(lengths[0] / 2, 2 * lengths[-1])
     for axis in figure.axes:
-        axis.set_xticks(lengths, [f"{length / 1e6:.0f}M" for length in lengths], minor=False)
+        axis.set_xticks(lengths, [f"{length / 1e6:.0f}M" for length in lengths])
         axis.set_xticks([], minor=True)
     clear = sum(finding.verdict != "inconclusive" for finding in findings)
     titled(
         figure,
         f"{clear} of {len(findings)} trends with the length of training are clear",
-        f"what was measured of {len(models)} models of 17M parameters, built as OLMoE",
+        f"what was measured of {len(models)} models of {models[0]['parameters'] / 1e6:.0f}M parameters, built as OLMoE",
     )
     return figure
 

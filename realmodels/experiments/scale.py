@@ -671,7 +671,7 @@ def _line(series: Series, axis: Axis) -> Iterator[dict[str, Any]]:
     }
     if axis.along == "tokens":
         row["fitted"] = asdict(line)
-    if axis.along == "parameters" and (small := series.line(axis, LARGEST_FITTED)) is not None:
+    elif (small := series.line(axis, LARGEST_FITTED)) is not None:
         row |= {"fitted": asdict(small), "largest": LARGEST_FITTED}
         row["predictions"] = [
             {

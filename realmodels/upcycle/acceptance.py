@@ -1,6 +1,5 @@
 """Is the healed mixture of experts good enough: near the dense model, on tasks too, and with all experts in use?"""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from realmodels.tasks import METRICS, evaluate_tasks
 from realmodels.upcycle.conversion import max_neuron_spread
 from realmodels.upcycle.healing import Distillation
 from realmodels.upcycle.recipe import Recipe
-from theory.evidence import Interval, mean_interval
+from theory.evidence import Interval, interval_of_mean, mean_interval
 
 LEAST_SHARE: Final = 0.25  # of a fair share, for every expert
 MOST_LOST: Final = 0.02  # of the dense model's accuracy, mean over tasks
@@ -72,11 +71,9 @@ class Check:
 
     @property
     def lost_interval(self) -> Interval:
-        """At 95 %, of `lost`: half widths of the tasks are added in quadrature, as for their mean accuracy."""
-        half = math.hypot(*(each.lost_interval[1] - each.lost for each in self.tasks.values())) / len(
-            self.tasks
-        )
-        return self.lost - half, self.lost + half
+        """At 95 %, of `lost` [interval_of_mean]."""
+        each = self.tasks.values()
+        return interval_of_mean([task.lost for task in each], [task.lost_interval for task in each])
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -85,7 +82,7 @@ class Check:
         if self.starved:
             found.append(f"{self.starved} experts get less than {LEAST_SHARE} of a fair share")
         if self.tasks and self.lost > MOST_LOST:
-            found.append(f"the mean over tasks is {self._lost()} below the dense model's")
+            found.append(f"the mean over tasks is {self.lost:.1%} below the dense model's")
         found += [
             f"{task} is {self.tasks[task].mixture - chance:.1%} above chance"
             for task, chance in CHANCE.items()
@@ -94,6 +91,10 @@ class Check:
         return tuple(found)
 
     def __str__(self) -> str:
+        lost = []
+        if self.tasks:
+            low, high = self.lost_interval
+            lost = [("mean over tasks: lost", f"{self.lost:.1%} [{low:.1%}, {high:.1%}]")]
         rows = [
             ("recipe", self.recipe_hash[:16]),
             ("tokens of held-out text", str(self.tokens)),
@@ -110,15 +111,11 @@ class Check:
                 )
                 for task, each in self.tasks.items()
             ),
-            *([("mean over tasks: lost", self._lost())] if self.tasks else []),
+            *lost,
             ("verdict", "refused: " + "; ".join(self.refused) if self.refused else "accepted"),
         ]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
-
-    def _lost(self) -> str:
-        low, high = self.lost_interval
-        return f"{self.lost:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def check(

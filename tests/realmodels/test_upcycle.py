@@ -691,7 +691,7 @@ def on_task(dense: float, mixture: float) -> OnTask:
     ("tasks", "reasons"),
     [
         ({"piqa": (0.6, 0.59), "boolq": (0.5, 0.48)}, []),
-        ({"piqa": (0.65, 0.59), "boolq": (0.5, 0.51)}, ["2.5%"]),
+        ({"piqa": (0.65, 0.59), "boolq": (0.5, 0.51)}, ["2.5% below"]),
         ({"piqa": (0.58, 0.57)}, ["piqa is 7.0% above chance"]),
         ({"hellaswag": (0.33, 0.32), "arc_easy": (0.3, 0.32)}, ["arc_easy is 7.0%", "hellaswag is 7.0%"]),
         ({}, []),
